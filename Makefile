@@ -1,0 +1,36 @@
+# make demo    the main study on MNIST-1D, results under results/bias_variance/
+# make test    every test
+# make lint    ruff and mypy
+# Each makes .venv first, from Python 3.11 or newer and the pinned packages of constraints.txt, and makes it anew when
+# those or pyproject.toml change. Another interpreter: make PYTHON=/path/to/python3.12 test
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint
+
+demo: $(STAMP)
+	$(RUN) -m studies.bias_variance
+
+# One thread a worker: two test processes with two threads each on two cores take turns instead of computing.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy fganalysis theory studies
+
+# The constraints are essential: unpinned, torch brings the newest build and gigabytes beside it. The build backend is
+# installed first, so that it is the pinned one and building the project needs no environment of its own.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: name a Python 3.11 or newer, make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "fganalysis needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt setuptools
+	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	touch $(STAMP)
