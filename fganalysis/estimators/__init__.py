@@ -1,0 +1,94 @@
+"""Every estimator, and the one table that maps keys to classes.
+
+An estimator is anything that maps (snapshot, n_guesses, generator) to a block of estimates; those here are frozen
+dataclasses whose fields are their settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import torch
+
+from fganalysis.estimates import Estimates
+from fganalysis.estimators.activity_perturbation import ActivityPerturbation
+from fganalysis.estimators.backpropagation import Backpropagation
+from fganalysis.estimators.newton_schulz import NewtonSchulzUpstream
+from fganalysis.estimators.orthogonal import OrthogonalUpstream
+from fganalysis.estimators.preconditioned import PreconditionedUpstream
+from fganalysis.estimators.upstream import Upstream
+from fganalysis.estimators.weight_perturbation import WeightPerturbation
+from fganalysis.snapshot import Snapshot
+
+
+class Estimator(Protocol):
+    """One call: a snapshot, a number of guesses and a generator give a block of estimates."""
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates: ...
+
+
+ESTIMATORS: dict[str, type] = {
+    "backpropagation": Backpropagation,
+    "weight": WeightPerturbation,
+    "activity": ActivityPerturbation,
+    "upstream": Upstream,
+    "orthogonal": OrthogonalUpstream,
+    "newton_schulz": NewtonSchulzUpstream,
+    "preconditioned": PreconditionedUpstream,
+}
+
+
+def resolve(estimator: str | Estimator) -> Estimator:
+    """An instance from a key of the table (with default settings) or the instance itself.
+
+    Raises:
+        ValueError: an unknown key; the message lists the known ones.
+    """
+    if not isinstance(estimator, str):
+        return estimator
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}; known ones: {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[estimator]()
+
+
+def label(estimator: str | Estimator) -> str:
+    """The estimator's name in results: its key, followed by the settings that differ from the defaults."""
+    instance = resolve(estimator)
+    keys = {cls: key for key, cls in ESTIMATORS.items()}
+    key = keys.get(type(instance), getattr(instance, "__name__", type(instance).__name__))
+    if not dataclasses.is_dataclass(instance):
+        return key
+    changed = [
+        f"{field.name}={_short(getattr(instance, field.name))}"
+        for field in dataclasses.fields(instance)
+        if getattr(instance, field.name) != field.default
+    ]
+    return f"{key}({', '.join(changed)})" if changed else key
+
+
+def settings(estimator: Estimator) -> dict[str, str | int | float | bool]:
+    """The fields of an estimator as plain values, for a result's attributes."""
+    if not dataclasses.is_dataclass(estimator):
+        return {}
+    return {field.name: _short(getattr(estimator, field.name)) for field in dataclasses.fields(estimator)}
+
+
+def _short(value: object) -> str | int | float | bool:
+    return value if isinstance(value, str | int | float | bool) else type(value).__name__
+
+
+__all__ = [
+    "ESTIMATORS",
+    "ActivityPerturbation",
+    "Backpropagation",
+    "Estimator",
+    "NewtonSchulzUpstream",
+    "OrthogonalUpstream",
+    "PreconditionedUpstream",
+    "Upstream",
+    "WeightPerturbation",
+    "label",
+    "resolve",
+    "settings",
+]

@@ -1,0 +1,21 @@
+"""Backpropagation: the exact gradient, the control of every comparison.
+
+Guess: ĝ = g. Nothing is random; bias and variance are zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Backpropagation:
+    """ĝ_l,b = g_l,b."""
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        return ActivationEstimates(tuple(g.expand(n_guesses, -1, -1) for g in snapshot.gradients))

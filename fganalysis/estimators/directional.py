@@ -1,0 +1,90 @@
+"""What the estimators that perturb activations share: draw ε, map it to a direction, scale the direction by its slope.
+
+    y_l,b = A_l,b ε_l,b        ĝ_l,b = t_b y_l,b  (example slope)   or   (Σ_b t_b) y_l,b  (batch slope)
+
+Switches of MATH.md §1: ``shared`` draws one ε for the whole batch; ``slope`` is "example" or "batch"; ``layers``
+"joint" perturbs every tap in one pass, "separate" takes a pass a tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.noise import Noise
+from fganalysis.snapshot import Layers, Snapshot
+
+Slope = Literal["example", "batch"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A_l: ``apply`` maps noise (guess, example, noise_units) to directions (guess, example, unit)."""
+
+    noise_units: int
+    apply: Callable[[Tensor], Tensor]
+
+
+def identity(units: int) -> Factor:
+    """A = I, the factor of every estimator at the output tap."""
+    return Factor(units, lambda noise: noise)
+
+
+def per_example(matrices: Tensor) -> Factor:
+    """The factor A_b = matrices_bᵀ, given as (example, next_unit, unit)."""
+    return Factor(matrices.shape[1], lambda noise: torch.bmm(noise.transpose(0, 1), matrices).transpose(0, 1))
+
+
+class Settings(Protocol):
+    """The fields that every estimator of this family has."""
+
+    @property
+    def noise(self) -> Noise: ...
+    @property
+    def shared(self) -> bool: ...
+    @property
+    def slope(self) -> Slope: ...
+    @property
+    def layers(self) -> Layers: ...
+
+
+def guess_along(
+    settings: Settings, snapshot: Snapshot, factors: Sequence[Factor], n_guesses: int, generator: torch.Generator
+) -> ActivationEstimates:
+    """Draws ``n_guesses`` directions a tap, factors given tap by tap, and scales each by its slope."""
+    check_switches(settings.slope, settings.layers)
+    directions = []
+    for tap, factor in zip(snapshot.taps, factors, strict=True):
+        shape = (n_guesses, 1 if settings.shared else snapshot.n_examples, factor.noise_units)
+        drawn = settings.noise.draw(shape, generator, tap.outputs)
+        directions.append(factor.apply(drawn.expand(n_guesses, snapshot.n_examples, -1)))
+    slopes = snapshot.slopes(directions, settings.layers)
+    if settings.slope == "batch":
+        slopes = slopes.sum(-1, keepdim=True)
+    per_layer = slopes.expand(-1, len(directions), -1).unbind(1)
+    return ActivationEstimates(
+        tuple(
+            # In place where the memory is the direction's own: a fresh array of this size costs more than its numbers.
+            direction * t.unsqueeze(-1) if settings.shared else direction.mul_(t.unsqueeze(-1))
+            for direction, t in zip(directions, per_layer, strict=True)
+        )
+    )
+
+
+def check_switches(slope: str, layers: str) -> None:
+    """Raises ValueError for a switch that is not one of MATH.md §1."""
+    if slope not in ("example", "batch"):
+        raise ValueError(f"slope must be 'example' or 'batch', got {slope!r}")
+    if layers not in ("joint", "separate"):
+        raise ValueError(f"layers must be 'joint' or 'separate', got {layers!r}")
+
+
+def rescaled_to(directions: Tensor, norm: float) -> Tensor:
+    """Each example's direction rescaled to ``norm``; a direction of zeros stays zero."""
+    length = torch.linalg.vector_norm(directions, dim=-1, keepdim=True)
+    return directions * torch.where(length > 0, norm / length, 0.0)

@@ -1,0 +1,72 @@
+"""Orthogonal upstream guess (W̃⊥_k): the upstream guess with the Jacobian's k leading directions made equal.
+
+    J_l,b = U S Vᵀ;   y_l,b = V_k U_kᵀ ε,  ε ∈ R^{out_{l+1}};  the output tap draws ε itself;  ĝ = t y
+
+Random: ε. The mean is V_k V_kᵀ g: since g lies in the row space of J, k = "rank" is exactly unbiased and only
+truncation biases. ``which="bottom"`` takes the k smallest nonzero singular values, the seed paper's control. A Jacobian of lower
+rank than k gives all the directions that it has. Source: Wang, Markou, Campbell 2025.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
+from fganalysis.noise import GAUSSIAN, Noise
+from fganalysis.snapshot import Layers, Snapshot
+
+
+@dataclass(frozen=True)
+class OrthogonalUpstream:
+    """ĝ = t V_k U_kᵀ ε.
+
+    Fields: ``k`` directions, or "rank" for all of them; ``which`` end of the spectrum; ``exact`` takes LAPACK's SVD of
+    every example instead of the randomised range finder (k = "rank" and "bottom" always do); the rest are the switches
+    of MATH.md §1. A call raises ValueError when no tap and example has k directions.
+    """
+
+    k: int | Literal["rank"] = 10
+    which: Literal["top", "bottom"] = "top"
+    exact: bool = False
+    noise: Noise = GAUSSIAN
+    shared: bool = False
+    slope: Slope = "example"
+    layers: Layers = "joint"
+
+    def __post_init__(self) -> None:
+        if self.k != "rank" and not (isinstance(self.k, int) and self.k >= 1):
+            raise ValueError(f"k must be a whole number of at least 1 or 'rank', got {self.k!r}")
+        if self.which not in ("top", "bottom"):
+            raise ValueError(f"which must be 'top' or 'bottom', got {self.which!r}")
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        key = ("orthogonal", self.k, self.which, self.exact)
+        pairs = snapshot.remember(key, lambda: self._singular_vectors(snapshot))
+        factors = [_projector(left, right) for left, right in pairs]
+        factors.append(identity(snapshot.taps[-1].units))
+        return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def _singular_vectors(self, snapshot: Snapshot) -> list[tuple[Tensor, Tensor]]:
+        pairs, most = [], 0
+        for jacobian in snapshot.upstream:
+            k = self.k if self.k == "rank" else min(self.k, *jacobian.weight.shape)
+            left, values, right = jacobian.singular_vectors(k, which=self.which, exact=self.exact or k == "rank")
+            most = max(most, int((values > 0).sum(1).max()))
+            pairs.append((left, right))
+        if self.k != "rank" and most < self.k:
+            raise ValueError(f"k={self.k} is above the rank of every upstream Jacobian, at most {most} here")
+        return pairs
+
+
+def _projector(left: Tensor, right: Tensor) -> Factor:
+    def apply(noise: Tensor) -> Tensor:
+        # (guess, example, noise) → per example one product with all guesses as rows.
+        by_example = noise.transpose(0, 1)
+        return torch.bmm(torch.bmm(by_example, left), right.transpose(1, 2)).transpose(0, 1)
+
+    return Factor(left.shape[1], apply)

@@ -1,0 +1,80 @@
+"""Laws of the noise ε that a guess is made of: symmetric, unit variance, uncorrelated entries.
+
+A law acts on *noise vectors*: the trailing ``vector_dims`` dimensions of the requested shape form one vector of n
+entries, and different vectors are independent. The fourth-order moments that theory needs are two numbers,
+``fourth(n)`` = E ε_i⁴ and ``pair(n)`` = E ε_i² ε_j² for i ≠ j:
+
+    E ε_i ε_j ε_k ε_l = pair (δ_ij δ_kl + δ_ik δ_jl + δ_il δ_jk) + (fourth − 3 pair) δ_ijkl
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """What an estimator asks of a law of ε. Anything with these three methods will do."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
+        """Noise of ``shape``, in the data type and on the device of ``like``."""
+
+    def fourth(self, n: int) -> float:
+        """E ε_i⁴ for a noise vector of n entries."""
+
+    def pair(self, n: int) -> float:
+        """E ε_i² ε_j², i ≠ j, for a noise vector of n entries."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """ε ~ N(0, I)."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def fourth(self, n: int) -> float:
+        return 3.0
+
+    def pair(self, n: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Rademacher:
+    """Independent fair signs ±1: the law of least fourth moment."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
+        signs = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+
+    def fourth(self, n: int) -> float:
+        return 1.0
+
+    def pair(self, n: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """Uniform on the sphere of radius √n: entries uncorrelated and of unit variance, but not independent."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
+        normal = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        axes = tuple(range(-vector_dims, 0))
+        radius = math.sqrt(math.prod(shape[-vector_dims:]))
+        return normal.mul_(radius / torch.linalg.vector_norm(normal, dim=axes, keepdim=True))
+
+    def fourth(self, n: int) -> float:
+        return 3.0 * n / (n + 2.0)
+
+    def pair(self, n: int) -> float:
+        return n / (n + 2.0)
+
+
+GAUSSIAN = Gaussian()

@@ -1,0 +1,102 @@
+"""Every dimension, variable and unit name of a result: the only place where they are spelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import xarray as xr
+
+STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
+GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
+
+SPACES = ("activation", "weight")
+ALL_LAYERS = "all"
+SE = "_se"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Name and unit of one reported variable; ``dims`` are the ones it always has beside step and estimator."""
+
+    long_name: str
+    units: str
+    dims: tuple[str, ...] = (SPACE, LAYER)
+
+
+GRADIENT_UNITS = "loss per unit of the space"
+SQUARED_UNITS = "(loss per unit of the space)^2"
+
+# Estimated quantities: each has a standard error beside it, under the same name with `_se`.
+QUANTITIES = {
+    "bias": Variable("norm of the bias", GRADIENT_UNITS),
+    "squared_bias": Variable("squared norm of the bias, unbiased U-statistic (may be negative)", SQUARED_UNITS),
+    "relative_bias": Variable("norm of the bias over norm of the gradient", "1"),
+    "shrinkage": Variable("inner product of the mean guess with the gradient over its squared norm", "1"),
+    "directional_bias": Variable("1 - squared cosine of the mean guess with the gradient", "1"),
+    "variance": Variable("total variance of one guess", SQUARED_UNITS),
+    "mse": Variable("mean squared error of one guess", SQUARED_UNITS),
+    "cosine": Variable("mean cosine of a guess with the gradient", "1"),
+    "efficiency": Variable("fraction of the exact step's progress at the best step size", "1"),
+    "best_scale": Variable("scale of a guess that minimises its mean squared error", "1"),
+    "descent_probability": Variable("probability that a guess has a positive inner product with the gradient", "1"),
+    "wang2025_bias": Variable("norm of the bias averaged over examples (Wang et al. 2025)", GRADIENT_UNITS, (LAYER,)),
+    "wang2025_variance": Variable(
+        "norm over units of mean squared error minus squared mean bias (Wang et al. 2025)", SQUARED_UNITS, (LAYER,)
+    ),
+}
+
+# Exact quantities and raw material: no standard error.
+EXACT = {
+    "gradient_norm": Variable("norm of the exact gradient", GRADIENT_UNITS),
+    "wang2025_covariance_norm": Variable("Frobenius norm of Sigma - I over units, batch mean", "1", (LAYER,)),
+    "wang2025_overlap": Variable("norm of the gradient's projection over its norm, batch mean", "1", (LAYER,)),
+    "wang2025_squared_overlap": Variable("squared overlap, batch mean", "1", (LAYER,)),
+}
+RAW = {
+    "inner_product": Variable("inner product of a guess with the gradient", SQUARED_UNITS, (SPACE, LAYER, GUESS)),
+    "squared_norm": Variable("squared norm of a guess", SQUARED_UNITS, (SPACE, LAYER, GUESS)),
+    "gram": Variable(
+        "inner products between group means of the error of a guess", SQUARED_UNITS, (SPACE, LAYER, GROUP, OTHER_GROUP)
+    ),
+    "group_size": Variable("number of guesses in a group", "1", (GROUP,)),
+}
+COSINE_QUANTILES = {"cosine_q05": 0.05, "cosine_q25": 0.25, "cosine_q50": 0.5, "cosine_q75": 0.75, "cosine_q95": 0.95}
+QUANTILES = {
+    name: Variable(f"{level:.0%} quantile over guesses of the cosine", "1") for name, level in COSINE_QUANTILES.items()
+}
+
+
+def variables() -> dict[str, Variable]:
+    """Every variable that a result may hold, standard errors included."""
+    errors = {
+        name + SE: Variable("standard error of: " + variable.long_name, variable.units, variable.dims)
+        for name, variable in QUANTITIES.items()
+    }
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES
+
+
+def annotate(dataset: xr.Dataset) -> xr.Dataset:
+    """Gives every known variable its ``units`` and ``long_name``."""
+    known = variables()
+    for name in dataset.data_vars:
+        if name in known:
+            dataset[name].attrs |= {"units": known[str(name)].units, "long_name": known[str(name)].long_name}
+    return dataset
+
+
+def validate(dataset: xr.Dataset) -> xr.Dataset:
+    """Returns the dataset when its names, dimensions and units are those of this file.
+
+    Raises:
+        ValueError: naming the first variable that is unknown, lacks a dimension, its units or its standard error.
+    """
+    known = variables()
+    for name, array in dataset.data_vars.items():
+        if name not in known:
+            raise ValueError(f"unknown variable {name!r}; known ones: {', '.join(sorted(known))}")
+        missing = [dim for dim in known[str(name)].dims if dim not in array.dims]
+        if missing:
+            raise ValueError(f"variable {name!r} lacks the dimension {missing[0]!r}")
+        if "units" not in array.attrs or "long_name" not in array.attrs:
+            raise ValueError(f"variable {name!r} lacks units or a long_name")
+    return dataset

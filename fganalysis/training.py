@@ -1,0 +1,318 @@
+"""train(): a network trained by backpropagation or by any gradient estimator, with checkpoints and a log.
+
+The order of the examples depends on (seed, epoch) and the noise on (seed, step), never on what ran before: a run
+continued from any checkpoint is the uninterrupted run, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from fganalysis.datasets import Dataset
+from fganalysis.estimators import Backpropagation, Estimator, label, resolve
+from fganalysis.snapshot import Autodiff, Loss, Snapshot, capture, freeze
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+ADAMW: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-4)
+LOGGED = {
+    "loss": ("loss on the training set", "loss"),
+    "train_accuracy": ("accuracy on the training set", "1"),
+    "test_accuracy": ("accuracy on the test set", "1"),
+    "cosine": ("cosine of the step's gradient estimate with the exact gradient", "1"),
+    "relative_error": ("norm of the estimate's error over the norm of the exact gradient", "1"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What training leaves: the trained network, the log over ``step``, and the checkpoints, step → file."""
+
+    network: torch.nn.Module
+    log: xr.Dataset
+    checkpoints: dict[int, Path]
+
+
+def train(
+    network: torch.nn.Module,
+    data: Dataset,
+    gradient: str | Estimator = "backpropagation",
+    *,
+    epochs: int = 10,
+    checkpoints: Sequence[int] = (),
+    out: str | Path | None = None,
+    batch_size: int = 512,
+    optimizer: MakeOptimizer = ADAMW,
+    schedule: MakeSchedule | None = None,
+    loss_fn: Loss = torch.nn.functional.cross_entropy,
+    n_guesses: int = 1,
+    autodiff: Autodiff = "reverse",
+    seed: int = 0,
+    log_every: int = 100,
+    continue_from: str | Path | None = None,
+    progress: bool = False,
+) -> Run:
+    """Trains a copy of ``network`` on ``data``; the network given is not changed.
+
+    Args:
+        network: any module for backpropagation; for an estimator, every trained weight must sit in a tap.
+        data: from `fganalysis.datasets.load`, or anything with the same four arrays.
+        gradient: a key or an instance of an estimator. Several guesses per step (``n_guesses``) are averaged.
+        epochs: passes over the training set; the last batch of a pass may be smaller.
+        checkpoints: steps (0 is before the first update) at which network and optimiser are saved under ``out``.
+        optimizer: makes the optimiser from the parameters. schedule: makes its learning-rate schedule, advanced a step
+            at a time.
+        autodiff: "forward" takes slopes by forward mode, so that no backward pass runs anywhere; the log then has no
+            cosine.
+        log_every: steps between two rows of the log, which also has the first and the last step.
+        continue_from: a checkpoint of the same run to go on from.
+
+    Raises:
+        ValueError: checkpoints without ``out`` or beyond the last step, sizes below 1, a parameter outside every tap,
+            or a checkpoint that does not fit.
+    """
+    steps_per_epoch = -(-len(data.train_inputs) // batch_size) if batch_size >= 1 else 0
+    _refuse_bad_arguments(epochs, batch_size, n_guesses, log_every, checkpoints, out, epochs * steps_per_epoch)
+    estimator = resolve(gradient)
+    network = copy.deepcopy(network)
+    chosen_optimizer = optimizer(network.parameters())
+    scheduler = schedule(chosen_optimizer) if schedule else None
+    step = 0
+    if continue_from is not None:
+        step = load_checkpoint(continue_from, network, chosen_optimizer, scheduler)
+    if not isinstance(estimator, Backpropagation):
+        first = slice(0, min(batch_size, 64))
+        _refuse_untapped_parameters(
+            capture(network, loss_fn, data.train_inputs[first], data.train_targets[first], autodiff=autodiff)
+        )
+    rows: list[dict[str, float]] = []
+    saved: dict[int, Path] = {}
+    last_step = epochs * steps_per_epoch
+    bar = tqdm(total=last_step, initial=step, desc=f"train {label(estimator)}", disable=not progress, unit="step")
+    while True:
+        if step in checkpoints and out is not None:
+            saved[step] = save_checkpoint(Path(out), step, network, chosen_optimizer, scheduler)
+        logged = step % log_every == 0 or step == last_step
+        if logged:
+            rows.append({"step": step} | evaluate(network, data, loss_fn))
+        if step == last_step:
+            break
+        inputs, targets = _batch(data, seed, step, steps_per_epoch, batch_size)
+        if isinstance(estimator, Backpropagation):
+            chosen_optimizer.zero_grad()
+            loss_fn(network(inputs), targets).backward()
+            quality = {"cosine": 1.0, "relative_error": 0.0}
+        else:
+            snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
+            quality = _fill(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
+        if logged:
+            rows[-1] |= quality
+        chosen_optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        step += 1
+        bar.update()
+        if logged and not np.isfinite(rows[-1]["loss"]):
+            tqdm.write(f"training by {label(estimator)} diverged at step {step - 1}: the loss is {rows[-1]['loss']}")
+            break
+    bar.close()
+    return Run(network, _log(rows, label(estimator), seed), saved)
+
+
+def estimate_gradient(
+    network: torch.nn.Module,
+    loss_fn: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    estimator: str | Estimator,
+    generator: torch.Generator,
+    *,
+    n_guesses: int = 1,
+    autodiff: Autodiff = "reverse",
+) -> Tensor:
+    """Fills ``.grad`` of every parameter with the mean of ``n_guesses`` guesses, for a training loop of one's own.
+
+    Returns:
+        The mean loss on the batch, detached. ``optimizer.step()`` may follow as usual.
+
+    Raises:
+        ValueError: a parameter outside every tap, NaN activations.
+    """
+    snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
+    _refuse_untapped_parameters(snapshot)
+    _fill(snapshot, resolve(estimator), n_guesses, generator, False)
+    return snapshot.loss
+
+
+def _fill(
+    snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator, compare: bool
+) -> dict[str, float]:
+    """Sets ``.grad`` from a mean of guesses; with ``compare``, its cosine and error against the exact gradient."""
+    modules = dict(snapshot.network.named_modules())
+    with torch.no_grad():
+        gradients = estimator(snapshot, n_guesses, generator).weight_gradients(snapshot)
+    for tap, gradient in zip(snapshot.taps, gradients, strict=True):
+        module = modules[tap.name]
+        columns = gradient.shape[1] - tap.has_bias
+        module.weight.grad = gradient[:, :columns].contiguous()
+        if tap.has_bias:
+            module.bias.grad = gradient[:, columns].contiguous()
+    if not compare or snapshot.autodiff == "forward":
+        return {"cosine": np.nan, "relative_error": np.nan}
+    guess = torch.cat([g.flatten() for g in gradients]).double()
+    exact = torch.cat([g.flatten() for g in snapshot.weight_gradients]).double()
+    return {
+        "cosine": float(torch.nn.functional.cosine_similarity(guess, exact, dim=0)),
+        "relative_error": float((guess - exact).norm() / exact.norm()),
+    }
+
+
+def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str, float]:
+    """Loss and accuracy on the training set and accuracy on the test set."""
+    with torch.no_grad():
+        train_outputs, test_outputs = network(data.train_inputs), network(data.test_inputs)
+        return {
+            "loss": float(loss_fn(train_outputs, data.train_targets)),
+            "train_accuracy": _accuracy(train_outputs, data.train_targets),
+            "test_accuracy": _accuracy(test_outputs, data.test_targets),
+        }
+
+
+def _accuracy(outputs: Tensor, targets: Tensor) -> float:
+    if targets.is_floating_point():
+        return float("nan")
+    return float((outputs.argmax(1) == targets).double().mean())
+
+
+def _batch(data: Dataset, seed: int, step: int, steps_per_epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    epoch, position = divmod(step, steps_per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(len(data.train_inputs))
+    rows = torch.from_numpy(order[position * batch_size : (position + 1) * batch_size])
+    rows = rows.to(data.train_inputs.device)
+    return data.train_inputs[rows], data.train_targets[rows]
+
+
+def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    state = np.random.SeedSequence((seed, step, 1)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state) >> 1)
+
+
+def _log(rows: list[dict[str, float]], estimator: str, seed: int) -> xr.Dataset:
+    steps = [int(row["step"]) for row in rows]
+    variables = {
+        name: xr.Variable("step", [row.get(name, np.nan) for row in rows], {"long_name": long_name, "units": units})
+        for name, (long_name, units) in LOGGED.items()
+    }
+    return xr.Dataset(variables, coords={"step": steps}, attrs={"estimator": estimator, "seed": seed})
+
+
+def save_checkpoint(
+    out: Path,
+    step: int,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> Path:
+    """Writes ``out/step_NNNNNN.safetensors``: the network's state, the optimiser's and the schedule's; atomically."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"step_{step:06d}.safetensors"
+    tensors = {f"network.{name}": value.detach().contiguous() for name, value in network.state_dict().items()}
+    state = optimizer.state_dict()
+    plain: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value.detach().contiguous()
+            elif value is not None:
+                plain.setdefault(str(index), {})[name] = value
+    described = {
+        "step": step,
+        "param_groups": state["param_groups"],
+        "optimizer_plain": plain,
+        "schedule": scheduler.state_dict() if scheduler is not None else None,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata={"training": json.dumps(described)})
+    os.replace(temporary, path)
+    return path
+
+
+def load_checkpoint(
+    path: str | Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> int:
+    """Loads a checkpoint into a network (and optimiser and schedule, where given), in place; returns its step.
+
+    Raises:
+        ValueError: a file that is missing, is no checkpoint, or is one of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint at {path}")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if "training" not in metadata:
+        raise ValueError(f"{path} is not a checkpoint written by fganalysis")
+    described = json.loads(metadata["training"])
+    own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    expected = {name: value.shape for name, value in network.state_dict().items()}
+    if {name: value.shape for name, value in own.items()} != expected:
+        raise ValueError(f"the checkpoint {path} is of another network: names or shapes of its weights differ")
+    network.load_state_dict(own)
+    if optimizer is not None:
+        state: dict[int, dict[str, Any]] = {}
+        for index, entries in described["optimizer_plain"].items():
+            state.setdefault(int(index), {}).update(entries)
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, entry = name.split(".", 2)
+                state.setdefault(int(index), {})[entry] = value
+        optimizer.load_state_dict({"state": state, "param_groups": described["param_groups"]})
+    if scheduler is not None and described["schedule"] is not None:
+        scheduler.load_state_dict(described["schedule"])
+    return int(described["step"])
+
+
+def _refuse_bad_arguments(
+    epochs: int,
+    batch_size: int,
+    n_guesses: int,
+    log_every: int,
+    checkpoints: Sequence[int],
+    out: str | Path | None,
+    last_step: int,
+) -> None:
+    sizes = {"epochs": epochs, "batch_size": batch_size, "n_guesses": n_guesses, "log_every": log_every}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if len(checkpoints) and out is None:
+        raise ValueError("checkpoints need a folder: give `out`")
+    outside = [step for step in checkpoints if not 0 <= step <= last_step]
+    if outside:
+        raise ValueError(f"checkpoint at step {outside[0]} is outside the run, which ends at step {last_step}")
+
+
+def _refuse_untapped_parameters(snapshot: Snapshot) -> None:
+    tapped = {f"{tap.name}.{leaf}" if tap.name else leaf for tap in snapshot.taps for leaf in ("weight", "bias")}
+    for name, parameter in snapshot.network.named_parameters():
+        if parameter.requires_grad and name not in tapped:
+            raise ValueError(f"parameter {name!r} is in no Linear module, so an estimator has no gradient for it")
