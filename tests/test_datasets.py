@@ -1,0 +1,321 @@
+"""Datasets: the generated one equals its package's, files are read in their standard forms, damage is refused."""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import random
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import mnist1d.data
+import numpy as np
+import pooch
+import pytest
+import torch
+
+from fganalysis import datafiles
+from fganalysis.datafiles import SOURCES, Source, data_folders, fetch, read_folder
+from fganalysis.datasets import GENERATED, READERS, Dataset, cifar, idx_images, load, read_idx
+
+
+@pytest.fixture(autouse=True)
+def only_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the files of this machine, and none reaches the network."""
+
+    def refuse(url: str, known_hash: str, fname: str, path: Path, progressbar: bool) -> NoReturn:
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(datafiles, "data_folders", lambda: [tmp_path])
+    monkeypatch.setattr("fganalysis.datasets.data_folders", lambda: [tmp_path])
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes() + array.tobytes()
+
+
+def tiny_idx_files() -> dict[str, bytes]:
+    images = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 2, 3)
+    return {
+        "train-images-idx3-ubyte": idx(images[:3]),
+        "train-labels-idx1-ubyte": idx(np.array([7, 8, 9], dtype=np.uint8)),
+        "t10k-images-idx3-ubyte": idx(images[3:]),
+        "t10k-labels-idx1-ubyte": idx(np.array([1, 2], dtype=np.uint8)),
+    }
+
+
+def tiny_cifar_files() -> dict[str, bytes]:
+    """Six batches of one record each; the label is the batch's number, every pixel ten times that."""
+    names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    return {name: bytes([number]) + bytes([10 * number]) * 3072 for number, name in enumerate(names, start=1)}
+
+
+def source_of(files: Mapping[str, bytes], download: str = "tiny.tar.gz") -> Source:
+    content = {name: hashlib.md5(text).hexdigest() for name, text in files.items()}
+    return Source(
+        folders=("tiny", "Tiny/raw"), content=content, url="https://nowhere.invalid/", downloads={download: "0"}
+    )
+
+
+def write_archive(path: Path, files: Mapping[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"tiny-batches-bin/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+
+
+def assert_equal(left: Dataset, right: Dataset) -> None:
+    for field in dataclasses.fields(Dataset):
+        assert torch.equal(getattr(left, field.name), getattr(right, field.name)), field.name
+
+
+def assert_well_formed(dataset: Dataset, n_train: int, n_test: int, n_units: int) -> None:
+    assert dataset.train_inputs.shape == (n_train, n_units)
+    assert dataset.test_inputs.shape == (n_test, n_units)
+    assert dataset.train_targets.shape == (n_train,)
+    assert dataset.test_targets.shape == (n_test,)
+    assert {dataset.train_inputs.dtype, dataset.test_inputs.dtype} == {torch.float32}
+    assert {dataset.train_targets.dtype, dataset.test_targets.dtype} == {torch.int64}
+
+
+def test_mnist1d_is_the_package_s_default_dataset() -> None:
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    expected = mnist1d.data.make_dataset(mnist1d.data.get_dataset_args())
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+    dataset = load("mnist1d")
+    assert_well_formed(dataset, 4000, 1000, 40)
+    np.testing.assert_array_equal(dataset.train_inputs.numpy(), expected["x"].astype(np.float32))
+    np.testing.assert_array_equal(dataset.train_targets.numpy(), expected["y"])
+    np.testing.assert_array_equal(dataset.test_inputs.numpy(), expected["x_test"].astype(np.float32))
+    np.testing.assert_array_equal(dataset.test_targets.numpy(), expected["y_test"])
+
+
+def test_mnist1d_leaves_every_global_generator_alone() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch_state = torch.get_rng_state()
+    expected = random.random(), np.random.random()
+    random.seed(1)
+    np.random.seed(1)
+    load("mnist1d")
+    assert (random.random(), np.random.random()) == expected
+    assert torch.equal(torch_state, torch.get_rng_state())
+
+
+def test_mnist1d_comes_from_the_cache_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load("mnist1d")
+    assert [path.suffix for path in (tmp_path / "mnist1d").iterdir()] == [".npz"]
+    monkeypatch.delattr(mnist1d.data, "make_dataset")
+    assert_equal(load("mnist1d"), first)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])
+def test_a_damaged_cache_of_mnist1d_is_made_anew(tmp_path: Path, damage: str) -> None:
+    first = load("mnist1d")
+    (path,) = (tmp_path / "mnist1d").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[:1000], "empty": b"", "flipped": flip(whole), "other": b"no archive"}[damage])
+    assert_equal(load("mnist1d"), first)
+    assert_equal(load("mnist1d"), first)
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_mnist1d_loads_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "mnist1d").write_text("a file where the folder would be")
+    assert_well_formed(load("mnist1d"), 4000, 1000, 40)
+
+
+def test_the_seed_names_the_generated_examples() -> None:
+    assert_equal(load("mnist1d", seed=1), load("mnist1d", seed=1))
+    assert not torch.equal(load("mnist1d", seed=1).train_inputs, load("mnist1d").train_inputs)
+
+
+def test_digits_are_split_once_for_a_seed() -> None:
+    dataset = load("digits")
+    assert_well_formed(dataset, 1437, 360, 64)
+    assert dataset.train_inputs.min() == 0
+    assert dataset.train_inputs.max() == 1
+    assert_equal(load("digits"), dataset)
+    assert not torch.equal(load("digits", seed=1).train_targets, dataset.train_targets)
+    both = torch.cat([dataset.train_targets, dataset.test_targets])
+    other = load("digits", seed=1)
+    assert torch.equal(both.bincount(), torch.cat([other.train_targets, other.test_targets]).bincount())
+
+
+@pytest.mark.parametrize("folder", ["tiny", "Tiny/raw"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_idx_files_are_found_plain_or_gzipped(tmp_path: Path, folder: str, compressed: bool) -> None:
+    files = tiny_idx_files()
+    (tmp_path / folder).mkdir(parents=True)
+    for name, text in files.items():
+        if compressed:
+            (tmp_path / folder / f"{name}.gz").write_bytes(gzip.compress(text))
+        else:
+            (tmp_path / folder / name).write_bytes(text)
+    dataset = idx_images(fetch(source_of(files)))
+    assert_well_formed(dataset, 3, 2, 6)
+    assert torch.equal(dataset.train_inputs, torch.arange(18).reshape(3, 6) / 255)
+    assert torch.equal(dataset.test_inputs, torch.arange(18, 30).reshape(2, 6) / 255)
+    assert dataset.train_targets.tolist() == [7, 8, 9]
+    assert dataset.test_targets.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_cifar_is_read_from_batches_or_from_its_archive(tmp_path: Path, archived: bool) -> None:
+    files = tiny_cifar_files()
+    (tmp_path / "tiny").mkdir()
+    if archived:
+        write_archive(tmp_path / "tiny" / "tiny.tar.gz", files)
+    else:
+        for name, text in files.items():
+            (tmp_path / "tiny" / name).write_bytes(text)
+    dataset = cifar(fetch(source_of(files)))
+    assert_well_formed(dataset, 5, 1, 3072)
+    assert dataset.train_targets.tolist() == [1, 2, 3, 4, 5]
+    assert dataset.test_targets.tolist() == [6]
+    assert torch.equal(dataset.train_inputs[:, -1], torch.tensor([10, 20, 30, 40, 50]) / 255)
+    assert dataset.test_inputs.unique().tolist() == pytest.approx([60 / 255])
+
+
+def test_files_may_lie_in_several_folders_and_the_first_found_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tiny_idx_files()
+    for folder, names in {"first": list(files)[:3], "second": list(files)[2:]}.items():
+        (tmp_path / folder / "tiny").mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / "tiny" / name).write_bytes(files[name])
+    monkeypatch.setattr(datafiles, "data_folders", lambda: [tmp_path / "first", tmp_path / "second"])
+    assert fetch(source_of(files)) == files
+
+
+def test_the_named_folder_is_searched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FGA_DATA", str(tmp_path))
+    folders = data_folders()
+    assert folders[0] == tmp_path
+    monkeypatch.delenv("FGA_DATA")
+    assert data_folders() == folders[1:]
+
+
+def test_a_file_with_other_content_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fashion_mnist").mkdir()
+    path = tmp_path / "fashion_mnist" / "t10k-labels-idx1-ubyte"
+    path.write_bytes(b"other")
+    expected = (
+        f"{path} does not hold the known t10k-labels-idx1-ubyte (md5 795f3202b17cb6bc3d4b771d8c6c9eaf, "
+        "not 15d484375f8d13e6eb1aabb0c3f46965): delete it, or replace it by an intact copy"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        load("fashion_mnist")
+
+
+def test_one_flipped_bit_is_refused(tmp_path: Path) -> None:
+    files = tiny_idx_files()
+    source = source_of(files)
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text)
+    assert read_folder(tmp_path, source) == files
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(flip(files["train-images-idx3-ubyte"]))
+    with pytest.raises(ValueError, match="does not hold the known train-images-idx3-ubyte"):
+        read_folder(tmp_path, source)
+
+
+@pytest.mark.parametrize("cut", [0, 10, -5])
+def test_a_truncated_gzip_file_is_refused_by_name(tmp_path: Path, cut: int) -> None:
+    files = tiny_idx_files()
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(files["train-images-idx3-ubyte"])[:cut])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} .*: delete it, or replace it by an intact copy$"):
+        read_folder(tmp_path, source_of(files))
+
+
+def test_a_damaged_or_incomplete_archive_is_refused_by_name(tmp_path: Path) -> None:
+    files = tiny_cifar_files()
+    path = tmp_path / "tiny.tar.gz"
+    write_archive(path, {name: text for name, text in files.items() if name != "test_batch.bin"})
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be read .'test_batch.bin'.: delete it"):
+        read_folder(tmp_path, source_of(files))
+    path.write_bytes(b"not an archive")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be read .*: delete it"):
+        read_folder(tmp_path, source_of(files))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_missing_file_says_where_to_put_it(tmp_path: Path, name: str) -> None:
+    first = next(iter(SOURCES[name].downloads))
+    expected = (
+        f"{tmp_path / name / first} does not exist and {SOURCES[name].url}{first} cannot be downloaded "
+        f"(ConnectionError): put the file there, or set FGA_DATA to a folder that has it under {name}"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(expected)}$"):
+        load(name)
+
+
+def test_what_is_missing_is_downloaded_with_its_hash_and_checked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tiny_cifar_files()
+    asked: list[tuple[str, str]] = []
+
+    def deliver(url: str, known_hash: str, fname: str, path: Path, progressbar: bool) -> None:
+        asked.append((url, known_hash))
+        path.mkdir()
+        write_archive(path / fname, files)
+
+    monkeypatch.setattr(pooch, "retrieve", deliver)
+    assert fetch(source_of(files)) == files
+    assert fetch(source_of(files)) == files
+    assert asked == [("https://nowhere.invalid/tiny.tar.gz", "md5:0")]
+
+
+def test_a_download_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deliver(url: str, known_hash: str, fname: str, path: Path, progressbar: bool) -> NoReturn:
+        raise ValueError("what pooch says")
+
+    monkeypatch.setattr(pooch, "retrieve", deliver)
+    expected = (
+        "https://nowhere.invalid/tiny.tar.gz gives another file than the known one (md5 0): "
+        f"put an intact copy at {tmp_path / 'tiny' / 'tiny.tar.gz'}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        fetch(source_of(tiny_cifar_files()))
+
+
+def test_every_source_has_a_reader_and_well_formed_hashes() -> None:
+    assert set(READERS) == set(SOURCES)
+    for source in SOURCES.values():
+        assert all(
+            re.fullmatch("[0-9a-f]{32}", digest) for digest in [*source.content.values(), *source.downloads.values()]
+        )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00\x00\x08", b"\x00\x00\x08\x00", idx(np.zeros(3, np.uint8))[:-1], b"\x00\x00\x0d\x01" + bytes(8)],
+)
+def test_what_is_no_idx_file_is_refused(content: bytes) -> None:
+    expected = f"not an IDX file of unsigned bytes: {len(content)} bytes that begin with {content[:4].hex()}"
+    with pytest.raises(ValueError, match=f"^{expected}$"):
+        read_idx(content)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    known = ", ".join([*GENERATED, *SOURCES])
+    assert known == "mnist1d, digits, fashion_mnist, mnist, cifar10"
+    with pytest.raises(ValueError, match=f"^unknown dataset 'iris', known are {known}$"):
+        load("iris")
+
+
+def test_a_seed_without_a_meaning_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^mnist comes with its own split, so seed must be 0, got 1$"):
+        load("mnist", seed=1)
