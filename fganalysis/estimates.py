@@ -47,7 +47,7 @@ class Estimates(Protocol):
         """Inner products between the errors (mean − gradient) of several means, (space, layer, mean, mean)."""
 
     def dense(self, snapshot: Snapshot) -> tuple[Tensor | None, Tensor]:
-        """Guesses written out at the activations (None where there are none) and weights, (guess, number): for tests."""
+        """Guesses written out, (guess, number), at the activations (None without any there) and weights: for tests."""
 
     def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
         """Mean over the guesses as weight gradients, (unit, input) a tap: what an optimiser consumes."""

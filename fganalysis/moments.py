@@ -5,8 +5,8 @@ the Gram matrix K_ab = ⟨m_a − g, m_b − g⟩ of the means m_a of disjoint g
 ‖m̄ − g‖², overshoots the squared bias by tr Cov / n; the sum over pairs of *different* groups does not.
 
 Errors of smooth functions of (p, q) come from their influence values, one a guess; those of functions of the Gram
-matrix from the exact variance of a U-statistic or a jackknife over groups, widened by Student's t for the number of groups so
-that ± 1.96 standard errors covers 95 %.
+matrix from the exact variance of a U-statistic or a jackknife over groups, widened by Student's t for the number of
+groups so that ± 1.96 standard errors covers 95 %.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _efficiency(p: Array, q: Array, g2: Array) -> Estimate:
 def _group_sums(values: Array, group_of_guess: NDArray[np.int64], groups: int) -> Array:
     """Sums over the guesses of each group, (…, group)."""
     flat = values.reshape(-1, values.shape[-1])
-    sums = np.stack([np.bincount(group_of_guess, weights=row, minlength=groups) for row in flat])
+    sums: Array = np.stack([np.bincount(group_of_guess, row, groups) for row in flat]).astype(np.float64)
     return sums.reshape(*values.shape[:-1], groups)
 
 

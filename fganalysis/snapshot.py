@@ -254,8 +254,8 @@ class _TapHooks:
     """Hooks on every Linear module: they record inputs and outputs in execution order, and may replace an output.
 
     With ``derivatives`` a list, each output leaves its tap carrying a tangent of ones, which the next tap's input
-    brings back as φ'(s), the derivative of everything between the two taps, provided that it acts on each unit alone. This
-    takes no backward pass; a tangent of the wrong shape means that there is no such elementwise map (None).
+    brings back as φ'(s), the derivative of everything between the two taps, provided that it acts on each unit alone.
+    This takes no backward pass; a tangent of the wrong shape means that there is no such elementwise map (None).
     """
 
     def __init__(self, network: torch.nn.Module):

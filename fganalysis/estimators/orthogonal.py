@@ -3,8 +3,8 @@
     J_l,b = U S Vᵀ;   y_l,b = V_k U_kᵀ ε,  ε ∈ R^{out_{l+1}};  the output tap draws ε itself;  ĝ = t y
 
 Random: ε. The mean is V_k V_kᵀ g: since g lies in the row space of J, k = "rank" is exactly unbiased and only
-truncation biases. ``which="bottom"`` takes the k smallest nonzero singular values, the seed paper's control. A Jacobian of lower
-rank than k gives all the directions that it has. Source: Wang, Markou, Campbell 2025.
+truncation biases. ``which="bottom"`` takes the k smallest nonzero singular values, the seed paper's control.
+A Jacobian of lower rank than k gives all the directions that it has. Source: Wang, Markou, Campbell 2025.
 """
 
 from __future__ import annotations
