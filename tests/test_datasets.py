@@ -34,6 +34,20 @@ def only_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pooch, "retrieve", refuse)
 
 
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Stand in for the second that the package takes: few examples; gives the seeds that it was called with."""
+    seeds: list[int] = []
+
+    def make_dataset(settings: mnist1d.data.ObjectView) -> dict[str, np.ndarray]:
+        seeds.append(settings.seed)
+        train, test = np.full((8, 40), float(settings.seed)), np.zeros((2, 40))
+        return {"x": train, "y": np.arange(8), "x_test": test, "y_test": np.arange(2)}
+
+    monkeypatch.setattr(mnist1d.data, "make_dataset", make_dataset)
+    return seeds
+
+
 def idx(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes() + array.tobytes()
 
@@ -108,36 +122,41 @@ def test_mnist1d_leaves_every_global_generator_alone() -> None:
     assert torch.equal(torch_state, torch.get_rng_state())
 
 
-def test_mnist1d_comes_from_the_cache_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist1d_comes_from_the_cache_the_second_time(tmp_path: Path, generated: list[int]) -> None:
     first = load("mnist1d")
     assert [path.suffix for path in (tmp_path / "mnist1d").iterdir()] == [".npz"]
-    monkeypatch.delattr(mnist1d.data, "make_dataset")
     assert_equal(load("mnist1d"), first)
+    assert generated == [42]
+
+
+def test_the_seed_names_the_generated_examples(generated: list[int]) -> None:
+    assert [load("mnist1d", seed=seed).train_inputs[0, 0].item() for seed in (0, 1, 5, 1)] == [42, 43, 47, 43]
+    assert generated == [42, 43, 47]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])
-def test_a_damaged_cache_of_mnist1d_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_cache_of_mnist1d_is_made_anew(tmp_path: Path, generated: list[int], damage: str) -> None:
     first = load("mnist1d")
     (path,) = (tmp_path / "mnist1d").iterdir()
     whole = path.read_bytes()
-    path.write_bytes({"cut": whole[:1000], "empty": b"", "flipped": flip(whole), "other": b"no archive"}[damage])
+    # A byte of the first array's numbers: their checksum is what shows it.
+    at = whole.index(np.float32(42).tobytes())
+    broken = {"cut": whole[:1000], "empty": b"", "flipped": flip(whole, at), "other": b"no archive"}[damage]
+    path.write_bytes(broken)
     assert_equal(load("mnist1d"), first)
     assert_equal(load("mnist1d"), first)
+    assert generated == [42, 42]
 
 
-def flip(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+def flip(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
-def test_mnist1d_loads_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_mnist1d_loads_where_nothing_can_be_written(tmp_path: Path, generated: list[int]) -> None:
     (tmp_path / "mnist1d").write_text("a file where the folder would be")
-    assert_well_formed(load("mnist1d"), 4000, 1000, 40)
-
-
-def test_the_seed_names_the_generated_examples() -> None:
-    assert_equal(load("mnist1d", seed=1), load("mnist1d", seed=1))
-    assert not torch.equal(load("mnist1d", seed=1).train_inputs, load("mnist1d").train_inputs)
+    assert_well_formed(load("mnist1d"), 8, 2, 40)
+    assert_well_formed(load("mnist1d"), 8, 2, 40)
+    assert generated == [42, 42]
 
 
 def test_digits_are_split_once_for_a_seed() -> None:
@@ -225,7 +244,7 @@ def test_one_flipped_bit_is_refused(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_bytes(text)
     assert read_folder(tmp_path, source) == files
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(flip(files["train-images-idx3-ubyte"]))
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(flip(files["train-images-idx3-ubyte"], 20))
     with pytest.raises(ValueError, match="does not hold the known train-images-idx3-ubyte"):
         read_folder(tmp_path, source)
 
