@@ -1,0 +1,167 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fganalysis as fga
+from tests.laws import tiny_snapshot
+
+cross_entropy = nn.functional.cross_entropy
+
+
+def batch(n_examples: int = 4, inputs: int = 3, classes: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n_examples, inputs, generator=generator), torch.arange(n_examples) % classes
+
+
+@given(seed=st.integers(0, 1000), bias=st.booleans(), activation=st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU]))
+@settings(max_examples=15, deadline=None)
+def test_gradients_are_those_of_autograd(seed: int, bias: bool, activation: type[nn.Module]) -> None:
+    snapshot = tiny_snapshot((4, 5, 3, 2), n_examples=3, seed=seed, bias=bias, activation=activation)
+    parameters = list(snapshot.network.parameters())
+    loss = cross_entropy(snapshot.network(snapshot.inputs), snapshot.targets)
+    expected = iter(torch.autograd.grad(loss, parameters))
+    for gradient in snapshot.weight_gradients:
+        wanted = next(expected)
+        if bias:
+            wanted = torch.cat([wanted, next(expected).unsqueeze(1)], dim=1)
+        torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU, lambda: nn.ReLU(inplace=True)])
+def test_backpropagation_is_the_product_with_the_upstream_jacobians(activation) -> None:  # type: ignore[no-untyped-def]
+    inputs, targets = batch()
+    network = nn.Sequential(nn.Linear(3, 5), activation(), nn.Linear(5, 4), activation(), nn.Linear(4, 2))
+    snapshot = fga.capture(network, cross_entropy, inputs, targets)
+    for index, jacobian in enumerate(snapshot.upstream):
+        product = jacobian.transposed_product(snapshot.gradients[index + 1][None])[0]
+        torch.testing.assert_close(product, snapshot.gradients[index])
+
+
+def test_kernel_root_gives_the_kernel_on_both_sides_of_its_choice() -> None:
+    for n_examples in (2, 3, 7):
+        for tap in tiny_snapshot((4, 3, 2), n_examples=n_examples).taps:
+            torch.testing.assert_close(tap.kernel_root.T @ tap.kernel_root, tap.kernel)
+
+
+def test_a_snapshot_does_not_follow_the_network() -> None:
+    inputs, targets = batch()
+    network = fga.networks.mlp([3, 4, 2], seed=0)
+    snapshot = fga.capture(network, cross_entropy, inputs, targets)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert float(snapshot.gradients[0].norm()) > 0
+
+
+@given(seed=st.integers(0, 1000), bias=st.booleans(), layers=st.sampled_from(["joint", "separate"]))
+@settings(max_examples=10, deadline=None)
+def test_forward_mode_slopes_equal_inner_products(seed: int, bias: bool, layers: str) -> None:
+    forward = tiny_snapshot((4, 5, 3, 2), 3, seed, bias, nn.ReLU, autodiff="forward")
+    reverse = tiny_snapshot((4, 5, 3, 2), 3, seed, bias, nn.ReLU)
+    generator = torch.Generator().manual_seed(seed)
+    activations = [torch.randn(6, *t.outputs.shape, generator=generator, dtype=torch.float64) for t in reverse.taps]
+    weights = [torch.randn(6, *t.weight.shape, generator=generator, dtype=torch.float64) for t in reverse.taps]
+    torch.testing.assert_close(forward.slopes(activations, layers), reverse.slopes(activations, layers))
+    torch.testing.assert_close(forward.weight_slopes(weights, layers), reverse.weight_slopes(weights, layers))
+
+
+def test_forward_mode_agrees_in_single_precision() -> None:
+    inputs, targets = batch(16)
+    network = fga.networks.mlp([3, 32, 32, 2], seed=0)
+    forward = fga.capture(network, cross_entropy, inputs, targets, autodiff="forward")
+    reverse = fga.capture(network, cross_entropy, inputs, targets)
+    directions = [torch.randn(4, *t.outputs.shape, generator=torch.Generator().manual_seed(1)) for t in reverse.taps]
+    torch.testing.assert_close(forward.slopes(directions), reverse.slopes(directions), rtol=1e-4, atol=1e-6)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.relu(self.linear(x)))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.first(x))
+        return self.last(hidden + torch.relu(self.second(hidden)))
+
+
+def with_nan() -> nn.Module:
+    network = nn.Linear(3, 2)
+    with torch.no_grad():
+        network.weight[0, 0] = float("nan")
+    return network
+
+
+def with_class_weights(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(outputs, targets, weight=torch.tensor([1.0, 5.0]))
+
+
+BAD = [
+    (nn.Sequential(nn.ReLU()), cross_entropy, 4, "no tap"),
+    (nn.Linear(3, 2), lambda o, t: cross_entropy(o, t, reduction="sum"), 4, "not a mean over examples"),
+    (nn.Linear(3, 2), lambda o, t: cross_entropy(o, t, reduction="none"), 4, "must return one number"),
+    (nn.Linear(3, 2), with_class_weights, 5, "not a mean over examples"),
+    (nn.Linear(3, 2), cross_entropy, 0, "the batch is empty"),
+    (with_nan(), cross_entropy, 4, "NaN or infinite activations"),
+    (
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+        cross_entropy,
+        4,
+        "BatchNorm in training mode",
+    ),
+    (nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 2)), cross_entropy, 4, "dropout in training mode"),
+    (Twice(), cross_entropy, 4, "used more than once"),
+]
+
+
+@pytest.mark.parametrize(("network", "loss_fn", "n_examples", "message"), BAD, ids=[case[-1] for case in BAD])
+def test_bad_input_is_refused_in_one_sentence(network, loss_fn, n_examples, message) -> None:  # type: ignore[no-untyped-def]
+    inputs, targets = batch(n_examples)
+    with pytest.raises(ValueError, match=message) as caught:
+        fga.capture(network, loss_fn, inputs, targets)
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_norm_in_evaluation_mode_is_elementwise() -> None:
+    inputs, targets = batch()
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    snapshot = fga.capture(network, cross_entropy, inputs, targets)
+    product = snapshot.upstream[0].transposed_product(snapshot.gradients[1][None])[0]
+    torch.testing.assert_close(product, snapshot.gradients[0])
+
+
+@pytest.mark.parametrize("between", [nn.Softmax(dim=1), nn.LayerNorm(4)])
+def test_upstream_is_refused_where_units_mix(between: nn.Module) -> None:
+    inputs, targets = batch()
+    network = nn.Sequential(nn.Linear(3, 4), between, nn.Linear(4, 2))
+    for autodiff in ("reverse", "forward"):
+        snapshot = fga.capture(network, cross_entropy, inputs, targets, autodiff=autodiff)
+        with pytest.raises(ValueError, match="upstream Jacobian of tap '0' is unknown"):
+            fga.sample(snapshot, "upstream", n_guesses=8)
+    assert fga.sample(snapshot, "activity", n_guesses=8).sizes["layer"] == 3
+
+
+def test_upstream_is_refused_where_a_branch_goes_around() -> None:
+    snapshot = fga.capture(Residual(), cross_entropy, *batch())
+    with pytest.raises(ValueError, match="no branch around"):
+        fga.sample(snapshot, "upstream", n_guesses=8)
+
+
+def test_mismatched_batch_and_unknown_mode_are_refused() -> None:
+    inputs, targets = batch()
+    with pytest.raises(ValueError, match="4 examples but targets 3"):
+        fga.capture(nn.Linear(3, 2), cross_entropy, inputs, targets[:3])
+    with pytest.raises(ValueError, match="autodiff must be"):
+        fga.capture(nn.Linear(3, 2), cross_entropy, inputs, targets, autodiff="sideways")
+    with pytest.raises(ValueError, match=r"only \(example, input\) is supported"):
+        fga.capture(nn.Linear(3, 2), lambda o, t: o.mean(), inputs[:, None].expand(-1, 2, -1), targets)
