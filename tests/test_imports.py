@@ -30,7 +30,7 @@ TORCH_MODULES = (
 )
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "fganalysis.moments": (*TORCH_MODULES, "torch"),
-    "fganalysis.subspace": (*TORCH_MODULES, "torch"),
+    "fganalysis.subspace": TORCH_MODULES,
     "fganalysis.schema": (*TORCH_MODULES, "torch"),
     "fganalysis.store": TORCH_MODULES,
     "fganalysis.plotting": TORCH_MODULES,
