@@ -72,13 +72,16 @@ class ActivationEstimates:
         return tuple(guess.sum(0) for guess in self.guesses)
 
     def square_total(self) -> Sums:
-        return tuple(torch.linalg.vector_norm(guess, dim=(0, 1)).square() for guess in self.guesses)
+        return tuple(guess.square().sum((0, 1)) for guess in self.guesses)
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
         inner, norms = [], []
-        for tap, gradient, guess in zip(snapshot.taps, snapshot.gradients, self.guesses, strict=True):
-            against = torch.stack([gradient, tap.kernel @ gradient], dim=-1).flatten(0, 1)
-            inner.append((guess.flatten(1) @ against).T)
+        mixed = snapshot.mixed_gradients
+        for tap, gradient, kernel_gradient, guess in zip(
+            snapshot.taps, snapshot.gradients, mixed, self.guesses, strict=True
+        ):
+            flat = guess.flatten(1)
+            inner.append(torch.stack([flat @ gradient.flatten(), flat @ kernel_gradient.flatten()]))
             in_weights = torch.matmul(tap.kernel_root, guess)
             norms.append(torch.stack([_squared_norm(guess), _squared_norm(in_weights)]))
         return torch.stack(inner, dim=1), torch.stack(norms, dim=1)
@@ -86,8 +89,8 @@ class ActivationEstimates:
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
         for index, (tap, gradient) in enumerate(zip(snapshot.taps, snapshot.gradients, strict=True)):
-            errors = torch.stack([mean[index] for mean in means]).double() - gradient.double()
-            in_weights = torch.matmul(tap.kernel_root.double(), errors)
+            errors = torch.stack([mean[index] for mean in means]).sub_(gradient)
+            in_weights = torch.matmul(tap.kernel_root, errors)
             layers.append(torch.stack([_gram(errors), _gram(in_weights)]))
         return torch.stack(layers, dim=1)
 
@@ -163,11 +166,11 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def _gram_in_slices(means: list[Tensor], gradient: Tensor, slice_rows: int = 64) -> Tensor:
-    """The Gram matrix of (mean − gradient) in double precision, a slice of units at a time to bound the memory."""
+    """The Gram matrix of (mean − gradient), a slice of units at a time to bound the memory."""
     gram = torch.zeros(len(means), len(means), dtype=torch.float64, device=gradient.device)
     for start in range(0, gradient.shape[0], slice_rows):
         rows = slice(start, start + slice_rows)
-        gram += _gram(torch.stack([mean[rows] for mean in means]).double() - gradient[rows].double())
+        gram += _gram(torch.stack([mean[rows] for mean in means]).sub_(gradient[rows]))
     return gram
 
 

@@ -259,18 +259,18 @@ def _wang2025(snapshot: Snapshot, groups: _Groups) -> xr.Dataset:
     if groups.square_totals[0]:
         sizes = groups.sizes.astype(float)
         weights = sizes / sizes.sum()
+        group_means = groups.means()
         for index, gradient in enumerate(snapshot.gradients):
-            exact = gradient.double()
-            means = torch.stack([total[index] / int(n) for total, n in zip(groups.totals, groups.sizes, strict=True)])
-            errors = (means.double() - exact).mean(1).cpu().numpy()
+            means = torch.stack([mean[index] for mean in group_means])
+            errors = (means - gradient).mean(1).double().cpu().numpy()
             squared_bias = moments.pair_mean(errors @ errors.T, sizes)
             rooted = moments.root(squared_bias)
             bias[:, index] = rooted.value, rooted.se
             squares = torch.stack(
                 [total[index] / int(n) for total, n in zip(groups.square_totals, groups.sizes, strict=True)]
             )
-            cross = (means.double() * exact).sum(1)
-            second = (squares.double() - 2 * cross + exact.square().sum(0)).cpu().numpy() / snapshot.n_examples
+            second = (squares - 2 * (means * gradient).sum(1) + gradient.square().sum(0)).double().cpu().numpy()
+            second /= snapshot.n_examples
             value = _norm_of_variance(second, errors, weights)
             without = np.array(
                 [

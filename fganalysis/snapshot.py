@@ -129,6 +129,11 @@ class Snapshot:
             jacobians.append(tap.upstream)
         return tuple(jacobians)
 
+    @cached_property
+    def mixed_gradients(self) -> tuple[Tensor, ...]:
+        """K_l g_l, (example, unit) a tap: what a guess at the activations is multiplied with to give ⟨Ĝ_l, G_l⟩."""
+        return tuple(tap.kernel @ gradient for tap, gradient in zip(self.taps, self.gradients, strict=True))
+
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Whatever ``make`` returns, made once per snapshot and key: for factors that cost more than a guess."""
         if key not in self._memory:
