@@ -26,6 +26,7 @@ TABLE: list[Estimator] = [
     fga.estimators.OrthogonalUpstream(k=2, exact=True, shared=True),
     fga.estimators.OrthogonalUpstream(k=1, which="bottom"),
     fga.estimators.OrthogonalUpstream(k="rank"),
+    fga.estimators.NewtonSchulzUpstream(k=1),
     fga.estimators.PreconditionedUpstream(),
 ]
 

@@ -14,6 +14,7 @@ import torch
 from fganalysis.estimates import Estimates
 from fganalysis.estimators.activity_perturbation import ActivityPerturbation
 from fganalysis.estimators.backpropagation import Backpropagation
+from fganalysis.estimators.newton_schulz import NewtonSchulzUpstream
 from fganalysis.estimators.orthogonal import OrthogonalUpstream
 from fganalysis.estimators.preconditioned import PreconditionedUpstream
 from fganalysis.estimators.upstream import Upstream
@@ -33,6 +34,7 @@ ESTIMATORS: dict[str, type] = {
     "activity": ActivityPerturbation,
     "upstream": Upstream,
     "orthogonal": OrthogonalUpstream,
+    "newton_schulz": NewtonSchulzUpstream,
     "preconditioned": PreconditionedUpstream,
 }
 
@@ -81,6 +83,7 @@ __all__ = [
     "ActivityPerturbation",
     "Backpropagation",
     "Estimator",
+    "NewtonSchulzUpstream",
     "OrthogonalUpstream",
     "PreconditionedUpstream",
     "Upstream",
