@@ -6,12 +6,13 @@ from fganalysis import datasets, estimators, networks, schema, testing
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot, capture
 from fganalysis.store import open_results
-from fganalysis.training import train
+from fganalysis.training import estimate_gradient, train
 
 __all__ = [
     "Snapshot",
     "capture",
     "datasets",
+    "estimate_gradient",
     "estimators",
     "networks",
     "open_results",

@@ -28,6 +28,10 @@ Autodiff = Literal["reverse", "forward"]
 Layers = Literal["joint", "separate"]
 
 
+class NonFiniteActivations(ValueError):
+    """A forward pass that left NaN or infinite numbers at a tap."""
+
+
 @dataclass(frozen=True)
 class Tap:
     """One Linear module of the network on the batch; shapes in the module docstring."""
@@ -244,7 +248,7 @@ def _tap(
     if inputs.ndim != 2:
         raise ValueError(f"tap {name!r} gets inputs of shape {tuple(inputs.shape)}: only (example, input) is supported")
     if not torch.isfinite(outputs).all():
-        raise ValueError(f"tap {name!r} has NaN or infinite activations")
+        raise NonFiniteActivations(f"tap {name!r} has NaN or infinite activations")
     weight = module.weight.detach().clone()
     if module.bias is not None:
         inputs = torch.cat([inputs, inputs.new_ones(inputs.shape[0], 1)], dim=1)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Backpropagation, Estimator, label, resolve
-from fganalysis.snapshot import Autodiff, Loss, Snapshot, capture, freeze
+from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, capture, freeze
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -113,23 +113,26 @@ def train(
         if step == last_step:
             break
         inputs, targets = _batch(data, seed, step, steps_per_epoch, batch_size)
-        if isinstance(estimator, Backpropagation):
-            chosen_optimizer.zero_grad()
-            loss_fn(network(inputs), targets).backward()
-            quality = {"cosine": 1.0, "relative_error": 0.0}
-        else:
-            snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
-            quality = _fill(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
-        if logged:
-            rows[-1] |= quality
+        try:
+            if isinstance(estimator, Backpropagation):
+                chosen_optimizer.zero_grad()
+                loss_fn(network(inputs), targets).backward()
+                quality = {"cosine": 1.0, "relative_error": 0.0}
+            else:
+                snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
+                quality = _fill(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
+            if logged:
+                rows[-1] |= quality
+                if not np.isfinite(rows[-1]["loss"]):
+                    raise NonFiniteActivations(f"the loss is {rows[-1]['loss']}")
+        except NonFiniteActivations as error:
+            tqdm.write(f"training by {label(estimator)} diverged by step {step}: {error}")
+            break
         chosen_optimizer.step()
         if scheduler is not None:
             scheduler.step()
         step += 1
         bar.update()
-        if logged and not np.isfinite(rows[-1]["loss"]):
-            tqdm.write(f"training by {label(estimator)} diverged at step {step - 1}: the loss is {rows[-1]['loss']}")
-            break
     bar.close()
     return Run(network, _log(rows, label(estimator), seed), saved)
 

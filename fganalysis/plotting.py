@@ -1,0 +1,158 @@
+"""Figures from a diagnosis: measured points with 95 % intervals, predictions as marks on the same axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from fganalysis import schema
+from fganalysis.moments import Z95
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def bias_variance(tree: xr.DataTree, space: str = "weight") -> Figure:
+    """Relative bias against relative total variance, a panel a step and layer, a colour an estimator.
+
+    Args:
+        tree: from `fganalysis.diagnose`. space: "activation" or "weight".
+
+    Raises:
+        ValueError: a tree without /measured, or an unknown space.
+    """
+    measured, predicted = _both(tree, space)
+    figure, panels = _panels(measured)
+    scale = measured["gradient_norm"] ** 2
+    for axes, (step, layer) in panels:
+        for colour, estimator in _coloured(measured):
+            where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
+            own, norm = measured.sel(where), float(scale.sel(where))
+            x, x_error = _number(own, "variance", 1 / norm)
+            y, y_error = _number(own, "relative_bias")
+            if not (x > 0 and np.isfinite(y)):
+                continue
+            axes.errorbar(
+                x, y, xerr=x_error, yerr=[[min(y, y_error)], [y_error]], fmt="o", ms=5, color=colour, alpha=0.9, lw=1.2
+            )
+            if predicted is not None:
+                theory = predicted.sel(where)
+                axes.plot(
+                    float(theory["variance"]) / norm,
+                    float(theory["relative_bias"]),
+                    marker="x",
+                    ms=9,
+                    mew=1.5,
+                    ls="",
+                    color="black",
+                )
+        axes.set_xscale("log")
+        axes.set_ylim(-0.05, 1.2)
+    _label(figure, "total variance / squared gradient norm", "relative bias", measured, space)
+    return figure
+
+
+def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
+    """The cosine of single guesses with the gradient, a panel a step and layer: mean with interval, 5–95 % range, theory.
+
+    Raises:
+        ValueError: a tree without /measured, or an unknown space.
+    """
+    measured, predicted = _both(tree, space)
+    figure, panels = _panels(measured)
+    for axes, (step, layer) in panels:
+        for position, (colour, estimator) in enumerate(_coloured(measured)):
+            where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
+            own = measured.sel(where)
+            mean, error = _number(own, "cosine")
+            axes.vlines(position, own["cosine_q05"], own["cosine_q95"], color=colour, alpha=0.35, lw=6)
+            axes.errorbar(position, mean, yerr=error, fmt="o", ms=4, color=colour, lw=1.2, capsize=3)
+            if predicted is not None:
+                axes.plot(position, float(predicted.sel(where)["cosine"]), "x", ms=9, mew=1.5, color="black")
+        axes.axhline(0, color="0.7", lw=0.8, zorder=0)
+        axes.set_xticks([])
+    _label(figure, "estimator", "cosine of a guess", measured, space)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Writes a PNG without a time stamp, so that the same data give the same file, and closes the figure."""
+    import matplotlib.pyplot as plt
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
+def _both(tree: xr.DataTree, space: str) -> tuple[xr.Dataset, xr.Dataset | None]:
+    if "measured" not in tree.children:
+        raise ValueError("the tree has no /measured node: give what fganalysis.diagnose returns")
+    if space not in schema.SPACES:
+        raise ValueError(f"space must be one of {', '.join(schema.SPACES)}, got {space!r}")
+    names = ["measured", "predicted"] if "predicted" in tree.children else ["measured"]
+    datasets = []
+    for name in names:
+        dataset = tree[name].to_dataset()
+        for dim in (schema.STEP, schema.ESTIMATOR):
+            dataset = dataset if dim in dataset.dims else dataset.expand_dims(dim)
+        datasets.append(dataset.sel({schema.SPACE: space}))
+    return datasets[0], datasets[1] if len(datasets) > 1 else None
+
+
+def _coloured(measured: xr.Dataset) -> list[tuple[Any, str]]:
+    """Every estimator with its colour, from a palette that colour-blind readers can tell apart."""
+    import seaborn
+
+    estimators = [str(name) for name in measured[schema.ESTIMATOR].values]
+    return list(zip(seaborn.color_palette("colorblind", len(estimators)), estimators, strict=True))
+
+
+def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, str]]]]:
+    import matplotlib.pyplot as plt
+    import seaborn
+
+    steps, layers = measured[schema.STEP].values, [str(name) for name in measured[schema.LAYER].values]
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+        figure, grid = plt.subplots(
+            len(steps),
+            len(layers),
+            figsize=(2.3 * len(layers) + 1.8, 2.1 * len(steps) + 0.9),
+            sharex="col",
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+    panels = []
+    for row, step in enumerate(steps):
+        for column, layer in enumerate(layers):
+            axes = grid[row, column]
+            if row == 0:
+                axes.set_title("all layers" if layer == schema.ALL_LAYERS else f"layer {layer}", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(f"step {int(step)}", fontsize=9)
+            axes.tick_params(labelsize=8)
+            panels.append((axes, (int(step), layer)))
+    return figure, panels
+
+
+def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, float]:
+    """A measured value and the half-width of its 95 % interval."""
+    return float(dataset[name]) * scale, float(dataset[name + schema.SE]) * scale * Z95
+
+
+def _label(figure: Figure, x: str, y: str, measured: xr.Dataset, space: str) -> None:
+    from matplotlib.lines import Line2D
+
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(f"{y}, {space} space", fontsize=10)
+    handles = [Line2D([], [], marker="o", ls="", color=colour, label=name) for colour, name in _coloured(measured)]
+    handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
+    figure.legend(
+        handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="measured, 95 % interval"
+    )

@@ -1,0 +1,134 @@
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fganalysis as fga
+from fganalysis.datasets import Dataset
+from fganalysis.training import load_checkpoint
+
+
+def small_data(seed: int = 0) -> Dataset:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(90, 6, generator=generator)
+    targets = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+    return Dataset(inputs[:60], targets[:60], inputs[60:], targets[60:])
+
+
+DATA = small_data()
+NETWORK = fga.networks.mlp([6, 8, 8, 3], bias=True, seed=0)
+GRADIENTS = ["backpropagation", "activity"]
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_run_continued_from_any_checkpoint_is_the_same_run(gradient: str, tmp_path: Path) -> None:
+    def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
+
+    def train(**settings: Any) -> fga.training.Run:
+        return fga.train(NETWORK, DATA, gradient, epochs=3, batch_size=25, schedule=schedule, **settings)
+
+    whole = train(checkpoints=[0, 4, 9], out=tmp_path)
+    assert list(whole.checkpoints) == [0, 4, 9]
+    for path in whole.checkpoints.values():
+        assert same(train(continue_from=path).network, whole.network)
+
+
+def test_the_network_given_is_not_changed_and_training_lowers_the_loss() -> None:
+    before = [parameter.clone() for parameter in NETWORK.parameters()]
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    run = fga.train(NETWORK, DATA, epochs=20, batch_size=20, optimizer=adam, log_every=10)
+    assert all(torch.equal(a, b) for a, b in zip(before, NETWORK.parameters(), strict=True))
+    assert float(run.log["loss"][-1]) < 0.5 * float(run.log["loss"][0])
+    assert run.log["step"].values.tolist() == list(range(0, 61, 10))
+    assert all(run.log[name].attrs["units"] for name in run.log.data_vars)
+
+
+def test_the_backpropagation_estimator_trains_as_autograd_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = fga.networks.mlp([6, 8, 3], bias=True, seed=1)
+    loss = fga.estimate_gradient(
+        network, torch.nn.functional.cross_entropy, DATA.train_inputs, DATA.train_targets, "backpropagation", generator
+    )
+    guessed = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    expected = torch.nn.functional.cross_entropy(network(DATA.train_inputs), DATA.train_targets)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for one, parameter in zip(guessed, network.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_training_does_not_touch_the_global_generators() -> None:
+    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    fga.train(NETWORK, DATA, "upstream", epochs=1, batch_size=30)
+    torch.testing.assert_close(torch.random.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_forward_mode_training_builds_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    reverse = fga.train(NETWORK, DATA, "activity", epochs=1, batch_size=30)
+
+    def refused(*arguments: object, **settings: object) -> None:
+        raise AssertionError("a backward pass ran")
+
+    checked = fga.training.capture  # The check on entry compares both modes once: it is not a part of training.
+    monkeypatch.setattr(fga.training, "capture", lambda *a, **k: checked(*a, **(k | {"autodiff": "reverse"})))
+    monkeypatch.setattr(torch.autograd, "grad", refused)
+    monkeypatch.setattr(torch.Tensor, "backward", refused)
+    forward = fga.train(NETWORK, DATA, "activity", epochs=1, batch_size=30, autodiff="forward")
+    for one, other in zip(forward.network.parameters(), reverse.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert np.isnan(forward.log["cosine"]).all()
+
+
+def test_the_log_says_how_good_the_step_was() -> None:
+    run = fga.train(NETWORK, DATA, "activity", epochs=4, batch_size=60, n_guesses=64, log_every=1)
+    cosines = run.log["cosine"].values[:-1]
+    assert (np.abs(cosines) <= 1).all() and cosines.mean() > 0.2
+    assert (run.log["relative_error"].values[:-1] > 0).all()
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_diverging_run_stops_and_keeps_what_it_has(gradient: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sgd = partial(torch.optim.SGD, lr=1e30)
+    run = fga.train(NETWORK, DATA, gradient, epochs=20, batch_size=20, optimizer=sgd, log_every=2)
+    assert "diverged by step" in capsys.readouterr().out
+    assert 1 <= run.log.sizes["step"] < 30
+
+
+BAD = [
+    ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ({"n_guesses": 0}, "n_guesses must be at least 1, got 0"),
+    ({"checkpoints": [0]}, "checkpoints need a folder"),
+    ({"checkpoints": [99], "out": "somewhere"}, "checkpoint at step 99 is outside the run, which ends at step 10"),
+    ({"gradient": "guesswork"}, "unknown estimator 'guesswork'"),
+    ({"continue_from": "nowhere.safetensors"}, "there is no checkpoint at nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_arguments_are_refused_in_one_sentence(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fga.train(NETWORK, DATA, **{"batch_size": 60} | arguments)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    run = fga.train(NETWORK, DATA, epochs=1, checkpoints=[0], out=tmp_path)
+    with pytest.raises(ValueError, match="is of another network"):
+        load_checkpoint(run.checkpoints[0], fga.networks.mlp([6, 7, 3]))
+
+
+def test_a_parameter_outside_every_tap_is_refused() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"parameter '1\.weight' is in no Linear module"):
+        fga.train(network, DATA, "activity", epochs=1)
+    assert np.isfinite(fga.train(network, DATA, epochs=1).log["loss"]).all()
