@@ -399,6 +399,9 @@ def test_randomised_modes_depend_on_the_seed_alone_and_are_exact_when_the_sketch
     first, again, other = (subspace.randomised_modes(matrix, 3, seed=seed, oversampling=4) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.modes.values, again.modes.values)
     assert not np.allclose(first.modes.values, other.modes.values, rtol=1e-12)
+    # Without oversampling the sketched range is that of the modes, and what they lack is known.
+    bare = subspace.randomised_modes(matrix, 3, seed=1, oversampling=0)
+    np.testing.assert_allclose(bare.remainder**2, np.sum(matrix**2) - np.sum(bare.modes.values**2), rtol=1e-10)
     whole = subspace.randomised_modes(matrix, 12, seed=0)
     np.testing.assert_allclose(whole.modes.values, scipy.linalg.svdvals(matrix), rtol=1e-8)
     assert whole.remainder < 1e-12
