@@ -1,0 +1,45 @@
+"""Weight perturbation, the forward gradient: second moments of Ĝ_l = t V_l for every noise law.
+
+    t = Σ_l ⟨V_l, G_l⟩  (joint)   or   ⟨V_l, G_l⟩  (separate)
+
+V_l holds P_l entries, one noise vector a layer, with E V_i⁴ = fourth and E V_i² V_j² = pair. The mean is G_l. Of t² the
+own part and the other layers' are independent, so, with S = Σ ‖G‖² over the other layers (0 when separate),
+
+    E‖Ĝ_l‖² = P_l (S + pair ‖G_l‖²) + (fourth − pair) ‖G_l‖²:
+
+entry i meets itself in fourth · G_i² and every other entry j in pair · G_j². For pair = 1 and κ = fourth the variance
+is P_l‖G‖² + (κ − 2)‖G_l‖² (joint), and P + κ − 2 times ‖G‖² over the whole net.
+
+Sources: Baydin et al. 2022; Ren et al. 2023; MATH.md §3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from theory.factors import Array
+from theory.linear_guess import Layers, check_switches
+
+
+def second_moments(
+    squared_norms: ArrayLike, sizes: Sequence[int], fourth: Sequence[float], pair: Sequence[float], *, layers: Layers
+) -> Array:
+    """E‖Ĝ_l‖² in weight space, (layer,), in (loss per unit of weight)².
+
+    squared_norms: ‖G_l‖² (layer,). sizes: P_l. fourth, pair: the fourth-order moments of V_l. layers: "joint" or
+    "separate".
+
+    Raises ValueError for an unknown ``layers`` and for sequences of different lengths.
+    """
+    check_switches("batch", layers)
+    own, entries, fourths, pairs = (np.asarray(values, np.float64) for values in (squared_norms, sizes, fourth, pair))
+    if own.ndim != 1 or not own.shape == entries.shape == fourths.shape == pairs.shape:
+        raise ValueError(
+            "squared_norms, sizes, fourth and pair must have one entry a layer, "
+            f"got the shapes {own.shape}, {entries.shape}, {fourths.shape} and {pairs.shape}"
+        )
+    others = np.maximum(own.sum() - own, 0.0) if layers == "joint" else np.zeros_like(own)
+    return entries * (others + pairs * own) + (fourths - pairs) * own
