@@ -7,16 +7,22 @@ dataclasses whose fields are their settings.
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from fganalysis.estimates import Estimates
+from fganalysis.estimators.activation_mixing import ActivationMixing
 from fganalysis.estimators.activity_perturbation import ActivityPerturbation
+from fganalysis.estimators.averaged import Averaged
 from fganalysis.estimators.backpropagation import Backpropagation
+from fganalysis.estimators.finite_difference import FiniteDifference
+from fganalysis.estimators.minibatch import Minibatch
+from fganalysis.estimators.multi_tangent import MultiTangent
 from fganalysis.estimators.newton_schulz import NewtonSchulzUpstream
 from fganalysis.estimators.orthogonal import OrthogonalUpstream
 from fganalysis.estimators.preconditioned import PreconditionedUpstream
+from fganalysis.estimators.subsampled import Subsampled
 from fganalysis.estimators.upstream import Upstream
 from fganalysis.estimators.weight_perturbation import WeightPerturbation
 from fganalysis.snapshot import Snapshot
@@ -36,6 +42,10 @@ ESTIMATORS: dict[str, type] = {
     "orthogonal": OrthogonalUpstream,
     "newton_schulz": NewtonSchulzUpstream,
     "preconditioned": PreconditionedUpstream,
+    "activation_mixing": ActivationMixing,
+    "multi_tangent": MultiTangent,
+    "finite_difference": FiniteDifference,
+    "minibatch": Minibatch,
 }
 
 
@@ -74,18 +84,27 @@ def settings(estimator: Estimator) -> dict[str, str | int | float | bool]:
     return {field.name: _short(getattr(estimator, field.name)) for field in dataclasses.fields(estimator)}
 
 
-def _short(value: object) -> str | int | float | bool:
-    return value if isinstance(value, str | int | float | bool) else type(value).__name__
+def _short(value: Any) -> str | int | float | bool:
+    if isinstance(value, str | int | float | bool):
+        return value
+    # An estimator around another: two that differ inside must not share a name, nor the seeds made from it.
+    return label(value) if callable(value) else type(value).__name__
 
 
 __all__ = [
     "ESTIMATORS",
+    "ActivationMixing",
     "ActivityPerturbation",
+    "Averaged",
     "Backpropagation",
     "Estimator",
+    "FiniteDifference",
+    "Minibatch",
+    "MultiTangent",
     "NewtonSchulzUpstream",
     "OrthogonalUpstream",
     "PreconditionedUpstream",
+    "Subsampled",
     "Upstream",
     "WeightPerturbation",
     "label",

@@ -1,0 +1,54 @@
+"""The mean of several guesses of any estimator, as one guess.
+
+    ĝ = (1/m) Σ_i ĝ_i,   ĝ_i independent guesses of one estimator, m = ``n_averaged``
+
+Random: whatever the estimator draws, m times. Bias that of the estimator; variance divided by m, so the mean squared
+error is bias² + variance/m, whose floor at large m is the bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.snapshot import Snapshot
+
+NUMBERS_HELD = 2**24  # numbers of single guesses held at once, where one guess is not more
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The mean of ``n_averaged`` guesses of ``estimator``, an instance; raises ValueError for less than one."""
+
+    estimator: Callable[[Snapshot, int, torch.Generator], Estimates]
+    n_averaged: int
+
+    def __post_init__(self) -> None:
+        if self.n_averaged < 1:
+            raise ValueError(f"n_averaged must be at least 1, got {self.n_averaged}")
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
+        numbers = sum(max(tap.outputs.numel(), tap.weight.numel()) for tap in snapshot.taps)
+        at_once = max(1, NUMBERS_HELD // numbers)
+        means = []
+        for _ in range(n_guesses):
+            sums = None
+            for start in range(0, self.n_averaged, at_once):
+                part = self.estimator(snapshot, min(at_once, self.n_averaged - start), generator)
+                totals = part.total()
+                sums = totals if sums is None else tuple(a + b for a, b in zip(sums, totals, strict=True))
+            assert sums is not None
+            means.append([total / self.n_averaged for total in sums])
+        return block_of(means, part)
+
+
+def block_of(guesses: Sequence[Sequence[Tensor]], like: Estimates) -> Estimates:
+    """A block of estimates of the kind of ``like`` from single guesses, a tensor a tap each."""
+    per_tap = tuple(torch.stack(of_tap) for of_tap in zip(*guesses, strict=True))
+    if isinstance(like, ActivationEstimates):
+        return ActivationEstimates(per_tap)
+    return WeightEstimates(per_tap[0].new_ones(len(guesses), len(per_tap)), per_tap)

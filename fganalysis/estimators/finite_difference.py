@@ -1,0 +1,125 @@
+"""Finite difference (SPSA, MeZO): losses at moved weights instead of a derivative.
+
+    one-sided:  Ĝ = (L(θ+εz) − L(θ))/ε · z        central:  Ĝ = (L(θ+εz) − L(θ−εz))/2ε · z
+
+z ~ law, one draw per guess for the weights of all taps. Only the loss is evaluated, at weights made for the evaluation:
+the network's own are never written to, so there is nothing to restore.
+Random: z. The error of a guess against (z·G) z is O(ε) one-sided, O(ε²) central, plus the loss's rounding error over ε.
+Bias: O(ε²) for both where the law is symmetric, as z and −z come equally often; one-sided with a skewed law O(ε).
+Sources: Spall 1992 (SPSA); Malladi et al. 2023 (MeZO).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import WeightEstimates
+from fganalysis.noise import GAUSSIAN, Noise
+from fganalysis.snapshot import Snapshot
+
+PROBES = 8
+
+
+@dataclass(frozen=True)
+class FiniteDifference:
+    """Ĝ = (difference of losses over ``epsilon``) z; ``central`` evaluates at both ends, else at θ+εz and θ.
+
+    No closed form for a network in general, as it takes the loss's higher derivatives; where the loss is quadratic in
+    the weights, and for ε → 0 and the order in ε, there is one.
+
+    Raises:
+        ValueError: epsilon that is not positive and finite; at a call, epsilon so small that θ+εz is θ in the network's
+            data type, or that no loss differs by as much as its rounding.
+    """
+
+    epsilon: float = 1e-3
+    central: bool = True
+    noise: Noise = GAUSSIAN
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < float("inf"):
+            raise ValueError(f"epsilon must be positive and finite, got {self.epsilon}")
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        directions = self._draw(snapshot, n_guesses, generator)
+        if not _moves(snapshot, directions, self.epsilon):
+            raise ValueError(f"epsilon={self.epsilon:g} underflows: no weight changes by it in {snapshot.loss.dtype}")
+        differences = self._differences(snapshot, directions)
+        if not differences.any():
+            self._refuse_rounded_losses(snapshot)
+        slopes = differences / (2 * self.epsilon if self.central else self.epsilon)
+        return WeightEstimates(slopes.unsqueeze(1).expand(-1, len(directions)), directions)
+
+    def _draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return tuple(
+            self.noise.draw((n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
+            for tap in snapshot.taps
+        )
+
+    def _differences(self, snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
+        """L(θ+εz) − L(θ−εz) or L(θ+εz) − L(θ), (guess,)."""
+        ahead = _losses(snapshot, directions, self.epsilon)
+        if self.central:
+            return ahead[1:] - _losses(snapshot, directions, -self.epsilon)[1:]
+        return ahead[1:] - ahead[0]
+
+    def _refuse_rounded_losses(self, snapshot: Snapshot) -> None:
+        """Differences that are all zero are right where the loss is flat, and rounding where a larger step moves it."""
+        generator = torch.Generator(snapshot.outputs.device).manual_seed(0)
+        probes = self._draw(snapshot, PROBES, generator)
+        step = torch.finfo(snapshot.loss.dtype).eps ** (1 / 3)
+        if step <= self.epsilon or self._differences(snapshot, probes).any():
+            return
+        larger = _losses(snapshot, probes, step)
+        if bool((larger[1:] != larger[0]).any()):
+            raise ValueError(
+                f"epsilon={self.epsilon:g} is too small: the losses differ by less than their rounding error in "
+                f"{snapshot.loss.dtype}"
+            )
+
+
+def _moves(snapshot: Snapshot, directions: Sequence[Tensor], epsilon: float) -> bool:
+    """Whether a step changes any weight at all; a direction of zeros has none to change."""
+    still = True
+    for tap, direction in zip(snapshot.taps, directions, strict=True):
+        if bool((torch.add(tap.weight, direction, alpha=epsilon) != tap.weight).any()):
+            return True
+        still = still and not bool(direction.any())
+    return still
+
+
+def _losses(snapshot: Snapshot, directions: Sequence[Tensor], step: float) -> Tensor:
+    """L(θ), then L(θ + step·z) of every guess, (1 + guess,), all by the same batched products.
+
+    Taking L(θ) from elsewhere would set another order of summation, whose rounding is divided by ε, beside it.
+    """
+    parameters = {name: value.detach() for name, value in snapshot.network.named_parameters()}
+    buffers = dict(snapshot.network.named_buffers())
+    moved = {}
+    for tap, direction in zip(snapshot.taps, directions, strict=True):
+        prefix = f"{tap.name}." if tap.name else ""
+        weights = torch.cat([tap.weight.unsqueeze(0), torch.add(tap.weight, direction, alpha=step)])
+        columns = weights.shape[2] - tap.has_bias
+        moved[prefix + "weight"] = weights[:, :, :columns]
+        if tap.has_bias:
+            moved[prefix + "bias"] = weights[:, :, columns]
+
+    # functional_call puts tensors into the module while it runs: on the shared one another thread would see them. This
+    # is a copy of the modules alone, around the same tensors.
+    shared: dict[int, Any] = {
+        id(tensor): tensor for tensor in (*snapshot.network.parameters(), *snapshot.network.buffers())
+    }
+    network = copy.deepcopy(snapshot.network, shared)
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        outputs = torch.func.functional_call(network, (parameters | weights, buffers), (snapshot.inputs,))
+        return snapshot.loss_fn(outputs, snapshot.targets)
+
+    with torch.no_grad():
+        return torch.func.vmap(loss)(moved)

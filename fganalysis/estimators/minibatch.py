@@ -1,0 +1,59 @@
+"""Minibatch: the gradient of m of the batch's B rows, the sampling noise that every user already has.
+
+    ĝ_b = (B/m) g_b 1[b ∈ S],   S a uniformly random set of m rows, drawn without replacement
+
+Random: S. Exactly unbiased in both spaces. Variance with f = m/B and kernel K (identity, or X Xᵀ in weight space):
+(1−f)/f · (B Σ_b K_bb‖g_b‖² − Σ_bb' K_bb' g_b·g_b')/(B−1). Source: sampling without replacement (Cochran 1977, ch. 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.snapshot import Snapshot
+
+
+class Rows(Protocol):
+    """How rows are chosen; injectable, so that a test can enumerate every subset."""
+
+    def draw(self, n_guesses: int, n_examples: int, size: int, generator: torch.Generator) -> Tensor:
+        """Indices of the chosen rows, (guess, row), ``size`` different ones a guess."""
+
+
+@dataclass(frozen=True)
+class WithoutReplacement:
+    """Every set of ``size`` rows is equally likely."""
+
+    def draw(self, n_guesses: int, n_examples: int, size: int, generator: torch.Generator) -> Tensor:
+        # In double precision ties, which sorting breaks in favour of early rows, do not happen.
+        keys = torch.rand(n_guesses, n_examples, generator=generator, device=generator.device, dtype=torch.float64)
+        return keys.argsort(dim=1)[:, :size]
+
+
+WITHOUT_REPLACEMENT = WithoutReplacement()
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """ĝ_b = (B/m) g_b on m = ``size`` rows, zero on the others; a call raises ValueError for a size not in 1…B."""
+
+    size: int = 1
+    rows: Rows = WITHOUT_REPLACEMENT
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        check_size(self.size, snapshot.n_examples)
+        chosen = self.rows.draw(n_guesses, snapshot.n_examples, self.size, generator)
+        weights = snapshot.outputs.new_zeros(n_guesses, snapshot.n_examples)
+        weights.scatter_(1, chosen, snapshot.n_examples / self.size)
+        return ActivationEstimates(tuple(weights.unsqueeze(-1) * gradient for gradient in snapshot.gradients))
+
+
+def check_size(size: int, n_examples: int) -> None:
+    """Raises ValueError for a size that no subset of the batch has."""
+    if not 1 <= size <= n_examples:
+        raise ValueError(f"size must be from 1 to the batch's {n_examples} examples, got {size}")

@@ -1,0 +1,85 @@
+"""Any estimator on a random part of the batch.
+
+    ĝ = the estimator's guess on m of the B rows, whose loss is the mean over those m;  zero on the other rows
+
+    tr Cov ĝ = E_S tr Cov(ĝ | S)  +  tr Cov E(ĝ | S)        law of total variance
+               within, the guess     between, the minibatch
+
+Random: the rows S, anew for every guess, and whatever the estimator draws. Where the estimator's mean given the rows is
+that of the whole batch restricted to them (every linear guess), the bias is the estimator's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import ActivationEstimates, Estimates
+from fganalysis.estimators.averaged import block_of
+from fganalysis.estimators.minibatch import WITHOUT_REPLACEMENT, Rows, check_size
+from fganalysis.jacobian import UpstreamJacobian
+from fganalysis.snapshot import Snapshot, Tap
+
+
+@dataclass(frozen=True)
+class Subsampled:
+    """``estimator``, an instance, on ``size`` rows drawn without replacement for every guess.
+
+    No closed form where examples share both noise and slope, nor where a direction mixes examples: a guess on a part
+    of the batch is then not a part of a guess on the batch. A call raises ValueError for a size not in 1…B.
+    """
+
+    estimator: Callable[[Snapshot, int, torch.Generator], Estimates]
+    size: int
+    rows: Rows = WITHOUT_REPLACEMENT
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
+        chosen = self.draw_rows(snapshot, n_guesses, generator)
+        parts = [self.guesses_on(snapshot, rows, 1, generator) for rows in chosen]
+        return block_of([part.total() for part in parts], parts[0])
+
+    def draw_rows(self, snapshot: Snapshot, n_draws: int, generator: torch.Generator) -> Tensor:
+        """Rows of the batch, (draw, row)."""
+        check_size(self.size, snapshot.n_examples)
+        return self.rows.draw(n_draws, snapshot.n_examples, self.size, generator)
+
+    def guesses_on(self, snapshot: Snapshot, rows: Tensor, n_guesses: int, generator: torch.Generator) -> Estimates:
+        """Guesses that all use the given rows, written to their places in the whole batch."""
+        estimates = self.estimator(restricted(snapshot, rows), n_guesses, generator)
+        if not isinstance(estimates, ActivationEstimates):
+            return estimates
+        placed = []
+        for guess in estimates.guesses:
+            whole = guess.new_zeros(guess.shape[0], snapshot.n_examples, guess.shape[2])
+            placed.append(whole.index_copy_(1, rows, guess))
+        return ActivationEstimates(tuple(placed))
+
+
+def restricted(snapshot: Snapshot, rows: Tensor) -> Snapshot:
+    """The snapshot of the given rows alone, its loss their mean; nothing is evaluated anew but that loss."""
+    outputs, targets = snapshot.outputs[rows], snapshot.targets[rows]
+    part = replace(
+        snapshot,
+        inputs=snapshot.inputs[rows],
+        targets=targets,
+        outputs=outputs,
+        loss=snapshot.loss_fn(outputs, targets).detach(),
+        taps=tuple(_rows_of(tap, rows) for tap in snapshot.taps),
+        _memory={},
+    )
+    if snapshot.autodiff == "reverse":
+        # Examples do not interact, so the cached property is known; a backward pass per guess would cost the most here.
+        scale = snapshot.n_examples / len(rows)
+        vars(part)["gradients"] = tuple(gradient[rows] * scale for gradient in snapshot.gradients)
+    return part
+
+
+def _rows_of(tap: Tap, rows: Tensor) -> Tap:
+    derivative = None if tap.derivative is None else tap.derivative[rows]
+    upstream = None
+    if tap.upstream is not None:
+        upstream = UpstreamJacobian(tap.upstream.weight, tap.upstream.derivative[rows])
+    return replace(tap, inputs=tap.inputs[rows], outputs=tap.outputs[rows], derivative=derivative, upstream=upstream)

@@ -1,0 +1,81 @@
+"""variance_parts(): the variance of a guess on a random part of the batch, measured in its two parts.
+
+    tr Cov ĝ = E_S tr Cov(ĝ | S)  +  tr Cov E(ĝ | S)
+               within, the guess     between, the minibatch
+
+Two guesses on the same rows are independent given the rows. With e, e' their errors against the exact gradient,
+E‖e − e'‖²/2 is the part within and E⟨e, e'⟩ the part between plus the squared bias, which comes from different rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fganalysis import moments
+from fganalysis.estimates import Sums
+from fganalysis.estimators.subsampled import Subsampled
+from fganalysis.snapshot import Snapshot
+
+GROUPS = 32
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class VarianceParts:
+    """Parts of tr Cov of one guess with standard errors, (space, layer), layer "all" last; NaN without guesses."""
+
+    within: moments.Estimate
+    between: moments.Estimate
+
+
+def variance_parts(
+    estimator: Subsampled, snapshot: Snapshot, n_draws: int, generator: torch.Generator
+) -> VarianceParts:
+    """Measures both parts with ``n_draws`` draws of rows, two guesses each.
+
+    Raises:
+        ValueError: fewer than 32 draws, or a subset's size that the batch does not have.
+    """
+    if n_draws < GROUPS:
+        raise ValueError(f"n_draws must be at least {GROUPS}, got {n_draws}")
+    within, products = [], []
+    totals: list[Sums] = []
+    with torch.no_grad():
+        for index, rows in enumerate(estimator.draw_rows(snapshot, n_draws, generator)):
+            pair = estimator.guesses_on(snapshot, rows, 2, generator)
+            both, first = pair.total(), pair.first(1).total()
+            second = tuple(total - one for total, one in zip(both, first, strict=True))
+            gram = _with_all_layers(pair.error_grams(snapshot, [first, second]))
+            products.append(gram[..., 0, 1])
+            within.append((gram[..., 0, 0] + gram[..., 1, 1]) / 2 - gram[..., 0, 1])
+            if index < GROUPS:
+                totals.append(both)
+            else:
+                totals[index % GROUPS] = tuple(a + b for a, b in zip(totals[index % GROUPS], both, strict=True))
+        sizes = 2 * np.bincount(np.arange(n_draws) % GROUPS).astype(np.float64)
+        means = [tuple(t / float(size) for t in total) for total, size in zip(totals, sizes, strict=True)]
+        gram = _with_all_layers(pair.error_grams(snapshot, means))
+    return VarianceParts(moments.mean(np.stack(within, -1)), _between(np.stack(products, -1), gram, sizes))
+
+
+def _between(products: Array, gram: Array, sizes: Array) -> moments.Estimate:
+    """mean ⟨e, e'⟩ − squared bias, with the jackknife over groups of draws."""
+    group_of_draw = np.arange(products.shape[-1]) % GROUPS
+    without = []
+    for group in range(GROUPS):
+        kept = np.arange(GROUPS) != group
+        bias = moments.pair_mean(gram[..., kept, :][..., kept], sizes[kept])
+        without.append(products[..., group_of_draw != group].mean(-1) - bias.value)
+    value = products.mean(-1) - moments.pair_mean(gram, sizes).value
+    return moments.jackknife(value, np.stack(without, -1))
+
+
+def _with_all_layers(grams: Tensor) -> Array:
+    """Gram matrices (space, layer, mean, mean), with their sum over layers appended."""
+    array: Array = torch.cat([grams, grams.sum(1, keepdim=True)], dim=1).double().cpu().numpy()
+    return array
