@@ -17,6 +17,7 @@ from fganalysis.estimators.activity_perturbation import ActivityPerturbation
 from fganalysis.estimators.averaged import Averaged
 from fganalysis.estimators.backpropagation import Backpropagation
 from fganalysis.estimators.finite_difference import FiniteDifference
+from fganalysis.estimators.from_function import from_function
 from fganalysis.estimators.minibatch import Minibatch
 from fganalysis.estimators.multi_tangent import MultiTangent
 from fganalysis.estimators.newton_schulz import NewtonSchulzUpstream
@@ -107,6 +108,7 @@ __all__ = [
     "Subsampled",
     "Upstream",
     "WeightPerturbation",
+    "from_function",
     "label",
     "resolve",
     "settings",

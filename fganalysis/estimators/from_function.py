@@ -1,0 +1,89 @@
+"""from_function(): anyone's gradient estimator, written as a function of the network, as an estimator of the toolkit.
+
+    def forward_gradient(network, loss_fn, inputs, targets, generator):
+        parameters = dict(network.named_parameters())
+        ...
+        return {name: slope * direction[name] for name in parameters}
+
+    fga.check_unbiased(fga.estimators.from_function(forward_gradient), snapshot)
+
+Each guess is one call of the function, so a guess costs what that costs: nothing is batched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import WeightEstimates
+from fganalysis.snapshot import Loss, Snapshot, Tap
+
+Function = Callable[[torch.nn.Module, Loss, Tensor, Tensor, torch.Generator], Mapping[str, Tensor]]
+
+
+def from_function(
+    function: Function,
+) -> Callable[[Snapshot, int, torch.Generator], WeightEstimates]:
+    """The estimator that makes a guess by ``function(network, loss_fn, inputs, targets, generator)``.
+
+    Args:
+        function: returns one guess of the gradient, by parameter name as in ``network.named_parameters()``, in loss per
+            unit of weight. It runs with autograd on, on a copy of the network whose ``.grad`` are empty; it may change
+            parameters but must put them back; all its noise must come from the generator, or a seed would not
+            reproduce it. Its ``__name__`` names the results.
+
+    Returns:
+        An estimator, which raises ValueError when the function leaves out a weight of a tap, names what is no
+        parameter, returns another shape, leaves the network changed or draws from torch's global generator.
+    """
+
+    def estimate(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        network = copy.deepcopy(snapshot.network)
+        drawn_before = torch.random.get_rng_state()
+        guesses = []
+        for _ in range(n_guesses):
+            network.zero_grad(set_to_none=True)
+            with torch.enable_grad():
+                guess = function(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets, generator)
+            guesses.append(_by_tap(guess, snapshot, name))
+        if not torch.equal(drawn_before, torch.random.get_rng_state()):
+            raise ValueError(f"{name} drew from torch's global generator: draw from the generator that it is given")
+        _refuse_changes(network, snapshot, name)
+        directions = tuple(torch.stack(per_tap) for per_tap in zip(*guesses, strict=True))
+        return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
+
+    name = getattr(function, "__name__", type(function).__name__)
+    estimate.__name__ = name
+    return estimate
+
+
+def _by_tap(guess: Mapping[str, Tensor], snapshot: Snapshot, name: str) -> list[Tensor]:
+    """One guess as (unit, input) a tap, the bias its last column."""
+    known = {parameter: tuple(value.shape) for parameter, value in snapshot.network.named_parameters()}
+    for parameter, value in guess.items():
+        if parameter not in known:
+            raise ValueError(f"{name} returned a gradient for {parameter!r}, which is no parameter of the network")
+        if tuple(value.shape) != known[parameter]:
+            raise ValueError(f"{name} returned {tuple(value.shape)} for {parameter!r} of shape {known[parameter]}")
+    return [_of_tap(guess, tap, name).to(tap.weight) for tap in snapshot.taps]
+
+
+def _of_tap(guess: Mapping[str, Tensor], tap: Tap, name: str) -> Tensor:
+    # A network that is one Linear module is its own tap, of the empty name.
+    names = [f"{tap.name}.{part}".removeprefix(".") for part in (["weight", "bias"] if tap.has_bias else ["weight"])]
+    missing = [parameter for parameter in names if parameter not in guess]
+    if missing:
+        raise ValueError(f"{name} returned no gradient for {missing[0]!r}")
+    weight, *bias = (guess[parameter].detach() for parameter in names)
+    return torch.cat([weight, *(column.unsqueeze(1) for column in bias)], dim=1)
+
+
+def _refuse_changes(network: torch.nn.Module, snapshot: Snapshot, name: str) -> None:
+    """Parameters put back by subtracting what was added carry rounding errors, so nearly equal is enough."""
+    pairs = zip(network.named_parameters(), snapshot.network.parameters(), strict=True)
+    for (parameter, changed), original in pairs:
+        if not torch.allclose(changed, original, rtol=1e-3, atol=1e-5):
+            raise ValueError(f"{name} left parameter {parameter!r} changed: put it back before returning")
