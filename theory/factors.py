@@ -9,6 +9,7 @@ Everything that second moments of a guess ask of A is here, so that a diagonal o
     traces     tr A_bᵀA_c                             these three for pairs of examples that share their noise
     crossed    (A_c a_b)·(A_b a_c)
     fourth_pairs   Σ_j a_bj a_cj (A_bᵀA_c)_jj
+    squared_covariance   ‖Σ‖_F²
 
 Arrays are float64. Raises ValueError for arrays of another type or number of dimensions, or that do not fit together.
 """
@@ -54,6 +55,9 @@ class Factor(Protocol):
     def fourth_pairs(self, noise: Array) -> Array:
         """(example, noise) → (example, example)."""
 
+    def squared_covariance(self) -> Array:
+        """(example,)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Diagonal:
@@ -88,6 +92,9 @@ class Diagonal:
 
     def fourth_pairs(self, noise: Array) -> Array:
         return gram(self.scale * noise)
+
+    def squared_covariance(self) -> Array:
+        return np.sum(self.scale**4, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +139,10 @@ class Masked:
     def fourth_pairs(self, noise: Array) -> Array:
         return _fourth_pairs(self._rows, self.shape, noise)
 
+    def squared_covariance(self) -> Array:
+        square = self.scale**2
+        return np.sum(square * (square @ (self.matrix.T @ self.matrix) ** 2), axis=1)
+
     def _rows(self, units: slice) -> Array:
         return self.scale[:, units, None] * self.matrix.T[units]
 
@@ -169,6 +180,10 @@ class Dense:
 
     def fourth_pairs(self, noise: Array) -> Array:
         return _fourth_pairs(self._rows, self.shape, noise)
+
+    def squared_covariance(self) -> Array:
+        wide = self.array if self.array.shape[1] < self.array.shape[2] else self.array.transpose(0, 2, 1)
+        return np.array([np.sum(gram(matrix) ** 2) for matrix in wide])
 
     def _rows(self, units: slice) -> Array:
         return self.array[:, units]
@@ -214,6 +229,13 @@ class LowRank:
 
     def fourth_pairs(self, noise: Array) -> Array:
         return _fourth_pairs(self._rows, self.shape, noise)
+
+    def squared_covariance(self) -> Array:
+        # ‖A Aᵀ‖_F² = tr (LᵀL RᵀR)².
+        inner = np.matmul(self.left.transpose(0, 2, 1), self.left) @ np.matmul(
+            self.right.transpose(0, 2, 1), self.right
+        )
+        return np.einsum("bmn,bnm->b", inner, inner)
 
     def _weighted(self, weights: Array) -> Array:
         """Σ_j w_j A_uj² = L_u (Rᵀ diag(w) R) L_uᵀ for weights (example, noise)."""

@@ -1,0 +1,200 @@
+"""The factors of the upstream family against their definitions, and the facts of MATH.md §8 that follow from them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from tests.enumerated import Array
+from theory.factors import Dense, Diagonal, Factor
+from theory.linear_guess import Slope, moments
+from theory.upstream import newton_schulz, orthogonal, preconditioned, singular_triplets, upstream
+
+EXAMPLES = 4
+Rank = Literal["rank"]
+Which = Literal["top", "bottom"]
+
+
+def layer(units: int = 6, next_units: int = 6, alive: int | None = None) -> tuple[Array, Array, Array]:
+    """W, a ReLU's derivative with one example all dead, and gradients g = Jᵀh as backpropagation makes them.
+
+    alive: how many units of the first example are.
+    """
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(next_units, units))
+    derivative = (rng.normal(size=(EXAMPLES, units)) > 0).astype(np.float64)
+    derivative[1] = 0.0
+    if alive is not None:
+        derivative[0] = np.arange(units) < alive
+    above = rng.normal(size=(EXAMPLES, next_units))
+    return weight, derivative, np.einsum("bk,bku->bu", above, weight * derivative[:, None, :])
+
+
+def written_out(factor: Factor) -> Array:
+    """A_b as (example, unit, noise), column by column."""
+    n_noise = factor.pull(np.zeros(factor.shape)).shape[1]
+    ones = np.ones((factor.shape[0], 1))
+    return np.stack([factor.push(ones * column) for column in np.eye(n_noise)], axis=2)
+
+
+def covariance(factor: Factor) -> Array:
+    array = written_out(factor)
+    return array @ array.transpose(0, 2, 1)
+
+
+def jacobians(weight: Array, derivative: Array) -> Array:
+    return weight * derivative[:, None, :]
+
+
+def test_upstream_is_the_transposed_jacobian() -> None:
+    weight, derivative, _ = layer(5, 3)
+    np.testing.assert_array_equal(
+        written_out(upstream(weight, derivative)), jacobians(weight, derivative).transpose(0, 2, 1)
+    )
+
+
+@pytest.mark.parametrize(("units", "next_units"), [(6, 6), (6, 4), (4, 6)])
+def test_singular_triplets_decompose_every_jacobian(units: int, next_units: int) -> None:
+    weight, derivative, _ = layer(units, next_units)
+    derivative[2] *= np.random.default_rng(1).uniform(size=units)
+    left, values, right = singular_triplets(weight, derivative)
+    rebuilt = (left * values[:, None, :]) @ right.transpose(0, 2, 1)
+    np.testing.assert_allclose(rebuilt, jacobians(weight, derivative), atol=1e-13)
+    np.testing.assert_allclose(values, np.linalg.svd(jacobians(weight, derivative), compute_uv=False), atol=1e-13)
+    for side in (left, right):
+        expected = (values > 0)[:, :, None] * np.eye(values.shape[1])
+        np.testing.assert_allclose(side.transpose(0, 2, 1) @ side, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6, "rank"])
+@pytest.mark.parametrize("which", ["top", "bottom"])
+def test_orthogonal_takes_the_singular_directions_asked_for(k: int | Rank, which: Which) -> None:
+    weight, derivative, _ = layer(6, 5)
+    array = written_out(orthogonal(weight, derivative, k, which))
+    for one, jacobian in zip(array, jacobians(weight, derivative), strict=True):
+        u, _, v = np.linalg.svd(jacobian, full_matrices=False)
+        rank = np.linalg.matrix_rank(jacobian)
+        n_modes = rank if k == "rank" else min(int(k), rank)
+        chosen = slice(0, n_modes) if which == "top" else slice(rank - n_modes, rank)
+        np.testing.assert_allclose(one, v[chosen].T @ u[:, chosen].T, atol=1e-12)
+
+
+def test_singular_values_below_the_precision_are_no_directions() -> None:
+    weight, derivative = np.diag([1.0, 1e-9]), np.ones((1, 2))
+    assert orthogonal(weight, derivative, "rank").left.shape[2] == 2
+    assert orthogonal(weight, derivative, "rank", epsilon=1e-7).left.shape[2] == 1
+    np.testing.assert_array_equal(orthogonal(weight, derivative, 1, "bottom", 1e-7).left[0, :, 0] != 0, [True, False])
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+@pytest.mark.parametrize(("units", "next_units"), [(5, 5), (6, 3), (3, 6)])
+def test_newton_schulz_is_a_polynomial_of_the_matrix(units: int, next_units: int, per_example: bool) -> None:
+    weight, derivative, _ = layer(units, next_units)
+    coefficients = np.random.default_rng(2).normal(size=(EXAMPLES, 3, 4) if per_example else (3, 4))
+    array = written_out(newton_schulz(weight, derivative, coefficients))
+    for example, jacobian in enumerate(jacobians(weight, derivative)):
+        norm = np.linalg.norm(jacobian, 2)
+        matrix = jacobian / norm if norm > 0 else jacobian
+        for a, b, c, d in coefficients[example] if per_example else coefficients:
+            gram = matrix @ matrix.T
+            matrix = (a * np.eye(next_units) + b * gram + c * gram @ gram + d * gram @ gram @ gram) @ matrix
+        np.testing.assert_allclose(array[example], matrix.T, rtol=1e-9, atol=1e-9 * np.abs(matrix).max(initial=1.0))
+
+
+@pytest.mark.parametrize(("units", "next_units"), [(5, 5), (6, 3), (3, 6)])
+def test_preconditioned_is_its_definition_and_sigma_cancels(units: int, next_units: int) -> None:
+    weight, derivative, _ = layer(units, next_units)
+    array = written_out(preconditioned(weight, derivative))
+    np.testing.assert_array_equal(array, written_out(preconditioned(weight, derivative, sigma=10.0)))
+    for one, jacobian in zip(array, jacobians(weight, derivative), strict=True):
+        u, s, v = np.linalg.svd(jacobian, full_matrices=False)
+        regular = u * np.sqrt(s**2 + 0.1) @ v
+        eigenvalues, vectors = np.linalg.eigh(regular.T @ regular)
+        kept = eigenvalues > 1e-9  # the inverse root on the range, where there are fewer next units than units
+        root = vectors[:, kept] / np.sqrt(eigenvalues[kept]) @ vectors[:, kept].T
+        np.testing.assert_allclose(one, root @ regular.T, atol=1e-7)
+
+
+def test_fact_1_orthogonal_of_full_rank_is_exactly_unbiased_and_only_truncation_biases() -> None:
+    weight, derivative, gradient = layer()
+    whole = orthogonal(weight, derivative, "rank")
+    np.testing.assert_allclose(whole.push(whole.pull(gradient)), gradient, atol=1e-12)
+    # The control: one direction fewer is visibly biased.
+    rank = np.linalg.matrix_rank(jacobians(weight, derivative)).max()
+    truncated = orthogonal(weight, derivative, int(rank) - 1)
+    assert np.abs(truncated.push(truncated.pull(gradient)) - gradient).max() > 1e-3
+
+
+@pytest.mark.parametrize("slope", ["example", "batch"])
+def test_fact_2_orthogonal_of_full_rank_is_masked_activity_perturbation(slope: Slope) -> None:
+    """For a square next layer V_rV_rᵀ = M, so with independent Gaussian noise all moments are the same."""
+    weight, derivative, gradient = layer()
+    whole = orthogonal(weight, derivative, "rank")
+    np.testing.assert_allclose(covariance(whole), derivative[:, :, None] * np.eye(6), atol=1e-12)
+    one, other, unmasked = (
+        moments([gradient], [factor], [3.0], [1.0], shared=False, slope=slope, layers="joint")[0]
+        for factor in (whole, Diagonal(derivative), Diagonal(np.ones_like(derivative)))
+    )
+    np.testing.assert_allclose(one.mean, other.mean, atol=1e-11)
+    np.testing.assert_allclose(one.squares, other.squares, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(one.products, other.products, rtol=1e-11, atol=1e-11)
+    assert unmasked.second_moment() > 1.2 * one.second_moment()
+
+
+def test_fact_2_is_one_of_gaussian_noise_only() -> None:
+    """With signs the law of V Uᵀε is not that of M ε: the fourth moments mix the units."""
+    weight, derivative, gradient = layer()
+    one, other = (
+        moments([gradient], [factor], [1.0], [1.0], shared=False, slope="example", layers="joint")[0].second_moment()
+        for factor in (orthogonal(weight, derivative, "rank"), Diagonal(derivative))
+    )
+    assert abs(one / other - 1) > 1e-2
+
+
+def test_fact_3_preconditioned_is_plain_activity_perturbation() -> None:
+    weight, derivative, gradient = layer()
+    factor = preconditioned(weight, derivative)
+    np.testing.assert_allclose(covariance(factor), np.broadcast_to(np.eye(6), (EXAMPLES, 6, 6)), atol=1e-12)
+    one, other = (
+        moments([gradient], [f], [3.0], [1.0], shared=False, slope="example", layers="joint")[0]
+        for f in (factor, Diagonal(np.ones_like(derivative)))
+    )
+    np.testing.assert_allclose(one.mean, gradient, atol=1e-12)
+    np.testing.assert_allclose(one.squares, other.squares, rtol=1e-11)
+
+
+def test_the_null_directions_of_preconditioned_do_not_matter_for_gaussian_noise() -> None:
+    """LAPACK's choice of null vectors: other ones leave mean and second moment as they are."""
+    weight, derivative, gradient = layer(7, 4, alive=2)  # rank 2 of the 4 columns
+    factor = preconditioned(weight, derivative)
+    rng = np.random.default_rng(9)
+    turned = factor.array.copy()
+    for example, jacobian in enumerate(jacobians(weight, derivative)):
+        u, _, v = np.linalg.svd(jacobian)
+        rank = np.linalg.matrix_rank(jacobian)
+        null = np.linalg.qr(rng.normal(size=(7 - rank, 7 - rank)))[0] @ v[rank:]
+        turned[example] = v[:rank].T @ u[:, :rank].T + null[: 4 - rank].T @ u[:, rank:].T
+    assert np.abs(turned - factor.array).max() > 0.1
+    one, other = (
+        moments([gradient], [f], [3.0], [1.0], shared=False, slope="example", layers="joint")[0]
+        for f in (factor, Dense(turned))
+    )
+    np.testing.assert_allclose(other.mean, one.mean, atol=1e-12)
+    np.testing.assert_allclose(np.diagonal(other.products), np.diagonal(one.products), rtol=1e-11)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    weight, derivative, _ = layer()
+    with pytest.raises(ValueError, match="k must be at least 1 or 'rank', got 0"):
+        orthogonal(weight, derivative, 0)
+    unknown: Any = "middle"
+    with pytest.raises(ValueError, match="which must be 'top' or 'bottom', got 'middle'"):
+        orthogonal(weight, derivative, 1, unknown)
+    with pytest.raises(ValueError, match="sigma must be positive, got 0"):
+        preconditioned(weight, derivative, 0.0)
+    with pytest.raises(ValueError, match=r"same unit, got \(6, 6\) and \(4, 5\)"):
+        singular_triplets(weight, derivative[:, :5])
+    with pytest.raises(ValueError, match=r"must be \(iteration, 4\) .*, got the shape \(3, 3\)"):
+        newton_schulz(weight, derivative, np.ones((3, 3)))

@@ -1,0 +1,102 @@
+"""The upstream guess with every example's direction rescaled to norm √n, n the layer's units, as Singhal et al. do.
+
+    y_l,b = √n Jᵀε/‖Jᵀε‖,  ε ~ N(0, I);   the output tap draws ε itself and is not rescaled;   ĝ = t y
+
+In the eigenbasis V of JᵀJ, with eigenvalues λ_i > 0, the direction is y = √n V ẑ, ẑ_i = √λ_i z_i/√(Σ_j λ_j z_j²). From
+1/r = ∫₀^∞ e^(−ur) du and 1/r² = ∫₀^∞ u e^(−ur) du for r = Σ λ_j z_j², and m_i(u) = λ_i/(1 + 2uλ_i),
+Π(u) = Π_j (1 + 2uλ_j)^(−½): under the weight e^(−ur) the z stay Gaussian, √λ_i z_i with variance m_i, so
+
+    E ẑ_i² = ∫ Π m_i du                     E (c·ẑ)² (v·ẑ)² = ∫ u Π [Σ c_i² m_i Σ v_i² m_i + 2 (Σ c_i v_i m_i)²] du
+
+The mean is E ĝ = Q g with Q = n V diag(E ẑ²) Vᵀ. ‖y‖² = n does not vary, so E‖ĝ‖² = n E t² = n T with
+T = Σ_l g_lᵀ Q_l g_l: only the squares of single elements need the fourth moments. A Jacobian of zeros gives zeros.
+
+Source: Singhal et al. 2023 for the guess; the moments are derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from theory.factors import Array, gram
+from theory.linear_guess import Layers, Moments, Slope, check_switches
+from theory.quadrature import log_nodes, log_trapezoid
+from theory.upstream import singular_triplets
+
+STEP = 0.3  # of the logarithm of u: errors of e^(−π²/0.3) = 5e-15
+
+
+def moments(
+    gradients: Sequence[Array],
+    weights: Sequence[Array],
+    derivatives: Sequence[Array],
+    *,
+    slope: Slope,
+    layers: Layers,
+) -> list[Moments]:
+    """Mean and second moments of one guess with independent Gaussian noise, a `Moments` a layer.
+
+    gradients: g_l (example, unit), the output tap last. weights, derivatives: W_{l+1} (next_unit, unit) and φ'
+    (example, unit) of every tap but the last. slope, layers: the switches of MATH.md §1.
+
+    Raises ValueError for unknown switches and for sequences of lengths that do not fit.
+    """
+    check_switches(slope, layers)
+    if not len(gradients) - 1 == len(weights) == len(derivatives):
+        raise ValueError(
+            "weights and derivatives must have one entry for every tap but the last, "
+            f"got {len(weights)} and {len(derivatives)} for {len(gradients)} taps"
+        )
+    parts = [_rescaled(*layer) for layer in zip(gradients, weights, derivatives, strict=False)]
+    parts.append(_plain(gradients[-1]))
+    own = np.stack([np.sum(gradient * mean, axis=1) for gradient, (mean, _, _) in zip(gradients, parts, strict=True)])
+    axes = {"joint": (0,), "separate": ()}[layers] + {"batch": (1,), "example": ()}[slope]
+    others = np.maximum((own.sum(axes, keepdims=True) if axes else own) - own, 0.0)
+    found = []
+    for layer, (mean, diagonal, own_squares) in enumerate(parts):
+        squares = others[layer][:, None] * diagonal + own_squares
+        products = gram(mean) * (2.0 if slope == "batch" else 1.0)
+        np.fill_diagonal(products, squares.sum(1))
+        found.append(Moments(mean, squares, products))
+    return found
+
+
+def unit_squares(eigenvalues: Array) -> Array:
+    """E ẑ_i² of the direction of N(0, diag(λ)), (mode,), which add up to 1; zeros where all λ are zero."""
+    u, decay, parts = _tilted(eigenvalues)
+    return log_trapezoid((parts * (u * decay)[:, None]).T, STEP)
+
+
+def _plain(gradient: Array) -> tuple[Array, Array, Array]:
+    """Mean, E y_u² and E (y·g)² y_u² of y ~ N(0, I), (example, unit) each."""
+    square = np.sum(gradient**2, axis=1, keepdims=True)
+    return gradient, np.ones_like(gradient), square + 2 * gradient**2
+
+
+def _rescaled(gradient: Array, weight: Array, derivative: Array) -> tuple[Array, Array, Array]:
+    """Mean, E y_u² and E (y·g)² y_u² of the rescaled direction, (example, unit) each."""
+    _, values, vectors = singular_triplets(weight, derivative)
+    units = gradient.shape[1]
+    mean, diagonal, squares = (np.zeros_like(gradient) for _ in range(3))
+    for example, (value, vector) in enumerate(zip(values, vectors, strict=True)):
+        u, decay, parts = _tilted(value**2)
+        components = gradient[example] @ vector
+        unit_square = log_trapezoid((parts * (u * decay)[:, None]).T, STEP)
+        mean[example] = units * vector @ (unit_square * components)
+        diagonal[example] = units * vector**2 @ unit_square
+        pairs = (vector**2 @ parts.T) * (parts @ components**2) + 2 * (vector @ (parts * components).T) ** 2
+        squares[example] = units**2 * log_trapezoid(pairs * (u**2 * decay), STEP)
+    return mean, diagonal, squares
+
+
+def _tilted(eigenvalues: Array) -> tuple[Array, Array, Array]:
+    """Nodes u (node,), Π(u) (node,) and m_i(u) (node, mode)."""
+    trace = eigenvalues.sum()
+    if trace == 0:
+        return np.ones(2), np.zeros(2), np.zeros((2, len(eigenvalues)))
+    smallest = eigenvalues[eigenvalues > 0].min()
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), STEP)) / trace
+    grown = 1 + 2 * u[:, None] * eigenvalues
+    return u, np.exp(-0.5 * np.sum(np.log(grown), axis=1)), eigenvalues / grown

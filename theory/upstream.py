@@ -1,0 +1,132 @@
+"""The factors A of the upstream family, y = A ε with ε ∈ R^{next_unit}, from J_b = W diag(d_b) = U S Vᵀ.
+
+    upstream         A = Jᵀ                           W̃ᵀ, Singhal et al. 2023
+    orthogonal       A = V_k U_kᵀ                     W̃⊥, Wang et al. 2025
+    newton_schulz    A = p^N(J/‖J‖₂)ᵀ                 W̃⊥-NS, Wang et al. 2025
+    preconditioned   A = (J_σᵀJ_σ)^(−½) J_σᵀ          W̃^P, Wang et al. 2025
+
+W: (next_unit, unit), the next tap's weight without a bias column. d: (example, unit), φ' at this tap. The output tap
+has no upstream Jacobian; its factor is Diagonal(ones). For Gaussian noise only Σ = A Aᵀ counts; for any other law A
+does. All take and give float64 and raise ValueError where W and d do not fit together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from theory.factors import Array, Dense, LowRank, Masked
+
+DOUBLE = float(np.finfo(np.float64).eps)
+EXAMPLES_AT_ONCE = 64
+
+
+def upstream(weight: Array, derivative: Array) -> Masked:
+    """A = Jᵀ = diag(d) Wᵀ."""
+    return Masked(derivative, weight)
+
+
+def orthogonal(
+    weight: Array,
+    derivative: Array,
+    k: int | Literal["rank"],
+    which: Literal["top", "bottom"] = "top",
+    epsilon: float = DOUBLE,
+) -> LowRank:
+    """A = V_k U_kᵀ, the k largest ("top") or the k smallest nonzero ("bottom") singular values made 1, the others 0.
+
+    An example whose Jacobian has a lower rank than k has that many directions and columns of zeros. Singular values up
+    to max(next_unit, unit)·epsilon·σ_1 count as zero, as in numpy.linalg.matrix_rank; give the epsilon of the precision
+    that W and d were computed in. Raises ValueError for k below 1 and an unknown ``which``.
+    """
+    if k != "rank" and k < 1:
+        raise ValueError(f"k must be at least 1 or 'rank', got {k}")
+    if which not in ("top", "bottom"):
+        raise ValueError(f"which must be 'top' or 'bottom', got {which!r}")
+    left, values, right = singular_triplets(weight, derivative)
+    ranks = np.sum(values > max(weight.shape) * epsilon * values[:, :1], axis=1)
+    n_modes = max(1, int(ranks.max()) if k == "rank" else min(k, values.shape[1]))
+    first = np.maximum(ranks - n_modes, 0) if which == "bottom" else np.zeros_like(ranks)
+    modes = first[:, None] + np.arange(n_modes)
+    kept = modes < ranks[:, None]
+    index = np.minimum(modes, values.shape[1] - 1)[:, None, :]
+    kept_columns = kept[:, None, :].astype(np.float64)
+    return LowRank(
+        np.take_along_axis(right, index, axis=2) * kept_columns, np.take_along_axis(left, index, axis=2) * kept_columns
+    )
+
+
+def newton_schulz(weight: Array, derivative: Array, coefficients: Array) -> Dense:
+    """A = V p^N(S/σ_1) Uᵀ: odd polynomials composed, the first row of coefficients first.
+
+        p(x) = a_1 x + a_3 x³ + a_5 x⁵ + a_7 x⁷
+
+    coefficients: (iteration, 4), or (example, iteration, 4) where each example has its own. A Jacobian of zeros gives
+    zeros. Raises ValueError for coefficients of another shape.
+    """
+    examples = derivative.shape[0]
+    if coefficients.shape[-1] != 4 or coefficients.ndim not in (2, 3):
+        raise ValueError(
+            f"coefficients must be (iteration, 4) or (example, iteration, 4), got the shape {coefficients.shape}"
+        )
+    each = np.broadcast_to(coefficients, (examples, *coefficients.shape[-2:]))
+    left, values, right = singular_triplets(weight, derivative)
+    norms = values[:, :1]
+    found = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+    for step in range(each.shape[1]):
+        a, b, c, d = (each[:, step, power, None] for power in range(4))
+        square = found**2
+        found = found * (a + square * (b + square * (c + square * d)))
+    return Dense(np.matmul(right * found[:, None, :], left.transpose(0, 2, 1)))
+
+
+def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> Dense:
+    """A = (J_σᵀJ_σ)^(−½) J_σᵀ with J_σ = U (S² + σ)^½ Vᵀ, which is V Uᵀ for every σ > 0.
+
+        J_σᵀJ_σ = V (S² + σ) Vᵀ   ⇒   A = V (S² + σ)^(−½) Vᵀ V (S² + σ)^½ Uᵀ = V Uᵀ
+
+    VᵀV = I over the columns of the thin SVD, min(next_unit, unit) of them, and every factor cancels, also where the
+    singular value is zero: there J_σ has the singular value √σ. (Where next_unit < unit the inverse root is that on the
+    range.) The column that stands for a zero singular value is any unit vector in the null space: LAPACK's choice. It
+    has no part in the mean, as Aᵀg never sees it, nor in second moments with independent Gaussian noise, which know of
+    it only that tr Σ counts it. Raises ValueError for σ ≤ 0.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive, got {sigma}")
+    _check(weight, derivative)
+    parts = []
+    for start in range(0, len(derivative), EXAMPLES_AT_ONCE):
+        jacobians = weight * derivative[start : start + EXAMPLES_AT_ONCE, None, :]
+        left, _, right = np.linalg.svd(jacobians, full_matrices=False)
+        parts.append(np.matmul(left, right).transpose(0, 2, 1))
+    return Dense(np.concatenate(parts))
+
+
+def singular_triplets(weight: Array, derivative: Array) -> tuple[Array, Array, Array]:
+    """Left (example, next_unit, mode), values (example, mode) in descending order and right (example, unit, mode).
+
+    Units with d = 0 are columns of zeros and take no part in the decomposition: their modes, of singular value 0, are
+    given as zeros. This is most of the time saved behind a ReLU.
+    """
+    _check(weight, derivative)
+    (examples, units), next_units = derivative.shape, weight.shape[0]
+    n_modes = min(weight.shape)
+    left, right = np.zeros((examples, next_units, n_modes)), np.zeros((examples, units, n_modes))
+    values = np.zeros((examples, n_modes))
+    for example, mask in enumerate(derivative):
+        (active,) = np.nonzero(mask)
+        if len(active) == 0:
+            continue
+        u, s, v = np.linalg.svd(weight[:, active] * mask[active], full_matrices=False)
+        left[example, :, : len(s)], values[example, : len(s)] = u, s
+        right[example, active, : len(s)] = v.T
+    return left, values, right
+
+
+def _check(weight: Array, derivative: Array) -> None:
+    if weight.ndim != 2 or derivative.ndim != 2 or weight.shape[1] != derivative.shape[1]:
+        raise ValueError(
+            "weight must be (next_unit, unit) and derivative (example, unit) with the same unit, "
+            f"got {weight.shape} and {derivative.shape}"
+        )
