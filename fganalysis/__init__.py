@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from fganalysis import datasets, estimators, networks, schema, testing
+from fganalysis import datasets, estimators, networks, plotting, schema, testing
+from fganalysis.diagnosis import diagnose, predict
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot, capture
 from fganalysis.store import open_results
+from fganalysis.summary import agreement, summary, z_scores
 from fganalysis.training import estimate_gradient, train
 
 __all__ = [
     "Snapshot",
+    "agreement",
     "capture",
     "datasets",
+    "diagnose",
     "estimate_gradient",
     "estimators",
     "networks",
     "open_results",
+    "plotting",
+    "predict",
     "sample",
     "schema",
+    "summary",
     "testing",
     "train",
+    "z_scores",
 ]

@@ -57,7 +57,7 @@ def bias_variance(tree: xr.DataTree, space: str = "weight") -> Figure:
 
 
 def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
-    """The cosine of single guesses with the gradient, a panel a step and layer: mean with interval, 5–95 % range, theory.
+    """The cosine of single guesses with the gradient: mean with interval, 5–95 % range and theory, as in bias_variance.
 
     Raises:
         ValueError: a tree without /measured, or an unknown space.

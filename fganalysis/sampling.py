@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,15 +115,18 @@ def sample(
                 return _reduce(guesses.first(min(block_size, n_guesses - index * block_size)), snapshot)
 
         groups, scalars = _Groups(n_groups), []
-        for index, block in enumerate(tqdm(_in_order(run, n_blocks, workers), name, n_blocks, disable=not progress)):
-            groups.add(index % n_groups, block)
-            scalars.append((block.inner_products, block.squared_norms))
-        gram = probe.error_grams(snapshot, groups.means()).double().cpu().numpy()
+        blocks = _in_order(run, n_blocks, workers)
+        with _calling_thread_single() if workers > 1 else nullcontext():
+            for index, block in enumerate(tqdm(blocks, name, n_blocks, disable=not progress)):
+                groups.add(index % n_groups, block)
+                scalars.append((block.inner_products, block.squared_norms))
+            gram = probe.error_grams(snapshot, groups.means()).double().cpu().numpy()
+            wang2025 = _wang2025(snapshot, groups)
     inner = np.concatenate([first for first, _ in scalars], axis=-1)
     norms = np.concatenate([second for _, second in scalars], axis=-1)
     group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
     dataset = _dataset(snapshot, name, inner, norms, gram, group_of_guess)
-    dataset = dataset.merge(_wang2025(snapshot, groups))
+    dataset = dataset.merge(wang2025)
     dataset.attrs = {
         "estimator": name,
         "settings": json.dumps(settings(chosen)),
@@ -181,7 +185,6 @@ def _in_order(run: Callable[[int], _Block], n_blocks: int, workers: int) -> Iter
     if workers == 1:
         yield from map(run, range(n_blocks))
         return
-    threads = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=_one_torch_thread) as pool:
         waiting: list[Future[_Block]] = []
         try:
@@ -194,13 +197,23 @@ def _in_order(run: Callable[[int], _Block], n_blocks: int, workers: int) -> Iter
         finally:
             for future in waiting:
                 future.cancel()
-            torch.set_num_threads(threads)
 
 
 def _one_torch_thread() -> None:
     # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.
     torch.get_num_threads()
     torch.set_num_threads(1)
+
+
+@contextmanager
+def _calling_thread_single() -> Iterator[None]:
+    """One torch thread in the calling thread too: it only adds up sums, and with more would fight the workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _dataset(

@@ -17,6 +17,7 @@ TABLE: list[Estimator] = [
     fga.estimators.Backpropagation(),
     fga.estimators.WeightPerturbation(),
     fga.estimators.WeightPerturbation(noise=Sphere(), layers="separate"),
+    fga.estimators.WeightPerturbation(shared=False),
     fga.estimators.ActivityPerturbation(),
     fga.estimators.ActivityPerturbation(noise=Rademacher(), shared=True, slope="batch"),
     fga.estimators.ActivityPerturbation(active_only=True, layers="separate"),

@@ -23,6 +23,7 @@ UNBIASED: list[Estimator] = [
     Backpropagation(),
     WeightPerturbation(),
     WeightPerturbation(layers="separate"),
+    WeightPerturbation(shared=False),
     ActivityPerturbation(),
     ActivityPerturbation(layers="separate"),
     ActivityPerturbation(shared=True),

@@ -43,3 +43,23 @@ def second_moments(
         )
     others = np.maximum(own.sum() - own, 0.0) if layers == "joint" else np.zeros_like(own)
     return entries * (others + pairs * own) + (fourths - pairs) * own
+
+
+def second_moments_per_example(
+    squared_norms: Array,
+    squared_gradients: ArrayLike,
+    sizes: Sequence[int],
+    fourth: Sequence[float],
+    pair: Sequence[float],
+    *,
+    layers: Layers,
+) -> Array:
+    """E‖Ĝ_l‖² of Ĝ_l = Σ_b t_b V_l,b, every example with a direction and a slope of its own, (layer,).
+
+    Examples are independent, so variances add: Σ_b (E‖ĝ_l,b‖² − ‖G_l,b‖²) + ‖G_l‖², with G_l,b = g_b x_bᵀ.
+
+    squared_norms: ‖G_l,b‖² (layer, example). squared_gradients: ‖G_l‖² (layer,). The rest as in `second_moments`.
+    """
+    own = np.asarray(squared_norms, np.float64)
+    alone = [second_moments(one, sizes, fourth, pair, layers=layers) for one in own.T]
+    return np.sum(alone, axis=0) - own.sum(1) + np.asarray(squared_gradients, np.float64)

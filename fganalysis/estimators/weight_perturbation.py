@@ -2,7 +2,9 @@
 
     Ĝ_l = t V_l,  t = Σ_l ⟨V_l, G_l⟩ (joint)  or  ⟨V_l, G_l⟩ (separate),  V ~ law, one for the whole batch
 
-Random: V, the shape of all weights. Unbiased; variance (P + κ − 2)‖G‖². Source: Baydin et al. 2022.
+or, with ``shared=False``, Ĝ_l = Σ_b t_b V_l,b with a direction and a slope for every example (which no single forward
+pass gives; Ren et al. 2023 compare it). Random: V, the shape of all weights. Unbiased; variance (P + κ − 2)‖G‖² for a
+shared V. Source: Baydin et al. 2022.
 """
 
 from __future__ import annotations
@@ -19,16 +21,34 @@ from fganalysis.snapshot import Layers, Snapshot
 
 @dataclass(frozen=True)
 class WeightPerturbation:
-    """Ĝ = (V·G) V; ``noise`` is the law of each tap's V, ``layers`` as in MATH.md §1."""
+    """Ĝ = (V·G) V; ``noise`` is the law of each tap's V, ``shared`` and ``layers`` as in MATH.md §1."""
 
     noise: Noise = GAUSSIAN
+    shared: bool = True
     layers: Layers = "joint"
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         check_switches("batch", self.layers)
+        if not self.shared:
+            return self._per_example(snapshot, n_guesses, generator)
         directions = tuple(
             self.noise.draw((n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
             for tap in snapshot.taps
         )
         slopes = snapshot.weight_slopes(directions, self.layers)
         return WeightEstimates(slopes.expand(-1, len(directions)), directions)
+
+    def _per_example(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        shapes = [(n_guesses, snapshot.n_examples, *tap.weight.shape) for tap in snapshot.taps]
+        directions = [
+            self.noise.draw(shape, generator, tap.weight, vector_dims=2)
+            for shape, tap in zip(shapes, snapshot.taps, strict=True)
+        ]
+        # V x is the direction at the activations that V makes: the slope of V is the slope of that.
+        at_activations = [
+            torch.einsum("nboi,bi->nbo", direction, tap.inputs)
+            for direction, tap in zip(directions, snapshot.taps, strict=True)
+        ]
+        slopes = snapshot.slopes(at_activations, self.layers).expand(-1, len(directions), -1).unbind(1)
+        guesses = tuple(torch.einsum("nboi,nb->noi", d, t) for d, t in zip(directions, slopes, strict=True))
+        return WeightEstimates(torch.ones_like(slopes[0][:, :1]).expand(-1, len(guesses)), guesses)

@@ -1,0 +1,150 @@
+"""Tables from a diagnosis: a row per estimator, space and layer; and how far measurement and theory are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import special
+
+from fganalysis import schema
+
+TABLE = (
+    "gradient_norm",
+    "relative_bias",
+    "shrinkage",
+    "directional_bias",
+    "variance",
+    "mse",
+    "cosine",
+    "efficiency",
+    "best_scale",
+    "descent_probability",
+)
+PREDICTED = "_predicted"
+# Compared on the squared scale: at zero bias the norm's distribution is not symmetric, its square's nearly is.
+COMPARED = (
+    "squared_bias",
+    "shrinkage",
+    "directional_bias",
+    "variance",
+    "mse",
+    "cosine",
+    "efficiency",
+    "best_scale",
+    "descent_probability",
+    "wang2025_variance",
+)
+ROUNDING = 2e-5  # Relative rounding of single-precision sums, in units of the quantity's own scale.
+
+
+def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
+    """A row per step, estimator, space and layer; a column per quantity, its standard error and its prediction.
+
+    Spaces in which an estimator makes no guess are left out. Numbers are not rounded; see `formatted`.
+
+    Args:
+        tree: from `fganalysis.diagnose`. quantities: names from `fganalysis.schema`.
+
+    Raises:
+        ValueError: an unknown quantity, or a tree without /measured.
+    """
+    measured, predicted = node(tree, "measured"), node(tree, "predicted")
+    unknown = [name for name in quantities if name not in measured]
+    if unknown:
+        raise ValueError(f"unknown quantity {unknown[0]!r}; known ones: {', '.join(sorted(map(str, measured)))}")
+    dims = [schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER]
+    columns: dict[str, xr.DataArray] = {}
+    for name in quantities:
+        columns[name] = measured[name]
+        if name + schema.SE in measured:
+            columns[name + schema.SE] = measured[name + schema.SE]
+            columns[name + PREDICTED] = predicted[name]
+    frame = xr.Dataset(columns).to_dataframe(dim_order=dims).reset_index()
+    return frame.dropna(subset=[q for q in ("mse", "variance", quantities[-1]) if q in columns][:1], ignore_index=True)
+
+
+def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
+    """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error."""
+    keys = [name for name in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if name in frame]
+    shown = frame[keys].copy()
+    for name in quantities:
+        shown[name] = [
+            _cell(row.get(name, np.nan), row.get(name + schema.SE, np.nan), row.get(name + PREDICTED, np.nan))
+            for _, row in frame.iterrows()
+        ]
+    return shown
+
+
+def agreement(tree: xr.DataTree) -> pd.DataFrame:
+    """How often |z| = |measured − predicted|/SE exceeds 3 and 4, a row per quantity, beside what chance would give.
+
+    z counts as 0 where the two agree to the rounding of single precision: there the standard error says nothing.
+    """
+    scores = z_scores(tree)
+    rows = []
+    for name in COMPARED:
+        z = scores[name].values
+        z = np.abs(z[np.isfinite(z)])
+        if not len(z):
+            continue
+        expected = [len(z) * 2 * float(special.ndtr(-bound)) for bound in (3.0, 4.0)]
+        rows.append(
+            {
+                "quantity": name,
+                "compared": len(z),
+                "|z|>3": int((z > 3).sum()),
+                "by chance": round(expected[0], 2),
+                "|z|>4": int((z > 4).sum()),
+                "by chance ": round(expected[1], 3),
+                "largest |z|": round(float(z.max()), 2),
+                "rms z": round(float(np.sqrt((z**2).mean())), 3),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def z_scores(tree: xr.DataTree) -> xr.Dataset:
+    """(measured − predicted)/SE of every quantity with a closed form, over the dimensions of the result."""
+    measured, predicted = node(tree, "measured"), node(tree, "predicted")
+    scores = {}
+    for name in COMPARED:
+        difference = measured[name] - predicted[name]
+        scale = np.abs(predicted[name])
+        if name in ("squared_bias", "variance", "mse"):
+            scale = xr.ufuncs.maximum(scale, measured["gradient_norm"] ** 2)
+        elif "units" in measured[name].attrs and measured[name].attrs["units"] == "1":
+            scale = xr.ones_like(scale)
+        error = measured[name + schema.SE]
+        z = difference / error.where(error > 0)
+        scores[name] = xr.where(np.abs(difference) <= ROUNDING * scale, 0.0, z)
+    return xr.Dataset(scores)
+
+
+def node(tree: xr.DataTree, name: str) -> xr.Dataset:
+    """The /measured or /predicted part of a diagnosis, with step and estimator as dimensions.
+
+    Raises:
+        ValueError: a tree without it.
+    """
+    if name not in tree.children:
+        raise ValueError(f"the tree has no /{name} node: give what fganalysis.diagnose returns")
+    dataset = tree[name].to_dataset()
+    for dim in (schema.ESTIMATOR, schema.STEP):
+        if dim not in dataset.dims:
+            dataset = dataset.expand_dims(dim)
+    return dataset
+
+
+def _cell(value: float, error: float, predicted: float) -> str:
+    if np.isnan(value):
+        return "–"
+    digits = 3
+    if error > 0 and value != 0:
+        digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1
+    text = f"{value:.{digits}g}"
+    if np.isfinite(error):
+        text += f" ± {error:.1g}"
+    return text + (f" | {predicted:.{max(digits, 2)}g}" if np.isfinite(predicted) else "")
