@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MARKERS = ("o", "s", "^", "D", "v", "P", "h", "<", ">", "p")
+EXACT = 1e-4  # Relative variances below are rounding: nothing to show on a logarithmic axis.
+
+
 def bias_variance(tree: xr.DataTree, space: str = "weight") -> Figure:
-    """Relative bias against relative total variance, a panel a step and layer, a colour an estimator.
+    """Relative bias against relative total variance, a panel a step and layer; exact estimators are left out.
 
     Args:
         tree: from `fganalysis.diagnose`. space: "activation" or "weight".
@@ -28,17 +32,17 @@ def bias_variance(tree: xr.DataTree, space: str = "weight") -> Figure:
     measured, predicted = _both(tree, space)
     figure, panels = _panels(measured)
     scale = measured["gradient_norm"] ** 2
+    highest = 1.0
     for axes, (step, layer) in panels:
-        for colour, estimator in _coloured(measured):
+        for style, estimator in _styled(measured):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
             own, norm = measured.sel(where), float(scale.sel(where))
             x, x_error = _number(own, "variance", 1 / norm)
             y, y_error = _number(own, "relative_bias")
-            if not (x > 0 and np.isfinite(y)):
+            if not (x > EXACT and np.isfinite(y)):
                 continue
-            axes.errorbar(
-                x, y, xerr=x_error, yerr=[[min(y, y_error)], [y_error]], fmt="o", ms=5, color=colour, alpha=0.9, lw=1.2
-            )
+            highest = max(highest, y)
+            axes.errorbar(x, y, xerr=x_error, yerr=[[min(y, y_error)], [y_error]], ms=6, mfc="none", lw=1.2, **style)
             if predicted is not None:
                 theory = predicted.sel(where)
                 axes.plot(
@@ -51,7 +55,7 @@ def bias_variance(tree: xr.DataTree, space: str = "weight") -> Figure:
                     color="black",
                 )
         axes.set_xscale("log")
-        axes.set_ylim(-0.05, 1.2)
+    panels[0][0].set_ylim(-0.04 * highest, 1.15 * highest)
     _label(figure, "total variance / squared gradient norm", "relative bias", measured, space)
     return figure
 
@@ -65,16 +69,20 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
     measured, predicted = _both(tree, space)
     figure, panels = _panels(measured)
     for axes, (step, layer) in panels:
-        for position, (colour, estimator) in enumerate(_coloured(measured)):
+        for position, (style, estimator) in enumerate(_styled(measured)):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
             own = measured.sel(where)
             mean, error = _number(own, "cosine")
-            axes.vlines(position, own["cosine_q05"], own["cosine_q95"], color=colour, alpha=0.35, lw=6)
-            axes.errorbar(position, mean, yerr=error, fmt="o", ms=4, color=colour, lw=1.2, capsize=3)
+            axes.vlines(position, own["cosine_q05"], own["cosine_q95"], color=style["color"], alpha=0.35, lw=6)
+            axes.errorbar(position, mean, yerr=error, ms=5, mfc="none", lw=1.2, capsize=3, **style)
             if predicted is not None:
                 axes.plot(position, float(predicted.sel(where)["cosine"]), "x", ms=9, mew=1.5, color="black")
         axes.axhline(0, color="0.7", lw=0.8, zorder=0)
         axes.set_xticks([])
+    # Most cosines are hundredths: linear below 0.01, logarithmic above, both signs.
+    panels[0][0].set_yscale("symlog", linthresh=0.01)
+    panels[0][0].set_yticks([-0.1, -0.01, 0, 0.01, 0.1, 1], ["-0.1", "-0.01", "0", "0.01", "0.1", "1"])
+    panels[0][0].set_ylim(top=1.6)
     _label(figure, "estimator", "cosine of a guess", measured, space)
     return figure
 
@@ -105,12 +113,16 @@ def _both(tree: xr.DataTree, space: str) -> tuple[xr.Dataset, xr.Dataset | None]
     return datasets[0], datasets[1] if len(datasets) > 1 else None
 
 
-def _coloured(measured: xr.Dataset) -> list[tuple[Any, str]]:
-    """Every estimator with its colour, from a palette that colour-blind readers can tell apart."""
+def _styled(measured: xr.Dataset) -> list[tuple[dict[str, Any], str]]:
+    """Every estimator with its colour, from a palette that colour-blind readers can tell apart, and its marker."""
     import seaborn
 
     estimators = [str(name) for name in measured[schema.ESTIMATOR].values]
-    return list(zip(seaborn.color_palette("colorblind", len(estimators)), estimators, strict=True))
+    colours = seaborn.color_palette("colorblind", len(estimators))
+    return [
+        ({"color": colour, "marker": MARKERS[index % len(MARKERS)], "ls": ""}, name)
+        for index, (colour, name) in enumerate(zip(colours, estimators, strict=True))
+    ]
 
 
 def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, str]]]]:
@@ -151,7 +163,7 @@ def _label(figure: Figure, x: str, y: str, measured: xr.Dataset, space: str) -> 
 
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(f"{y}, {space} space", fontsize=10)
-    handles = [Line2D([], [], marker="o", ls="", color=colour, label=name) for colour, name in _coloured(measured)]
+    handles = [Line2D([], [], mfc="none", label=name, **style) for style, name in _styled(measured)]
     handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
     figure.legend(
         handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="measured, 95 % interval"

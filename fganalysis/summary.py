@@ -81,7 +81,7 @@ def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
 def agreement(tree: xr.DataTree) -> pd.DataFrame:
     """How often |z| = |measured − predicted|/SE exceeds 3 and 4, a row per quantity, beside what chance would give.
 
-    z counts as 0 where the two agree to the rounding of single precision: there the standard error says nothing.
+    z counts as 0 for an exact estimator that agrees to the rounding of single precision: it has no standard error.
     """
     scores = z_scores(tree)
     rows = []
@@ -112,14 +112,15 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     scores = {}
     for name in COMPARED:
         difference = measured[name] - predicted[name]
-        scale = np.abs(predicted[name])
-        if name in ("squared_bias", "variance", "mse"):
-            scale = xr.ufuncs.maximum(scale, measured["gradient_norm"] ** 2)
-        elif "units" in measured[name].attrs and measured[name].attrs["units"] == "1":
-            scale = xr.ones_like(scale)
         error = measured[name + schema.SE]
         z = difference / error.where(error > 0)
-        scores[name] = xr.where(np.abs(difference) <= ROUNDING * scale, 0.0, z)
+        known = schema.QUANTITIES[name]
+        scale = 1.0 if known.units == "1" else measured["gradient_norm"].max(schema.LAYER) ** 2
+        if schema.SPACE not in known.dims and known.units != "1":
+            scale = scale.sel({schema.SPACE: "activation"}, drop=True) / measured.attrs["n_examples"]
+        # A single guess is exact to rounding only where its error is: elsewhere the standard error counts.
+        exact = measured["mse"].max([schema.SPACE, schema.LAYER]) <= ROUNDING * measured["gradient_norm"].max() ** 2
+        scores[name] = xr.where(exact & (abs(difference) <= ROUNDING * scale), 0.0, z)
     return xr.Dataset(scores)
 
 

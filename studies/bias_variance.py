@@ -1,37 +1,39 @@
 """How biased and how noisy is every gradient guess, at the start, in the middle and at the end of training?
 
-Trains the seed paper's MLP on MNIST-1D by backpropagation, freezes it at several steps, draws thousands of guesses of
-every estimator on one batch, and puts the closed-form prediction beside each measured number.
+Trains the seed paper's MLP by backpropagation, freezes it at several steps, draws thousands of guesses of every
+estimator on one batch, and puts the closed-form prediction beside each measured number.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
 import xarray as xr
-from tqdm import tqdm
 
 import fganalysis as fga
 from fganalysis import plotting, store
+from fganalysis.datasets import Dataset
 from fganalysis.diagnosis import join
-from fganalysis.snapshot import Snapshot
 from fganalysis.summary import formatted
 from fganalysis.training import load_checkpoint
 
 ESTIMATORS = ("backpropagation", "weight", "activity", "upstream", "orthogonal", "newton_schulz", "preconditioned")
+TRAINING_BATCH = 512
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is trained, when it is looked at, and how closely."""
 
-    width: int = 128
-    """Width of the three hidden layers."""
+    widths: tuple[int, ...] = (128,)
+    """Widths of the three hidden layers; each width is a study of its own."""
     epochs: int = 60
-    """Passes over the training set (8 steps each at the default batch)."""
+    """Passes over the training set (8 steps each on MNIST-1D)."""
     steps: tuple[int, ...] = ()
     """Training steps to look at; none given: the first, the middle and the last."""
     estimators: tuple[str, ...] = ESTIMATORS
@@ -40,63 +42,88 @@ class Settings:
     """Guesses drawn of each estimator at each step."""
     batch: int = 128
     """Examples in the batch that the gradients are those of."""
-    seed: int = 0
-    """Seed of the initial weights, the order of the examples and the guesses."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the initial weights, the order of the examples and the guesses."""
     dataset: str = "mnist1d"
     """mnist1d, digits, fashion_mnist, mnist or cifar10."""
     device: str = "cpu"
     """cpu or cuda."""
+    memory: int = 2**30
+    """Bytes of working space for the sampler."""
     out: Path = Path("results/bias_variance")
-    """Where results, figures and checkpoints go; cells that are there already are not computed again."""
+    """Where results, figures and checkpoints go; steps that are finished there are not computed again."""
 
 
-def main(settings: Settings) -> xr.DataTree:
+def main(settings: Settings) -> None:
     data = fga.datasets.load(settings.dataset)
+    for width in settings.widths:
+        for seed in settings.seeds:
+            folder = settings.out / f"width_{width}" / f"seed_{seed}"
+            tree = _study(settings, data, width, seed, folder)
+            for space in fga.schema.SPACES:
+                plotting.save(plotting.bias_variance(tree, space), folder / f"bias_variance_{space}.png")
+                plotting.save(plotting.cosine(tree, space), folder / f"cosine_{space}.png")
+            report(tree, folder)
+
+
+def _study(settings: Settings, data: Dataset, width: int, seed: int, folder: Path) -> xr.DataTree:
+    """Trains one network and diagnoses it at every step, a file a step."""
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
-    width = settings.width
-    network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=settings.seed)
-    last = settings.epochs * -(-len(data.train_inputs) // 512)
+    network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=seed)
+    last = settings.epochs * -(-len(data.train_inputs) // TRAINING_BATCH)
     steps = settings.steps or (0, last // 2, last)
     run = fga.train(
-        network, data, epochs=settings.epochs, checkpoints=steps, out=settings.out / "checkpoints", progress=True
+        network,
+        data,
+        epochs=settings.epochs,
+        batch_size=TRAINING_BATCH,
+        checkpoints=steps,
+        out=folder / "checkpoints",
+        seed=seed,
+        progress=True,
     )
-    print(f"trained to accuracy {run.log['train_accuracy'][-1]:.3f} (train), {run.log['test_accuracy'][-1]:.3f} (test)")
-    batch = slice(0, settings.batch)
-    inputs_of_batch = data.train_inputs[batch].to(settings.device)
-    targets_of_batch = data.train_targets[batch].to(settings.device)
+    store.write(run.log, folder / "training_log.nc")
+    accuracy = {name: float(run.log[name][-1]) for name in ("train_accuracy", "test_accuracy")}
+    print(f"width {width}, seed {seed}: accuracy {accuracy['train_accuracy']:.3f} on the training set, ", end="")
+    print(f"{accuracy['test_accuracy']:.3f} on the test set")
+    batch = [array[: settings.batch].to(settings.device) for array in (data.train_inputs, data.train_targets)]
     trees = []
-    for step in tqdm(steps, desc="steps", unit="step"):
+    for step in steps:
         load_checkpoint(run.checkpoints[step], network)
-        snapshot = fga.capture(
-            network.to(settings.device),
-            torch.nn.functional.cross_entropy,
-            inputs_of_batch,
-            targets_of_batch,
-            step=step,
-        )
-        network.to("cpu")
-        trees.append(fga.diagnose(snapshot, settings.estimators, settings.guesses, settings.seed, progress=True))
-    tree = join(trees)
-    tree["training"] = xr.DataTree(run.log)
-    store.write(tree, settings.out / "bias_variance.nc")
-    for space in fga.schema.SPACES:
-        plotting.save(plotting.bias_variance(tree, space), settings.out / f"bias_variance_{space}.png")
-        plotting.save(plotting.cosine(tree, space), settings.out / f"cosine_{space}.png")
-    report(tree, settings.out)
+        trees.append(_cell(settings, network, batch, step, seed, folder / f"step_{step:06d}.nc"))
+    return join(trees)
+
+
+def _cell(
+    settings: Settings, network: torch.nn.Module, batch: list[torch.Tensor], step: int, seed: int, path: Path
+) -> xr.DataTree:
+    """The diagnosis of one step: read where it is finished with these settings, otherwise computed and written."""
+    kept = {"guesses", "estimators", "batch", "dataset", "epochs", "device"}
+    described = json.dumps({k: v for k, v in dataclasses.asdict(settings).items() if k in kept}, sort_keys=True)
+    if path.exists():
+        tree = store.read(path)
+        if tree.attrs.get("study_settings") == described:
+            print(f"step {step} is finished: {path}")
+            return tree
+    snapshot = fga.capture(network.to(settings.device), torch.nn.functional.cross_entropy, *batch, step=step)
+    network.to("cpu")
+    tree = fga.diagnose(snapshot, settings.estimators, settings.guesses, seed, memory=settings.memory, progress=True)
+    tree.attrs["study_settings"] = described
+    store.write(tree, path)
     return tree
 
 
-def report(tree: xr.DataTree, out: Path) -> None:
+def report(tree: xr.DataTree, folder: Path) -> None:
     """The table on the terminal: every estimator over all layers, and how far measurement and theory are apart."""
     table = fga.summary(tree)
-    table.to_csv(out / "summary.csv", index=False)
-    shown = table[table["layer"] == fga.schema.ALL_LAYERS]
-    columns = ["step", "estimator", "space", "relative_bias", "variance", "cosine", "efficiency", "descent_probability"]
-    print("\nAll layers together: measured ± standard error | predicted. Every layer: summary.csv")
-    print(formatted(shown, columns).to_string(index=False))
-    print("\nMeasured against predicted, z = (measured − predicted)/SE over all estimators, steps, layers and spaces")
+    table.to_csv(folder / "summary.csv", index=False)
+    weight = (table["layer"] == fga.schema.ALL_LAYERS) & (table["space"] == "weight")
+    shown = formatted(table[weight], ["relative_bias", "variance", "cosine", "efficiency", "descent_probability"])
+    print("\nWeight space, all layers together: measured ± standard error | predicted (summary.csv has every layer)")
+    print(shown.drop(columns=["space", "layer"]).to_string(index=False))
+    print("\nMeasured against predicted over all estimators, steps, layers and spaces: z = (measured − predicted)/SE")
     print(fga.agreement(tree).to_string(index=False))
-    print(f"\nFigures, table and results are in {out}")
+    print(f"\nResults, figures and the whole table are in {folder}")
 
 
 if __name__ == "__main__":

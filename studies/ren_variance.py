@@ -1,7 +1,7 @@
 """Do Ren et al.'s four variance formulas hold? Table 1 and figure 8 of "Scaling Forward Gradient With Local Losses".
 
-A p-q-1 tanh MLP with squared error; the guess is that of its first layer's weights alone; batches of N examples are drawn
-from a population. Variance counts both the guess and the choice of the batch, per element of the weight matrix:
+A p-q-1 tanh MLP with squared error; the guess is that of its first layer's weights alone; batches of N examples are
+drawn from a population. Variance counts both the guess and the choice of the batch, per element of the weight matrix:
 
     weights shared        (pq+2)/N V + (pq+1) S        activities shared        (q+2)/N V + (q+1) S
     weights independent   (pq+2)/N V + (pq+1)/N S      activities independent   (q+2)/N V + (q+1)/N S
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from fganalysis import plotting, store
 from fganalysis.estimators import ActivityPerturbation, Estimator, WeightPerturbation
 from fganalysis.moments import Z95
 from fganalysis.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GUESSES: dict[str, Estimator] = {
     "weights shared": WeightPerturbation(layers="separate"),
@@ -139,7 +143,7 @@ def _mean_squared_error(
     return total / (settings.guesses_per_batch * truth.numel())
 
 
-def _figure(dataset: xr.Dataset):  # noqa: ANN202
+def _figure(dataset: xr.Dataset) -> Figure:
     import matplotlib.pyplot as plt
     import seaborn
 
