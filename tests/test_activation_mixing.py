@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import fganalysis as fga
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators import ActivationMixing
 from fganalysis.noise import Rademacher
 from fganalysis.snapshot import Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
+from tests.regression import regression_snapshot
 from theory.activation_mixing import direction_moments, moments
 from theory.linear_guess import Layers, Moments, Slope
 
@@ -30,17 +30,6 @@ SWITCHES: list[tuple[Slope, Layers]] = [
     ("batch", "joint"),
     ("batch", "separate"),
 ]
-
-
-def one_output(
-    sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU, seed: int = 0, bias: bool = True
-) -> Snapshot:
-    """Two examples and one output: few noise dimensions, so that everything can be enumerated."""
-    network = fga.networks.mlp(list(sizes), bias=bias, seed=seed, activation=activation, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed + 1)
-    inputs = torch.randn(2, sizes[0], generator=generator, dtype=torch.float64)
-    targets = torch.randn(2, sizes[-1], generator=generator, dtype=torch.float64)
-    return fga.capture(network, nn.functional.mse_loss, inputs, targets)
 
 
 def predicted(snapshot: Snapshot, estimator: ActivationMixing, fourth: float = 3.0, pair: float = 1.0) -> list[Moments]:
@@ -90,7 +79,7 @@ def all_guesses(snapshot: Snapshot, estimator: ActivationMixing, law: Enumeratio
 def test_unscaled_moments_are_exact(
     slope: Slope, layers: Layers, activation: type[nn.Module], law: Callable[[], Enumeration]
 ) -> None:
-    snapshot = one_output((3, 3, 1), activation)
+    snapshot = regression_snapshot((3, 3, 1), bias=True, activation=activation)
     estimator = ActivationMixing(normalise=False, slope=slope, layers=layers)
     noise = law()
     guesses = all_guesses(snapshot, estimator, noise)
@@ -104,7 +93,7 @@ def test_unscaled_moments_are_exact(
 
 
 def test_three_taps_are_exact_in_weight_space_too() -> None:
-    snapshot = one_output((2, 2, 2, 1))
+    snapshot = regression_snapshot((2, 2, 2, 1), bias=True, activation=nn.ReLU)
     estimator = ActivationMixing(normalise=False, slope="batch")
     exact = exact_moments(estimator, snapshot, signs)
     theory = predicted(snapshot, estimator, fourth=1.0)
@@ -149,7 +138,7 @@ class Angles:
 @pytest.mark.parametrize(("slope", "layers"), SWITCHES)
 @pytest.mark.parametrize(("activation", "seed"), [(nn.ReLU, 34), (nn.Tanh, 23), (nn.GELU, 34)])
 def test_rescaled_moments_are_exact(slope: Slope, layers: Layers, activation: type[nn.Module], seed: int) -> None:
-    snapshot = one_output((3, 4, 1), activation, seed)
+    snapshot = regression_snapshot((3, 4, 1), seed=seed, bias=True, activation=activation)
     for row in snapshot.taps[1].inputs[:, :-1]:
         # Seeds were picked for mixtures that vary in two directions: then few angles do.
         largest, second = torch.linalg.svdvals(snapshot.taps[1].inputs[:, :-1][:, row > 0])
@@ -205,7 +194,7 @@ def test_shares_of_a_rescaled_direction_add_up(decades: float, n_modes: int, see
 
 
 def test_the_closed_form_refuses_rescaled_noise_that_has_a_shape() -> None:
-    snapshot = one_output((3, 3, 1))
+    snapshot = regression_snapshot((3, 3, 1))
     with pytest.raises(ValueError, match="rotation-invariant noise only"):
         predicted(snapshot, ActivationMixing(), fourth=Rademacher().fourth(2))
     with pytest.raises(ValueError, match="one entry a tap"):
