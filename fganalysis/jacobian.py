@@ -1,0 +1,204 @@
+"""The upstream Jacobian of a layer: how the next layer's pre-activations answer to this one's, example by example.
+
+    J_b = W diag(d_b),        W the next layer's weight, d_b = φ'(s_b)
+
+One weight serves every example and only the mask d_b differs, so a product for the whole batch is one matrix product
+with W and then the mask; the matrices J_b are not formed unless asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+START_SEED = 20251103  # the same starting vectors for every example, so that a result depends on its example alone
+CHUNK_ELEMENTS = 2**22  # numbers a chunk of examples may need on the CPU: 16 MiB in float32, about what a cache holds
+
+
+@dataclass(frozen=True, eq=False)
+class UpstreamJacobian:
+    """The matrices J_b = weight · diag(derivative_b) of a batch.
+
+    weight: (next_unit, unit), without a bias column. derivative: (example, unit), φ' at this layer's pre-activations.
+    Raises ValueError when the two do not fit together.
+    """
+
+    weight: Tensor
+    derivative: Tensor
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or self.derivative.ndim != 2 or self.weight.shape[1] != self.derivative.shape[1]:
+            raise ValueError(
+                "weight must be (next_unit, unit) and derivative (example, unit) with the same unit, "
+                f"got {tuple(self.weight.shape)} and {tuple(self.derivative.shape)}"
+            )
+
+    def product(self, vectors: Tensor) -> Tensor:
+        """J_b v: (…, example, unit) → (…, example, next_unit)."""
+        return (vectors * self.derivative) @ self.weight.T
+
+    def transposed_product(self, noise: Tensor) -> Tensor:
+        """J_bᵀ ε: (…, example, next_unit) → (…, example, unit)."""
+        return (noise @ self.weight) * self.derivative
+
+    def dense(self) -> Tensor:
+        """Every J_b written out: (example, next_unit, unit)."""
+        return self.weight * self.derivative[:, None, :]
+
+    def rank(self) -> Tensor:
+        """Rank of every J_b by LAPACK, (example,): singular values above max(shape)·eps·σ_max count, as in torch."""
+        values = torch.cat([torch.linalg.svdvals(part.dense()) for part in self._chunks(self.weight.numel())])
+        return self._nonzero(values).sum(1)
+
+    def singular_vectors(
+        self, k: int | Literal["rank"], *, which: Literal["top", "bottom"] = "top", exact: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The k leading (or smallest nonzero) singular triplets of every J_b, in descending order.
+
+            J_b v_i = σ_i u_i
+
+        Returns left (example, next_unit, k), singular values (example, k) and right (example, unit, k). An example with
+        fewer than k nonzero singular values has its surplus columns set to zero, as nothing passes along them.
+
+        k: how many, or "rank" for all nonzero ones (of the example that has most). which: "top", or "bottom" for the
+        smallest nonzero ones. exact: a full LAPACK decomposition of every J_b, which "bottom" and "rank" always take,
+        as do small matrices, where the Krylov basis would be as large.
+
+        Otherwise a randomised Krylov method over all examples at once: powers of J_bᵀJ_b on one random vector, fully
+        reorthogonalised, as many as `krylov_size` gives, then a Rayleigh–Ritz step. One vector rather than a block
+        needs the fewest products (Meyer, Musco & Musco 2024, arXiv 2305.02535); equal singular values are told apart
+        by rounding. Singular values below √eps·σ_max (3e-4 of the largest in float32) are not resolved: use exact.
+
+        Raises ValueError for k < 1, for k > min(next_unit, unit) and for an unknown `which`.
+        """
+        smaller = min(self.weight.shape)
+        if which not in ("top", "bottom"):
+            raise ValueError(f"which must be 'top' or 'bottom', got {which!r}")
+        if k == "rank":
+            left, values, right = self._decomposed(smaller, "top")
+            found = int((values > 0).sum(1).max())
+            return left[:, :, :found], values[:, :found], right[:, :, :found]
+        if isinstance(k, str) or not 1 <= k <= smaller:
+            raise ValueError(f"k must be 'rank' or from 1 to {smaller}, the Jacobian's smaller side, got {k!r}")
+        size = krylov_size(k, *self.weight.shape)
+        if exact or which == "bottom" or size >= smaller:
+            return self._decomposed(k, which)
+        return _joined([part._leading(k, size) for part in self._chunks(size * self.weight.shape[1])])
+
+    def _chunks(self, n_elements: int) -> list[UpstreamJacobian]:
+        """The same Jacobians, a few examples at a time, when the work needs so many elements for each example."""
+        limit = CHUNK_ELEMENTS if self.weight.device.type == "cpu" else 16 * CHUNK_ELEMENTS
+        n_examples = len(self.derivative)
+        n_chunks = max(1, min(n_examples, math.ceil(n_examples * n_elements / limit)))
+        return [UpstreamJacobian(self.weight, part) for part in self.derivative.tensor_split(n_chunks)]
+
+    def _nonzero(self, values: Tensor) -> Tensor:
+        """Which singular values (example, mode), the largest first, count as nonzero."""
+        tolerance = max(self.weight.shape) * torch.finfo(values.dtype).eps
+        return values > tolerance * values[:, :1]
+
+    def _decomposed(self, k: int, which: str) -> tuple[Tensor, Tensor, Tensor]:
+        """k singular triplets by LAPACK, a chunk of examples at a time."""
+        parts = []
+        for part in self._chunks(self.weight.numel()):
+            left, values, right = torch.linalg.svd(part.dense(), full_matrices=False)
+            kept = self._nonzero(values)
+            rank = kept.sum(1, keepdim=True)
+            first = (rank - k).clamp_min(0) if which == "bottom" else torch.zeros_like(rank)
+            modes = (first + torch.arange(k, device=rank.device)).clamp_max(values.shape[1] - 1)
+            values = (values * kept).gather(1, modes)
+            left = left.gather(2, modes[:, None, :].expand(-1, left.shape[1], -1))
+            right = right.mT.gather(2, modes[:, None, :].expand(-1, right.shape[2], -1))
+            parts.append(_without_surplus(left, values, right, values > 0))
+        return _joined(parts)
+
+    def _leading(self, k: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The k leading singular triplets within a Krylov basis of that size."""
+        # Each example is scaled to a largest derivative of 1: the squares of saturated units' φ' underflow in float32.
+        scale = self.derivative.abs().amax(1, keepdim=True).clamp_min(torch.finfo(self.derivative.dtype).tiny)
+        mask = self.derivative / scale
+        basis, projected = _krylov_basis(self.weight, mask, size)
+        vectors = torch.linalg.eigh(projected).eigenvectors[:, :, -k:].flip(2)
+        right = vectors.mT @ basis
+        left, triangle = torch.linalg.qr(((right * mask[:, None, :]) @ self.weight.T).mT)
+        inner_left, values, inner_right = torch.linalg.svd(triangle)
+        return _without_surplus(left @ inner_left, values * scale, right.mT @ inner_right.mT, self._nonzero(values))
+
+
+def krylov_size(k: int, next_units: int, units: int) -> int:
+    """Size of the Krylov basis that finds the k leading directions of a (next_unit, unit) Jacobian.
+
+        (42 + 3.6 k) · (√(next_units · units) / 512)^⅓, rounded up
+
+    Neighbouring singular values at the edge of a random matrix's spectrum lie n^(−⅔) apart and Krylov methods need its
+    inverse square root; the constants are measured on networks at initialisation, the hardest case.
+    """
+    return math.ceil((42 + 3.6 * k) * (math.sqrt(next_units * units) / 512) ** (1 / 3))
+
+
+def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal rows Q (example, basis, unit) spanned by powers of A_b = J_bᵀJ_b on a random vector, and Q A Qᵀ.
+
+    Of Q A Qᵀ (example, basis, basis) only the lower triangle is filled. Where the powers stay within the basis (at once
+    for an orthogonal weight, whose singular values are all equal) a fresh random direction goes on; where no direction
+    is left (fewer active units than `size`) the remaining rows are zero.
+    """
+    n_examples, unit = mask.shape
+    eps, tiny = torch.finfo(weight.dtype).eps, torch.finfo(weight.dtype).tiny
+    generator = torch.Generator().manual_seed(START_SEED)
+    starts = torch.randn(size, unit, generator=generator, dtype=torch.float64).to(weight)
+    gram = weight.T @ weight if unit <= 2 * weight.shape[0] else None
+
+    basis = weight.new_zeros(n_examples, size, unit)
+    projected = weight.new_zeros(n_examples, size, size)
+    vector = starts[0] * mask
+    vector /= vector.norm(dim=1, keepdim=True).clamp_min(tiny)
+    for step in range(size):
+        basis[:, step] = vector
+        masked = vector * mask
+        image = masked @ gram if gram is not None else (masked @ weight.T) @ weight
+        image *= mask
+        length = image.norm(dim=1, keepdim=True)
+        # The last two vectors first, then all: in one pass over all, each step doubles the loss of orthogonality.
+        for first in (max(0, step - 1), 0):
+            known = basis[:, first : step + 1]
+            coefficients = image[:, None, :] @ known.mT
+            projected[:, step, first : step + 1] += coefficients[:, 0]
+            image[:, None, :].baddbmm_(coefficients, known, alpha=-1)
+        rest = image.norm(dim=1, keepdim=True)
+        vector = image / rest.clamp_min(tiny)
+        (weak,) = (rest < 1e-2 * length)[:, 0].nonzero(as_tuple=True)
+        if len(weak) > 0 and step + 1 < size:
+            lost = rest[weak] < 100 * eps * length[weak]
+            candidates = torch.where(lost, starts[step + 1] * mask[weak], vector[weak])
+            vector[weak] = _orthogonal_to(candidates, basis[weak, : step + 1])
+    return basis, projected
+
+
+def _orthogonal_to(vectors: Tensor, basis: Tensor) -> Tensor:
+    """The unit vectors (example, unit) with the basis (example, basis, unit) projected out; zero if nothing is left.
+
+    A direction that is new keeps its length when it is projected once more; a rounding error inside the basis does not.
+    """
+    eps, tiny = torch.finfo(vectors.dtype).eps, torch.finfo(vectors.dtype).tiny
+    for least in (100 * eps, 0.5, 0.5):
+        before = vectors.norm(dim=1, keepdim=True)
+        vectors = vectors - ((vectors[:, None, :] @ basis.mT) @ basis)[:, 0]
+        after = vectors.norm(dim=1, keepdim=True)
+        vectors = torch.where(after > least * before, vectors / after.clamp_min(tiny), 0)
+    return vectors
+
+
+def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The triplets of all chunks of examples, one after the other."""
+    lefts, spectra, rights = zip(*parts, strict=True)
+    return torch.cat(lefts), torch.cat(spectra), torch.cat(rights)
+
+
+def _without_surplus(left: Tensor, values: Tensor, right: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The triplets with the columns outside `kept` (example, mode) set to zero."""
+    return left * kept[:, None, :], values * kept, right * kept[:, None, :]
