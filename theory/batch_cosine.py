@@ -1,0 +1,150 @@
+"""Mean cosine of a whole batch's guess in activation space, every example with its own slope and Gaussian noise.
+
+A *block* is what one slope multiplies: t_b y_b with y_b ~ N(0, Σ_b), t_b = y_b·g_b + o_b and o_b ~ N(0, T_b) from
+layers that are outside of it. Blocks are independent, and the cosine of all of them together is
+
+    cos = N/(√D ‖g‖)      N = Σ_b t_b y_b·g_b      D = Σ_b t_b² ‖y_b‖²
+
+With D^(−½) = (2/√π) ∫₀^∞ e^(−s²D) ds the expectation factors over blocks:
+
+    E cos = (2/(√π‖g‖)) ∫₀^∞ ds Σ_b E[N_b e^(−s²D_b)] Π_{c≠b} E[e^(−s²D_c)]
+
+For one block fix the slope's value τ and let θ = s²τ². Under the weight e^(−θ‖y‖²), whose mean is
+Π(θ) = Π_i (1 + 2θλ_i)^(−½), y is still Gaussian and y·g has the variance v(θ) = Σ_i e_i λ_i/(1 + 2θλ_i); so the slope
+y·g + o has the density φ at variance T + v(θ), and given τ the mean of y·g is τ v/(T + v):
+
+    E e^(−s²D) = ∫ dτ Π(θ) φ(τ; T + v(θ))        E N e^(−s²D) = ∫ dτ τ² (v/(T + v)) Π(θ) φ(τ; T + v(θ))
+
+Π and v depend on s and τ through s·τ alone, so on a grid of log s and log τ with one step they are needed along one
+line only. Sums over such a grid converge exponentially (`theory.quadrature`). One block gives `theory.cosine.gaussian`.
+Source: derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from theory.cosine import gaussian, isotropic
+from theory.factors import Array
+from theory.linear_guess import Layers, check_switches
+from theory.quadrature import log_nodes, log_trapezoid
+
+STEP = 0.15  # of log s and log τ: errors of e^(−π²/0.3) = 5e-15
+LOWEST = -9.0  # beyond, in units of its scale, all is a power of s or τ up to e^(−18)
+TOP_SLOPE = 2.2  # log of 9 standard deviations
+REACHES = (4.0, 10.0, 22.0)  # of log s; a few examples and few modes make tails that fall off slowly
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Independent blocks, (block, mode): ``eigenvalues`` λ_i, ``components`` e_i = (v_iᵀg)² and ``counts``, how many
+    dimensions a mode stands for, zeros for modes that are not there; ``others`` T (block,), the variance of o.
+
+    Raises ValueError for arrays that do not fit together.
+    """
+
+    eigenvalues: Array
+    components: Array
+    counts: Array
+    others: Array
+
+    def __post_init__(self) -> None:
+        shape = self.eigenvalues.shape
+        if len(shape) != 2 or not shape == self.components.shape == self.counts.shape or self.others.shape != shape[:1]:
+            raise ValueError(
+                "eigenvalues, components and counts must be (block, mode) and others (block,), got the shapes "
+                f"{shape}, {self.components.shape}, {self.counts.shape} and {self.others.shape}"
+            )
+
+
+def mean_cosine(blocks: Blocks, squared_gradient: float) -> float:
+    """E cos of all blocks together, to a relative 1e-9. squared_gradient: ‖g‖², at least the sum of components.
+
+    NaN without a gradient and where no block has both a slope and a direction.
+    """
+    slopes = blocks.others + np.sum(blocks.components * blocks.eigenvalues, axis=1)
+    traces = np.sum(blocks.counts * blocks.eigenvalues, axis=1)
+    (used,) = np.nonzero((slopes > 0) & (traces > 0))
+    if squared_gradient <= 0 or len(used) == 0:
+        return float("nan")
+    kept = Blocks(blocks.eigenvalues[used], blocks.components[used], blocks.counts[used], blocks.others[used])
+    if len(used) == 1:
+        one = gaussian(kept.eigenvalues, kept.components, squared_gradient, kept.others, kept.counts)
+        return float(one[0])
+    for reach in REACHES:
+        values = _integrand(kept, slopes[used], traces[used], reach)
+        if values[-1] < 1e-13 * values.max():
+            break
+    return float(2 / np.sqrt(np.pi * squared_gradient) * log_trapezoid(values, STEP))
+
+
+def activation_cosines(
+    spectra: Sequence[tuple[Array, Array]], squared_gradients: ArrayLike, *, layers: Layers
+) -> Array:
+    """E cos in activation space, (layer + 1,), all layers together last; independent noise, example slopes, Gaussian.
+
+    spectra: eigenvalues and components (example, mode) of every layer, from `theory.spectrum.spectrum`.
+    squared_gradients: ‖g_l‖² (layer,), summed over examples. Raises ValueError for an unknown ``layers``.
+    """
+    check_switches("example", layers)
+    squares = np.asarray(squared_gradients, np.float64)
+    own = np.stack([np.sum(values * parts, axis=1) for values, parts in spectra])
+    others = np.maximum(own.sum(0) - own, 0.0) if layers == "joint" else np.zeros_like(own)
+    blocks = [_plain_blocks(*spectrum, other) for spectrum, other in zip(spectra, others, strict=True)]
+    found = [mean_cosine(block, float(square)) for block, square in zip(blocks, squares, strict=True)]
+    if layers == "joint":
+        together = [np.concatenate(parts, axis=1) for parts in zip(*spectra, strict=True)]
+        whole = _plain_blocks(together[0], together[1], np.zeros(own.shape[1]))
+    else:
+        widest = max(values.shape[1] for values, _ in spectra)
+        padded = [[np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in spectrum] for spectrum in spectra]
+        stacked = [np.concatenate(parts) for parts in zip(*padded, strict=True)]
+        whole = _plain_blocks(stacked[0], stacked[1], np.zeros(own.size))
+    return np.array([*found, mean_cosine(whole, float(squares.sum()))])
+
+
+def separate_weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
+    """E cos of Ĝ_l = t_l V_l in weight space with a pass for every layer, (layer + 1,), all layers together last.
+
+    squared_norms: ‖G_l‖² (layer,). sizes: P_l (layer,). V Gaussian. A joint pass: `theory.cosine.weight_perturbation`.
+    """
+    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    blocks = Blocks(np.ones((len(own), 1)), own[:, None], dims[:, None], np.zeros_like(own))
+    layers = np.where(own > 0, isotropic(dims), np.nan)
+    return np.append(layers, mean_cosine(blocks, float(own.sum())))
+
+
+def _plain_blocks(eigenvalues: Array, components: Array, others: Array) -> Blocks:
+    return Blocks(eigenvalues, components, (eigenvalues > 0).astype(np.float64), others)
+
+
+def _integrand(blocks: Blocks, slopes: Array, traces: Array, reach: float) -> Array:
+    """s Σ_b E[N_b e^(−s²D_b)] Π_{c≠b} E[e^(−s²D_c)] at the nodes of log s, (node,)."""
+    squares = np.sum(blocks.components * blocks.eigenvalues**2, axis=1)
+    log_s = log_nodes(LOWEST, reach, STEP)
+    log_tau = log_nodes(LOWEST - reach, TOP_SLOPE, STEP)
+    log_sum = log_s[0] + log_tau[0] + STEP * np.arange(len(log_s) + len(log_tau) - 1)
+    scale = 1.0 / np.sum(slopes * traces + 2 * squares)  # 1/E D
+    rows = np.arange(len(log_s))[:, None] + np.arange(len(log_tau))
+    tau = np.exp(log_tau)
+    log_product, ratios = np.zeros(len(log_s)), np.zeros(len(log_s))
+    for block, slope in enumerate(slopes):
+        theta = scale * slope * np.exp(2 * log_sum)
+        seen = blocks.counts[block] > 0
+        values, counts = blocks.eigenvalues[block, seen], blocks.counts[block, seen]
+        grown = 1.0 + 2.0 * theta[:, None] * values
+        decay = np.exp(-0.5 * (np.log(grown) @ counts))
+        own = (1.0 / grown) @ (blocks.components[block, seen] * values)
+        # Slopes in units of their standard deviation at θ = 0.
+        variance = np.maximum((blocks.others[block] + own) / slope, np.finfo(np.float64).tiny)
+        density = np.sqrt(2 / np.pi) * (decay / np.sqrt(variance))[rows]
+        density *= tau * np.exp(-(tau**2) * (0.5 / variance)[rows])
+        plain = log_trapezoid(density, STEP)
+        weighted = log_trapezoid(density * (own / variance)[rows] * tau**2, STEP)
+        log_product += np.log(plain)
+        ratios += weighted / plain
+    return np.sqrt(scale) * np.exp(log_s + log_product) * ratios

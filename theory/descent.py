@@ -1,0 +1,129 @@
+"""The probability that a guess has a positive inner product with the gradient, P(⟨ĝ, g⟩_K > 0), Gaussian noise.
+
+With a = Aᵀg and h = Aᵀ(K g), slopes are t_b = a_b·ε and ⟨ĝ, g⟩_K = Σ_b t_b w_b with w_b = h_b·ε, K g mixing examples: a
+quadratic form in ε, so a weighted sum Σ_i ω_i χ²_1 of independent χ²:
+
+    independent noise, example slopes    a pair of weights for every b:  ω = (cov ± √(var t var w))/2, cov = Σ a·h
+    shared noise, example slopes         the eigenvalues of ½ Σ_b (a_b h_bᵀ + h_b a_bᵀ)
+    batch slope                          (Σ_b t_b)(Σ_b w_b), one pair of weights
+
+A pair alone has P = ½ + arcsin(ρ)/π, ρ the correlation of t and w. In general, by inversion of the characteristic
+function,
+
+    P(Q > 0) = ½ + (1/π) ∫₀^∞ sin(½ Σ arctan ω_i u) Π(1 + ω_i²u²)^(−¼) du/u.
+
+In activation space K = I and w is the layer's own slope: all layers together are Σ_b t_b² ≥ 0, and so is every layer
+for separate passes. Source: Imhof 1961, Computing the distribution of quadratic forms in normal variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from theory.factors import Array, Factor
+from theory.linear_guess import Layers, Slope, check_switches
+from theory.quadrature import log_nodes, log_trapezoid
+
+STEP = 0.01  # of log u: fine enough for the phase of a sum whose mean is 20 standard deviations
+ROUNDING = 1e-13  # weights smaller than this part of the largest are zero but for rounding
+
+
+def positive(weights: Array) -> float:
+    """P(Σ_i ω_i χ²_1 > 0) for weights (term,), to 1e-9; NaN where all are zero."""
+    largest = np.max(np.abs(weights), initial=0.0)
+    if largest == 0:
+        return float("nan")
+    scaled = weights[np.abs(weights) > ROUNDING * largest] / largest
+    if np.all(scaled > 0) or np.all(scaled < 0):
+        return float(scaled[0] > 0)
+    if len(scaled) == 2:
+        # ω = (ρ ± 1)√(var t var w)/2.
+        return float(0.5 + np.arcsin(scaled.sum() / (scaled.max() - scaled.min())) / np.pi)
+    u = np.exp(log_nodes(-14.0 - np.log(len(scaled)), 14.0 - np.log(np.abs(scaled).min()), STEP))
+    phase, log_size = np.zeros_like(u), np.zeros_like(u)
+    for weight in scaled:
+        phase += 0.5 * np.arctan(weight * u)
+        log_size -= 0.25 * np.log1p((weight * u) ** 2)
+    inside = 0.5 + log_trapezoid(np.sin(phase) * np.exp(log_size), STEP) / np.pi
+    return float(np.clip(inside, 0.0, 1.0))
+
+
+def descent_probability(
+    gradients: Sequence[Array],
+    factors: Sequence[Factor],
+    kernels: Sequence[Array] | None = None,
+    *,
+    shared: bool,
+    slope: Slope,
+    layers: Layers,
+) -> Array:
+    """P(⟨ĝ, g⟩_K > 0) of every layer, (layer + 1,), all layers together last; Gaussian noise.
+
+    gradients: g_l (example, unit). factors: A_l. kernels: X Xᵀ (example, example) for weight space, None for activation
+    space. shared, slope, layers: the switches of MATH.md §1. NaN for a layer whose inner product is always zero.
+
+    Raises ValueError for unknown switches and for sequences of different lengths.
+    """
+    check_switches(slope, layers)
+    if len(factors) != len(gradients) or (kernels is not None and len(kernels) != len(gradients)):
+        raise ValueError(
+            f"gradients, factors and kernels must have one entry a layer, got {len(gradients)}, {len(factors)} and "
+            f"{None if kernels is None else len(kernels)}"
+        )
+    mixed = gradients if kernels is None else [kernel @ g for kernel, g in zip(kernels, gradients, strict=True)]
+    slopes = [factor.pull(gradient) for factor, gradient in zip(factors, gradients, strict=True)]
+    inners = [factor.pull(gradient) for factor, gradient in zip(factors, mixed, strict=True)]
+    if slope == "batch":
+        slopes, inners = ([_merged(noise, shared) for noise in side] for side in (slopes, inners))
+    weights_of = _shared_weights if shared else _paired_weights
+    if layers == "separate":
+        weights = [weights_of(a, h) for a, h in zip(slopes, inners, strict=True)]
+        return np.array([*map(positive, weights), positive(np.concatenate(weights))])
+    together = np.concatenate(slopes, axis=1)
+    chosen = [_embedded(inners, layer) for layer in range(len(inners))]
+    return np.array([positive(weights_of(together, h)) for h in (*chosen, np.concatenate(inners, axis=1))])
+
+
+def weight_perturbation(squared_norms: ArrayLike, *, layers: Layers) -> Array:
+    """P(⟨Ĝ_l, G_l⟩ > 0) of Ĝ_l = t V_l, V Gaussian, (layer + 1,), all layers together last.
+
+        ½ + arcsin(‖G_l‖/‖G‖)/π for a joint pass, 1 for separate passes and for all layers together
+
+    squared_norms: ‖G_l‖² (layer,). NaN for a zero gradient. Raises ValueError for an unknown ``layers``.
+    """
+    check_switches("batch", layers)
+    own = np.asarray(squared_norms, np.float64)
+    whole = np.full_like(own, own.sum()) if layers == "joint" else own
+    each = np.append(np.divide(own, whole, out=np.ones_like(own), where=own > 0), 1.0)
+    seen = np.append(own, own.sum()) > 0
+    return np.where(seen, 0.5 + np.arcsin(np.sqrt(np.minimum(each, 1.0))) / np.pi, np.nan)
+
+
+def _merged(noise: Array, shared: bool) -> Array:
+    """One slope for all examples: their coefficients of one noise vector added up, or of their own side by side."""
+    merged: Array = noise.sum(0, keepdims=True) if shared else noise.reshape(1, -1)
+    return merged
+
+
+def _embedded(inners: Sequence[Array], layer: int) -> Array:
+    """The coefficients h of one layer with zeros for the noise of the others."""
+    return np.concatenate([h if index == layer else np.zeros_like(h) for index, h in enumerate(inners)], axis=1)
+
+
+def _paired_weights(slopes: Array, inners: Array) -> Array:
+    """Weights of Σ_b (a_b·ε_b)(h_b·ε_b), (2 example,), from (example, noise)."""
+    size = np.sqrt(np.sum(slopes**2, axis=1) * np.sum(inners**2, axis=1))
+    covariance = np.sum(slopes * inners, axis=1)
+    return np.concatenate([covariance + size, covariance - size]) / 2
+
+
+def _shared_weights(slopes: Array, inners: Array) -> Array:
+    """Weights of Σ_b (a_b·ε)(h_b·ε): the matrix has a rank of at most 2 examples, so a basis of the rows is enough."""
+    _, triangle = np.linalg.qr(np.concatenate([slopes, inners]).T)
+    half = len(slopes)
+    product = triangle[:, :half] @ triangle[:, half:].T
+    weights: Array = np.linalg.eigvalsh((product + product.T) / 2)
+    return weights
