@@ -1,0 +1,80 @@
+"""Projection of the gradient on k random tangents: Ĝ = Vᵀ(V Vᵀ)⁻¹ V G, V ∈ R^{k×n} with rotation-invariant rows.
+
+Ĝ = Π G with Π a projector on a random subspace of k of n dimensions, so ‖Ĝ‖² = ⟨Ĝ, G⟩ = ‖G‖² cos² and
+
+    cos² ~ Beta(k/2, (n−k)/2)       E cos = E χ_k / E χ_n       E Ĝ = (k/n) G       E‖Ĝ − G‖² = (1 − k/n)‖G‖²
+
+Of a part of the weights, one layer of P_l, the second moment needs E Π S Π for S the selection of the layer. Rotation
+invariance leaves E Π_ij Π_km = α δ_ij δ_km + β (δ_ik δ_jm + δ_im δ_jk); Π² = Π and tr Π = k fix
+
+    β = k (n − k)/(n (n−1)(n+2))        α + (n+1) β = k/n        E‖Ĝ_l‖² = (α + β)‖G_l‖² + β P_l ‖G‖².
+
+Scaled by n/k the guess is unbiased, with the variance (n/k − 1)‖G‖². Source: Flügel et al. 2024; the parts' second
+moments are derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from theory.cosine import gamma_step
+from theory.factors import Array
+from theory.linear_guess import Layers, check_switches
+
+
+def mean_cosine(k: ArrayLike, n: ArrayLike) -> Array:
+    """E cos = E χ_k / E χ_n = Γ((k+1)/2) Γ(n/2) / (Γ(k/2) Γ((n+1)/2)). Raises ValueError unless 1 ≤ k ≤ n."""
+    tangents, dims = _checked(k, n)
+    found: Array = gamma_step(tangents / 2) / gamma_step(dims / 2)
+    return found
+
+
+def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:
+    """E cos² = k/n. Raises ValueError unless 1 ≤ k ≤ n."""
+    tangents, dims = _checked(k, n)
+    found: Array = tangents / dims
+    return found
+
+
+def cosine_quantile(level: ArrayLike, k: ArrayLike, n: ArrayLike) -> Array:
+    """The quantile of the cosine at ``level``, from cos² ~ Beta(k/2, (n−k)/2). Raises ValueError unless 1 ≤ k ≤ n."""
+    tangents, dims = _checked(k, n)
+    # Where k = n the cosine is 1; Beta needs a positive second parameter.
+    rest = np.where(dims > tangents, (dims - tangents) / 2, 1.0)
+    found: Array = np.where(dims > tangents, np.sqrt(special.betaincinv(tangents / 2, rest, level)), 1.0)
+    return found
+
+
+def mean_square_error(k: ArrayLike, n: ArrayLike, *, unbiased: bool = False) -> Array:
+    """E‖Ĝ − G‖²/‖G‖²: 1 − k/n, or n/k − 1 for the unbiased guess (n/k) Π G. Raises ValueError unless 1 ≤ k ≤ n."""
+    tangents, dims = _checked(k, n)
+    found: Array = dims / tangents - 1 if unbiased else 1 - tangents / dims
+    return found
+
+
+def second_moments(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
+    """E‖Ĝ_l‖² (layer,) of Π G with k tangents in the space of all n = Σ P_l weights, the mean being (k/n) G_l.
+
+    With ``layers`` "separate" k tangents in the space of each layer: (k/P_l)‖G_l‖², the mean (k/P_l) G_l.
+    squared_norms: ‖G_l‖² (layer,). sizes: P_l. Raises ValueError unless 1 ≤ k ≤ n (≤ P_l) and for unknown ``layers``.
+    """
+    check_switches("batch", layers)
+    own, entries = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    if layers == "separate":
+        return own * mean_square_cosine(k, entries)
+    _checked(k, entries.sum())
+    n = float(entries.sum())
+    beta = k * (n - k) / (n * (n - 1) * (n + 2)) if n > 1 else 0.0
+    alpha = k / n - (n + 1) * beta
+    return (alpha + beta) * own + beta * entries * own.sum()
+
+
+def _checked(k: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
+    tangents, dims = np.asarray(k, np.float64), np.asarray(n, np.float64)
+    if np.any(tangents < 1) or np.any(tangents > dims):
+        raise ValueError(f"k must be from 1 to n, got {tangents} of {dims}")
+    return tangents, dims
