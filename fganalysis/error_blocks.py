@@ -1,0 +1,132 @@
+"""Looks of blocks of guesses, each block from its own generator, and the sums of their errors in every space."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fganalysis.estimators import Estimator
+from fganalysis.guess_errors import GuessErrors
+from fganalysis.snapshot import Snapshot
+
+BLOCKS = 64
+FIRST_BLOCK = 16
+GROWTH = 1.5
+LEAST_GUESSES = 2 * BLOCKS * FIRST_BLOCK
+NUMBERS_PER_CALL = 2**20
+NUMBERS_WORTH_THREADS = 2**12
+ROUNDING = 32.0  # What rounding may add to a guess, in units of the data type's precision.
+
+Space = Literal["activation", "weight"]
+
+
+def block_sizes(max_guesses: int) -> Iterator[int]:
+    """Guesses a block, look after look: growing by half, as long as they last."""
+    left, planned = max_guesses // BLOCKS, float(FIRST_BLOCK)
+    while left > 0:
+        size = min(round(planned), left)
+        yield size
+        left, planned = left - size, planned * GROWTH
+
+
+@dataclass(frozen=True)
+class Generators:
+    """A generator a block, from (seed, step, estimator) and the block's number."""
+
+    seed: int
+    snapshot: Snapshot
+    name: str
+    look: int
+
+    def __call__(self, block: int) -> torch.Generator:
+        digest = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
+        entropy = (self.seed, self.snapshot.step, digest)
+        state = np.random.SeedSequence(entropy, spawn_key=(self.look, block)).generate_state(1, np.uint64)[0]
+        return torch.Generator(self.snapshot.outputs.device).manual_seed(int(state) >> 1)
+
+
+class Blocks:
+    """Draws looks of blocks and hands the sums of their errors to each space's `GuessErrors`."""
+
+    def __init__(self, estimator: Estimator, snapshot: Snapshot, space: Space | None):
+        self._estimator, self._snapshot = estimator, snapshot
+        with torch.no_grad():
+            # Also makes what is made once per snapshot, on the main thread.
+            probe = estimator(snapshot, 1, torch.Generator(snapshot.outputs.device).manual_seed(0))
+            self._at_activations = probe.dense(snapshot)[0] is not None
+        self._numbers = probe.numbers_per_guess()
+        exact: dict[str, tuple[Tensor, ...]] = {"weight": snapshot.weight_gradients}
+        if self._at_activations:
+            exact = {"activation": snapshot.gradients, **exact}
+        if space is not None and space not in exact:
+            raise ValueError(f"the estimator makes no guess in {space!r} space, only in: {', '.join(exact)}")
+        self._exact = {name: [g.double() for g in exact[name]] for name in exact if space in (None, name)}
+        precision = ROUNDING * torch.finfo(snapshot.outputs.dtype).eps
+        self.errors = [
+            GuessErrors(name, snapshot.layers, [gradient.cpu().numpy() for gradient in gradients], precision)
+            for name, gradients in self._exact.items()
+        ]
+        if any(errors.norm == 0 for errors in self.errors):
+            raise ValueError("the gradient is zero, so a relative bias has no meaning")
+
+    def draw(self, generators: Generators, block_size: int, workers: int | None) -> None:
+        """One look: `BLOCKS` blocks of ``block_size`` guesses."""
+        if self._snapshot.outputs.is_cuda:
+            workers = 1
+        elif workers is None:
+            workers = (os.cpu_count() or 1) if self._numbers >= NUMBERS_WORTH_THREADS else 1
+        run = partial(self._block, generators, block_size)
+        if workers == 1:
+            blocks = list(map(run, range(BLOCKS)))
+        else:
+            threads = torch.get_num_threads()
+            with ThreadPoolExecutor(workers, initializer=_one_torch_thread) as pool:
+                blocks = list(pool.map(run, range(BLOCKS)))
+            torch.set_num_threads(threads)
+        for errors, sums in zip(self.errors, zip(*blocks, strict=True), strict=True):
+            stacked = np.stack(sums)
+            if not np.isfinite(stacked).all():
+                raise ValueError(f"the estimator made a guess that is NaN or infinite (seed {generators.seed})")
+            errors.add(stacked, block_size)
+
+    def _block(self, generators: Generators, block_size: int, block: int) -> list[NDArray[np.float64]]:
+        """Sums over the guesses of one block of their errors, flattened, an array a space."""
+        generator, at_once = generators(block), max(1, NUMBERS_PER_CALL // self._numbers)
+        totals: list[Tensor] = []
+        with torch.no_grad():
+            for start in range(0, block_size, at_once):
+                guesses = self._estimator(self._snapshot, min(at_once, block_size - start), generator)
+                new = [total.double() for total in guesses.total()]
+                totals = [old + more for old, more in zip(totals, new, strict=True)] if totals else new
+            sums = {"activation": totals, "weight": totals}
+            if self._at_activations:
+                taps = zip(totals, self._snapshot.taps, strict=True)
+                sums["weight"] = [total.T @ tap.inputs.double() for total, tap in taps]
+            flat = []
+            for name, exact in self._exact.items():
+                pairs = list(zip(sums[name], exact, strict=True))
+                for total, gradient in pairs:
+                    if total.shape != gradient.shape:
+                        raise ValueError(
+                            f"the estimator's guesses have the shape {tuple(total.shape)}, the {name} gradient "
+                            f"{tuple(gradient.shape)}"
+                        )
+                errors = torch.cat([(total - block_size * gradient).flatten() for total, gradient in pairs])
+                flat.append(errors.cpu().numpy())
+        return flat
+
+
+def _one_torch_thread() -> None:
+    # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
