@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.enumerated import Array, Law, axes, enumerate_moments, signs, three_points
 from theory.linear_guess import Layers
-from theory.weight_perturbation import second_moments
+from theory.weight_perturbation import second_moments, second_moments_per_example
 
 LAWS = [signs, three_points, axes]
 BOTH: tuple[Layers, ...] = ("joint", "separate")
@@ -78,3 +78,24 @@ def test_what_does_not_fit_is_refused() -> None:
     unknown: Any = "both"
     with pytest.raises(ValueError, match="layers must be 'joint' or 'separate', got 'both'"):
         second_moments([1.0], [2], [3.0], [1.0], layers=unknown)
+
+
+@pytest.mark.parametrize("layers", BOTH)
+def test_a_direction_for_every_example(layers: Layers) -> None:
+    """Examples are guesses of their own weight gradients, which add up: independent noise and the kernel of ones."""
+    rng = np.random.default_rng(3)
+    rows = [rng.normal(size=(2, 2)), rng.normal(size=(2, 2))]
+    laws = [signs(2), axes(2)]
+    found = enumerate_moments(rows, [np.broadcast_to(np.eye(2), (2, 2, 2))] * 2, laws, False, "example", layers)
+    second = second_moments_per_example(
+        np.stack([np.sum(row**2, axis=1) for row in rows]),
+        [float(np.sum(row.sum(0) ** 2)) for row in rows],
+        [2, 2],
+        [law.fourth for law in laws],
+        [law.pair for law in laws],
+        layers=layers,
+    )
+    exact = [one.second_moment(np.ones((2, 2))) for one in found]
+    np.testing.assert_allclose(second, exact, rtol=1e-12)
+    together = predicted([row.sum(0) for row in rows], laws, layers)
+    assert np.all(np.abs(together / exact - 1) > 0.01)
