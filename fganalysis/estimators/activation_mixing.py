@@ -58,7 +58,7 @@ class ActivationMixing:
         units = snapshot.upstream[index].weight.shape[1]
         mixed = snapshot.taps[index + 1].inputs[:, :units]
         shape = (n_guesses, snapshot.n_examples, snapshot.n_examples)
-        directions = self.noise.draw(shape, generator, mixed) @ mixed * (mixed > 0)
+        directions = (self.noise.draw(shape, generator, mixed) @ mixed).mul_(mixed > 0)
         return rescaled_to(directions, units**0.5) if self.normalise else directions
 
     def _slopes(self, snapshot: Snapshot, at_inputs: list[Tensor], at_output: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class ActivationMixing:
         Adding u to the inputs of tap l+1 adds W_{l+1} u to its outputs, where a snapshot takes slopes.
         """
         images = [u @ jacobian.weight.T for u, jacobian in zip(at_inputs, snapshot.upstream, strict=True)]
-        still = [at_output.new_zeros(len(at_output), *tap.outputs.shape) for tap in snapshot.taps]
+        still = [at_output.new_zeros(1).expand(len(at_output), *tap.outputs.shape) for tap in snapshot.taps]
         if self.layers == "joint":
             moved = [still[0], *images]
             return snapshot.slopes([*moved[:-1], moved[-1] + at_output], "joint")

@@ -64,10 +64,11 @@ class FiniteDifference:
 
     def _differences(self, snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
         """L(θ+εz) − L(θ−εz) or L(θ+εz) − L(θ), (guess,)."""
-        ahead = _losses(snapshot, directions, self.epsilon)
         if self.central:
-            return ahead[1:] - _losses(snapshot, directions, -self.epsilon)[1:]
-        return ahead[1:] - ahead[0]
+            return _losses(snapshot, directions, self.epsilon) - _losses(snapshot, directions, -self.epsilon)
+        # Taking L(θ) from elsewhere would put another order of summation, whose rounding is divided by ε, beside it.
+        losses = _losses(snapshot, [_with_origin(direction) for direction in directions], self.epsilon)
+        return losses[1:] - losses[0]
 
     def _refuse_rounded_losses(self, snapshot: Snapshot) -> None:
         """Differences that are all zero are right where the loss is flat, and rounding where a larger step moves it."""
@@ -76,7 +77,7 @@ class FiniteDifference:
         step = torch.finfo(snapshot.loss.dtype).eps ** (1 / 3)
         if step <= self.epsilon or self._differences(snapshot, probes).any():
             return
-        larger = _losses(snapshot, probes, step)
+        larger = _losses(snapshot, [_with_origin(probe) for probe in probes], step)
         if bool((larger[1:] != larger[0]).any()):
             raise ValueError(
                 f"epsilon={self.epsilon:g} is too small: the losses differ by less than their rounding error in "
@@ -94,17 +95,19 @@ def _moves(snapshot: Snapshot, directions: Sequence[Tensor], epsilon: float) -> 
     return still
 
 
-def _losses(snapshot: Snapshot, directions: Sequence[Tensor], step: float) -> Tensor:
-    """L(θ), then L(θ + step·z) of every guess, (1 + guess,), all by the same batched products.
+def _with_origin(direction: Tensor) -> Tensor:
+    """A direction of zeros before the others."""
+    return torch.cat([torch.zeros_like(direction[:1]), direction])
 
-    Taking L(θ) from elsewhere would set another order of summation, whose rounding is divided by ε, beside it.
-    """
+
+def _losses(snapshot: Snapshot, directions: Sequence[Tensor], step: float) -> Tensor:
+    """L(θ + step·z) of every direction, (guess,), by batched products."""
     parameters = {name: value.detach() for name, value in snapshot.network.named_parameters()}
     buffers = dict(snapshot.network.named_buffers())
     moved = {}
     for tap, direction in zip(snapshot.taps, directions, strict=True):
         prefix = f"{tap.name}." if tap.name else ""
-        weights = torch.cat([tap.weight.unsqueeze(0), torch.add(tap.weight, direction, alpha=step)])
+        weights = torch.add(tap.weight, direction, alpha=step)
         columns = weights.shape[2] - tap.has_bias
         moved[prefix + "weight"] = weights[:, :, :columns]
         if tap.has_bias:
