@@ -70,7 +70,7 @@ def test_fact_4_the_other_layers_noise_dominates_a_joint_pass() -> None:
 
 @pytest.mark.parametrize(("width", "expected"), [(128, 0.34), (512, 0.10)])
 def test_fact_5_the_overlap_is_small_at_initialisation(width: int, expected: float) -> None:
-    """Of the layers with as many units above, within a fifth. The last hidden layer has ten directions in all, and an overlap of 1."""
+    """Within a fifth, of layers with as many units above. Ten units above leave ten directions and an overlap of 1."""
     net = network(width, 16)
     squared = [
         overlap(gradient, orthogonal(weight, derivative, 10).left)[1]
