@@ -16,7 +16,10 @@ from fganalysis.estimators.activation_mixing import ActivationMixing
 from fganalysis.estimators.activity_perturbation import ActivityPerturbation
 from fganalysis.estimators.averaged import Averaged
 from fganalysis.estimators.backpropagation import Backpropagation
+from fganalysis.estimators.direct_feedback import DirectFeedback
+from fganalysis.estimators.feedback_alignment import FeedbackAlignment
 from fganalysis.estimators.finite_difference import FiniteDifference
+from fganalysis.estimators.forward_direct_feedback import ForwardDirectFeedback, ForwardDirectFeedbackAdam
 from fganalysis.estimators.from_function import from_function
 from fganalysis.estimators.minibatch import Minibatch
 from fganalysis.estimators.multi_tangent import MultiTangent
@@ -46,6 +49,9 @@ ESTIMATORS: dict[str, type] = {
     "activation_mixing": ActivationMixing,
     "multi_tangent": MultiTangent,
     "finite_difference": FiniteDifference,
+    "feedback_alignment": FeedbackAlignment,
+    "direct_feedback": DirectFeedback,
+    "forward_direct_feedback": ForwardDirectFeedback,
     "minibatch": Minibatch,
 }
 
@@ -98,8 +104,12 @@ __all__ = [
     "ActivityPerturbation",
     "Averaged",
     "Backpropagation",
+    "DirectFeedback",
     "Estimator",
+    "FeedbackAlignment",
     "FiniteDifference",
+    "ForwardDirectFeedback",
+    "ForwardDirectFeedbackAdam",
     "Minibatch",
     "MultiTangent",
     "NewtonSchulzUpstream",

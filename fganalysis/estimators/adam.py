@@ -1,0 +1,69 @@
+"""Adam as a function of its state, for what learns beside the network: feedback matrices and auxiliary heads.
+
+    m ← β₁m + (1−β₁)g,   v ← β₂v + (1−β₂)g²,   x ← x − rate · m̂/(√v̂ + ε),   m̂ = m/(1−β₁ᵗ),  v̂ = v/(1−β₂ᵗ)
+
+The numbers are those of torch.optim.Adam; the state is a value, so that an estimator can hold it as a field and return
+a new one. Source: Kingma & Ba 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class AdamState:
+    """``values`` x with the running moments m and v, of the same shapes, after ``step`` steps."""
+
+    values: tuple[Tensor, ...]
+    first: tuple[Tensor, ...]
+    second: tuple[Tensor, ...]
+    step: int = 0
+
+    @classmethod
+    def at(cls, values: Sequence[Tensor]) -> AdamState:
+        """Before the first step: both moments are zero."""
+        zeros = tuple(torch.zeros_like(value) for value in values)
+        return cls(tuple(values), zeros, zeros)
+
+    def moved(self, gradients: Sequence[Tensor], rate: float) -> AdamState:
+        """One step down the gradients; shapes broadcast against the values'."""
+        step = self.step + 1
+        first = tuple(torch.lerp(m, g, 1 - BETAS[0]) for m, g in zip(self.first, gradients, strict=True))
+        second = tuple(torch.lerp(v, g.square(), 1 - BETAS[1]) for v, g in zip(self.second, gradients, strict=True))
+        to_mean, to_square = 1 - BETAS[0] ** step, 1 - BETAS[1] ** step
+        values = tuple(
+            value - rate / to_mean * m / ((v / to_square).sqrt() + EPSILON)
+            for value, m, v in zip(self.values, first, second, strict=True)
+        )
+        return AdamState(values, first, second, step)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as named tensors, for a checkpoint."""
+        named = {"values": self.values, "first": self.first, "second": self.second}
+        found = {f"{name}.{index}": value for name, group in named.items() for index, value in enumerate(group)}
+        return found | {"step": torch.tensor(self.step)}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> AdamState:
+        """What `tensors` wrote. Raises ValueError for other names."""
+        values, first, second = (numbered(tensors, name) for name in ("values", "first", "second"))
+        if "step" not in tensors or not len(values) == len(first) == len(second) > 0:
+            raise ValueError(f"the state is not that of an Adam optimiser: it holds {', '.join(sorted(tensors))}")
+        return cls(values, first, second, int(tensors["step"]))
+
+
+def numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """The tensors called ``name``.0, ``name``.1 and so on, in order."""
+    count = sum(key.startswith(f"{name}.") for key in tensors)
+    missing = [f"{name}.{index}" for index in range(count) if f"{name}.{index}" not in tensors]
+    if missing:
+        raise ValueError(f"the state lacks {missing[0]!r}")
+    return tuple(tensors[f"{name}.{index}"] for index in range(count))

@@ -1,0 +1,124 @@
+"""What the feedback estimators share: the output error, what perturbed activations do to the output, the matrices B.
+
+    e_b = ∂L/∂s_last,b            d_b = Σ_l 𝒥_l,b u_l,b,   𝒥_l,b = ∂s_last,b/∂h_l,b,   h_l = φ(s_l)
+
+Both are had without a backward pass through the network where the snapshot's autodiff is "forward".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.snapshot import Snapshot
+
+TANGENTS_AT_ONCE = 64
+
+
+def output_error(snapshot: Snapshot) -> Tensor:
+    """e, (example, unit) of the last tap, loss per unit of activation: exact, and all that is asked of the loss.
+
+    With "reverse" it is the exact gradient there. With "forward" it is one tangent an output unit, of the loss and
+    whatever follows the last tap alone.
+    """
+    if snapshot.autodiff == "reverse":
+        return snapshot.gradients[-1]
+    error: Tensor = snapshot.remember("output_error", lambda: _error_by_tangents(snapshot))
+    return error
+
+
+def _error_by_tangents(snapshot: Snapshot) -> Tensor:
+    last = snapshot.taps[-1]
+    at_last = torch.zeros_like(last.outputs)
+
+    def losses(perturbation: Tensor) -> Tensor:
+        module = snapshot.network.get_submodule(last.name)
+        with module.register_forward_hook(lambda module, arguments, output: output + perturbation):
+            outputs = snapshot.network(snapshot.inputs)
+        return torch.func.vmap(of_one)(outputs, snapshot.targets) / snapshot.n_examples
+
+    def of_one(output: Tensor, target: Tensor) -> Tensor:
+        return snapshot.loss_fn(output.unsqueeze(0), target.unsqueeze(0))
+
+    def along(unit: Tensor) -> Tensor:
+        slopes: Tensor = torch.func.jvp(losses, (at_last,), (unit.expand_as(at_last),))[1]
+        return slopes
+
+    with torch.no_grad():
+        return torch.func.vmap(along, out_dims=1, chunk_size=TANGENTS_AT_ONCE)(torch.eye(last.units).to(at_last))
+
+
+def output_changes(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
+    """d, the output's derivative along perturbations u of all hidden activations h_l = φ(s_l) at once.
+
+    directions: u_l (guess, example, unit) for every tap but the last. Returns (guess, example, output unit). With
+    "reverse" the chain of upstream Jacobians carries them, with "forward" a true forward-mode pass.
+    """
+    if snapshot.autodiff == "forward":
+        return _changes_by_forward_mode(snapshot, directions)
+    changes = directions[0] @ snapshot.upstream[0].weight.T
+    for jacobian, direction in zip(snapshot.upstream[1:], directions[1:], strict=True):
+        changes = torch.addcmul(direction, changes, jacobian.derivative) @ jacobian.weight.T
+    return changes
+
+
+def _changes_by_forward_mode(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
+    network = snapshot.network
+    names = [tap.name for tap in snapshot.taps]
+
+    def at_last_tap(perturbations: tuple[Tensor, ...]) -> Tensor:
+        found: list[Tensor] = []
+        handles = [network.get_submodule(names[-1]).register_forward_hook(lambda m, a, output: found.append(output))]
+        for name, perturbation in zip(names[1:], perturbations, strict=True):
+            handles.append(network.get_submodule(name).register_forward_pre_hook(_adding(perturbation)))
+        try:
+            network(snapshot.inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0]
+
+    origin = tuple(torch.zeros_like(direction[0]) for direction in directions)
+
+    def along(tangents: tuple[Tensor, ...]) -> Tensor:
+        changes: Tensor = torch.func.jvp(at_last_tap, (origin,), (tangents,))[1]
+        return changes
+
+    with torch.no_grad():
+        return torch.func.vmap(along)(tuple(directions))
+
+
+def _adding(perturbation: Tensor) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], Tensor]:
+    return lambda module, arguments: arguments[0] + perturbation
+
+
+def random_matrices(shapes: Sequence[tuple[int, int]], seed: int, scale: float, like: Tensor) -> tuple[Tensor, ...]:
+    """Matrices (unit, error) of independent N(0, scale²/unit) entries: E‖B e‖² = scale²‖e‖². From the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        (torch.randn(shape, generator=generator, dtype=torch.float64) * (scale / shape[0] ** 0.5)).to(like)
+        for shape in shapes
+    )
+
+
+def check_matrices(matrices: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
+    """Raises ValueError unless there is one matrix a hidden tap, of the shape given for it."""
+    if len(matrices) != len(shapes):
+        raise ValueError(f"feedback must hold one matrix a hidden tap, {len(shapes)} of them, got {len(matrices)}")
+    for name, matrix, shape in zip(names, matrices, shapes, strict=False):
+        if matrix.shape != shape:
+            raise ValueError(f"the feedback of tap {name!r} must have the shape {shape}, got {tuple(matrix.shape)}")
+
+
+def check_scale(scale: float) -> None:
+    """Raises ValueError for a scale that is not positive."""
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
+
+
+def repeated(guesses: Sequence[Tensor], n_guesses: int) -> ActivationEstimates:
+    """The same guess, (example, unit) a tap, ``n_guesses`` times, without copying it."""
+    return ActivationEstimates(tuple(guess.expand(n_guesses, -1, -1) for guess in guesses))
