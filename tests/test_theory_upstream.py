@@ -153,6 +153,17 @@ def test_fact_2_is_one_of_gaussian_noise_only() -> None:
     assert abs(one / other - 1) > 1e-2
 
 
+def test_fact_2_is_one_of_independent_noise_only() -> None:
+    """Shared noise sees A_bᵀA_c of different examples, and U_bV_bᵀV_cU_cᵀ is not M_bM_c."""
+    weight, derivative, gradient = layer()
+    kernel = np.ones((EXAMPLES, EXAMPLES))
+    one, other = (
+        moments([gradient], [f], [3.0], [1.0], shared=True, slope="example", layers="joint")[0].second_moment(kernel)
+        for f in (orthogonal(weight, derivative, "rank"), Diagonal(derivative))
+    )
+    assert abs(one / other - 1) > 1e-2
+
+
 def test_fact_3_preconditioned_is_plain_activity_perturbation() -> None:
     weight, derivative, gradient = layer()
     factor = preconditioned(weight, derivative)
