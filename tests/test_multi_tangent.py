@@ -20,7 +20,8 @@ from fganalysis.snapshot import Layers, Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
 from tests.regression import regression_snapshot
-from theory import averaging, weight_perturbation
+from theory import multi_tangent as theory
+from theory import projection
 
 LAYERS: list[Layers] = ["joint", "separate"]
 
@@ -53,10 +54,9 @@ def per_tap_errors(estimator: MultiTangent, snapshot: Snapshot, law: Callable[[]
     torch.testing.assert_close(exact.weight_mean, laws.exact_gradient(snapshot)[1], rtol=0, atol=1e-10)
     squares = [float(g @ g) for g in gradients_of(snapshot)]
     sizes, fourth = [g.numel() for g in gradients_of(snapshot)], law().fourth_moment
-    single = weight_perturbation.second_moments(
-        squares, sizes, [fourth] * len(sizes), [1.0] * len(sizes), layers=estimator.layers
+    predicted = theory.second_moments(
+        squares, sizes, k, [fourth] * len(sizes), [1.0] * len(sizes), layers=estimator.layers
     )
-    predicted = averaging.second_moment(single, squares, k)
     diagonal = exact.weight_covariance.diagonal() + exact.weight_mean**2
     enumerated = [float(part.sum()) for part in diagonal.split(sizes)]
     return list(np.abs(predicted / enumerated - 1))
@@ -132,6 +132,8 @@ def test_a_projection_on_one_of_two_dimensions_is_exact() -> None:
     guesses = MultiTangent(1, "orthogonal", Angles(16))(snapshot, 16, torch.Generator()).dense(snapshot)[1]
     torch.testing.assert_close(guesses.mean(0), gradient / 2)
     torch.testing.assert_close((guesses - gradient).square().sum(1).mean(), gradient.square().sum() / 2)
+    predicted = projection.second_moments(gradient.square().tolist(), [1, 1], 1, layers="joint")
+    np.testing.assert_allclose(predicted, guesses.square().mean(0).numpy(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 4, 11])
@@ -146,6 +148,12 @@ def test_the_projection_keeps_a_share_of_k_in_the_dimension(k: int) -> None:
     dimension = 20
     assert dimension == gradient.numel()
     mean, spread = k / dimension, 2 * k * (dimension - k) / (dimension**2 * (dimension + 2))
+    assert float(projection.mean_square_cosine(k, dimension)) == mean
+    in_layers = found.inner_products(snapshot)[1][1]
+    sizes = [g.numel() for g in gradients_of(snapshot)]
+    predicted = projection.second_moments([float(g @ g) for g in gradients_of(snapshot)], sizes, k, layers="joint")
+    errors = (in_layers.std(1) / len(norms) ** 0.5).numpy()
+    assert (np.abs(in_layers.mean(1).numpy() - predicted) < 4 * errors).all()
     error = float(squared_cosines.std()) / len(norms) ** 0.5
     assert abs(float(squared_cosines.mean()) - mean) < 4 * error
     assert abs(float(squared_cosines.var()) / spread - 1) < 0.1

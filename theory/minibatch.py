@@ -14,8 +14,8 @@ not share both noise and slope. Their expectation takes f for a row and f₂ for
 
     tr Cov ĝ = [E‖ĝ‖² − E_S‖E(ĝ|S)‖²]  +  [E_S‖E(ĝ|S)‖² − ‖E ĝ‖²]     within, the guess + between, the minibatch
 
-Weight perturbation of noise V is covered as well: given S, its second moments are linear in the squared norms of the
-sample's weight gradients, whose expectation is ‖G_l‖² + `variance`.
+Weight perturbation with one direction for the whole batch, or the mean of several, is covered as well: given S, its
+second moments are linear in the squared norms of the sample's weight gradients, of expectation ‖G_l‖² + `variance`.
 
 Source: Cochran 1977, Sampling Techniques, ch. 2; the split is derived here, and enumerated over all subsets in tests.
 """
