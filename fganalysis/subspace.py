@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = TypeVar("Array", NDArray[Any], Tensor)
+from fganalysis.sound_arrays import Array, double, like, precision, same_kind, same_units
+
 SHARE_TOLERANCE = 1e-12  # ten equal modes hold 0.9 of the energy in nine of them whatever the rounding of a sum
 ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision
 
@@ -60,7 +61,7 @@ class Modes(Generic[Array]):
 
 def singular_values(matrix: Array) -> Array:
     """Singular values, descending: (…, example, unit) → (…, mode), in the units of the matrix."""
-    return _like(torch.linalg.svdvals(_double(matrix, "matrix", 2)), matrix)
+    return like(torch.linalg.svdvals(double(matrix, "matrix", 2)), matrix)
 
 
 def modes(matrix: Array) -> Modes[Array]:
@@ -68,8 +69,8 @@ def modes(matrix: Array) -> Modes[Array]:
 
     Singular values up to max(example, unit) · precision of the matrix · σ₁ count as zero.
     """
-    values, right = torch.linalg.svd(_double(matrix, "matrix", 2), full_matrices=False)[1:]
-    return _modes(values, right.mT, max(matrix.shape[-2:]) * _precision(matrix), matrix)
+    values, right = torch.linalg.svd(double(matrix, "matrix", 2), full_matrices=False)[1:]
+    return kept_modes(values, right.mT, max(matrix.shape[-2:]) * precision(matrix), matrix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ def randomised_modes(
     how tight they are is chance. Raises ValueError for k outside 1 … min(example, unit). Source: Halko, Martinsson and
     Tropp 2011.
     """
-    rows = _double(matrix, "matrix", 2)
+    rows = double(matrix, "matrix", 2)
     if rows.ndim != 2:
         raise ValueError(f"matrix must be (example, unit), got the shape {tuple(rows.shape)}")
     if not 1 <= k <= min(rows.shape):
@@ -115,18 +116,18 @@ def randomised_modes(
     left, values, right = left[:, :k], values[:k], (basis @ inner.mT)[:, :k]
     error = torch.linalg.vector_norm(rows.mT @ left - right * values, dim=0) / math.sqrt(2)
     remainder = torch.linalg.matrix_norm(rows - image @ basis.mT)
-    found = _modes(values, right, max(rows.shape) * _precision(matrix), matrix)
-    return RandomisedModes(found, _like(error, matrix), float(remainder))
+    found = kept_modes(values, right, max(rows.shape) * precision(matrix), matrix)
+    return RandomisedModes(found, like(error, matrix), float(remainder))
 
 
 def energy_curve(values: Array) -> Array:
     """k ↦ Σ_{i≤k} σ_i² / Σ σ_i², the share of the energy in the k leading modes, (…, mode); NaN for a zero spectrum."""
-    return _like(_shares(values).cumsum(-1), values)
+    return like(_shares(values).cumsum(-1), values)
 
 
 def stable_rank(values: Array) -> Array:
     """‖A‖_F²/‖A‖₂² = Σ σ_i² / σ₁² from singular values (…, mode); NaN for a zero spectrum."""
-    return _like(1 / _shares(values).amax(-1), values)
+    return like(1 / _shares(values).amax(-1), values)
 
 
 def entropy_rank(values: Array) -> Array:
@@ -134,12 +135,12 @@ def entropy_rank(values: Array) -> Array:
 
     Roy and Vetterli 2007 define their effective rank with p_i = σ_i/Σ σ instead, which is larger.
     """
-    return _like(torch.special.entr(_shares(values)).sum(-1).exp(), values)
+    return like(torch.special.entr(_shares(values)).sum(-1).exp(), values)
 
 
 def participation_ratio(values: Array) -> Array:
     """(Σ σ_i²)² / Σ σ_i⁴ from singular values (…, mode); NaN for a zero spectrum."""
-    return _like(1 / _shares(values).square().sum(-1), values)
+    return like(1 / _shares(values).square().sum(-1), values)
 
 
 def modes_for_energy(values: Array, share: float = 0.9) -> Array:
@@ -150,8 +151,8 @@ def modes_for_energy(values: Array, share: float = 0.9) -> Array:
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}")
     short = _shares(values).nan_to_num(1.0).cumsum(-1) < share - SHARE_TOLERANCE
-    nonzero = _double(values, "values", 1).amax(-1) > 0
-    return _like((short.sum(-1) + 1) * nonzero, values)
+    nonzero = double(values, "values", 1).amax(-1) > 0
+    return like((short.sum(-1) + 1) * nonzero, values)
 
 
 def overlap_curve(gradient: Array, basis: Array) -> Array:
@@ -160,15 +161,15 @@ def overlap_curve(gradient: Array, basis: Array) -> Array:
     gradient: (…, unit). basis: (…, unit, mode), orthonormal or zero columns in order; leading dimensions broadcast.
     A zero gradient gives NaN. Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
     """
-    _same_kind(gradient, basis)
-    vectors, columns = _double(gradient, "gradient", 1), _double(basis, "basis", 2)
-    _same_units(vectors.shape[-1], columns.shape[-2])
+    same_kind(gradient, basis)
+    vectors, columns = double(gradient, "gradient", 1), double(basis, "basis", 2)
+    same_units(vectors.shape[-1], columns.shape[-2])
     np.broadcast_shapes(vectors.shape[:-1], columns.shape[:-2])
-    _check_orthonormal(columns, _precision(basis), zero_columns=True)
+    _check_orthonormal(columns, precision(basis), zero_columns=True)
     vectors = vectors / vectors.abs().amax(-1, keepdim=True)  # squares of tiny gradients underflow
     components = (vectors[..., None, :] @ columns)[..., 0, :].square()
     curve = components.cumsum(-1) / vectors.square().sum(-1, keepdim=True)
-    return _like(curve.clamp(max=1.0), gradient)
+    return like(curve.clamp(max=1.0), gradient)
 
 
 def principal_angles(first: Array, second: Array) -> Array:
@@ -179,19 +180,19 @@ def principal_angles(first: Array, second: Array) -> Array:
     a small angle beside a large one from its cosine: 1e-9 becomes 0.) Raises ValueError for a basis that is not
     orthonormal to 1e4 times its precision. Source: Björck and Golub 1973.
     """
-    _same_kind(first, second)
-    wide, narrow = _double(first, "first", 2), _double(second, "second", 2)
-    _same_units(wide.shape[-2], narrow.shape[-2])
+    same_kind(first, second)
+    wide, narrow = double(first, "first", 2), double(second, "second", 2)
+    same_units(wide.shape[-2], narrow.shape[-2])
     np.broadcast_shapes(wide.shape[:-2], narrow.shape[:-2])
     for columns, basis in ((wide, first), (narrow, second)):
-        _check_orthonormal(columns, _precision(basis), zero_columns=False)
+        _check_orthonormal(columns, precision(basis), zero_columns=False)
     if wide.shape[-1] < narrow.shape[-1]:
         wide, narrow = narrow, wide
     wide, narrow = torch.linalg.qr(wide)[0], torch.linalg.qr(narrow)[0]
     product = wide.mT @ narrow
     cosines = torch.linalg.svdvals(product).clamp(max=1.0)
     sines = torch.linalg.svdvals(narrow - wide @ product).flip(-1).clamp(max=1.0)
-    return _like(torch.where(cosines.square() >= 0.5, sines.asin(), cosines.acos()), first)
+    return like(torch.where(cosines.square() >= 0.5, sines.asin(), cosines.acos()), first)
 
 
 @dataclass(frozen=True)
@@ -231,139 +232,6 @@ def random_alignment(k: int | NDArray[np.int64], other_k: int | NDArray[np.int64
     return RandomValue(first * second / unit / n_angles, np.sqrt(variance) / n_angles)
 
 
-@dataclass(frozen=True, eq=False)
-class StreamingSubspace(Generic[Array]):
-    """The spectrum of gradients stacked over steps, which are never held: their Gram matrix Σ g gᵀ, (unit, unit).
-
-    Exact but for rounding: squared singular values are good to unit · 2e-16 of the largest. Smaller ones count as zero,
-    so singular values below √unit · 1.5e-8 of the largest are not seen. Summaries add in any order.
-    """
-
-    n_examples: int
-    gram: Array
-
-    @classmethod
-    def of(cls, gradients: Array) -> StreamingSubspace[Array]:
-        """The summary of gradients (…, unit); raises ValueError where their squares leave the range of a double."""
-        rows = _rows(gradients)
-        return StreamingSubspace(len(rows), _like(rows.mT @ rows, gradients))
-
-    def add(self, gradients: Array) -> StreamingSubspace[Array]:
-        """This summary with more gradients, (…, unit)."""
-        return self.merge(StreamingSubspace.of(gradients))
-
-    def merge(self, other: StreamingSubspace[Array]) -> StreamingSubspace[Array]:
-        """The summary of both; raises ValueError for different units."""
-        _same_kind(self.gram, other.gram)
-        _same_units(self.gram.shape[-1], other.gram.shape[-1])
-        return StreamingSubspace(self.n_examples + other.n_examples, self.gram + other.gram)
-
-    def modes(self) -> Modes[Array]:
-        """The modes of all rows seen: values (mode,) and vectors (unit, mode), with ``unit`` modes."""
-        gram = _double(self.gram, "gram", 2)
-        squares, vectors = torch.linalg.eigh(gram)
-        resolution = math.sqrt(gram.shape[0] * torch.finfo(torch.float64).eps)
-        return _modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), resolution, self.gram)
-
-
-@dataclass(frozen=True, eq=False)
-class IncrementalSubspace(Generic[Array]):
-    """The ``rank`` leading modes of gradients stacked over steps, for units too many for a Gram matrix.
-
-    ``rows`` B (≤ rank, unit), S Vᵀ of a truncated singular value decomposition, stand for all gradients A seen. Each
-    truncation drops a positive part of AᵀA: its largest eigenvalue is added to ``error``, its trace to ``lost``. So
-
-        values_i² ≤ σ_i² ≤ values_i² + error        ‖A‖_F² = Σ values_i² + lost        0 ≤ ‖Av‖² − ‖Bv‖² ≤ error ‖v‖²
-
-    Exact while no more than ``rank`` directions were seen. A long tail makes the error large: read it.
-    """
-
-    rank: int
-    n_examples: int
-    rows: Array
-    error: float
-    lost: float
-
-    @classmethod
-    def of(cls, gradients: Array, rank: int) -> IncrementalSubspace[Array]:
-        """The summary of gradients (…, unit); raises ValueError for a rank below 1."""
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}")
-        rows = _rows(gradients)
-        return IncrementalSubspace(rank, 0, _like(rows[:0], gradients), 0.0, 0.0)._with(rows, len(rows), 0.0, 0.0)
-
-    def add(self, gradients: Array) -> IncrementalSubspace[Array]:
-        """This summary with more gradients, (…, unit)."""
-        _same_kind(self.rows, gradients)
-        rows = _rows(gradients)
-        return self._with(rows, len(rows), 0.0, 0.0)
-
-    def merge(self, other: IncrementalSubspace[Array]) -> IncrementalSubspace[Array]:
-        """The summary of both, truncated once more; raises ValueError for different units or ranks."""
-        _same_kind(self.rows, other.rows)
-        if self.rank != other.rank:
-            raise ValueError(f"summaries must have the same rank, got {self.rank} and {other.rank}")
-        return self._with(_rows(other.rows), other.n_examples, other.error, other.lost)
-
-    def modes(self) -> Modes[Array]:
-        """The modes kept: values (mode,) and vectors (unit, mode), with at most ``rank`` modes."""
-        return modes(self.rows)
-
-    def _with(self, rows: Tensor, n_examples: int, error: float, lost: float) -> IncrementalSubspace[Array]:
-        _same_units(self.rows.shape[-1], rows.shape[-1])
-        stacked = torch.cat([torch.as_tensor(self.rows), rows])
-        values, right = torch.linalg.svd(stacked, full_matrices=False)[1:]
-        dropped = values[self.rank :].square()
-        kept = values[: self.rank, None] * right[: self.rank]
-        return IncrementalSubspace(
-            self.rank,
-            self.n_examples + n_examples,
-            _like(kept, self.rows),
-            self.error + error + (float(dropped[0]) if len(dropped) else 0.0),
-            self.lost + lost + float(dropped.sum()),
-        )
-
-
-def _double(array: Array, name: str, least_dims: int) -> Tensor:
-    """The array as a double tensor on its device, once it is known to be sound."""
-    if not isinstance(array, np.ndarray | Tensor):
-        raise ValueError(f"{name} must be a NumPy array or a torch tensor, got {type(array).__name__}")
-    _precision(array)
-    if array.ndim < least_dims or 0 in array.shape:
-        raise ValueError(f"{name} must have at least {least_dims} dimensions, none empty, got {tuple(array.shape)}")
-    if isinstance(array, Tensor):
-        tensor = array.detach().double()
-    else:
-        tensor = torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} has NaN or infinite entries")
-    return tensor
-
-
-def _like(tensor: Tensor, array: Array) -> Array:
-    """A result as the kind of array that came in."""
-    return tensor if isinstance(array, Tensor) else tensor.numpy()
-
-
-def _precision(array: Array) -> float:
-    """The machine precision that the array's numbers came with."""
-    name = str(array.dtype).removeprefix("torch.")
-    if name not in ("float32", "float64"):
-        raise ValueError(f"arrays must hold float32 or float64 numbers, got {name}")
-    return 2.0**-23 if name == "float32" else 2.0**-52
-
-
-def _same_kind(first: Array, second: Array) -> None:
-    kinds = [f"a tensor on {a.device}" if isinstance(a, Tensor) else "a NumPy array" for a in (first, second)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"arrays of one call must be of one kind and device, got {kinds[0]} and {kinds[1]}")
-
-
-def _same_units(first: int, second: int) -> None:
-    if first != second:
-        raise ValueError(f"arrays must have the same number of units, got {first} and {second}")
-
-
 def _check_orthonormal(columns: Tensor, precision: float, zero_columns: bool) -> None:
     gram = columns.mT @ columns
     target = torch.eye(columns.shape[-1], dtype=gram.dtype, device=gram.device)
@@ -375,23 +243,14 @@ def _check_orthonormal(columns: Tensor, precision: float, zero_columns: bool) ->
 
 def _shares(values: Array) -> Tensor:
     """σ_i² / Σ σ²: divided by the largest first, as squares of tiny values underflow."""
-    sigma = _double(values, "values", 1)
+    sigma = double(values, "values", 1)
     if bool((sigma < 0).any()):
         raise ValueError("singular values must not be negative")
     squares = (sigma / sigma.amax(-1, keepdim=True)).square()
     return squares / squares.sum(-1, keepdim=True)
 
 
-def _rows(gradients: Array) -> Tensor:
-    rows = _double(gradients, "gradients", 1)
-    rows = rows.reshape(-1, rows.shape[-1])
-    largest = float(rows.abs().max())
-    if largest > 0 and not 1e-140 < largest < 1e140:
-        raise ValueError(f"squares of gradients leave the range of a double: rescale them, the largest is {largest}")
-    return rows
-
-
-def _modes(values: Tensor, vectors: Tensor, resolution: float, like: Array) -> Modes[Array]:
-    """Modes with those up to ``resolution`` of the largest set to zero."""
+def kept_modes(values: Tensor, vectors: Tensor, resolution: float, source: Array) -> Modes[Array]:
+    """Modes of the kind of array of ``source``, with those up to ``resolution`` of the largest set to zero."""
     kept = values > resolution * values[..., :1]
-    return Modes(_like(values * kept, like), _like(vectors * kept[..., None, :], like))
+    return Modes(like(values * kept, source), like(vectors * kept[..., None, :], source))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from fganalysis import subspace
+from fganalysis import gradient_stream, subspace
 
 Floats = NDArray[np.float64]
 RANK_MEASURES = (subspace.stable_rank, subspace.entropy_rank, subspace.participation_ratio)
@@ -288,7 +288,7 @@ def decaying(seed: int, example: int = 60, unit: int = 12) -> Floats:
 def test_streaming_equals_batch_however_it_is_cut(cuts: list[int], seed: int) -> None:
     gradients = decaying(seed)
     first, *rest = [part for part in np.split(gradients, sorted(set(cuts)))]
-    stream = subspace.StreamingSubspace.of(first)
+    stream = gradient_stream.StreamingSubspace.of(first)
     for part in rest:
         stream = stream.add(part)
     found, expected = stream.modes(), subspace.modes(gradients)
@@ -299,7 +299,7 @@ def test_streaming_equals_batch_however_it_is_cut(cuts: list[int], seed: int) ->
 
 
 def test_merging_streams_is_associative_and_commutative() -> None:
-    a, b, c = (subspace.StreamingSubspace.of(decaying(seed)) for seed in range(3))
+    a, b, c = (gradient_stream.StreamingSubspace.of(decaying(seed)) for seed in range(3))
     left, right = a.merge(b).merge(c), a.merge(b.merge(c))
     np.testing.assert_allclose(left.gram, right.gram, rtol=1e-13, atol=1e-13 * np.trace(left.gram))
     np.testing.assert_array_equal(a.merge(b).gram, b.merge(a).gram)
@@ -309,19 +309,19 @@ def test_merging_streams_is_associative_and_commutative() -> None:
 def test_streaming_counts_what_it_cannot_resolve_as_zero() -> None:
     rng = np.random.default_rng(11)
     matrix, _ = with_spectrum(rng, 30, 10, np.array([1.0, 1e-3, 1e-6, 1e-12]))
-    found = subspace.StreamingSubspace.of(matrix).modes()
+    found = gradient_stream.StreamingSubspace.of(matrix).modes()
     assert found.rank == 3
     np.testing.assert_allclose(found.values[:3], [1, 1e-3, 1e-6], rtol=1e-3)
-    assert subspace.StreamingSubspace.of(np.zeros(4)).modes().rank == 0
+    assert gradient_stream.StreamingSubspace.of(np.zeros(4)).modes().rank == 0
 
 
 def test_incremental_is_exact_while_the_rank_suffices() -> None:
     rng = np.random.default_rng(12)
     matrix, _ = with_spectrum(rng, 50, 20, np.array([5.0, 2.0, 1.0, 1e-6]))
-    stream = subspace.IncrementalSubspace.of(matrix[:7], rank=5)
+    stream = gradient_stream.IncrementalSubspace.of(matrix[:7], rank=5)
     for part in (matrix[7:8], matrix[8:30]):
         stream = stream.add(part)
-    stream = stream.merge(subspace.IncrementalSubspace.of(matrix[30:], rank=5))
+    stream = stream.merge(gradient_stream.IncrementalSubspace.of(matrix[30:], rank=5))
     assert stream.n_examples == 50
     np.testing.assert_allclose(stream.modes().values[:4], [5, 2, 1, 1e-6], rtol=1e-8)
     assert stream.error < 1e-28
@@ -332,7 +332,7 @@ def test_incremental_is_exact_while_the_rank_suffices() -> None:
 def test_incremental_error_bounds_hold_in_any_order(decay: float) -> None:
     rng = np.random.default_rng(13)
     gradients = rng.normal(size=(90, 16)) * decay ** np.arange(16)
-    parts = [subspace.IncrementalSubspace.of(part, rank=6) for part in np.split(gradients, 3)]
+    parts = [gradient_stream.IncrementalSubspace.of(part, rank=6) for part in np.split(gradients, 3)]
     orders = [parts[0].merge(parts[1]).merge(parts[2]), parts[0].merge(parts[1].merge(parts[2])), parts[0]]
     for part in (*gradients[30:40, None], gradients[40:]):
         orders[2] = orders[2].add(part)
@@ -355,16 +355,16 @@ def test_incremental_error_bounds_hold_in_any_order(decay: float) -> None:
 def test_summaries_refuse_what_does_not_fit() -> None:
     ones = np.ones((2, 3))
     with pytest.raises(ValueError, match="arrays must have the same number of units, got 3 and 4"):
-        subspace.StreamingSubspace.of(ones).add(np.ones((2, 4)))
+        gradient_stream.StreamingSubspace.of(ones).add(np.ones((2, 4)))
     with pytest.raises(ValueError, match="arrays must have the same number of units, got 3 and 4"):
-        subspace.IncrementalSubspace.of(ones, rank=2).add(np.ones((2, 4)))
+        gradient_stream.IncrementalSubspace.of(ones, rank=2).add(np.ones((2, 4)))
     with pytest.raises(ValueError, match="summaries must have the same rank, got 2 and 3"):
-        subspace.IncrementalSubspace.of(ones, rank=2).merge(subspace.IncrementalSubspace.of(ones, rank=3))
+        gradient_stream.IncrementalSubspace.of(ones, rank=2).merge(gradient_stream.IncrementalSubspace.of(ones, rank=3))
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
-        subspace.IncrementalSubspace.of(ones, rank=0)
+        gradient_stream.IncrementalSubspace.of(ones, rank=0)
     for size in (1e-150, 1e150):
         with pytest.raises(ValueError, match="squares of gradients leave the range of a double: rescale them"):
-            subspace.StreamingSubspace.of(size * ones)
+            gradient_stream.StreamingSubspace.of(size * ones)
 
 
 # Large matrices
@@ -434,8 +434,8 @@ ONE_ARRAY: dict[str, Callable[[Any], Any]] = {
     "modes_for_energy": subspace.modes_for_energy,
     "overlap_curve": lambda array: subspace.overlap_curve(array, array),
     "principal_angles": lambda array: subspace.principal_angles(array, array),
-    "streaming": lambda array: subspace.StreamingSubspace.of(array).modes().values,
-    "incremental": lambda array: subspace.IncrementalSubspace.of(array, rank=2).modes().values,
+    "streaming": lambda array: gradient_stream.StreamingSubspace.of(array).modes().values,
+    "incremental": lambda array: gradient_stream.IncrementalSubspace.of(array, rank=2).modes().values,
 }
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 

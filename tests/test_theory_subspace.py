@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from theory import subspace
-from theory.subspace import Output, OverlapCurve, Quantities, UpstreamSpectrum
+from theory.energy_curves import Output, OverlapCurve, UpstreamSpectrum
+from theory.subspace import Quantities
 
 Array = NDArray[np.float64]
 # The law −√3, 0, √3 with weights 1/6, 4/6, 1/6 has the moments of a standard normal up to the fifth.
