@@ -7,6 +7,7 @@ closed form: its prediction is NaN throughout.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,25 @@ from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, neares
 from fganalysis.noise import Gaussian
 from fganalysis.sampling import coordinates, sample, squared_gradients
 from fganalysis.snapshot import Snapshot
-from theory import linear_guess, normalised_upstream, quantities, upstream, wang2025, weight_perturbation
-from theory.factors import Diagonal, Factor
+from theory import (
+    activation_mixing,
+    averaging,
+    batch_cosine,
+    cosine,
+    descent,
+    linear_guess,
+    minibatch,
+    multi_tangent,
+    normalised_upstream,
+    projection,
+    quantities,
+    upstream,
+    wang2025,
+    weight_perturbation,
+)
+from theory.factors import Diagonal, Factor, LowRank
 from theory.linear_guess import Moments
+from theory.spectrum import spectrum
 
 Array = NDArray[np.float64]
 Prediction = dict[str, Array]
@@ -151,100 +168,230 @@ def _weight(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> Pre
         each = np.array([(g**2).sum(1) * (x**2).sum(1) for g, x in pairs])
         second = weight_perturbation.second_moments_per_example(each, squares, sizes, *law, layers=estimator.layers)
     found = _with_squared_bias(quantities.quantities(gradients, gradients, second))
+    if estimator.shared and isinstance(estimator.noise, Gaussian):
+        joint = estimator.layers == "joint"
+        cosines = cosine.weight_perturbation if joint else batch_cosine.separate_weight_perturbation
+        found["cosine"] = cosines(squares, sizes)
+        found["descent_probability"] = descent.weight_perturbation(squares, layers=estimator.layers)
     return {name: np.stack([np.full_like(values, np.nan), values]) for name, values in found.items()}
 
 
-def _linear(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor], noise_units: Sequence[int]) -> Prediction:
-    """The general law of MATH.md §3 for directions A ε, factors and numbers of noise entries given tap by tap."""
-    moments = linear_guess.moments(
+def _linear(snapshot: Snapshot, estimator: Any) -> Prediction:
+    """The general law of MATH.md §3 for directions A ε."""
+    factors = FACTORS[type(estimator)](snapshot, estimator)
+    found = _quantities(snapshot, _linear_moments(snapshot, estimator))
+    norms = [wang2025.covariance_norm(factor) for factor in factors]
+    found["wang2025_covariance_norm"] = np.array([*norms, np.nan])
+    if isinstance(estimator.noise, Gaussian):
+        found |= _distributional(snapshot, estimator, factors, _double(snapshot.gradients))
+    return found
+
+
+def _linear_moments(snapshot: Snapshot, estimator: Any) -> list[Moments]:
+    noise_units = _noise_units(snapshot, estimator)
+    return linear_guess.moments(
         _double(snapshot.gradients),
-        factors,
+        FACTORS[type(estimator)](snapshot, estimator),
         [estimator.noise.fourth(n) for n in noise_units],
         [estimator.noise.pair(n) for n in noise_units],
         shared=estimator.shared,
         slope=estimator.slope,
         layers=estimator.layers,
     )
-    norms = [wang2025.covariance_norm(factor) for factor in factors]
-    return _quantities(snapshot, moments) | {"wang2025_covariance_norm": np.array([*norms, np.nan])}
 
 
-def _activity(snapshot: Snapshot, estimator: estimators.ActivityPerturbation) -> Prediction:
+def _noise_units(snapshot: Snapshot, estimator: Any) -> list[int]:
+    """Entries of one noise vector, tap by tap: the tap's own units, or the next tap's for the upstream family."""
+    units = [tap.units for tap in snapshot.taps]
+    return units if isinstance(estimator, estimators.ActivityPerturbation) else [*units[1:], units[-1]]
+
+
+def _distributional(
+    snapshot: Snapshot, estimator: Any, factors: Sequence[Factor], gradients: list[Array]
+) -> Prediction:
+    """What needs more of the guess than two moments: the probability of descent, and the cosine at the activations.
+
+    The mean cosine has a closed form for independent noise and example slopes, in activation space only: in weight
+    space the examples' directions meet in one norm.
+    """
+    kernels = [x @ x.T for x in _double([tap.inputs for tap in snapshot.taps])]
+    shared, slope, layers = estimator.shared, estimator.slope, estimator.layers
+    descents = [
+        descent.descent_probability(gradients, factors, kernel, shared=shared, slope=slope, layers=layers)
+        for kernel in (None, kernels)
+    ]
+    found = {"descent_probability": np.stack(descents)}
+    if not shared and slope == "example":
+        spectra = [spectrum(factor, gradient) for factor, gradient in zip(factors, gradients, strict=True)]
+        squares = [float((gradient**2).sum()) for gradient in gradients]
+        cosines = batch_cosine.activation_cosines(spectra, squares, layers=layers)
+        found["cosine"] = np.stack([cosines, np.full_like(cosines, np.nan)])
+    return found
+
+
+def _identity(snapshot: Snapshot) -> Diagonal:
+    return Diagonal(np.ones(snapshot.taps[-1].outputs.shape))
+
+
+def _activity(snapshot: Snapshot, estimator: estimators.ActivityPerturbation) -> list[Factor]:
     scales = [np.ones(tap.outputs.shape) for tap in snapshot.taps]
     if estimator.active_only:
-        derivatives = _double([jacobian.derivative for jacobian in snapshot.upstream])
-        scales[:-1] = [(derivative != 0).astype(float) for derivative in derivatives]
-    return _linear(snapshot, estimator, [Diagonal(s) for s in scales], [s.shape[1] for s in scales])
+        scales[:-1] = [(derivative != 0).astype(float) for _, derivative in _jacobians(snapshot)]
+    return [Diagonal(scale) for scale in scales]
 
 
-def _jacobians(snapshot: Snapshot) -> tuple[list[Array], list[Array]]:
+def _jacobians(snapshot: Snapshot) -> list[tuple[Array, Array]]:
     """The next tap's weight (next_unit, unit) and φ' (example, unit) of every tap but the last."""
-    return (
-        _double([jacobian.weight for jacobian in snapshot.upstream]),
-        _double([jacobian.derivative for jacobian in snapshot.upstream]),
-    )
+    return [(_double([j.weight])[0], _double([j.derivative])[0]) for j in snapshot.upstream]
 
 
-def _upstream_family(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]) -> Prediction:
-    """Directions A_l ε, ε at the next tap; the identity at the output tap."""
-    output = np.ones(snapshot.taps[-1].outputs.shape)
-    noise_units = [*(len(jacobian.weight) for jacobian in snapshot.upstream), output.shape[1]]
-    return _linear(snapshot, estimator, [*factors, Diagonal(output)], noise_units)
+def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> list[Factor]:
+    return [*(upstream.upstream(*jacobian) for jacobian in _jacobians(snapshot)), _identity(snapshot)]
 
 
-def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> Prediction:
-    weights, derivatives = _jacobians(snapshot)
+def _upstream_guess(snapshot: Snapshot, estimator: estimators.Upstream) -> Prediction:
     if not estimator.normalise:
-        return _upstream_family(snapshot, estimator, list(map(upstream.upstream, weights, derivatives)))
+        return _linear(snapshot, estimator)
     if estimator.shared or not isinstance(estimator.noise, Gaussian):
         return {}
-    moments = normalised_upstream.moments(
-        _double(snapshot.gradients), weights, derivatives, slope=estimator.slope, layers=estimator.layers
+    weights, derivatives = zip(*_jacobians(snapshot), strict=True)
+    return _quantities(
+        snapshot,
+        normalised_upstream.moments(
+            _double(snapshot.gradients), weights, derivatives, slope=estimator.slope, layers=estimator.layers
+        ),
     )
-    return _quantities(snapshot, moments)
 
 
-def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Prediction:
+def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> list[LowRank | Diagonal]:
+    # What counts as a zero singular value depends on the precision that the network computes in.
     precision = torch.finfo(snapshot.outputs.dtype).eps
-    factors = [
-        upstream.orthogonal(weight, derivative, estimator.k, estimator.which, precision)
-        for weight, derivative in zip(*_jacobians(snapshot), strict=True)
+    k, which = estimator.k, estimator.which
+    return [
+        *(upstream.orthogonal(*jacobian, k, which, precision) for jacobian in _jacobians(snapshot)),
+        _identity(snapshot),
     ]
-    gradients = _double(snapshot.gradients)
-    overlaps = np.array(
-        [wang2025.overlap(g, factor.left) for g, factor in zip(gradients, factors, strict=False)]
-        + [(np.nan, np.nan)] * 2  # The output tap has no Jacobian, and layers are not averaged.
-    ).T
-    return _upstream_family(snapshot, estimator, factors) | {
-        "wang2025_overlap": overlaps[0],
-        "wang2025_squared_overlap": overlaps[1],
-    }
 
 
-def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> Prediction:
-    factors = []
-    for weight, derivative in zip(*_jacobians(snapshot), strict=True):
-        values = upstream.singular_triplets(weight, derivative)[1]
+def _orthogonal_guess(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Prediction:
+    pairs = zip(_double(snapshot.gradients), _orthogonal(snapshot, estimator), strict=True)
+    overlaps = [wang2025.overlap(g, f.left) if isinstance(f, LowRank) else (np.nan, np.nan) for g, f in pairs]
+    plain, squared = np.array([*overlaps, (np.nan, np.nan)]).T
+    return _linear(snapshot, estimator) | {"wang2025_overlap": plain, "wang2025_squared_overlap": squared}
+
+
+def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> list[Factor]:
+    factors: list[Factor] = []
+    for jacobian in _jacobians(snapshot):
+        values = upstream.singular_triplets(*jacobian)[1]
         norms = np.where(values[:, 0] > 0, values[:, 0], 1.0)
         relative = values[:, min(estimator.k, values.shape[1]) - 1] / norms
         coefficients = nearest(torch.from_numpy(relative)).numpy()
-        composed = np.repeat(coefficients[:, None, :], COMPOSITIONS, axis=1)
-        factors.append(upstream.newton_schulz(weight, derivative, composed))
-    return _upstream_family(snapshot, estimator, factors)
+        factors.append(upstream.newton_schulz(*jacobian, np.repeat(coefficients[:, None, :], COMPOSITIONS, axis=1)))
+    return [*factors, _identity(snapshot)]
 
 
-def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpstream) -> Prediction:
-    weights, derivatives = _jacobians(snapshot)
-    factors = [upstream.preconditioned(w, d, estimator.sigma) for w, d in zip(weights, derivatives, strict=True)]
-    return _upstream_family(snapshot, estimator, factors)
+def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpstream) -> list[Factor]:
+    jacobians = _jacobians(snapshot)
+    return [*(upstream.preconditioned(*jacobian, estimator.sigma) for jacobian in jacobians), _identity(snapshot)]
 
 
-PREDICTIONS: dict[type, Callable[[Snapshot, Any], Prediction]] = {
-    estimators.Backpropagation: _backpropagation,
-    estimators.WeightPerturbation: _weight,
+def _mixing_moments(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> list[Moments]:
+    gradients, jacobians = _double(snapshot.gradients), _jacobians(snapshot)
+    inputs = _double([tap.inputs for tap in snapshot.taps[1:]])
+    sizes = [snapshot.n_examples] * len(jacobians) + [snapshot.taps[-1].units]
+    return activation_mixing.moments(
+        [x[:, : weight.shape[1]] for x, (weight, _) in zip(inputs, jacobians, strict=True)],
+        [g @ weight for g, (weight, _) in zip(gradients[1:], jacobians, strict=True)],
+        [derivative for _, derivative in jacobians],
+        gradients[-1],
+        [estimator.noise.fourth(n) for n in sizes],
+        [estimator.noise.pair(n) for n in sizes],
+        normalise=estimator.normalise,
+        slope=estimator.slope,
+        layers=estimator.layers,
+    )
+
+
+def _mixing(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> Prediction:
+    rotation_invariant = abs(estimator.noise.fourth(8) - 3 * estimator.noise.pair(8)) < 1e-12
+    if estimator.normalise and not rotation_invariant:
+        return {}
+    return _quantities(snapshot, _mixing_moments(snapshot, estimator))
+
+
+def _multi_tangent(snapshot: Snapshot, estimator: estimators.MultiTangent) -> Prediction:
+    gradients = _double(snapshot.weight_gradients)
+    sizes, k, layers = [g.size for g in gradients], estimator.k, estimator.layers
+    squares = [float((g**2).sum()) for g in gradients]
+    if estimator.combine == "mean":
+        law = ([estimator.noise.fourth(n) for n in sizes], [estimator.noise.pair(n) for n in sizes])
+        second = multi_tangent.second_moments(squares, sizes, k, *law, layers=layers)
+        means = gradients
+    elif isinstance(estimator.noise, Gaussian):
+        second = projection.second_moments(squares, sizes, k, layers=layers)
+        means = [g * k / (g.size if layers == "separate" else sum(sizes)) for g in gradients]
+    else:
+        return {}
+    found = _with_squared_bias(quantities.quantities(gradients, means, second))
+    return {name: np.stack([np.full_like(values, np.nan), values]) for name, values in found.items()}
+
+
+def _minibatch_moments(snapshot: Snapshot, estimator: estimators.Minibatch) -> list[Moments]:
+    return [minibatch.gradient_moments(gradient, estimator.size) for gradient in _double(snapshot.gradients)]
+
+
+def _minibatch(snapshot: Snapshot, estimator: estimators.Minibatch) -> Prediction:
+    return _quantities(snapshot, _minibatch_moments(snapshot, estimator))
+
+
+def _averaged(snapshot: Snapshot, estimator: estimators.Averaged) -> Prediction:
+    single = _moments_of(snapshot, estimator.estimator)
+    if single is None:
+        return {}
+    return _quantities(snapshot, [averaging.averaged_moments(moment, estimator.n_averaged) for moment in single])
+
+
+def _subsampled(snapshot: Snapshot, estimator: estimators.Subsampled) -> Prediction:
+    inner: Any = estimator.estimator
+    if type(inner) not in FACTORS or (inner.shared and inner.slope == "batch"):
+        return {}
+    whole, by_example = (_moments_of(snapshot, one) for one in (inner, replace(inner, slope="example")))
+    if whole is None or by_example is None:
+        return {}
+    pairs = zip(whole, by_example, strict=True)
+    return _quantities(snapshot, [minibatch.subsampled_moments(*pair, estimator.size) for pair in pairs])
+
+
+def _moments_of(snapshot: Snapshot, estimator: Any) -> list[Moments] | None:
+    """Moments of an estimator's activation guess, where they are known."""
+    if isinstance(estimator, estimators.Upstream) and estimator.normalise:
+        return None
+    if type(estimator) in FACTORS:
+        return _linear_moments(snapshot, estimator)
+    if isinstance(estimator, estimators.Minibatch):
+        return _minibatch_moments(snapshot, estimator)
+    return None
+
+
+FACTORS: dict[type, Callable[[Snapshot, Any], Sequence[Factor]]] = {
     estimators.ActivityPerturbation: _activity,
     estimators.Upstream: _upstream,
     estimators.OrthogonalUpstream: _orthogonal,
     estimators.NewtonSchulzUpstream: _newton_schulz,
     estimators.PreconditionedUpstream: _preconditioned,
+}
+PREDICTIONS: dict[type, Callable[[Snapshot, Any], Prediction]] = {
+    estimators.Backpropagation: _backpropagation,
+    estimators.WeightPerturbation: _weight,
+    estimators.ActivityPerturbation: _linear,
+    estimators.Upstream: _upstream_guess,
+    estimators.OrthogonalUpstream: _orthogonal_guess,
+    estimators.NewtonSchulzUpstream: _linear,
+    estimators.PreconditionedUpstream: _linear,
+    estimators.ActivationMixing: _mixing,
+    estimators.MultiTangent: _multi_tangent,
+    estimators.Minibatch: _minibatch,
+    estimators.Averaged: _averaged,
+    estimators.Subsampled: _subsampled,
 }

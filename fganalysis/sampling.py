@@ -83,7 +83,8 @@ def sample(
         seed: of the noise; the same seed gives the same numbers.
         block_size: guesses per block; part of what determines the numbers. Default: what fits the caches, at most 16.
         memory: bytes of working space; bounds how many blocks are in flight, not the numbers.
-        workers: threads on the CPU; default the number of cores (one on a GPU).
+        workers: threads on the CPU; default the number of cores (one on a GPU or in
+            forward mode).
         progress: shows a bar on the terminal.
 
     Returns:
@@ -107,7 +108,9 @@ def sample(
         bytes_per_number = snapshot.outputs.element_size()
         n_groups = min(n_blocks, int(np.clip(BYTES_OF_GROUPS // (numbers * bytes_per_number), 8, MOST_GROUPS)))
         in_flight = _blocks_in_flight(memory, numbers * bytes_per_number, block_size, n_groups)
-        workers = 1 if snapshot.outputs.is_cuda else min(workers or os.cpu_count() or 1, in_flight)
+        # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
+        alone = snapshot.outputs.is_cuda or snapshot.autodiff == "forward"
+        workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
 
         def run(index: int) -> _Block:
             with torch.no_grad():

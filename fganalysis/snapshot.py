@@ -249,13 +249,13 @@ def _tap(
         raise ValueError(f"tap {name!r} gets inputs of shape {tuple(inputs.shape)}: only (example, input) is supported")
     if not torch.isfinite(outputs).all():
         raise NonFiniteActivations(f"tap {name!r} has NaN or infinite activations")
-    weight = module.weight.detach().clone()
+    weight = module.weight.detach()
     if module.bias is not None:
         inputs = torch.cat([inputs, inputs.new_ones(inputs.shape[0], 1)], dim=1)
         weight = torch.cat([weight, module.bias.detach().unsqueeze(1)], dim=1)
     upstream = None
     if following is not None and derivative is not None:
-        upstream = UpstreamJacobian(following.weight.detach().clone(), derivative)
+        upstream = UpstreamJacobian(following.weight.detach(), derivative)
     return Tap(name, inputs, outputs, weight, module.bias is not None, derivative, upstream)
 
 

@@ -37,7 +37,8 @@ COMPARED = (
     "descent_probability",
     "wang2025_variance",
 )
-ROUNDING = 2e-5  # Relative rounding of single-precision sums, in units of the quantity's own scale.
+ROUNDING = 2e-5  # Rounding of single-precision sums, relative to the squared gradient norm, 1, or the value itself.
+RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 
 
 def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
 def agreement(tree: xr.DataTree) -> pd.DataFrame:
     """How often |z| = |measured − predicted|/SE exceeds 3 and 4, a row per quantity, beside what chance would give.
 
-    z counts as 0 for an exact estimator that agrees to the rounding of single precision: it has no standard error.
+    z counts as 0 where difference and standard error are both below the rounding of single precision.
     """
     scores = z_scores(tree)
     rows = []
@@ -113,14 +114,11 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     for name in COMPARED:
         difference = measured[name] - predicted[name]
         error = measured[name + schema.SE]
-        z = difference / error.where(error > 0)
-        known = schema.QUANTITIES[name]
-        scale = 1.0 if known.units == "1" else measured["gradient_norm"].max(schema.LAYER) ** 2
-        if schema.SPACE not in known.dims and known.units != "1":
-            scale = scale.sel({schema.SPACE: "activation"}, drop=True) / measured.attrs["n_examples"]
-        # A single guess is exact to rounding only where its error is: elsewhere the standard error counts.
-        exact = measured["mse"].max([schema.SPACE, schema.LAYER]) <= ROUNDING * measured["gradient_norm"].max() ** 2
-        scores[name] = xr.where(exact & (abs(difference) <= ROUNDING * scale), 0.0, z)
+        scale = measured["gradient_norm"].max() ** 2 if schema.QUANTITIES[name].units != "1" else xr.DataArray(1.0)
+        if name in RELATIVE_ROUNDING:
+            scale = abs(predicted[name])
+        rounded = (abs(difference) <= ROUNDING * scale) & (error <= ROUNDING * scale)
+        scores[name] = xr.where(rounded, 0.0, difference / error.where(error > 0))
     return xr.Dataset(scores)
 
 
