@@ -45,7 +45,8 @@ class Finding:
     Attributes:
         relative_bias: the estimate, zero where the unbiased estimate of its square is negative. interval: its bounds.
         shrinkage: ⟨mean guess, g⟩/‖g‖². shrinkage_interval: its bounds, both at once at 1 − alpha.
-        direction: the direction with the most evidence, in words. layer, unit: of the coordinate with the most.
+        direction: the direction with the largest component of the bias, in words; one of those learned from the guesses
+            where no fixed one has half of it. layer, unit: of the coordinate with the most evidence.
         log_evidence: of a bias above rounding errors.
         detectable: the smallest relative bias in any direction that so many guesses can exclude.
         detectable_scale: the smallest error of scale that they can find.
@@ -194,6 +195,10 @@ def _finding(errors: GuessErrors, bound: NormBound, alpha: float, share: float) 
     n_fixed = len(against) - len(LEARNED)
     coordinate = n_fixed - len(errors.gradient) + int(against[n_fixed - len(errors.gradient) : n_fixed].argmax())
     places = errors.places()
+    components = evidence.components()
+    clearest = int(components[:n_fixed].argmax())
+    if components[clearest] ** 2 < bound.squared / 2:
+        clearest = n_fixed + int(against[n_fixed:].argmax())
     shrinkage, deviation = errors.along_gradient()
     half = boundary(float(n_guesses), alpha) * deviation / n_guesses
     scale_found = boundary(float(evidence.squares[0]), share * float(np.exp(evidence.log_weights[0])))
@@ -203,7 +208,7 @@ def _finding(errors: GuessErrors, bound: NormBound, alpha: float, share: float) 
         interval=(evidence.least_bias(share) / norm, bound.upper / norm),
         shrinkage=shrinkage,
         shrinkage_interval=(shrinkage - half, shrinkage + half),
-        direction=places[int(against.argmax())].name,
+        direction=places[clearest].name,
         layer=places[coordinate].layer,
         unit=places[coordinate].unit,
         log_evidence=evidence.log(errors.rounding()),

@@ -3,11 +3,12 @@
 Directions, each with the weight of its evidence, which add up to 1:
 
     1/4   the gradient itself and each layer's share of it, in equal parts: a wrong scale
-    1/4   each row's and each column's share of it: a dropped example, a masked unit, a missing input
+    1/4   each example's, unit's and input's share of it: a dropped example, a masked unit, a missing input
     1/4   every single coordinate
     1/4   two directions learned from the looks before: the mean error by precision, whole and its large coordinates
 
-Rows and columns are (example, unit) at the activations and (unit, input) at the weights.
+Rows and columns are (example, unit) at the activations and (unit, input) at the weights; an example's share is that
+over all layers, the others are a layer's own.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class GuessErrors:
         self.gradient = np.concatenate([gradient.ravel() for gradient in gradients])
         self.norm = float(np.linalg.norm(self.gradient))
         self.n_guesses = 0
+        self._rows_are_examples = AXES[space][0] == "example"
         self._layers, self._shapes = layers, [gradient.shape for gradient in gradients]
         shares = np.sqrt(self._shares((self.gradient**2)[None])[0])
         self._lengths = np.concatenate([shares, np.ones(len(self.gradient))])
@@ -74,7 +76,7 @@ class GuessErrors:
         self.n_guesses += len(errors) * block_size
 
     def _shares(self, products: Array) -> Array:
-        """Sums of ``products`` (block, number): all of them, a tap each, a row each, a column each."""
+        """Sums of ``products`` (block, number): all, a tap each, a row each (an example of all taps), a column each."""
         rows, columns, taps, start = [], [], [], 0
         for shape in self._shapes:
             tap = products[:, start : start + shape[0] * shape[1]].reshape(-1, *shape)
@@ -82,8 +84,9 @@ class GuessErrors:
             rows.append(tap.sum(2))
             columns.append(tap.sum(1))
             taps.append(rows[-1].sum(1, keepdims=True))
-        whole = sum(taps[1:], taps[0])
-        return np.concatenate([whole, *taps, *rows, *columns], axis=1)
+        if self._rows_are_examples:
+            rows = [sum(rows[1:], rows[0])]
+        return np.concatenate([sum(taps[1:], taps[0]), *taps, *rows, *columns], axis=1)
 
     def _positive(self, scales: Array, errors: Array, block_size: int) -> Array:
         """Scales without the zeros of coordinates that are never guessed: any scale is valid, only some are good."""
@@ -121,9 +124,11 @@ class GuessErrors:
         row, column = AXES[self.space]
         named = list(zip(self._layers, self._shapes, strict=True))
         places = [Place("along the gradient"), *(Place(f"along the gradient of layer {layer!r}") for layer, _ in named)]
-        for axis, name in enumerate((row, column)):
+        if self._rows_are_examples:
+            places += [Place(f"along the gradient of example {index}") for index in range(self._shapes[0][0])]
+        for axis in (1,) if self._rows_are_examples else (0, 1):
             places += [
-                Place(f"along the gradient at {name} {index} of layer {layer!r}")
+                Place(f"along the gradient at {AXES[self.space][axis]} {index} of layer {layer!r}")
                 for layer, shape in named
                 for index in range(shape[axis])
             ]

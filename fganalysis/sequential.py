@@ -83,6 +83,11 @@ class Evidence:
         left = np.maximum(np.abs(self.total) - bias * self.reach, 0.0)
         return self.log_weights + log_evidence(left, self.squares)
 
+    def components(self) -> Array:
+        """The component of the bias along each direction less one standard error, for comparisons of directions."""
+        surplus = np.abs(self.total) - np.sqrt(self.squares)
+        return np.divide(surplus, self.reach, out=np.zeros_like(surplus), where=self.reach > 0)
+
     def log(self, bias: float = 0.0) -> float:
         """log of the weighted average of E.
 

@@ -1,16 +1,15 @@
 """Hypothesis strategies for property tests of estimators: networks, batches, snapshots, noise laws, estimators, seeds.
 
-A property of one's own estimator in five lines:
+A property test of one's own estimator in five lines (alpha is small because hypothesis tries a hundred networks):
 
-    @given(snapshot=strategies.snapshots(), generator=strategies.generators())
-    def test_a_guess_scales_with_the_loss(snapshot, generator):
-        state = generator.get_state()
-        once = mine(snapshot, 4, generator).dense(snapshot)[1]
-        twice = mine(with_loss_doubled(snapshot), 4, generator.set_state(state)).dense(snapshot)[1]
-        torch.testing.assert_close(twice, 2 * once)
+    from hypothesis import given
+
+    @given(snapshot=strategies.snapshots(), seed=strategies.seeds())
+    def test_my_estimator_is_unbiased(snapshot, seed):
+        assert_unbiased(MyEstimator(), snapshot, alpha=1e-6, tolerance=0.5, seed=seed, may_be_undecided=True)
 
 Everything is in double precision and tiny, so that a property holds to rounding and a failing case shrinks to a few
-numbers. Hypothesis seeds neither torch nor this: every seed is drawn as a whole number and printed with a failure.
+numbers. Hypothesis does not seed torch: every seed is drawn as a whole number and printed with a failure.
 """
 
 from __future__ import annotations

@@ -1,0 +1,315 @@
+"""Every estimator gets the right verdict, every mutant is caught, and false alarms stay below alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fganalysis as fga
+from fganalysis.checking import Outcome, assert_unbiased, check_unbiased
+from fganalysis.error_blocks import BLOCKS, LEAST_GUESSES, block_sizes
+from fganalysis.estimates import ActivationEstimates, WeightEstimates
+from fganalysis.estimators import ESTIMATORS, Estimator, label
+from fganalysis.snapshot import Snapshot
+from tests.laws import tiny_snapshot
+
+SNAPSHOT = tiny_snapshot((3, 4, 4, 3), n_examples=4, activation=torch.nn.Softplus)
+RELU = tiny_snapshot((4, 6, 6, 3), n_examples=4, activation=torch.nn.ReLU, seed=1)
+
+# Feedback rules and local losses are biased by design, whatever their settings.
+VERDICTS: dict[str, Outcome] = {
+    "backpropagation": "unbiased",
+    "weight": "unbiased",
+    "activity": "unbiased",
+    "upstream": "biased",
+    "orthogonal": "biased",
+    "newton_schulz": "biased",
+    "preconditioned": "unbiased",
+    "activation_mixing": "biased",
+    "multi_tangent": "unbiased",
+    "finite_difference": "unbiased",
+    "minibatch": "unbiased",
+    "feedback_alignment": "biased",
+    "direct_feedback": "biased",
+    "forward_direct_feedback": "biased",
+    "local_loss": "biased",
+}
+SETTINGS: dict[str, Estimator] = {
+    "orthogonal": fga.estimators.OrthogonalUpstream(k=2),
+    "newton_schulz": fga.estimators.NewtonSchulzUpstream(k=2),
+}
+VARIANTS: list[tuple[Estimator, Snapshot, Outcome]] = [
+    (fga.estimators.OrthogonalUpstream(k="rank"), RELU, "unbiased"),
+    (fga.estimators.OrthogonalUpstream(k=2, which="bottom"), RELU, "biased"),
+    (fga.estimators.ActivityPerturbation(active_only=True), RELU, "unbiased"),
+    (fga.estimators.ActivityPerturbation(shared=True), RELU, "unbiased"),
+    (fga.estimators.ActivityPerturbation(shared=True, slope="batch"), RELU, "biased"),
+    (fga.estimators.ActivityPerturbation(layers="separate", slope="batch"), RELU, "unbiased"),
+    (fga.estimators.MultiTangent(k=3, combine="orthogonal"), RELU, "biased"),
+    (fga.estimators.FiniteDifference(epsilon=0.5), SNAPSHOT, "biased"),
+    (fga.estimators.FiniteDifference(epsilon=0.5, central=False), SNAPSHOT, "biased"),
+]
+
+
+@pytest.mark.parametrize("key", ESTIMATORS)
+def test_every_estimator_of_the_table_gets_its_verdict(key: str) -> None:
+    assert check_unbiased(SETTINGS.get(key, key), RELU, tolerance=0.15).outcome == VERDICTS[key]
+
+
+@pytest.mark.parametrize(("estimator", "snapshot", "outcome"), VARIANTS, ids=[label(row[0]) for row in VARIANTS])
+def test_settings_that_decide_get_their_verdict(estimator: Estimator, snapshot: Snapshot, outcome: Outcome) -> None:
+    assert check_unbiased(estimator, snapshot, tolerance=0.15).outcome == outcome
+
+
+Change = Callable[[Snapshot, list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """An estimator whose activation guesses, (guess, example, unit) a tap, are changed."""
+
+    inner: Estimator
+    change: Change
+    name: str
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        estimates = self.inner(snapshot, n_guesses, generator)
+        assert isinstance(estimates, ActivationEstimates)
+        return ActivationEstimates(tuple(self.change(snapshot, list(estimates.guesses))))
+
+
+def scaled(factor: float) -> Change:
+    return lambda snapshot, guesses: [factor * guess for guess in guesses]
+
+
+def one_coordinate_off(size: float) -> Change:
+    def change(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+        norm = torch.cat([gradient.flatten() for gradient in snapshot.gradients]).norm()
+        guesses[1][:, 2, 3] += size * norm
+        return guesses
+
+    return change
+
+
+def spread(size: float) -> Change:
+    """A fixed random direction, unknown to the check, of relative size ``size``."""
+
+    def change(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        offsets = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in snapshot.gradients]
+        norm, length = (torch.cat([x.flatten() for x in xs]).norm() for xs in (snapshot.gradients, offsets))
+        return [guess + size * norm / length * offset for guess, offset in zip(guesses, offsets, strict=True)]
+
+    return change
+
+
+def example_dropped(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+    keep = torch.ones(snapshot.n_examples, 1, dtype=guesses[0].dtype)
+    keep[2] = 0
+    return [guess * keep for guess in guesses]
+
+
+def mask_off_by_one(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+    masks = [(tap.outputs > 0).roll(1, dims=1) for tap in snapshot.taps[:-1]]
+    return [guess * mask for guess, mask in zip(guesses, masks, strict=False)] + guesses[-1:]
+
+
+def layers_swapped(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+    return [guesses[1], guesses[0], guesses[2]]
+
+
+def one_sided(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+    """Directions that would go uphill are thrown away."""
+    along = sum(
+        torch.linalg.vecdot(guess, gradient) for guess, gradient in zip(guesses, snapshot.gradients, strict=True)
+    )
+    return [guess * (along < 1.5 * along.mean(0)).unsqueeze(-1) for guess in guesses]
+
+
+def slope_clipped(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+    """Clips each example's guess to three times its gradient's norm, as a careful user might for stability."""
+    lengths = torch.cat(guesses, dim=2).norm(dim=2, keepdim=True)
+    limit = 3 * torch.cat(snapshot.gradients, dim=1).norm(dim=1, keepdim=True)
+    return [guess * (limit / lengths).clamp(max=1) for guess in guesses]
+
+
+def normalised(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+    norm = torch.cat([gradient.flatten() for gradient in snapshot.gradients]).norm()
+    length = torch.cat([guess.flatten(1) for guess in guesses], dim=1).norm(dim=1)[:, None, None]
+    return [guess * norm / length for guess in guesses]
+
+
+def mean_over_examples(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
+    return [guess.mean(1, keepdim=True).expand_as(guess) for guess in guesses]
+
+
+MUTANTS: dict[str, tuple[Change, float, str]] = {
+    "scaled by 1.01": (scaled(1.01), 0.005, "along the gradient"),
+    "scaled by .9": (scaled(0.9), 0.05, "along the gradient"),
+    "sign": (scaled(-1.0), 0.2, ""),
+    "one coordinate": (one_coordinate_off(0.1), 0.05, "in layer '2', example 2, unit 3"),
+    "spread": (spread(0.2), 0.1, "spread over all coordinates"),
+    "example dropped": (example_dropped, 0.1, "along the gradient of example 2"),
+    "mask off by one": (mask_off_by_one, 0.1, ""),
+    "layers swapped": (layers_swapped, 0.1, ""),
+    "only downhill": (one_sided, 0.1, "along the gradient"),
+    "slope clipped": (slope_clipped, 0.1, ""),
+    "normalised": (normalised, 0.1, ""),
+    "mean over examples": (mean_over_examples, 0.1, ""),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_are_called_biased_and_the_place_is_named(name: str) -> None:
+    change, tolerance, place = MUTANTS[name]
+    estimator = Mutant(fga.estimators.ActivityPerturbation(layers="separate"), change, name)
+    verdict = check_unbiased(estimator, RELU, tolerance=tolerance, max_guesses=2**21)
+    assert verdict.outcome == "biased"
+    assert place in verdict.findings[0].direction
+    lower, upper = verdict.findings[0].interval
+    assert 0 < lower < verdict.findings[0].relative_bias * 1.2 and lower < upper
+
+
+def test_the_reported_bias_and_its_interval_hold_the_truth() -> None:
+    verdict = check_unbiased(Mutant(fga.estimators.ActivityPerturbation(), spread(0.3), "spread"), RELU, tolerance=0.1)
+    found = {finding.space: finding for finding in verdict.findings}["activation"]
+    assert found.interval[0] < 0.3 < found.interval[1]
+    assert found.relative_bias == pytest.approx(0.3, abs=0.12)
+    shrunk = check_unbiased(Mutant(fga.estimators.ActivityPerturbation(), scaled(0.8), "scaled"), RELU, tolerance=0.1)
+    for finding in shrunk.findings:
+        assert finding.shrinkage_interval[0] < 0.8 < finding.shrinkage_interval[1] < 1.0
+    one = Mutant(fga.estimators.ActivityPerturbation(), one_coordinate_off(0.3), "one")
+    first = check_unbiased(one, RELU, tolerance=0.1, space="activation").findings[0]
+    assert (first.layer, first.unit) == ("2", 3)
+
+
+def false_alarms(estimator: Estimator, snapshot: Snapshot, n_runs: int, alpha: float, max_guesses: int) -> float:
+    """The share of an unbiased estimator's runs that are called biased, none of them stopped as unbiased."""
+    outcomes = [
+        check_unbiased(estimator, snapshot, alpha, tolerance=1e-9, max_guesses=max_guesses, seed=seed).outcome
+        for seed in range(n_runs)
+    ]
+    return float(np.mean([outcome == "biased" for outcome in outcomes]))
+
+
+@dataclass(frozen=True)
+class RareEvents:
+    """The gradient over p with probability p, else nothing: unbiased, with heavy tails (kurtosis about 1/p)."""
+
+    probability: float = 0.03
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        gradients = snapshot.weight_gradients
+        hits = torch.rand(n_guesses, generator=generator, dtype=gradients[0].dtype) < self.probability
+        coefficients = (hits.to(gradients[0].dtype) / self.probability).unsqueeze(1).expand(-1, len(gradients))
+        return WeightEstimates(coefficients, tuple(g.expand(n_guesses, *g.shape) for g in gradients))
+
+
+@pytest.mark.parametrize("estimator", [fga.estimators.ActivityPerturbation(), RareEvents()], ids=label)
+def test_false_alarms_stay_below_alpha_whenever_the_run_stops(estimator: Estimator) -> None:
+    """60 runs at alpha .1 would show a rate above .22. Over 1000 runs at .01 there were at most 1 (5 for p = .01)."""
+    assert false_alarms(estimator, tiny_snapshot((2, 2, 2)), 60, alpha=0.1, max_guesses=2**13) <= 0.1 + 3 * 0.039
+
+
+def test_the_guesses_that_a_scale_error_takes_are_those_of_the_docstring() -> None:
+    """30 v/r² with v = 2 for weight perturbation with Gaussian noise, to a factor of two."""
+    inner = fga.estimators.WeightPerturbation()
+
+    def ten_percent_more(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        estimates = inner(snapshot, n_guesses, generator)
+        return replace(estimates, coefficients=1.1 * estimates.coefficients)
+
+    runs = [check_unbiased(ten_percent_more, SNAPSHOT, tolerance=1e-3, seed=seed) for seed in range(9)]
+    assert {run.outcome for run in runs} == {"biased"}
+    assert 0.5 < np.median([run.n_guesses for run in runs]) / (30 * 2 / 0.1**2) < 2
+
+
+def test_a_verdict_is_one_paragraph_with_its_seed_and_rates() -> None:
+    verdict = check_unbiased("upstream", RELU, seed=11)
+    assert verdict.outcome == "biased"
+    for part in ("upstream is biased", "Seed 11", "alpha 0.01", "tolerance 0.05", f"{verdict.n_guesses} guesses"):
+        assert part in str(verdict)
+    assert "\n" not in str(verdict)
+    assert "unbiased to within the tolerance" in str(check_unbiased("backpropagation", RELU))
+
+
+def test_the_verdict_depends_on_the_seed_alone() -> None:
+    first = check_unbiased("activity", SNAPSHOT, tolerance=0.2, seed=3)
+    assert check_unbiased("activity", SNAPSHOT, tolerance=0.2, seed=3, workers=3) == first
+    assert check_unbiased("activity", SNAPSHOT, tolerance=0.2, seed=4) != first
+
+
+def test_an_undecided_run_tells_how_many_guesses_it_would_take() -> None:
+    short = check_unbiased("activity", SNAPSHOT, tolerance=0.1, max_guesses=LEAST_GUESSES)
+    assert short.outcome == "undecided"
+    assert f"about {short.guesses_needed:.2g} guesses" in str(short)
+    long = check_unbiased("activity", SNAPSHOT, tolerance=0.1)
+    assert long.outcome == "unbiased"
+    assert 0.3 < short.guesses_needed / long.n_guesses < 3
+
+
+def test_one_space_may_be_asked_for() -> None:
+    verdict = check_unbiased("upstream", RELU, space="weight")
+    assert [finding.space for finding in verdict.findings] == ["weight"]
+    assert [finding.space for finding in check_unbiased("weight", RELU, tolerance=0.5).findings] == ["weight"]
+
+
+def test_rounding_errors_in_single_precision_are_no_bias() -> None:
+    network = fga.networks.mlp([5, 6, 3], seed=0)
+    inputs = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
+    snapshot = fga.capture(network, torch.nn.functional.mse_loss, inputs, targets)
+    assert check_unbiased("backpropagation", snapshot, tolerance=1e-5).outcome == "unbiased"
+    slightly = Mutant(fga.estimators.Backpropagation(), scaled(1 + 1e-4), "slightly")
+    assert check_unbiased(slightly, snapshot, tolerance=1e-5).outcome == "biased"
+
+
+def test_block_sizes_grow_and_use_what_there_is() -> None:
+    sizes = list(block_sizes(10_000))
+    assert sizes[:3] == [16, 24, 36]
+    assert sum(sizes) == 10_000 // BLOCKS
+
+
+def test_assert_unbiased_passes_and_fails_with_the_verdict() -> None:
+    assert assert_unbiased("activity", SNAPSHOT, tolerance=0.2).outcome == "unbiased"
+    with pytest.raises(AssertionError, match=r"upstream is biased .* Seed 7, alpha"):
+        assert_unbiased("upstream", RELU, seed=7)
+    with pytest.raises(AssertionError, match="activity is undecided"):
+        assert_unbiased("activity", SNAPSHOT, max_guesses=LEAST_GUESSES)
+    assert_unbiased("activity", SNAPSHOT, max_guesses=LEAST_GUESSES, may_be_undecided=True)
+
+
+def broken(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+    return ActivationEstimates(
+        tuple(torch.full((n_guesses, *g.shape), torch.nan, dtype=g.dtype) for g in snapshot.gradients)
+    )
+
+
+def misshapen(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+    directions = tuple(torch.ones(n_guesses, g.shape[1], g.shape[0]) for g in snapshot.weight_gradients)
+    return WeightEstimates(torch.ones(n_guesses, len(directions)), directions)
+
+
+def test_wrong_arguments_and_guesses_are_refused() -> None:
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1, got 1"):
+        check_unbiased("activity", SNAPSHOT, alpha=1)
+    with pytest.raises(ValueError, match="tolerance must be positive, got 0"):
+        check_unbiased("activity", SNAPSHOT, tolerance=0)
+    with pytest.raises(ValueError, match="max_guesses must be at least 2048, got 2047"):
+        check_unbiased("activity", SNAPSHOT, max_guesses=2047)
+    with pytest.raises(ValueError, match="no guess in 'activation' space, only in: weight"):
+        check_unbiased("weight", SNAPSHOT, space="activation")
+    with pytest.raises(ValueError, match=r"a guess that is NaN or infinite \(seed 5\)"):
+        check_unbiased(broken, SNAPSHOT, seed=5)
+    with pytest.raises(ValueError, match=r"guesses have the shape \(3, 4\), the weight gradient \(4, 3\)"):
+        check_unbiased(misshapen, SNAPSHOT)
+    flat = fga.capture(
+        SNAPSHOT.network, lambda outputs, targets: 0.0 * outputs.mean(), SNAPSHOT.inputs, SNAPSHOT.targets
+    )
+    with pytest.raises(ValueError, match="the gradient is zero, so a relative bias has no meaning"):
+        check_unbiased("activity", flat)
