@@ -135,7 +135,8 @@ def check_unbiased(
         max_guesses: where to stop undecided, at least 2048.
         seed: of the noise; the same seed gives the same verdict.
         space: "activation" or "weight"; default every space in which the estimator guesses. Evidence of a bias in
-            either makes it "biased", each at half of alpha; to be "unbiased" takes both.
+            either makes it "biased", each at half of alpha; to be "unbiased" takes both. A bias at the activations may
+            cancel in the weights: where only training counts, ask for "weight".
         workers: threads on the CPU; does not change the verdict. Default one, or the cores for large guesses.
 
     Raises:

@@ -83,6 +83,8 @@ def test_the_subtle_bug_is_caught_and_its_seed_reproduces_it() -> None:
     verdict = check_unbiased(from_function(seeded_anew_for_each_parameter), SNAPSHOT, tolerance=0.5, seed=3)
     assert verdict.outcome == "biased"
     assert "seeded_anew_for_each_parameter is biased in weight space" in str(verdict)
+    assert "most evident spread over all coordinates" in str(verdict)
+    assert verdict.findings[0].relative_bias == pytest.approx(1.2, abs=0.1)
     assert verdict == check_unbiased(from_function(seeded_anew_for_each_parameter), SNAPSHOT, tolerance=0.5, seed=3)
 
 
