@@ -21,6 +21,7 @@ from fganalysis.estimators.feedback_alignment import FeedbackAlignment
 from fganalysis.estimators.finite_difference import FiniteDifference
 from fganalysis.estimators.forward_direct_feedback import ForwardDirectFeedback, ForwardDirectFeedbackAdam
 from fganalysis.estimators.from_function import from_function
+from fganalysis.estimators.local_loss import LocalLoss, train_heads
 from fganalysis.estimators.minibatch import Minibatch
 from fganalysis.estimators.multi_tangent import MultiTangent
 from fganalysis.estimators.newton_schulz import NewtonSchulzUpstream
@@ -52,6 +53,7 @@ ESTIMATORS: dict[str, type] = {
     "feedback_alignment": FeedbackAlignment,
     "direct_feedback": DirectFeedback,
     "forward_direct_feedback": ForwardDirectFeedback,
+    "local_loss": LocalLoss,
     "minibatch": Minibatch,
 }
 
@@ -110,6 +112,7 @@ __all__ = [
     "FiniteDifference",
     "ForwardDirectFeedback",
     "ForwardDirectFeedbackAdam",
+    "LocalLoss",
     "Minibatch",
     "MultiTangent",
     "NewtonSchulzUpstream",
@@ -122,4 +125,5 @@ __all__ = [
     "label",
     "resolve",
     "settings",
+    "train_heads",
 ]

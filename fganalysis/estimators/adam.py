@@ -61,9 +61,13 @@ class AdamState:
 
 
 def numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
-    """The tensors called ``name``.0, ``name``.1 and so on, in order."""
+    """The tensors called ``name``.0, ``name``.1 and so on, in order, copied.
+
+    What a file gives lies at any address, and matrix products round differently where memory is not aligned: without
+    the copy a run that is continued from a checkpoint leaves the uninterrupted one in the last digit.
+    """
     count = sum(key.startswith(f"{name}.") for key in tensors)
     missing = [f"{name}.{index}" for index in range(count) if f"{name}.{index}" not in tensors]
     if missing:
         raise ValueError(f"the state lacks {missing[0]!r}")
-    return tuple(tensors[f"{name}.{index}"] for index in range(count))
+    return tuple(tensors[f"{name}.{index}"].clone() for index in range(count))

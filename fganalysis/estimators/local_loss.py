@@ -1,0 +1,209 @@
+"""Local loss: the gradient of an auxiliary head's loss at a block's output, as the direction of a guess.
+
+    v_l,b = φ'(s_l,b) ⊙ ∂ℓ_head/∂φ(s_l,b)                  the head reads φ(s_l), the block's output
+    activation:   ĝ_l,b = ⟨target_l,b, v_l,b⟩ v_l,b / ‖v_l,b‖²
+    weight:       Ĝ_l   = ⟨Target_l, V_l⟩ V_l / ‖V_l‖²,   V_l = Σ_b v_l,b x_bᵀ
+
+target: the loss's own gradient ("global", a slope along v, one pass a tap) or that of the block's own head ("local").
+The output tap's block has the loss itself for a head: its guess is exact. Random: the heads, once, or for every guess.
+Biased: of the target only the part along v is kept, the best multiple of v. Source: Fournier et al. 2023, who project
+at the block's output; here it is at the tap, where gradients are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators import heads
+from fganalysis.estimators.adam import AdamState
+from fganalysis.estimators.feedback import output_error, repeated
+from fganalysis.snapshot import Snapshot, Tap
+
+Target = Literal["global", "local"]
+Space = Literal["activation", "weight"]
+Mode = Literal["frozen", "trained", "redrawn"]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalLoss:
+    """ĝ = the target's projection on v.
+
+    Fields: ``head`` and ``width`` as in `fganalysis.estimators.heads`; ``target``; the ``space`` of the projection;
+    ``mode``, the weights of the head that makes the guess: "frozen" at those drawn from ``seed``, "trained" ones, or
+    "redrawn" for every guess. ``optimiser`` is the state, the trained heads with Adam's moments: made by `train_heads`,
+    or by `initialised` and `advanced` beside the network's own training, with Adam's ``rate``. The "local" target is
+    the gradient of the trained heads where there are any, of the seed's otherwise.
+
+    Closed form: the projection, given v; for redrawn heads none, v being no polynomial of their weights.
+    Raises ValueError for unknown settings; in a call for a head that does not fit a block's output, for class indices
+    beyond the outputs, and for mode "trained" before there are trained heads.
+    """
+
+    head: heads.Kind = "linear"
+    target: Target = "global"
+    space: Space = "activation"
+    mode: Mode = "frozen"
+    seed: int = 0
+    width: int | None = None
+    rate: float = 1e-3
+    optimiser: AdamState | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {"head": heads.Kind, "target": Target, "space": Space, "mode": Mode}
+        for name, choices in allowed.items():
+            if getattr(self, name) not in get_args(choices):
+                known = " or ".join(map(repr, get_args(choices)))
+                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+        if not self.rate > 0:
+            raise ValueError(f"rate must be positive, got {self.rate}")
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        heads.check_targets(snapshot.targets, snapshot.outputs.shape[1])
+        if self.mode == "trained" and self.optimiser is None:
+            raise ValueError("mode 'trained' needs trained heads: use train_heads, or initialised and advanced")
+        shapes = self._shapes(snapshot)
+        if self.mode == "redrawn":
+            makers = [self._gradients(snapshot, index) for index in range(len(shapes))]
+            directions = [
+                heads.redrawn_gradients(shape, n_guesses, generator, make, snapshot.outputs)
+                for shape, make in zip(shapes, makers, strict=True)
+            ]
+        else:
+            directions = self._head_gradients(snapshot, self._own_heads(snapshot, self.mode == "trained"))
+        guesses = self._projections(snapshot, directions) if directions else []
+        return repeated([*guesses, output_error(snapshot)], n_guesses)
+
+    def initialised(self, snapshot: Snapshot) -> LocalLoss:
+        """The heads of the seed in the shapes that the network asks for, to be trained by `advanced`."""
+        initial = self._initial(snapshot)
+        return replace(self, optimiser=AdamState.at([tensor for head in initial for tensor in head]))
+
+    def advanced(self, snapshot: Snapshot, generator: torch.Generator) -> LocalLoss:
+        """One step of Adam for every head on the snapshot's batch; nothing where no trained head is asked for."""
+        if self.mode != "trained" and self.target == "global":
+            return self
+        return train_heads(self, snapshot, 1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Heads and Adam's moments by name, for a checkpoint; empty before there are any."""
+        return self.optimiser.tensors() if self.optimiser else {}
+
+    def with_state(self, state: dict[str, Tensor]) -> LocalLoss:
+        """The estimator that `state` was taken from. Raises ValueError where tensors are missing."""
+        return replace(self, optimiser=AdamState.of_tensors(state) if state else None)
+
+    def head_losses(self, snapshot: Snapshot) -> Tensor:
+        """The loss of each block's own head on the batch, (layer,), the output tap left out."""
+        own = self._own_heads(snapshot, self.optimiser is not None)
+        blocks = [_block(snapshot, index) for index in range(len(own))]
+        pairs = zip(own, blocks, strict=True)
+        return torch.stack([snapshot.loss_fn(heads.outputs_of(head, block), snapshot.targets) for head, block in pairs])
+
+    def _projections(self, snapshot: Snapshot, directions: Sequence[Tensor]) -> list[Tensor]:
+        """The target's projection on each direction (guess, example, unit), in the same shape."""
+        hidden = snapshot.taps[:-1]
+        pairs = [self._normalised(tap, v) for tap, v in zip(hidden, directions, strict=True)]
+        units, probes = [unit for unit, _ in pairs], [probe for _, probe in pairs]
+        if self.target == "local":
+            own = self._head_gradients(snapshot, self._own_heads(snapshot, self.optimiser is not None))
+            slopes = [(probe * gradient).sum(-1) for probe, gradient in zip(probes, own, strict=True)]
+        else:
+            still = probes[0].new_zeros(len(probes[0]), *snapshot.taps[-1].outputs.shape)
+            slopes = list(snapshot.slopes([*probes, still], "separate").unbind(1)[:-1])
+        if self.space == "weight":
+            slopes = [slope.sum(-1, keepdim=True) for slope in slopes]
+        return [slope.unsqueeze(-1) * unit for slope, unit in zip(slopes, units, strict=True)]
+
+    def _normalised(self, tap: Tap, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """v/‖v‖ for each example, or v/‖V‖, zero staying zero; and where the slope is taken for it.
+
+        Along the weights V the tap's outputs move by V x_b = Σ_c K_bc v_c, with K = FᵀF and ‖V‖ = ‖F v‖.
+        """
+        if self.space == "activation":
+            unit = _scaled(direction, torch.linalg.vector_norm(direction, dim=-1, keepdim=True))
+            return unit, unit
+        image = tap.kernel_root @ direction
+        norm = torch.linalg.vector_norm(image, dim=(1, 2), keepdim=True)
+        return _scaled(direction, norm), tap.kernel_root.T @ _scaled(image, norm)
+
+    def _head_gradients(self, snapshot: Snapshot, own: Sequence[heads.Parameters]) -> list[Tensor]:
+        """v of given heads, (1, example, unit) for every tap but the last."""
+        singles = [tuple(tensor.unsqueeze(0) for tensor in head) for head in own]
+        return [self._gradients(snapshot, index)(head) for index, head in enumerate(singles)]
+
+    def _gradients(self, snapshot: Snapshot, index: int) -> Callable[[heads.Parameters], Tensor]:
+        def of(parameters: heads.Parameters) -> Tensor:
+            found = heads.block_gradients(parameters, block, snapshot.loss_fn, snapshot.targets)
+            return found * snapshot.upstream[index].derivative
+
+        block = _block(snapshot, index)
+        return of
+
+    def _own_heads(self, snapshot: Snapshot, trained: bool) -> list[heads.Parameters]:
+        """One head for every tap but the last, of the state or of the seed; checked."""
+        if not trained or self.optimiser is None:
+            return self._initial(snapshot)
+        shapes = self._shapes(snapshot)
+        found, values = [], list(self.optimiser.values)
+        for name, shape in zip(snapshot.layers, shapes, strict=False):
+            head, values = tuple(values[: len(shape)]), values[len(shape) :]
+            got = tuple(tuple(tensor.shape) for tensor in head)
+            if got != shape:
+                raise ValueError(f"the head does not fit the block of tap {name!r}: it needs {shape}, got {got}")
+            found.append(head)
+        return found
+
+    def _initial(self, snapshot: Snapshot) -> list[heads.Parameters]:
+        def make() -> list[heads.Parameters]:
+            generator = torch.Generator().manual_seed(self.seed)
+            # In float32 and then converted, so that a float32 and a float64 network get the same heads.
+            like = torch.zeros(0, dtype=torch.float32)
+            drawn = [heads.drawn(shape, 1, generator, like) for shape in self._shapes(snapshot)]
+            return [tuple(tensor[0].to(snapshot.outputs) for tensor in head) for head in drawn]
+
+        initial: list[heads.Parameters] = snapshot.remember(("heads", self.head, self.width, self.seed), make)
+        return initial
+
+    def _shapes(self, snapshot: Snapshot) -> list[heads.Shapes]:
+        outputs = snapshot.outputs.shape[1]
+        hidden = snapshot.taps[:-1]
+        return [heads.shapes_of(self.head, tap.units, outputs, self.width, tap.name) for tap in hidden]
+
+
+def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> LocalLoss:
+    """The estimator with its heads trained for ``n_steps`` steps of Adam on the snapshot's batch, from where they were.
+
+    Raises ValueError for n_steps below 1, for heads that do not fit and for class indices beyond the outputs.
+    """
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+    heads.check_targets(snapshot.targets, snapshot.outputs.shape[1])
+    if estimator.optimiser is None:
+        estimator = estimator.initialised(snapshot)
+    for _ in range(n_steps):
+        own = estimator._own_heads(snapshot, True)
+        gradients = [
+            heads.parameter_gradients(head, _block(snapshot, index), snapshot.loss_fn, snapshot.targets)
+            for index, head in enumerate(own)
+        ]
+        assert estimator.optimiser is not None
+        moved = estimator.optimiser.moved([tensor for head in gradients for tensor in head], estimator.rate)
+        estimator = replace(estimator, optimiser=moved)
+    return estimator
+
+
+def _scaled(direction: Tensor, norm: Tensor) -> Tensor:
+    return direction / torch.where(norm > 0, norm, 1.0)
+
+
+def _block(snapshot: Snapshot, index: int) -> Tensor:
+    """φ(s_l), (example, unit): what the next tap reads, without its column of ones."""
+    return snapshot.taps[index + 1].inputs[:, : snapshot.upstream[index].derivative.shape[1]]
