@@ -22,18 +22,21 @@ from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, neares
 from fganalysis.noise import Gaussian
 from fganalysis.sampling import coordinates, sample, squared_gradients
 from fganalysis.snapshot import Snapshot
+from fganalysis.spectra import UpstreamModes, spectra, upstream_modes
 from theory import (
     activation_mixing,
     averaging,
     batch_cosine,
     cosine,
     descent,
+    energy_curves,
     linear_guess,
     minibatch,
     multi_tangent,
     normalised_upstream,
     projection,
     quantities,
+    subspace,
     upstream,
     wang2025,
     weight_perturbation,
@@ -62,7 +65,8 @@ def diagnose(
         estimators: keys or instances. n_guesses, seed, memory, progress: as in `fganalysis.sample`.
 
     Returns:
-        DataTree with /measured and /predicted, the same variables over (step, estimator, space, layer).
+        DataTree with /measured and /predicted, the same variables over (step, estimator, space, layer), and /subspace,
+        see `subspaces`.
 
     Raises:
         ValueError: no estimator, or two that have the same label; whatever `sample` raises.
@@ -71,20 +75,22 @@ def diagnose(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"estimators must be different ones and at least one, got {names}")
     snapshots = [snapshot] if isinstance(snapshot, Snapshot) else list(snapshot)
-    measured, predicted = [], []
+    measured, predicted, spaces = [], [], []
     for one in snapshots:
         samples = [sample(one, e, n_guesses, seed, memory=memory, progress=progress) for e in estimators]
         measured.append(_along(schema.ESTIMATOR, samples))
         predicted.append(_along(schema.ESTIMATOR, [predict(one, e) for e in estimators]))
-    nodes = {"measured": _along(schema.STEP, measured), "predicted": _along(schema.STEP, predicted)}
-    return xr.DataTree.from_dict(nodes)
+        spaces.append(subspaces(one))
+    nodes = {"measured": measured, "predicted": predicted, "subspace": spaces}
+    return xr.DataTree.from_dict({name: _along(schema.STEP, parts) for name, parts in nodes.items()})
 
 
 def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
-    """One tree from the diagnoses of several steps."""
+    """One tree from the diagnoses of several steps, with the parts that all of them have."""
     nodes = {
         name: xr.concat([tree[name].to_dataset() for tree in trees], dim=schema.STEP, data_vars="all", join="outer")
-        for name in ("measured", "predicted")
+        for name in ("measured", "predicted", "subspace")
+        if all(name in tree.children for tree in trees)
     }
     return xr.DataTree.from_dict(nodes)
 
@@ -108,6 +114,68 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
     variables["gradient_norm"] = (grid, np.sqrt(squared_gradients(snapshot)))
     dataset = xr.Dataset(variables, coords=coordinates(snapshot, label(chosen)))
     return schema.validate(schema.annotate(dataset))
+
+
+def subspaces(snapshot: Snapshot) -> xr.Dataset:
+    """The subspaces that the gradient lives in, `fganalysis.spectra`, and what they say of the upstream guesses.
+
+    Bias, variance and efficiency of the orthogonal upstream guess for every k = mode, its best k, and the same
+    quantities of the upstream guess; Gaussian noise, independent and joint, a slope for each example. Every Jacobian is
+    decomposed, which takes longest: a tenth of a second an example, layer and core at width 1024. NaN where the
+    upstream Jacobians are unknown.
+    """
+    try:
+        jacobians = snapshot.upstream
+    except ValueError:  # The network is not a chain: its spectra are still worth having.
+        jacobians = ()
+    modes = [upstream_modes(jacobian, g) for jacobian, g in zip(jacobians, snapshot.gradients, strict=False)]
+    found = spectra(snapshot, modes)
+    known = _story(snapshot, modes, found[schema.MODE].values) if len(modes) + 1 == len(snapshot.taps) else {}
+    found = found.assign_coords({schema.SPACE: list(schema.SPACES)})
+    for name, variable in schema.STORY.items():
+        unknown = np.full([found.sizes[dim] for dim in variable.dims], np.nan)
+        found[name] = (variable.dims, known.get(name, unknown))
+    return schema.validate(schema.annotate(found))
+
+
+def _story(snapshot: Snapshot, modes: Sequence[UpstreamModes], ks: NDArray[np.int64]) -> Prediction:
+    """What the energy curves predict, over (space, layer, mode), (space, layer) or (layer, mode)."""
+    gradients, inputs = _double(snapshot.gradients), _double([tap.inputs for tap in snapshot.taps])
+    output = energy_curves.Output((gradients[-1] ** 2).sum(1), gradients[-1].shape[1])
+    last = subspace.cross_terms(gradients[-1], gradients[-1], inputs[-1])
+    hidden = list(zip(modes, gradients, inputs, strict=False))
+
+    curves = [energy_curves.OverlapCurve(one.overlap, one.squared_gradient, one.rank) for one in modes]
+    terms = subspace.orthogonal_terms(curves, output, ks)
+    cross = [subspace.orthogonal_cross_terms(one.vectors, g, x, ks) for one, g, x in hidden]
+    same = np.ones(len(ks))  # The output tap's guess does not know of k.
+    flat = replace(last, inner=last.inner * same, mean_square=last.mean_square * same)
+    orthogonal = [subspace.activation_quantities(terms), subspace.weight_quantities(terms, [*cross, flat])]
+    kept = np.concatenate([(parts := terms.inner.sum(2)), parts.sum(0, keepdims=True)])
+    squares = np.append((totals := terms.squared_gradient.sum(1)), totals.sum())
+    best = np.stack([subspace.best_setting(one) for one in orthogonal])
+
+    spectral = [energy_curves.UpstreamSpectrum(one.values, one.components, one.squared_gradient) for one in modes]
+    plain = subspace.upstream_terms(spectral, output)
+    means = [
+        jacobian.transposed_product(jacobian.product(g))
+        for jacobian, g in zip(snapshot.upstream, snapshot.gradients, strict=False)
+    ]
+    crossed = [subspace.cross_terms(mean, g, x) for mean, (_, g, x) in zip(_double(means), hidden, strict=True)]
+    upstream_guess = [subspace.activation_quantities(plain), subspace.weight_quantities(plain, [*crossed, last])]
+    found = {
+        "kept_energy": np.divide(kept, squares[:, None], out=np.full_like(kept, np.nan), where=squares[:, None] > 0),
+        "best_k": np.where(best >= 0, ks[best], np.nan),
+        "best_k_of_each_layer": np.full(len(gradients) + 1, np.nan),
+    }
+    if squares[-1] > 0 and modes:
+        found["best_k_of_each_layer"][: len(modes)] = subspace.best_k_of_each_layer(curves, output)
+    for key, guesses in (("orthogonal", orthogonal), ("upstream", upstream_guess)):
+        index = 0 if key == "upstream" else slice(None)
+        found[f"{key}_bias"] = np.stack([np.sqrt(one.squared_bias[:, index]) for one in guesses])
+        found[f"{key}_variance"] = np.stack([one.variance[:, index] for one in guesses])
+        found[f"{key}_efficiency"] = np.stack([one.efficiency[:, index] for one in guesses])
+    return found
 
 
 def _along(dim: str, datasets: Sequence[xr.Dataset]) -> xr.Dataset:

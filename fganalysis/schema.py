@@ -8,8 +8,10 @@ import xarray as xr
 
 STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
+MATRIX = "matrix"
 
 SPACES = ("activation", "weight")
+MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
 ALL_LAYERS = "all"
 SE = "_se"
 
@@ -65,6 +67,54 @@ QUANTILES = {
     name: Variable(f"{level:.0%} quantile over guesses of the cosine", "1") for name, level in COSINE_QUANTILES.items()
 }
 
+# /subspace: what `fganalysis.spectra` measures and what theory makes of it. Everything is exact for the batch; the
+# overlap's standard error is that of its mean over examples.
+ENERGY_SHARES = {"modes_for_90": 0.9, "modes_for_95": 0.95, "modes_for_99": 0.99}
+RANKS = {
+    "stable_rank": Variable("sum of squared singular values over the largest squared", "1", (MATRIX, LAYER)),
+    "entropy_rank": Variable("exponential of the entropy of the shares of energy", "1", (MATRIX, LAYER)),
+    "participation_ratio": Variable("squared sum of energies over sum of squared energies", "1", (MATRIX, LAYER)),
+} | {
+    name: Variable(f"leading modes that hold {share:.0%} of the energy", "1", (MATRIX, LAYER))
+    for name, share in ENERGY_SHARES.items()
+}
+MODE_CURVES = {
+    "singular_value": Variable("singular value", "unit of the matrix", (MATRIX, LAYER, MODE)),
+    "energy": Variable("share of the energy in the leading modes", "1", (MATRIX, LAYER, MODE)),
+}
+BY_LAYER_AND_MODE = (LAYER, MODE)
+OVERLAPS = {
+    "overlap": Variable(
+        "share of the squared gradient in the Jacobian's leading modes, example mean", "1", BY_LAYER_AND_MODE
+    ),
+    "overlap_se": Variable("standard error over examples of the overlap", "1", BY_LAYER_AND_MODE),
+    "overlap_spread": Variable("standard deviation over examples of the overlap", "1", BY_LAYER_AND_MODE),
+    "random_overlap": Variable("overlap with a random subspace of that size", "1", BY_LAYER_AND_MODE),
+    "random_overlap_spread": Variable("standard deviation of the random overlap", "1", BY_LAYER_AND_MODE),
+    "random_overlap_in_range": Variable(
+        "overlap with a random subspace of the Jacobian's row space, example mean", "1", BY_LAYER_AND_MODE
+    ),
+}
+STORY = {
+    "kept_energy": Variable(
+        "share of the batch's squared gradient in the leading modes, the output tap's whole", "1", BY_LAYER_AND_MODE
+    ),
+    "orthogonal_bias": Variable(
+        "bias of the orthogonal upstream guess, k = mode", GRADIENT_UNITS, (SPACE, LAYER, MODE)
+    ),
+    "orthogonal_variance": Variable(
+        "total variance of the orthogonal upstream guess, k = mode", SQUARED_UNITS, (SPACE, LAYER, MODE)
+    ),
+    "orthogonal_efficiency": Variable(
+        "efficiency of the orthogonal upstream guess, k = mode", "1", (SPACE, LAYER, MODE)
+    ),
+    "best_k": Variable("k of the most efficient orthogonal upstream guess, the same in every layer", "1"),
+    "best_k_of_each_layer": Variable("k of each layer for the net's efficiency at the activations", "1", (LAYER,)),
+    "upstream_bias": Variable("bias of the upstream guess", GRADIENT_UNITS),
+    "upstream_variance": Variable("total variance of the upstream guess", SQUARED_UNITS),
+    "upstream_efficiency": Variable("efficiency of the upstream guess", "1"),
+}
+
 
 def variables() -> dict[str, Variable]:
     """Every variable that a result may hold, standard errors included."""
@@ -72,7 +122,7 @@ def variables() -> dict[str, Variable]:
         name + SE: Variable("standard error of: " + variable.long_name, variable.units, variable.dims)
         for name, variable in QUANTITIES.items()
     }
-    return QUANTITIES | errors | EXACT | RAW | QUANTILES
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
 
 
 def annotate(dataset: xr.Dataset) -> xr.Dataset:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from theory.energy_curves import Array, Counts, Output, OverlapCurve, UpstreamSpectrum, check_not_negative
 
@@ -170,7 +171,7 @@ def cross_terms(mean: Array, gradients: Array, inputs: Array) -> CrossTerms:
     )
 
 
-def orthogonal_cross_terms(vectors: Array, gradients: Array, inputs: Array, ks: Counts) -> CrossTerms:
+def orthogonal_cross_terms(vectors: NDArray[np.floating], gradients: Array, inputs: Array, ks: Counts) -> CrossTerms:
     """The cross terms of a hidden tap for every k of ``ks`` (setting,), adding up one mode after the other.
 
     vectors: (example, unit, mode), right singular vectors of the upstream Jacobians in descending order, zero beyond
@@ -184,13 +185,15 @@ def orthogonal_cross_terms(vectors: Array, gradients: Array, inputs: Array, ks: 
     if np.min(ks) < 1:
         raise ValueError(f"k must be at least 1, got {np.min(ks)}")
     whole = cross_terms(gradients, gradients, inputs)
-    truth = gradients.T @ inputs
+    # Inner products of weight gradients see the inputs through XXᵀ alone, so R of Xᵀ = QR will do where it is smaller.
+    mixing = inputs if inputs.shape[0] >= inputs.shape[1] else np.linalg.qr(inputs.T)[1].T
+    truth = gradients.T @ mixing
     guess = np.zeros_like(truth)
     inner, mean_square = np.empty(vectors.shape[2]), np.empty(vectors.shape[2])
     components = np.einsum("bu,bum->bm", gradients, vectors)
     for mode in range(vectors.shape[2]):
-        guess += (vectors[:, :, mode] * components[:, mode, None]).T @ inputs
-        inner[mode], mean_square[mode] = np.sum(guess * truth), np.sum(guess**2)
+        guess += (vectors[:, :, mode] * components[:, mode, None]).T @ mixing
+        inner[mode], mean_square[mode] = np.vdot(guess, truth), np.vdot(guess, guess)
     chosen = np.minimum(ks, vectors.shape[2]) - 1
     return CrossTerms(whole.squared_input, inner[chosen], mean_square[chosen], whole.squared_gradient)
 
