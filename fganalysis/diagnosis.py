@@ -122,7 +122,7 @@ def subspaces(snapshot: Snapshot) -> xr.Dataset:
     Bias, variance and efficiency of the orthogonal upstream guess for every k = mode, its best k, and the same
     quantities of the upstream guess; Gaussian noise, independent and joint, a slope for each example. Every Jacobian is
     decomposed, which takes longest: a tenth of a second an example, layer and core at width 1024. NaN where the
-    upstream Jacobians are unknown.
+    upstream Jacobians are unknown or there are none.
     """
     try:
         jacobians = snapshot.upstream
@@ -130,7 +130,7 @@ def subspaces(snapshot: Snapshot) -> xr.Dataset:
         jacobians = ()
     modes = [upstream_modes(jacobian, g) for jacobian, g in zip(jacobians, snapshot.gradients, strict=False)]
     found = spectra(snapshot, modes)
-    known = _story(snapshot, modes, found[schema.MODE].values) if len(modes) + 1 == len(snapshot.taps) else {}
+    known = _story(snapshot, modes, found[schema.MODE].values) if modes else {}
     found = found.assign_coords({schema.SPACE: list(schema.SPACES)})
     for name, variable in schema.STORY.items():
         unknown = np.full([found.sizes[dim] for dim in variable.dims], np.nan)
@@ -168,7 +168,7 @@ def _story(snapshot: Snapshot, modes: Sequence[UpstreamModes], ks: NDArray[np.in
         "best_k": np.where(best >= 0, ks[best], np.nan),
         "best_k_of_each_layer": np.full(len(gradients) + 1, np.nan),
     }
-    if squares[-1] > 0 and modes:
+    if squares[-1] > 0:
         found["best_k_of_each_layer"][: len(modes)] = subspace.best_k_of_each_layer(curves, output)
     for key, guesses in (("orthogonal", orthogonal), ("upstream", upstream_guess)):
         index = 0 if key == "upstream" else slice(None)

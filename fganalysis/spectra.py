@@ -183,5 +183,5 @@ def _overlaps(modes: UpstreamModes, units: int, n_modes: int) -> dict[str, Array
 
 def _mean(rows: Array) -> Array:
     """Mean over the first axis of the rows that are known; NaN where none is."""
-    known = rows[np.isfinite(rows).reshape(len(rows), -1).all(1)]
+    known = rows[np.isfinite(rows).all(tuple(range(1, rows.ndim)))]
     return known.mean(0) if len(known) else np.full(rows.shape[1:], np.nan)
