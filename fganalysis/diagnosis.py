@@ -69,12 +69,16 @@ def diagnose(
         see `subspaces`.
 
     Raises:
-        ValueError: no estimator, or two that have the same label; whatever `sample` raises.
+        ValueError: no estimator, or two that have the same label; no snapshot, or two of the same step; whatever
+            `sample` raises.
     """
     names = [label(estimator) for estimator in estimators]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"estimators must be different ones and at least one, got {names}")
     snapshots = [snapshot] if isinstance(snapshot, Snapshot) else list(snapshot)
+    steps = [one.step for one in snapshots]
+    if not steps or len(set(steps)) < len(steps):
+        raise ValueError(f"snapshots must be of different steps and at least one, got the steps {steps}")
     measured, predicted, spaces = [], [], []
     for one in snapshots:
         samples = [sample(one, e, n_guesses, seed, memory=memory, progress=progress) for e in estimators]

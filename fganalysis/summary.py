@@ -88,7 +88,7 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
     rows = []
     for name in COMPARED:
         z = scores[name].values
-        z = np.abs(z[np.isfinite(z)])
+        z = np.abs(z[~np.isnan(z)])
         if not len(z):
             continue
         expected = [len(z) * 2 * float(special.ndtr(-bound)) for bound in (3.0, 4.0)]
@@ -108,17 +108,26 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
 
 
 def z_scores(tree: xr.DataTree) -> xr.Dataset:
-    """(measured − predicted)/SE of every quantity with a closed form, over the dimensions of the result."""
+    """(measured − predicted)/SE of every quantity with a closed form, over the dimensions of the result.
+
+    0 where difference and error are both no more than the rounding of single precision (guesses without variance), and
+    ±∞ where there is no error and yet a difference: a wrong exact estimator is as wrong as can be.
+    """
     measured, predicted = node(tree, "measured"), node(tree, "predicted")
+    # Each step, space and layer has a scale of its own: they differ by orders of magnitude, and rounding with them.
+    squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
     scores = {}
     for name in COMPARED:
-        difference = measured[name] - predicted[name]
-        error = measured[name + schema.SE]
-        scale = measured["gradient_norm"].max() ** 2 if schema.QUANTITIES[name].units != "1" else xr.DataArray(1.0)
+        difference, error = measured[name] - predicted[name], measured[name + schema.SE]
+        known = schema.QUANTITIES[name]
+        scale: xr.DataArray = xr.ones_like(difference)
         if name in RELATIVE_ROUNDING:
             scale = abs(predicted[name])
+        elif known.units != "1":
+            scale = squares if schema.SPACE in known.dims else squares.sel({schema.SPACE: "activation"}, drop=True)
         rounded = (abs(difference) <= ROUNDING * scale) & (error <= ROUNDING * scale)
-        scores[name] = xr.where(rounded, 0.0, difference / error.where(error > 0))
+        z = xr.where(error > 0, difference / error.where(error > 0), np.inf * np.sign(difference).where(error == 0))
+        scores[name] = xr.where(rounded, 0.0, z)
     return xr.Dataset(scores)
 
 
