@@ -53,17 +53,20 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
         ValueError: an unknown quantity, or a tree without /measured.
     """
     measured, predicted = node(tree, "measured"), node(tree, "predicted")
-    unknown = [name for name in quantities if name not in measured]
+    known = schema.QUANTITIES | schema.EXACT | schema.QUANTILES
+    unknown = [name for name in quantities if name not in known]
     if unknown:
-        raise ValueError(f"unknown quantity {unknown[0]!r}; known ones: {', '.join(sorted(map(str, measured)))}")
-    dims = [schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER]
+        raise ValueError(f"unknown quantity {unknown[0]!r}; known ones: {', '.join(sorted(known))}")
     columns: dict[str, xr.DataArray] = {}
     for name in quantities:
-        columns[name] = measured[name]
+        # What follows from the snapshot alone is not sampled: it is among the predictions only.
+        columns[name] = measured[name] if name in measured else predicted[name]
         if name + schema.SE in measured:
             columns[name + schema.SE] = measured[name + schema.SE]
             columns[name + PREDICTED] = predicted[name]
-    frame = xr.Dataset(columns).to_dataframe(dim_order=dims).reset_index()
+    table = xr.Dataset(columns)
+    dims = [dim for dim in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if dim in table.dims]
+    frame = table.to_dataframe(dim_order=dims).reset_index()
     return frame.dropna(subset=[q for q in ("mse", "variance", quantities[-1]) if q in columns][:1], ignore_index=True)
 
 
@@ -126,7 +129,8 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
         elif known.units != "1":
             scale = squares if schema.SPACE in known.dims else squares.sel({schema.SPACE: "activation"}, drop=True)
         rounded = (abs(difference) <= ROUNDING * scale) & (error <= ROUNDING * scale)
-        z = xr.where(error > 0, difference / error.where(error > 0), np.inf * np.sign(difference).where(error == 0))
+        certain = xr.where(difference > 0, np.inf, -np.inf).where((error == 0) & difference.notnull())
+        z = xr.where(error > 0, difference / error.where(error > 0), certain)
         scores[name] = xr.where(rounded, 0.0, z)
     return xr.Dataset(scores)
 

@@ -1,0 +1,158 @@
+"""Tables: their rows and columns, the text of a cell, and z-scores on trees made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import fganalysis as fga
+from fganalysis import schema
+from fganalysis.estimators import OrthogonalUpstream
+from fganalysis.summary import COMPARED, ROUNDING, TABLE, formatted
+from tests import laws
+
+TREE = fga.diagnose(
+    laws.tiny_snapshot((3, 4, 2), n_examples=4), ["backpropagation", "weight", OrthogonalUpstream(k=1)], n_guesses=256
+)
+KEYS = ["step", "estimator", "space", "layer"]
+
+
+def test_a_row_for_every_estimator_space_and_layer_with_a_guess() -> None:
+    frame = fga.summary(TREE)
+    # Weight perturbation makes no guess at the activations.
+    assert len(frame) == 2 * 2 * 3 + 3
+    assert not frame.duplicated(KEYS).any()
+    assert not (frame["estimator"].eq("weight") & frame["space"].eq("activation")).any()
+    assert list(frame.columns[:4]) == KEYS
+    for name in TABLE:
+        assert name in frame, name
+        paired = name in schema.QUANTITIES
+        assert (name + "_se" in frame) == (name + "_predicted" in frame) == paired, name
+
+
+def test_its_numbers_are_those_of_the_tree() -> None:
+    row = fga.summary(TREE).set_index(KEYS).loc[(0, "weight", "weight", "all")]
+    where = {"step": 0, "estimator": "weight", "space": "weight", "layer": "all"}
+    measured, predicted = (TREE[node].to_dataset().sel(where) for node in ("measured", "predicted"))
+    for name in ("variance", "mse", "efficiency"):
+        assert row[name] == float(measured[name])
+        assert row[name + "_se"] == float(measured[name + "_se"])
+        assert row[name + "_predicted"] == float(predicted[name])
+
+
+def test_quantities_can_be_chosen() -> None:
+    frame = fga.summary(TREE, ["shrinkage"])
+    assert list(frame.columns) == [*KEYS, "shrinkage", "shrinkage_se", "shrinkage_predicted"]
+    assert len(frame) == 15
+    for name in ("nonsense", "inner_product"):
+        with pytest.raises(ValueError, match=f"unknown quantity '{name}'; known ones: .*shrinkage"):
+            fga.summary(TREE, [name])
+
+
+def test_a_quantity_per_layer_is_told_once_a_space() -> None:
+    frame = fga.summary(TREE, ["wang2025_variance"])
+    assert set(frame["estimator"]) == {"backpropagation", "orthogonal(k=1)"}
+    assert list(frame.columns[:3]) == ["step", "estimator", "layer"] and "all" not in set(frame["layer"])
+
+
+def test_what_follows_from_the_snapshot_alone_stands_without_an_error() -> None:
+    frame = fga.summary(TREE, ["wang2025_overlap"])
+    assert list(frame.columns) == ["step", "estimator", "layer", "wang2025_overlap"]
+    assert list(frame["estimator"]) == ["orthogonal(k=1)"]
+
+
+@pytest.mark.parametrize("ask", [fga.summary, fga.agreement, fga.z_scores])
+def test_a_tree_of_something_else_is_refused(ask: Any) -> None:
+    with pytest.raises(ValueError, match="the tree has no /measured node: give what fganalysis"):
+        ask(xr.DataTree())
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "predicted", "text"),
+    [
+        (1.23456, 0.01, 1.2, "1.235 ± 0.01 | 1.2"),
+        (1234.56, 10.0, 1200.0, "1235 ± 1e+01 | 1200"),
+        (0.001, 0.5, np.nan, "0.001 ± 0.5"),
+        (1.0, 0.0, 1.0, "1 ± 0 | 1"),
+        (2.0, np.nan, np.nan, "2"),
+        (np.nan, np.nan, 1.0, "–"),
+    ],
+)
+def test_a_cell_is_rounded_by_its_error(value: float, error: float, predicted: float, text: str) -> None:
+    frame = pd.DataFrame({"layer": ["all"], "mse": [value], "mse_se": [error], "mse_predicted": [predicted]})
+    shown = formatted(frame, ["mse"])
+    assert shown.loc[0, "mse"] == text
+    assert shown.loc[0, "layer"] == "all"
+
+
+def changed(name: str, where: dict[str, str], value: float | None = None, error: float | None = None) -> xr.DataTree:
+    """The tree with one measured number, or its standard error, set to another value."""
+    tree = TREE.copy(deep=True)
+    place = {dim: label for dim, label in where.items() if dim in tree["measured"][name].dims}
+    for variable, number in ((name, value), (name + schema.SE, error)):
+        if number is not None:
+            tree["measured"][variable].loc[place] = number
+    return tree
+
+
+def number(node: str, name: str, where: dict[str, str]) -> float:
+    return float(TREE[node].to_dataset()[name].sel(where).squeeze())
+
+
+NOISY = {"estimator": "orthogonal(k=1)", "space": "weight", "layer": "0"}
+EXACT = {"estimator": "backpropagation", "space": "activation", "layer": "0"}
+
+
+@pytest.mark.parametrize("name", [name for name in COMPARED if name != "wang2025_variance"])
+def test_z_is_the_difference_in_standard_errors(name: str) -> None:
+    predicted, error = number("predicted", name, NOISY), number("measured", name + "_se", NOISY)
+    if np.isnan(predicted):
+        assert name == "cosine"
+        return
+    scores = fga.z_scores(changed(name, NOISY, value=predicted - 5 * error))
+    assert float(scores[name].sel(NOISY).squeeze()) == pytest.approx(-5, rel=1e-6)
+    table = fga.agreement(changed(name, NOISY, value=predicted - 5 * error)).set_index("quantity").loc[name]
+    assert (table["|z|>3"], table["|z|>4"], table["largest |z|"]) == (1, 1, 5.0)
+
+
+def test_the_table_counts_what_chance_would_give() -> None:
+    table = fga.agreement(TREE).set_index("quantity")
+    assert list(table.index) == list(COMPARED)
+    assert table.loc["variance", "compared"] == 15
+    assert table.loc["wang2025_variance", "compared"] == 4
+    assert table.loc["variance", "by chance"] == pytest.approx(15 * 0.0026998, abs=0.005)
+    assert (table["|z|>4"] == 0).all()
+    assert (table["rms z"] < 1.5).all()
+
+
+def test_an_exact_guess_agrees_to_rounding() -> None:
+    scores = fga.z_scores(TREE).sel(estimator="backpropagation")
+    for name in COMPARED:
+        found = scores[name].values
+        assert np.all(found[~np.isnan(found)] == 0), name
+
+
+@pytest.mark.parametrize("name", ["shrinkage", "squared_bias", "variance", "mse", "best_scale", "directional_bias"])
+def test_an_exact_guess_that_is_wrong_is_counted(name: str) -> None:
+    """Without an error z has no scale: it must not drop out of the table for that."""
+    scale = number("measured", "gradient_norm", EXACT) ** 2 if schema.QUANTITIES[name].units != "1" else 1.0
+    expected = number("predicted", name, EXACT)
+    within = changed(name, EXACT, value=expected + 0.5 * ROUNDING * scale, error=0.0)
+    beyond = changed(name, EXACT, value=expected + 2 * ROUNDING * scale, error=0.0)
+    assert float(fga.z_scores(within)[name].sel(EXACT).squeeze()) == 0
+    assert float(fga.z_scores(beyond)[name].sel(EXACT).squeeze()) == np.inf
+    table = fga.agreement(beyond).set_index("quantity").loc[name]
+    assert (table["|z|>4"], table["largest |z|"]) == (1, np.inf)
+
+
+def test_rounding_is_that_of_each_layer_and_space() -> None:
+    """One scale for all let activation gradients, far smaller than weight gradients, agree whatever was measured."""
+    tree = TREE.copy(deep=True)
+    tree["measured"]["gradient_norm"].loc[{"space": "weight"}] *= 1e4
+    tree["measured"]["variance"].loc[NOISY | {"space": "activation"}] += 10
+    z = fga.z_scores(tree)["variance"].sel(NOISY | {"space": "activation"}).squeeze()
+    assert float(z) > 10
