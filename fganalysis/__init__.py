@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fganalysis import datasets, estimators, networks, plotting, schema, testing
+from fganalysis.checking import Verdict, check_unbiased
 from fganalysis.diagnosis import diagnose, predict
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot, capture
@@ -12,8 +13,10 @@ from fganalysis.training import estimate_gradient, train
 
 __all__ = [
     "Snapshot",
+    "Verdict",
     "agreement",
     "capture",
+    "check_unbiased",
     "datasets",
     "diagnose",
     "estimate_gradient",

@@ -61,8 +61,7 @@ def pair_mean(gram: Array, weights: Array) -> Estimate:
         ones.pairs**2 - 4 * (ones.chains - ones.squares) - 2 * ones.squares
     )
     unbiased = value**2 - four
-    without_bias = 2 * _centred_squares(gram) / (groups * (groups - 1))
-    variance = np.maximum(unbiased, without_bias)
+    variance = np.maximum(unbiased, _variance_without_bias(gram))
     return Estimate(value, np.sqrt(variance) * student_widening(groups - 1))
 
 
@@ -83,11 +82,19 @@ def _diagonal(matrix: Array) -> Array:
     return np.multiply(matrix, np.eye(matrix.shape[-1]), dtype=np.float64)
 
 
-def _centred_squares(gram: Array) -> Array:
-    """The mean over a ≠ b of the squared inner product of centred group means: an estimate of tr C²."""
+def _variance_without_bias(gram: Array) -> Array:
+    """2 tr C²/(A(A−1)): the variance of the mean over pairs where there is no bias, C the covariance of a group mean.
+
+    tr C² is Σ K_ab²/(A(A−3)) over a ≠ b with K centred without its diagonal (Székely and Rizzo 2014, U-centring), which
+    makes it unbiased. Centring with the diagonal adds (tr C/A)²: in many dimensions that is all there is.
+    """
     groups = gram.shape[-1]
-    centred = gram - gram.mean(-1, keepdims=True) - gram.mean(-2, keepdims=True) + gram.mean((-2, -1), keepdims=True)
-    return ((centred - _diagonal(centred)) ** 2).sum((-2, -1)) / (groups * (groups - 1))
+    off = gram - _diagonal(gram)
+    rows, columns = (off.sum(axis, keepdims=True) / (groups - 2) for axis in (-1, -2))
+    whole = off.sum((-2, -1), keepdims=True) / ((groups - 1) * (groups - 2))
+    centred = off - rows - columns + whole
+    squares = ((centred - _diagonal(centred)) ** 2).sum((-2, -1)) / (groups * (groups - 3))
+    return 2 * squares / (groups * (groups - 1))
 
 
 def student_widening(degrees: int) -> float:
@@ -217,7 +224,10 @@ def _variance(gram: Array, sizes: Array, errors: Array, group_of_guess: NDArray[
         return Estimate(np.full(errors.shape[:-1], np.nan), np.full(errors.shape[:-1], np.nan))
     sums = _group_sums(errors, group_of_guess, groups)
     without = (sums.sum(-1, keepdims=True) - sums) / (sizes.sum() - sizes) - _without_each(gram, sizes)
-    return jackknife(errors.mean(-1) - pair_mean(gram, sizes).value, without)
+    estimate = jackknife(errors.mean(-1) - pair_mean(gram, sizes).value, without)
+    # The jackknife counts the part of a mean over pairs that has no linear term twice (Efron and Stein 1981).
+    twice = _variance_without_bias(gram) * student_widening(groups - 1) ** 2
+    return Estimate(estimate.value, np.sqrt(np.maximum(estimate.se**2 - twice, estimate.se**2 / 2)))
 
 
 def _directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray[np.int64], g2: Array) -> Estimate:

@@ -1,4 +1,7 @@
-"""Exact expectations of an estimator, by enumerating every value that its noise can take: no sampling at all.
+"""For test suites: exact expectations by enumeration, and what to assert of one's own estimator.
+
+`assert_unbiased` and `assert_moments_match` sample; `exact_moments` enumerates every value that the noise can take, with
+no sampling at all; `strategies` (which needs hypothesis) draws networks, batches, noise laws and estimators.
 
 Two laws of finite support stand in for the usual ones. `Signs` is the Rademacher law itself. `ThreePoints` takes
 −√3, 0, √3 with probabilities 1/6, 4/6, 1/6 and has the moments of a standard normal up to the fifth, so that the mean
@@ -7,6 +10,7 @@ and the covariance of every guess that is a quadratic form in ε (slope times di
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +19,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fganalysis.checking import assert_unbiased, check_unbiased
 from fganalysis.estimators import Estimator, resolve
+from fganalysis.matching import assert_moments_match
 from fganalysis.snapshot import Snapshot
+
+__all__ = [
+    "Enumeration",
+    "ExactMoments",
+    "assert_moments_match",
+    "assert_unbiased",
+    "check_unbiased",
+    "exact_moments",
+    "signs",
+    "three_points",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`strategies` is imported when it is asked for: hypothesis is no dependency of measuring."""
+    if name == "strategies":
+        return importlib.import_module("fganalysis.strategies")
+    raise AttributeError(f"module 'fganalysis.testing' has no attribute {name!r}")
 
 
 @dataclass
