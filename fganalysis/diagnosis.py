@@ -249,9 +249,12 @@ def _weight(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> Pre
 
 
 def _linear(snapshot: Snapshot, estimator: Any) -> Prediction:
-    """The general law of MATH.md §3 for directions A ε."""
-    factors = FACTORS[type(estimator)](snapshot, estimator)
-    found = _quantities(snapshot, _linear_moments(snapshot, estimator))
+    return _linear_along(snapshot, estimator, FACTORS[type(estimator)](snapshot, estimator))
+
+
+def _linear_along(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]) -> Prediction:
+    """The general law of MATH.md §3 for directions A ε, A given tap by tap: most of the time goes into making it."""
+    found = _quantities(snapshot, _linear_moments(snapshot, estimator, factors))
     norms = [wang2025.covariance_norm(factor) for factor in factors]
     found["wang2025_covariance_norm"] = np.array([*norms, np.nan])
     if isinstance(estimator.noise, Gaussian):
@@ -259,11 +262,11 @@ def _linear(snapshot: Snapshot, estimator: Any) -> Prediction:
     return found
 
 
-def _linear_moments(snapshot: Snapshot, estimator: Any) -> list[Moments]:
+def _linear_moments(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]) -> list[Moments]:
     noise_units = _noise_units(snapshot, estimator)
     return linear_guess.moments(
         _double(snapshot.gradients),
-        FACTORS[type(estimator)](snapshot, estimator),
+        factors,
         [estimator.noise.fourth(n) for n in noise_units],
         [estimator.noise.pair(n) for n in noise_units],
         shared=estimator.shared,
@@ -346,10 +349,12 @@ def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) ->
 
 
 def _orthogonal_guess(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Prediction:
-    pairs = zip(_double(snapshot.gradients), _orthogonal(snapshot, estimator), strict=True)
+    factors = _orthogonal(snapshot, estimator)
+    pairs = zip(_double(snapshot.gradients), factors, strict=True)
     overlaps = [wang2025.overlap(g, f.left) if isinstance(f, LowRank) else (np.nan, np.nan) for g, f in pairs]
     plain, squared = np.array([*overlaps, (np.nan, np.nan)]).T
-    return _linear(snapshot, estimator) | {"wang2025_overlap": plain, "wang2025_squared_overlap": squared}
+    found = _linear_along(snapshot, estimator, factors)
+    return found | {"wang2025_overlap": plain, "wang2025_squared_overlap": squared}
 
 
 def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> list[Factor]:
@@ -440,7 +445,7 @@ def _moments_of(snapshot: Snapshot, estimator: Any) -> list[Moments] | None:
     if isinstance(estimator, estimators.Upstream) and estimator.normalise:
         return None
     if type(estimator) in FACTORS:
-        return _linear_moments(snapshot, estimator)
+        return _linear_moments(snapshot, estimator, FACTORS[type(estimator)](snapshot, estimator))
     if isinstance(estimator, estimators.Minibatch):
         return _minibatch_moments(snapshot, estimator)
     return None
