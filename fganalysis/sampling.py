@@ -56,7 +56,8 @@ class _Groups:
         self.square_totals[group] = _plus(self.square_totals[group], block.square_total)
 
     def means(self) -> list[Sums]:
-        return [tuple(t / int(n) for t in total) for total, n in zip(self.totals, self.sizes, strict=True)]
+        """The mean of every group; the sums are turned into it in place, so nothing can be added after."""
+        return [tuple(t.div_(int(n)) for t in total) for total, n in zip(self.totals, self.sizes, strict=True)]
 
 
 def _plus(left: Sums, right: Sums) -> Sums:
@@ -123,8 +124,9 @@ def sample(
             for index, block in enumerate(tqdm(blocks, name, n_blocks, disable=not progress)):
                 groups.add(index % n_groups, block)
                 scalars.append((block.inner_products, block.squared_norms))
-            gram = probe.error_grams(snapshot, groups.means()).double().cpu().numpy()
-            wang2025 = _wang2025(snapshot, groups)
+            means = groups.means()
+            gram = probe.error_grams(snapshot, means).double().cpu().numpy()
+            wang2025 = _wang2025(snapshot, groups, means)
     inner = np.concatenate([first for first, _ in scalars], axis=-1)
     norms = np.concatenate([second for _, second in scalars], axis=-1)
     group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
@@ -268,24 +270,24 @@ def squared_gradients(snapshot: Snapshot) -> np.ndarray:
     return np.concatenate([by_space, by_space.sum(1, keepdims=True)], axis=1)
 
 
-def _wang2025(snapshot: Snapshot, groups: _Groups) -> xr.Dataset:
+def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> xr.Dataset:
     """The seed paper's bias and variance per tap (MATH.md §4), from the group sums; NaN without activation guesses."""
     layers = [*snapshot.layers, schema.ALL_LAYERS]
     bias, variance = (np.full((2, len(layers)), np.nan) for _ in range(2))
     if groups.square_totals[0]:
         sizes = groups.sizes.astype(float)
         weights = sizes / sizes.sum()
-        group_means = groups.means()
         for index, gradient in enumerate(snapshot.gradients):
-            means = torch.stack([mean[index] for mean in group_means])
-            errors = (means - gradient).mean(1).double().cpu().numpy()
+            means = torch.stack([mean[index].mean(0) for mean in group_means])
+            cross = torch.stack([(mean[index] * gradient).sum(0) for mean in group_means])
+            errors = (means - gradient.mean(0)).double().cpu().numpy()
             squared_bias = moments.pair_mean(errors @ errors.T, sizes)
             rooted = moments.root(squared_bias)
             bias[:, index] = rooted.value, rooted.se
             squares = torch.stack(
                 [total[index] / int(n) for total, n in zip(groups.square_totals, groups.sizes, strict=True)]
             )
-            second = (squares - 2 * (means * gradient).sum(1) + gradient.square().sum(0)).double().cpu().numpy()
+            second = (squares - 2 * cross + gradient.square().sum(0)).double().cpu().numpy()
             second /= snapshot.n_examples
             value = _norm_of_variance(second, errors, weights)
             without = np.array(

@@ -35,7 +35,7 @@ class Settings:
     epochs: int = 60
     """Passes over the training set (8 steps each on MNIST-1D)."""
     steps: tuple[int, ...] = ()
-    """Training steps to look at; none given: the first, the middle and the last."""
+    """Training steps to look at; when none are given, the first, the middle and the last."""
     estimators: tuple[str, ...] = ESTIMATORS
     """Keys of the estimators to diagnose."""
     guesses: int = 4096
@@ -55,6 +55,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
+    _refuse_bad(settings)
     data = fga.datasets.load(settings.dataset)
     for width in settings.widths:
         for seed in settings.seeds:
@@ -64,6 +65,19 @@ def main(settings: Settings) -> None:
                 plotting.save(plotting.bias_variance(tree, space), folder / f"bias_variance_{space}.png")
                 plotting.save(plotting.cosine(tree, space), folder / f"cosine_{space}.png")
             report(tree, folder)
+
+
+def _refuse_bad(settings: Settings) -> None:
+    """Before anything is computed: one sentence for each setting that could only fail later."""
+    try:
+        for key in settings.estimators:
+            fga.estimators.resolve(key)
+        if settings.guesses < 2:
+            raise ValueError(f"guesses must be at least 2, got {settings.guesses}")
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is cuda, but torch finds no GPU here: use --device cpu")
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def _study(settings: Settings, data: Dataset, width: int, seed: int, folder: Path) -> xr.DataTree:
@@ -127,4 +141,4 @@ def report(tree: xr.DataTree, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.bias_variance"))

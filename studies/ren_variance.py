@@ -182,4 +182,4 @@ def _print(dataset: xr.Dataset) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.ren_variance"))

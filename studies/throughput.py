@@ -34,10 +34,10 @@ class Settings:
     """Widths of the hidden layers."""
     batch: int = 128
     """Examples in the batch."""
-    rounds: int = 7
+    rounds: int = 5
     """Interleaved repeats; medians are reported."""
-    seconds: float = 1.0
-    """About how long one contender runs in one round."""
+    seconds: float = 3.0
+    """At least how long the sampler runs in one round, so that it draws thousands of guesses; the others a third."""
     svd_width: int = 512
     """Width at which the directions of W̃⊥ (k=10) are timed against LAPACK's SVD of every example."""
     device: str = "cpu"
@@ -82,7 +82,10 @@ def _measure(snapshot: Snapshot, key: str, settings: Settings) -> xr.DataArray:
     """Seconds per guess, (contender, round)."""
     estimator = fga.estimators.resolve(key)
     contenders = _contenders(snapshot, estimator, settings)
-    sizes = {name: _calibrated(run, settings) for name, run in contenders.items()}
+    shares = {name: 1.0 if name == "sample" else 1 / 3 for name in contenders}
+    sizes = {
+        name: _calibrated(run, shares[name] * settings.seconds, settings.device) for name, run in contenders.items()
+    }
     times = np.empty((len(contenders), settings.rounds))
     for repeat in range(settings.rounds):
         for row, (name, run) in enumerate(contenders.items()):
@@ -151,14 +154,14 @@ def _measure_directions(snapshot: Snapshot, settings: Settings) -> xr.DataArray:
     )
 
 
-def _calibrated(run: Callable[[int], object], settings: Settings) -> int:
-    """How many guesses take about ``settings.seconds``; a power of two, at least 16 (with warm-up)."""
+def _calibrated(run: Callable[[int], object], seconds: float, device: str) -> int:
+    """How many guesses take one to two times ``seconds``; a power of two, at least 16 (with warm-up)."""
     n_guesses = 16
     run(n_guesses)
     while n_guesses < 2**16:
-        spent = _timed(run, n_guesses, settings.device)
-        if spent > settings.seconds / 3:
-            break
+        spent = _timed(run, n_guesses, device)
+        if spent > seconds / 2:
+            return n_guesses * (2 if spent < seconds else 1)
         n_guesses *= 2
     return n_guesses
 
@@ -188,7 +191,7 @@ def _print(dataset: xr.Dataset) -> None:
                 f"{width:>6} {key:>10} {float(sample.median()) * 1e3:>9.3f} {slower:>8.2f} "
                 f"{ratios['jvp_loop']:>11.1f} {ratios['vmap_jvp']:>12.1f}"
             )
-    finder, lapack = (dataset["directions_seconds"].sel(method=m) for m in ("range_finder", "lapack"))
+    finder, lapack = (dataset["directions_seconds"].sel({"method": m}) for m in ("range_finder", "lapack"))
     print(
         f"W⊥ directions, k=10, width {dataset.attrs['svd_width']}: range finder {float(finder.median()):.3f} s, "
         f"LAPACK {float(lapack.median()):.2f} s, ratio {float((lapack / finder).median()):.1f}"
@@ -196,4 +199,4 @@ def _print(dataset: xr.Dataset) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.throughput"))
