@@ -75,16 +75,17 @@ class ActivationEstimates:
         return tuple(guess.square().sum((0, 1)) for guess in self.guesses)
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
-        inner, norms = [], []
+        inner: list[Tensor] = []
+        norms: list[Tensor] = []
         mixed = snapshot.mixed_gradients
         for tap, gradient, kernel_gradient, guess in zip(
             snapshot.taps, snapshot.gradients, mixed, self.guesses, strict=True
         ):
             flat = guess.flatten(1)
-            inner.append(torch.stack([flat @ gradient.flatten(), flat @ kernel_gradient.flatten()]))
-            in_weights = torch.matmul(tap.kernel_root, guess)
-            norms.append(torch.stack([_squared_norm(guess), _squared_norm(in_weights)]))
-        return torch.stack(inner, dim=1), torch.stack(norms, dim=1)
+            inner += [flat @ gradient.flatten(), flat @ kernel_gradient.flatten()]
+            norms += [_squared_norm(guess), _squared_norm_in_weights(guess, tap.kernel_root)]
+        shape = (len(self.guesses), 2, len(self))
+        return torch.stack(inner).view(shape).transpose(0, 1), torch.stack(norms).view(shape).transpose(0, 1)
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
@@ -158,6 +159,16 @@ def _flat(guesses: Sequence[Tensor]) -> Tensor:
 
 def _squared_norm(guess: Tensor) -> Tensor:
     return torch.linalg.vector_norm(guess, dim=(1, 2)).square()
+
+
+def _squared_norm_in_weights(guess: Tensor, root: Tensor) -> Tensor:
+    """‖F ĝ‖² of every guess; a square root F is upper triangular, so its lower rows need the later examples alone."""
+    rows, examples = root.shape
+    if rows < examples:
+        return _squared_norm(torch.matmul(root, guess))
+    half = examples // 2
+    later = _squared_norm(torch.matmul(root[half:, half:], guess[:, half:]))
+    return later + _squared_norm(torch.matmul(root[:half], guess)) if half else later
 
 
 def _gram(rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,19 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "h", "<", ">", "p")
 EXACT = 1e-4  # Relative variances below are rounding: nothing to show on a logarithmic axis.
 
 
-def bias_variance(tree: xr.DataTree, space: str = "weight") -> Figure:
+def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str] | None = None) -> Figure:
     """Relative bias against relative total variance, a panel a step and layer; exact estimators are left out.
 
     Args:
         tree: from `fganalysis.diagnose`. space: "activation" or "weight".
+        layers: which layers to draw, by default every one; a single one gets a row of panels, a step each.
 
     Raises:
-        ValueError: a tree without /measured, or an unknown space.
+        ValueError: a tree without /measured, an unknown space or layer.
     """
-    measured, predicted = _both(tree, space)
+    measured, predicted = _both(tree, space, layers)
     figure, panels = _panels(measured)
+    drawn = set()
     scale = measured["gradient_norm"] ** 2
     highest = 1.0
     for axes, (step, layer) in panels:
@@ -42,21 +45,23 @@ def bias_variance(tree: xr.DataTree, space: str = "weight") -> Figure:
             if not (x > EXACT and np.isfinite(y)):
                 continue
             highest = max(highest, y)
-            axes.errorbar(x, y, xerr=x_error, yerr=[[min(y, y_error)], [y_error]], ms=6, mfc="none", lw=1.2, **style)
+            drawn.add(estimator)
+            axes.errorbar(x, y, xerr=x_error, yerr=[[min(y, y_error)], [y_error]], ms=8, mfc="none", lw=1.2, **style)
             if predicted is not None:
                 theory = predicted.sel(where)
                 axes.plot(
                     float(theory["variance"]) / norm,
                     float(theory["relative_bias"]),
                     marker="x",
-                    ms=9,
-                    mew=1.5,
+                    ms=5,
+                    mew=1.3,
                     ls="",
+                    zorder=4,
                     color="black",
                 )
         axes.set_xscale("log")
     panels[0][0].set_ylim(-0.04 * highest, 1.15 * highest)
-    _label(figure, "total variance / squared gradient norm", "relative bias", measured, space)
+    _label(figure, "total variance / squared gradient norm", "relative bias", measured, space, drawn)
     return figure
 
 
@@ -68,22 +73,26 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
     """
     measured, predicted = _both(tree, space)
     figure, panels = _panels(measured)
+    drawn = set()
     for axes, (step, layer) in panels:
         for position, (style, estimator) in enumerate(_styled(measured)):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
             own = measured.sel(where)
             mean, error = _number(own, "cosine")
-            axes.vlines(position, own["cosine_q05"], own["cosine_q95"], color=style["color"], alpha=0.35, lw=6)
+            if not np.isfinite(mean):
+                continue
+            drawn.add(estimator)
+            axes.vlines(position, own["cosine_q05"], own["cosine_q95"], color=style["color"], alpha=0.3, lw=4)
             axes.errorbar(position, mean, yerr=error, ms=5, mfc="none", lw=1.2, capsize=3, **style)
             if predicted is not None:
-                axes.plot(position, float(predicted.sel(where)["cosine"]), "x", ms=9, mew=1.5, color="black")
+                axes.plot(position, float(predicted.sel(where)["cosine"]), "x", ms=5, mew=1.3, color="black", zorder=4)
         axes.axhline(0, color="0.7", lw=0.8, zorder=0)
         axes.set_xticks([])
     # Most cosines are hundredths: linear below 0.01, logarithmic above, both signs.
     panels[0][0].set_yscale("symlog", linthresh=0.01)
     panels[0][0].set_yticks([-0.1, -0.01, 0, 0.01, 0.1, 1], ["-0.1", "-0.01", "0", "0.01", "0.1", "1"])
     panels[0][0].set_ylim(top=1.6)
-    _label(figure, "estimator", "cosine of a guess", measured, space)
+    _label(figure, "estimator", "cosine of a guess", measured, space, drawn)
     return figure
 
 
@@ -98,7 +107,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def _both(tree: xr.DataTree, space: str) -> tuple[xr.Dataset, xr.Dataset | None]:
+def _both(tree: xr.DataTree, space: str, layers: Sequence[str] | None = None) -> tuple[xr.Dataset, xr.Dataset | None]:
     if "measured" not in tree.children:
         raise ValueError("the tree has no /measured node: give what fganalysis.diagnose returns")
     if space not in schema.SPACES:
@@ -109,7 +118,11 @@ def _both(tree: xr.DataTree, space: str) -> tuple[xr.Dataset, xr.Dataset | None]
         dataset = tree[name].to_dataset()
         for dim in (schema.STEP, schema.ESTIMATOR):
             dataset = dataset if dim in dataset.dims else dataset.expand_dims(dim)
-        datasets.append(dataset.sel({schema.SPACE: space}))
+        known = [str(layer) for layer in dataset[schema.LAYER].values]
+        unknown = [layer for layer in layers or () if layer not in known]
+        if unknown:
+            raise ValueError(f"unknown layer {unknown[0]!r}; known ones: {', '.join(known)}")
+        datasets.append(dataset.sel({schema.SPACE: space, schema.LAYER: list(layers or known)}))
     return datasets[0], datasets[1] if len(datasets) > 1 else None
 
 
@@ -130,12 +143,15 @@ def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, s
     import seaborn
 
     steps, layers = measured[schema.STEP].values, [str(name) for name in measured[schema.LAYER].values]
+    in_a_row = len(layers) == 1
+    rows, columns = (1, len(steps)) if in_a_row else (len(steps), len(layers))
+    width, height = (3.0, 2.8) if in_a_row else (2.3, 2.1)
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
         figure, grid = plt.subplots(
-            len(steps),
-            len(layers),
-            figsize=(2.3 * len(layers) + 1.8, 2.1 * len(steps) + 0.9),
-            sharex="col",
+            rows,
+            columns,
+            figsize=(width * columns + 1.8, height * rows + 0.9),
+            sharex="all" if in_a_row else "col",
             sharey=True,
             squeeze=False,
             layout="constrained",
@@ -143,10 +159,13 @@ def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, s
     panels = []
     for row, step in enumerate(steps):
         for column, layer in enumerate(layers):
-            axes = grid[row, column]
-            if row == 0:
-                axes.set_title("all layers" if layer == schema.ALL_LAYERS else f"layer {layer}", fontsize=9)
-            if column == 0:
+            axes = grid[0, row] if in_a_row else grid[row, column]
+            name = "all layers" if layer == schema.ALL_LAYERS else f"layer {layer}"
+            if in_a_row:
+                axes.set_title(f"step {int(step)}, {name}", fontsize=9)
+            elif row == 0:
+                axes.set_title(name, fontsize=9)
+            if column == 0 and not in_a_row:
                 axes.set_ylabel(f"step {int(step)}", fontsize=9)
             axes.tick_params(labelsize=8)
             panels.append((axes, (int(step), layer)))
@@ -158,12 +177,13 @@ def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, 
     return float(dataset[name]) * scale, float(dataset[name + schema.SE]) * scale * Z95
 
 
-def _label(figure: Figure, x: str, y: str, measured: xr.Dataset, space: str) -> None:
+def _label(figure: Figure, x: str, y: str, measured: xr.Dataset, space: str, drawn: set[str]) -> None:
+    """Axis labels, and a legend beside the panels of the estimators that are in them."""
     from matplotlib.lines import Line2D
 
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(f"{y}, {space} space", fontsize=10)
-    handles = [Line2D([], [], mfc="none", label=name, **style) for style, name in _styled(measured)]
+    handles = [Line2D([], [], mfc="none", label=name, **style) for style, name in _styled(measured) if name in drawn]
     handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
     figure.legend(
         handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="measured, 95 % interval"

@@ -55,11 +55,11 @@ class Tap:
 
     @cached_property
     def kernel_root(self) -> Tensor:
-        """F with FᵀF = K, (min(input, example), example): Xᵀ itself, or K's symmetric root where that is smaller."""
-        if self.inputs.shape[1] <= self.inputs.shape[0]:
+        """F with FᵀF = K, (min(input, example), example): Xᵀ itself where inputs are fewer than examples, otherwise the
+        upper triangle R of Xᵀ = QR."""
+        if self.inputs.shape[1] < self.inputs.shape[0]:
             return self.inputs.T.contiguous()
-        values, vectors = torch.linalg.eigh(self.inputs.double() @ self.inputs.double().T)
-        return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).to(self.inputs.dtype)
+        return torch.linalg.qr(self.inputs.T.double(), mode="r").R.to(self.inputs.dtype)
 
 
 @dataclass(frozen=True)

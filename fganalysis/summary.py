@@ -100,9 +100,9 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
                 "quantity": name,
                 "compared": len(z),
                 "|z|>3": int((z > 3).sum()),
-                "by chance": round(expected[0], 2),
+                ">3 by chance": round(expected[0], 2),
                 "|z|>4": int((z > 4).sum()),
-                "by chance ": round(expected[1], 3),
+                ">4 by chance": round(expected[1], 3),
                 "largest |z|": round(float(z.max()), 2),
                 "rms z": round(float(np.sqrt((z**2).mean())), 3),
             }
@@ -154,9 +154,11 @@ def _cell(value: float, error: float, predicted: float) -> str:
     if np.isnan(value):
         return "–"
     digits = 3
-    if error > 0 and value != 0:
-        digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1
-    text = f"{value:.{digits}g}"
-    if np.isfinite(error):
-        text += f" ± {error:.1g}"
+    if error <= 1e-6 * max(abs(value), 0.1):
+        # What is left of an exact estimator is rounding.
+        text = f"{0.0 if abs(value) < 1e-4 else value:.3g} exact"
+    else:
+        if error > 0 and value != 0:
+            digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1
+        text = f"{value:.{digits}g}" + (f" ± {error:.1g}" if np.isfinite(error) else "")
     return text + (f" | {predicted:.{max(digits, 2)}g}" if np.isfinite(predicted) else "")

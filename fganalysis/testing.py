@@ -1,7 +1,7 @@
 """For test suites: exact expectations by enumeration, and what to assert of one's own estimator.
 
-`assert_unbiased` and `assert_moments_match` sample; `exact_moments` enumerates every value that the noise can take, with
-no sampling at all; `strategies` (which needs hypothesis) draws networks, batches, noise laws and estimators.
+`assert_unbiased` and `assert_moments_match` sample; `exact_moments` enumerates every value that the noise can take,
+with no sampling at all; `strategies` (which needs hypothesis) draws networks, batches, noise laws and estimators.
 
 Two laws of finite support stand in for the usual ones. `Signs` is the Rademacher law itself. `ThreePoints` takes
 −√3, 0, √3 with probabilities 1/6, 4/6, 1/6 and has the moments of a standard normal up to the fifth, so that the mean

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 import xarray as xr
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from fganalysis.datasets import Dataset
-from fganalysis.estimators import Backpropagation, Estimator, label, resolve
+from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
 from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, capture, freeze
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -97,16 +97,20 @@ def train(
         step = load_checkpoint(continue_from, network, chosen_optimizer, scheduler)
     if not isinstance(estimator, Backpropagation):
         first = slice(0, min(batch_size, 64))
-        _refuse_untapped_parameters(
-            capture(network, loss_fn, data.train_inputs[first], data.train_targets[first], autodiff=autodiff)
-        )
+        checked = capture(network, loss_fn, data.train_inputs[first], data.train_targets[first], autodiff=autodiff)
+        _refuse_untapped_parameters(checked)
+        if isinstance(estimator, Stateful):
+            estimator = estimator.initialised(checked)
+            if continue_from is not None:
+                estimator = estimator.with_state(load_estimator_state(continue_from))
     rows: list[dict[str, float]] = []
     saved: dict[int, Path] = {}
     last_step = epochs * steps_per_epoch
     bar = tqdm(total=last_step, initial=step, desc=f"train {label(estimator)}", disable=not progress, unit="step")
     while True:
         if step in checkpoints and out is not None:
-            saved[step] = save_checkpoint(Path(out), step, network, chosen_optimizer, scheduler)
+            state = estimator.state() if isinstance(estimator, Stateful) else {}
+            saved[step] = save_checkpoint(Path(out), step, network, chosen_optimizer, scheduler, state)
         logged = step % log_every == 0 or step == last_step
         if logged:
             rows.append({"step": step} | evaluate(network, data, loss_fn))
@@ -121,6 +125,8 @@ def train(
             else:
                 snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
                 quality = _fill(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
+                if isinstance(estimator, Stateful):
+                    estimator = estimator.advanced(snapshot, _generator(seed, step, inputs.device, stream=2))
             if logged:
                 rows[-1] |= quality
                 if not np.isfinite(rows[-1]["loss"]):
@@ -210,8 +216,8 @@ def _batch(data: Dataset, seed: int, step: int, steps_per_epoch: int, batch_size
     return data.train_inputs[rows], data.train_targets[rows]
 
 
-def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    state = np.random.SeedSequence((seed, step, 1)).generate_state(1, np.uint64)[0]
+def _generator(seed: int, step: int, device: torch.device, stream: int = 1) -> torch.Generator:
+    state = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state) >> 1)
 
 
@@ -230,11 +236,13 @@ def save_checkpoint(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    estimator_state: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Writes ``out/step_NNNNNN.safetensors``: the network's state, the optimiser's and the schedule's; atomically."""
+    """Writes ``out/step_NNNNNN.safetensors``: the states of network, optimiser, schedule and estimator; atomically."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"step_{step:06d}.safetensors"
     tensors = {f"network.{name}": value.detach().contiguous() for name, value in network.state_dict().items()}
+    tensors |= {f"estimator.{name}": value.contiguous() for name, value in (estimator_state or {}).items()}
     state = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for index, entries in state["state"].items():
@@ -292,6 +300,15 @@ def load_checkpoint(
     if scheduler is not None and described["schedule"] is not None:
         scheduler.load_state_dict(described["schedule"])
     return int(described["step"])
+
+
+def load_estimator_state(path: str | Path) -> dict[str, Tensor]:
+    """The state of a stateful estimator from a checkpoint; empty where none was saved."""
+    return {
+        name.removeprefix("estimator."): value
+        for name, value in load_file(path).items()
+        if name.startswith("estimator.")
+    }
 
 
 def _refuse_bad_arguments(

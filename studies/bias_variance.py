@@ -64,6 +64,7 @@ def main(settings: Settings) -> None:
             for space in fga.schema.SPACES:
                 plotting.save(plotting.bias_variance(tree, space), folder / f"bias_variance_{space}.png")
                 plotting.save(plotting.cosine(tree, space), folder / f"cosine_{space}.png")
+            plotting.save(plotting.bias_variance(tree, "weight", ["all"]), folder / "overview.png")
             report(tree, folder)
 
 
@@ -131,9 +132,12 @@ def report(tree: xr.DataTree, folder: Path) -> None:
     """The table on the terminal: every estimator over all layers, and how far measurement and theory are apart."""
     table = fga.summary(tree)
     table.to_csv(folder / "summary.csv", index=False)
-    weight = (table["layer"] == fga.schema.ALL_LAYERS) & (table["space"] == "weight")
-    shown = formatted(table[weight], ["relative_bias", "variance", "cosine", "efficiency", "descent_probability"])
-    print("\nWeight space, all layers together: measured ± standard error | predicted (summary.csv has every layer)")
+    weight = table[(table["layer"] == fga.schema.ALL_LAYERS) & (table["space"] == "weight")].copy()
+    for suffix in ("", "_se", "_predicted"):
+        weight[f"relative_variance{suffix}"] = weight[f"variance{suffix}"] / weight["gradient_norm"] ** 2
+    shown = formatted(weight, ["relative_bias", "relative_variance", "cosine", "efficiency", "descent_probability"])
+    print("\nWeight space, all layers together: measured ± standard error | predicted (summary.csv has every layer).")
+    print("relative_bias = bias/‖G‖ and relative_variance = total variance of one guess/‖G‖², G the exact gradient.")
     print(shown.drop(columns=["space", "layer"]).to_string(index=False))
     print("\nMeasured against predicted over all estimators, steps, layers and spaces: z = (measured − predicted)/SE")
     print(fga.agreement(tree).to_string(index=False))

@@ -19,7 +19,7 @@ import xarray as xr
 
 import fganalysis as fga
 from fganalysis import store
-from fganalysis.estimators import Estimator
+from fganalysis.estimators import Estimator, WeightPerturbation
 from fganalysis.sampling import default_block_size
 from fganalysis.snapshot import Snapshot
 
@@ -100,14 +100,17 @@ def _contenders(snapshot: Snapshot, estimator: Estimator, settings: Settings) ->
     with torch.no_grad():
         numbers = estimator(snapshot, 1, generator).numbers_per_guess()
     block = default_block_size(numbers)
-    noise = torch.empty(block, numbers, device=device)
 
     def sample(n_guesses: int) -> object:
         return fga.sample(snapshot, estimator, n_guesses=max(n_guesses, 2), memory=settings.memory)
 
+    shapes = [
+        tap.weight.shape if isinstance(estimator, WeightPerturbation) else tap.outputs.shape for tap in snapshot.taps
+    ]
+
     def draw(n_guesses: int) -> object:
         for _ in range(-(-n_guesses // block)):
-            noise.normal_(generator=generator)
+            noise = [torch.randn((block, *shape), generator=generator, device=device) for shape in shapes]
         return noise
 
     def jvp_loop(n_guesses: int) -> object:

@@ -11,7 +11,6 @@ from fganalysis.noise import Rademacher, Sphere
 from fganalysis.snapshot import Snapshot
 from fganalysis.testing import exact_moments
 
-
 # Every estimator, with settings that fit the tiny networks of the tests.
 TABLE: list[Estimator] = [
     fga.estimators.Backpropagation(),

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from fganalysis.estimators import Estimator, label
 from fganalysis.estimators import (
     ActivityPerturbation,
     Backpropagation,
+    Estimator,
     OrthogonalUpstream,
     PreconditionedUpstream,
     Upstream,
     WeightPerturbation,
+    label,
 )
 from fganalysis.snapshot import Snapshot
 from tests import laws

@@ -8,6 +8,7 @@ import torch
 
 import fganalysis as fga
 from fganalysis.datasets import Dataset
+from fganalysis.estimators import Estimator, label
 from fganalysis.training import load_checkpoint
 
 
@@ -27,8 +28,8 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_a_run_continued_from_any_checkpoint_is_the_same_run(gradient: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gradient", [*GRADIENTS, fga.estimators.ForwardDirectFeedback(rate=0.1)], ids=label)
+def test_a_run_continued_from_any_checkpoint_is_the_same_run(gradient: str | Estimator, tmp_path: Path) -> None:
     def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
 
@@ -39,6 +40,13 @@ def test_a_run_continued_from_any_checkpoint_is_the_same_run(gradient: str, tmp_
     assert list(whole.checkpoints) == [0, 4, 9]
     for path in whole.checkpoints.values():
         assert same(train(continue_from=path).network, whole.network)
+
+
+def test_a_stateful_estimator_learns_while_it_trains() -> None:
+    still = fga.train(NETWORK, DATA, fga.estimators.ForwardDirectFeedback(rate=1e-12), epochs=2, batch_size=20)
+    moving = fga.train(NETWORK, DATA, fga.estimators.ForwardDirectFeedback(rate=0.1), epochs=2, batch_size=20)
+    # Feedback starts at zero: without learning, AdamW gives the hidden weights nothing but rounding to follow.
+    assert not same(still.network, moving.network)
 
 
 def test_the_network_given_is_not_changed_and_training_lowers_the_loss() -> None:

@@ -24,6 +24,7 @@ Each guess is one call of the function, so a guess costs what that costs: nothin
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 
 import torch
@@ -51,7 +52,14 @@ def from_function(
         parameter, returns another shape, leaves the network changed or draws from torch's global generator.
     """
 
+    # One call at a time: the levels of torch's forward mode are shared by threads, and the function may use it.
+    one_at_a_time = threading.Lock()
+
     def estimate(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        with one_at_a_time:
+            return guesses_of(snapshot, n_guesses, generator)
+
+    def guesses_of(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         network = copy.deepcopy(snapshot.network)
         drawn_before = torch.random.get_rng_state()
         guesses = []
