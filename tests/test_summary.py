@@ -124,7 +124,7 @@ def test_the_table_counts_what_chance_would_give() -> None:
     assert list(table.index) == list(COMPARED)
     assert table.loc["variance", "compared"] == 15
     assert table.loc["wang2025_variance", "compared"] == 4
-    assert table.loc["variance", "by chance"] == pytest.approx(15 * 0.0026998, abs=0.005)
+    assert table.loc["variance", ">3 by chance"] == pytest.approx(15 * 0.0026998, abs=0.005)
     assert (table["|z|>4"] == 0).all()
     assert (table["rms z"] < 1.5).all()
 
