@@ -61,7 +61,9 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
                 )
         axes.set_xscale("log")
     panels[0][0].set_ylim(-0.04 * highest, 1.15 * highest)
-    _label(figure, "total variance / squared gradient norm", "relative bias", measured, space, drawn)
+    _label(
+        figure, "total variance / squared gradient norm", "relative bias", measured, space, drawn, predicted is not None
+    )
     return figure
 
 
@@ -92,7 +94,7 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
     panels[0][0].set_yscale("symlog", linthresh=0.01)
     panels[0][0].set_yticks([-0.1, -0.01, 0, 0.01, 0.1, 1], ["-0.1", "-0.01", "0", "0.01", "0.1", "1"])
     panels[0][0].set_ylim(top=1.6)
-    _label(figure, "estimator", "cosine of a guess", measured, space, drawn)
+    _label(figure, "estimator", "cosine of a guess", measured, space, drawn, predicted is not None)
     return figure
 
 
@@ -177,14 +179,17 @@ def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, 
     return float(dataset[name]) * scale, float(dataset[name + schema.SE]) * scale * Z95
 
 
-def _label(figure: Figure, x: str, y: str, measured: xr.Dataset, space: str, drawn: set[str]) -> None:
+def _label(
+    figure: Figure, x: str, y: str, measured: xr.Dataset, space: str, drawn: set[str], with_predictions: bool
+) -> None:
     """Axis labels, and a legend beside the panels of the estimators that are in them."""
     from matplotlib.lines import Line2D
 
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(f"{y}, {space} space", fontsize=10)
     handles = [Line2D([], [], mfc="none", label=name, **style) for style, name in _styled(measured) if name in drawn]
-    handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
+    if with_predictions:
+        handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
     figure.legend(
         handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="measured, 95 % interval"
     )
