@@ -66,7 +66,8 @@ class Enumeration:
     def digits(self, points: Tensor, start: int, count: int) -> Tensor:
         """Digits ``start … start + count`` of each point's number in base len(values), (point, count)."""
         base = len(self.values)
-        powers = torch.tensor([base**place for place in range(start, start + count)], dtype=torch.int64)
+        # No point's number reaches 2^62, so that a higher place holds a zero; its power would overflow.
+        powers = torch.tensor([min(base**place, 2**62) for place in range(start, start + count)], dtype=torch.int64)
         return (points[:, None] // powers) % base
 
     def weights(self, n_points: int, n_coordinates: int) -> Tensor:
@@ -135,9 +136,7 @@ def exact_moments(
     n_coordinates, base = noise.drawn, len(noise.values)
     n_points = base**n_coordinates
     if n_points > max_points:
-        raise ValueError(
-            f"the enumeration has {base}^{n_coordinates} = {n_points:.3g} points, above max_points={max_points}"
-        )
+        raise ValueError(f"the enumeration has {base}^{n_coordinates} points, above max_points={max_points}")
     sums: list[_WeightedSums] = []
     for start in range(0, n_points, 2**12):
         count = min(2**12, n_points - start)
