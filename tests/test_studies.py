@@ -1,0 +1,84 @@
+"""The studies, run whole with tiny settings: what they write, what they print, that a second run computes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+import fganalysis as fga
+from studies import bias_variance, ren_variance, throughput
+
+TINY = bias_variance.Settings(
+    widths=(16,), epochs=1, guesses=256, batch=16, dataset="digits", estimators=("activity", "upstream"), steps=(0, 3)
+)
+
+
+def test_bias_variance_writes_results_and_figures_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = bias_variance.Settings(**(vars(TINY) | {"out": tmp_path}))
+    bias_variance.main(settings)
+    folder = tmp_path / "width_16" / "seed_0"
+    cells = [folder / "step_000000.nc", folder / "step_000003.nc"]
+    written = [cell.stat().st_mtime_ns for cell in cells]
+    for name in ("overview", "bias_variance_weight", "cosine_activation"):
+        assert (folder / f"{name}.png").stat().st_size > 5000
+    assert "by chance" in capsys.readouterr().out
+    tree = fga.open_results(cells[1])
+    assert list(tree["measured"]["estimator"].values) == ["activity", "upstream"]
+    table = fga.agreement(tree)
+    # Some 200 comparisons: one beyond 4.5 comes by chance in a thousandth of runs, and the seed is fixed.
+    assert (table["largest |z|"] < 4.5).all()
+    bias_variance.main(settings)
+    assert [cell.stat().st_mtime_ns for cell in cells] == written
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"estimators": ("guesswork",)}, "unknown estimator 'guesswork'"),
+        ({"guesses": 1}, "guesses must be at least 2, got 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_computed(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        bias_variance.main(bias_variance.Settings(**(vars(TINY) | {"out": tmp_path} | change)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="torch finds no GPU"):
+        bias_variance.main(bias_variance.Settings(**(vars(TINY) | {"out": tmp_path, "device": "cuda"})))
+
+
+def test_ren_formulas_hold(tmp_path: Path) -> None:
+    dataset = ren_variance.main(
+        ren_variance.Settings(batch_sizes=(1, 16), fans=(4,), draws=2000, population=256, out=tmp_path)
+    )
+    assert (tmp_path / "ren_variance.png").exists() and (tmp_path / "ren_variance.nc").exists()
+    assert abs(dataset["z"]).max() < 4.5
+    # The control: the four formulas differ by more than the intervals at a batch of 16.
+    wrong = dataset["predicted"].sel(guess_kind="weights shared", drop=True)
+    measured = dataset.sel(guess_kind="activities independent").isel(point=1)
+    assert abs(measured["variance"] - wrong.isel(point=1)) > 4.5 * measured["variance_se"]
+
+
+def test_throughput_compares_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = throughput.main(
+        throughput.Settings(widths=(16,), batch=8, rounds=2, seconds=0.02, svd_width=32, out=tmp_path)
+    )
+    assert set(dataset["contender"].values) == set(throughput.CONTENDERS)
+    assert (dataset["seconds_per_guess"] > 0).all()
+    assert "range finder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("study", [bias_variance, ren_variance, throughput])
+def test_help_says_what_every_setting_means(study, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(study.Settings, description=study.__doc__, args=["--help"])
+    text = capsys.readouterr().out
+    for name in vars(study.Settings()):
+        assert f"--{name.replace('_', '-')}" in text
