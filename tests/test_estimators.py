@@ -1,5 +1,7 @@
 """The named laws of tests/laws.py, applied to the whole table of estimators."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -79,3 +81,27 @@ def test_the_scaling_law_catches_a_guess_that_ignores_the_loss() -> None:
 def test_labels_name_what_differs_from_the_defaults() -> None:
     assert label("activity") == "activity"
     assert label(OrthogonalUpstream(k=25, exact=True)) == "orthogonal(k=25, exact=True)"
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_k_above_the_rank_of_every_jacobian_is_refused(exact: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match="k=4 is above the rank of every upstream Jacobian, at most 3 here"):
+        OrthogonalUpstream(k=4, exact=exact)(TANH, 1, generator)
+    # The second hidden tap has rank 2: k = 3 takes what it has there.
+    assert len(OrthogonalUpstream(k=3, exact=exact)(TANH, 1, generator)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OrthogonalUpstream(k=0), "k must be a whole number of at least 1 or 'rank', got 0"),
+        (lambda: OrthogonalUpstream(which="middle"), "which must be 'top' or 'bottom', got 'middle'"),
+        (lambda: PreconditionedUpstream(sigma=0.0), "sigma must be positive, got 0.0"),
+        (lambda: ActivityPerturbation(slope="steep")(TANH, 1, torch.Generator()), "slope must be"),
+        (lambda: WeightPerturbation(layers="none")(TANH, 1, torch.Generator()), "layers must be"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
