@@ -1,7 +1,8 @@
 """Do the facts hold that follow from the definitions and that the papers do not state, and do the seed paper's tables?
 
-1. W̃⊥ with k = rank is unbiased.  2. It is activity perturbation of the live units, where the next layer is as wide.
-3. W̃^P is plain activity perturbation there.  4. In one pass for all layers the other layers' noise dominates.
+1. Orthogonal upstream (W̃⊥) with k = rank is unbiased. 2. It is activity perturbation of the live units, where the
+next layer is as wide. 3. Preconditioned upstream (W̃^P) is plain activity perturbation there. 4. In one pass for all
+layers the other layers' noise dominates.
 Then variance, bias and covariance norm as Wang et al. (2025) define them, beside what their tables 2 and 5 print.
 """
 
@@ -9,10 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import plotting, store
+from fganalysis import store
 from fganalysis.estimators import (
     ActivityPerturbation,
     Estimator,
@@ -31,36 +31,31 @@ from fganalysis.estimators import (
     PreconditionedUpstream,
     Upstream,
 )
-from fganalysis.moments import Z95
 from fganalysis.snapshot import Snapshot
+from studies import facts_report
+from studies.facts_report import METRICS
 from theory import upstream
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
 HIDDEN = ["0", "2", "4"]  # The taps of layers 1, 2 and 3.
-METRICS = ("variance", "bias", "covariance_norm")
+# A pass a layer: the other layers' noise, fact 4, would hide the bias that is looked for.
 SAME_LAW: dict[str, Estimator] = {
-    "W̃⊥, k = rank": OrthogonalUpstream(k="rank"),
-    "activity, live units": ActivityPerturbation(active_only=True),
-    "W̃⊥, k = 10": OrthogonalUpstream(k=10),
-    "W̃^P": PreconditionedUpstream(),
-    "activity": ActivityPerturbation(),
+    "orthogonal, k = 10": OrthogonalUpstream(k=10, layers="separate"),
+    "orthogonal, k = rank": OrthogonalUpstream(k="rank", layers="separate"),
+    "activity, live units": ActivityPerturbation(active_only=True, layers="separate"),
+    "preconditioned": PreconditionedUpstream(layers="separate"),
+    "activity": ActivityPerturbation(layers="separate"),
 }
-QUOTED = (290.0, 47.0, 7.5)  # MATH.md §8: one draw of the initial weights.
-# At default initialisation a step back through a layer leaves 1/6 of the squared gradient, whatever the width.
-EXPECTED = (1 + 6 + 36 + 216, 1 + 6 + 36, 1 + 6)
 # guess → estimator, then what is printed: variance, bias, covariance norm (none in table 5).
 TABLE_2: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
-    "W̃ᵀ": (Upstream(), (1.50e-4, 2.75e-4, 0.084)),
-    "W̃⊥, bottom 10": (OrthogonalUpstream(k=10, which="bottom"), (1.30e-5, 2.83e-4, 0.085)),
-    "W̃⊥": (OrthogonalUpstream(k=10), (1.03e-5, 2.86e-5, 0.085)),
+    "upstream": (Upstream(), (1.50e-4, 2.75e-4, 0.084)),
+    "orthogonal, bottom": (OrthogonalUpstream(k=10, which="bottom"), (1.30e-5, 2.83e-4, 0.085)),
+    "orthogonal": (OrthogonalUpstream(k=10), (1.03e-5, 2.86e-5, 0.085)),
 }
 TABLE_5: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
-    "W̃⊥": (OrthogonalUpstream(k=10), (6.33e-6, 3.63e-5, np.nan)),
-    "W̃^P": (PreconditionedUpstream(), (1.75e-4, 1.35e-8, np.nan)),
-    "W̃ᵀ": (Upstream(), (7.04e-5, 1.68e-4, np.nan)),
+    "orthogonal": (OrthogonalUpstream(k=10), (6.33e-6, 3.63e-5, np.nan)),
+    "preconditioned": (PreconditionedUpstream(), (1.75e-4, 1.35e-8, np.nan)),
+    "upstream": (Upstream(), (7.04e-5, 1.68e-4, np.nan)),
 }
 
 
@@ -70,12 +65,14 @@ class Settings:
 
     width: int = 128
     """Width of the hidden layers for the facts and for table 2."""
-    guesses: int = 512
-    """Guesses drawn of each estimator."""
+    guesses: int = 4096
+    """Guesses drawn of each estimator for facts 1 to 3."""
     examples: int = 32
     """Examples in the batch for the facts."""
     seeds: int = 8
     """Initial weights for fact 4."""
+    table_guesses: int = 256
+    """Guesses drawn of each estimator for fact 4 and the tables."""
     batch: int = 512
     """Examples in the batch for the tables."""
     table_2_epochs: int = 110
@@ -94,11 +91,11 @@ def main(settings: Settings) -> None:
     same_law = _cell(settings, "same_law", _same_law)
     joint_pass = _cell(settings, "joint_pass", _joint_pass)
     tables = [_cell(settings, "table_2", _table_2), _cell(settings, "table_5", _table_5)]
-    _draw(same_law, joint_pass, tables, settings.out / "facts.png")
-    _print_same_law(same_law)
-    _print_joint_pass(joint_pass)
+    facts_report.draw(same_law, joint_pass, tables, settings.out / "facts.png")
+    facts_report.print_same_law(same_law)
+    facts_report.print_joint_pass(joint_pass)
     for number, table in zip((2, 5), tables, strict=True):
-        _print_table(number, table)
+        facts_report.print_table(number, table)
     print(f"\nResults and figure are in {settings.out}")
 
 
@@ -151,15 +148,20 @@ def _same_law(settings: Settings) -> xr.Dataset:
 
 
 def _distances(snapshot: Snapshot, estimator: Estimator) -> list[float]:
-    """The largest |Σ − M| for k = rank and |Σ − I| for W̃^P, a number a layer; NaN for the others."""
+    """The largest |Σ − M| for k = rank and |Σ − I| for W̃^P, a number a layer; NaN for the others.
+
+    And NaN below a layer with fewer units: there the directions are fewer too.
+    """
     distances = []
     for jacobian in snapshot.upstream:
         weight, derivative = (array.double().numpy() for array in (jacobian.weight, jacobian.derivative))
         identity = np.eye(derivative.shape[1])
-        if estimator == SAME_LAW["W̃⊥, k = rank"]:
+        if weight.shape[0] < weight.shape[1]:
+            difference = np.full(1, np.nan)
+        elif estimator == SAME_LAW["orthogonal, k = rank"]:
             left = upstream.orthogonal(weight, derivative, "rank").left
             difference = left @ left.transpose(0, 2, 1) - identity * (derivative != 0)[:, None, :]
-        elif estimator == SAME_LAW["W̃^P"]:
+        elif estimator == SAME_LAW["preconditioned"]:
             left = upstream.preconditioned(weight, derivative).array
             difference = left @ left.transpose(0, 2, 1) - identity
         else:
@@ -184,7 +186,7 @@ def _joint_pass(settings: Settings) -> xr.Dataset:
         joint, separate = ActivityPerturbation(), ActivityPerturbation(layers="separate")
         predicted = [fga.predict(snapshot, one)["variance"] for one in (joint, separate)]
         found[0, index, seed] = _in_hidden(predicted[0] / predicted[1])
-        samples = [fga.sample(snapshot, one, settings.guesses, settings.seed) for one in (joint, separate)]
+        samples = [fga.sample(snapshot, one, settings.table_guesses, settings.seed) for one in (joint, separate)]
         ratio = samples[0]["variance"] / samples[1]["variance"]
         squared = [(one["variance_se"] / one["variance"]) ** 2 for one in samples]
         found[1, index, seed] = _in_hidden(ratio)
@@ -220,7 +222,7 @@ def _table(
     snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, inputs, targets)
     rows = []
     for name, (estimator, printed) in tqdm(table.items(), desc=f"width {width}", unit="guess"):
-        sampled = fga.sample(snapshot, estimator, settings.guesses, settings.seed)
+        sampled = fga.sample(snapshot, estimator, settings.table_guesses, settings.seed)
         # Fact 3 spares W̃^P's prediction the SVD of every example, below layer 3 with its ten units above.
         same = ActivityPerturbation() if isinstance(estimator, PreconditionedUpstream) else estimator
         measured, predicted = (
@@ -251,112 +253,6 @@ def _described(dataset: xr.Dataset, names: dict[str, str]) -> xr.Dataset:
         quantity = str(name).removesuffix(suffix)
         array.attrs = {"units": units.get(quantity, "1"), "long_name": kinds.get(suffix, "") + names[quantity]}
     return dataset
-
-
-def _draw(same_law: xr.Dataset, joint_pass: xr.Dataset, tables: Sequence[xr.Dataset], path: Path) -> None:
-    import matplotlib.pyplot as plt
-    import seaborn
-
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(2, 2, figsize=(9.5, 6.4), layout="constrained")
-    colours = seaborn.color_palette("colorblind")
-    first, second, third, fourth = grid.flat
-    for index, name in enumerate(SAME_LAW):
-        own = same_law.sel(guess_kind=name)
-        places = np.arange(len(HIDDEN)) + 0.14 * (index - 2)
-        _points(first, places, own, "relative_variance", colours[index], name)
-    first.set_xticks(range(len(HIDDEN)), ["layer 1", "layer 2", "layer 3"])
-    first.set(
-        yscale="log", ylabel="total variance / squared gradient norm", title="Facts 2, 3: same law, same variance"
-    )
-    for index, kind in enumerate(joint_pass["inputs"].to_numpy()):
-        own = joint_pass.sel(inputs=kind)
-        for place in range(len(HIDDEN)):
-            part = own.isel(layer=place)
-            places = place + 0.2 * (index - 0.5) + np.linspace(-0.08, 0.08, part.sizes["seed"])
-            _points(
-                second, places, part, "ratio", colours[index], f"{kind} inputs, initial weights 1 … n" * (not place)
-            )
-    second.plot(range(len(HIDDEN)), EXPECTED, "_", color="black", ms=40, label="1 + 6 + 36 + …")
-    second.set_xticks(range(len(HIDDEN)), ["layer 1", "layer 2", "layer 3"])
-    second.set(yscale="log", ylabel="variance, joint pass / own pass", title="Fact 4: the other layers' noise")
-    for axes, metric in ((third, "variance"), (fourth, "bias")):
-        names: list[str] = []
-        for number, table, colour in zip((2, 5), tables, colours, strict=False):
-            places = len(names) + np.arange(table.sizes["guess_kind"], dtype=float)
-            own = table.sel(layer=HIDDEN[0])
-            _points(axes, places, own, metric, colour, f"table {number}: width {table.attrs['width']}, measured")
-            axes.plot(
-                places, own[f"{metric}_printed"], "s", mfc="none", ms=9, color=colour, label=f"table {number}: printed"
-            )
-            names += map(str, table["guess_kind"].to_numpy())
-        axes.set_xticks(range(len(names)), names, rotation=20)
-        unit = "(loss per unit of activation)²" if metric == "variance" else "loss per unit of activation"
-        axes.set(yscale="log", ylabel=f"{metric} as in the paper\n({unit})", title=f"Tables 2 and 5: {metric}, layer 1")
-    fourth.set_ylim(bottom=3e-9)
-    for axes in grid.flat:
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    plotting.save(figure, path)
-
-
-def _points(axes: Axes, places: NDArray[Any], own: xr.Dataset, name: str, colour: tuple, text: str) -> None:
-    """Measured numbers with 95 % intervals, and a cross for each prediction."""
-    values, errors = own[name].to_numpy(), Z95 * own[f"{name}_se"].to_numpy()
-    # Down to a tenth of the value: a logarithmic axis has no zero.
-    bars = [np.minimum(errors, 0.9 * values), errors]
-    axes.errorbar(places, values, yerr=bars, fmt="o", ms=4, color=colour, label=text or None, lw=1)
-    axes.plot(places, own[f"{name}_predicted"], "x", ms=5, color="black", zorder=4)
-
-
-def _print_same_law(dataset: xr.Dataset) -> None:
-    print("\nFacts 1–3 at initialisation, activation space: measured ± standard error | predicted")
-    print(f"{'guess':>22} {'layer':>5} {'relative bias':>28} {'variance / ‖g‖²':>28} {'max |Σ − M or I|':>17}")
-    for name in SAME_LAW:
-        for number, layer in enumerate(HIDDEN, 1):
-            own = dataset.sel(guess_kind=name, layer=layer)
-            cells = [_cell_text(own, quantity) for quantity in ("relative_bias", "relative_variance")]
-            distance = float(own["covariance_distance"])
-            shown = "" if np.isnan(distance) else f"{distance:.1e}"
-            print(f"{name:>22} {number:>5} {cells[0]:>28} {cells[1]:>28} {shown:>17}")
-    print(
-        "Fact 1: no bias at k = rank. Facts 2, 3: the same variance as the activity guess named beside, layers 1 and 2."
-    )
-
-
-def _print_joint_pass(dataset: xr.Dataset) -> None:
-    n_seeds = dataset.sizes["seed"]
-    print(f"\nFact 4, variance in a joint pass / in a pass of the layer's own, over {n_seeds} initial weights:")
-    print(f"{'inputs':>9} {'layer':>5} {'predicted, mean ± sd':>21} {'largest |z|':>11} {'1+6+36+…':>9} {'MATH.md':>8}")
-    z = abs(dataset["ratio"] - dataset["ratio_predicted"]) / dataset["ratio_se"]
-    for kind in dataset["inputs"].to_numpy():
-        for index, layer in enumerate(HIDDEN):
-            own = dataset["ratio_predicted"].sel(inputs=kind, layer=layer)
-            text = f"{float(own.mean()):.1f} ± {float(own.std()):.1f}"
-            largest = float(z.sel(inputs=kind, layer=layer).max())
-            print(f"{kind:>9} {index + 1:>5} {text:>21} {largest:>11.2f} {EXPECTED[index]:>9} {QUOTED[index]:>8}")
-
-
-def _print_table(number: int, table: xr.Dataset) -> None:
-    attributes = table.attrs
-    print(
-        f"\nTable {number}, layer 1, width {attributes['width']}, after {attributes['epochs']} epochs of "
-        f"backpropagation (training accuracy {attributes['train_accuracy']:.3f}):"
-    )
-    print(f"{'guess':>14} {'metric':>15} {'measured ± se | predicted':>32} {'printed':>9} {'ours / printed':>14}")
-    for name in table["guess_kind"].to_numpy():
-        own = table.sel(guess_kind=name, layer=HIDDEN[0])
-        for metric in METRICS:
-            printed, predicted = float(own[f"{metric}_printed"]), float(own[f"{metric}_predicted"])
-            ratio = "" if np.isnan(printed) else f"{predicted / printed:.2g}"
-            shown = "" if np.isnan(printed) else f"{printed:.3g}"
-            text = _cell_text(own, metric) if metric in own else f"{predicted:.4g}"
-            print(f"{name:>14} {metric:>15} {text:>32} {shown:>9} {ratio:>14}")
-
-
-def _cell_text(own: xr.Dataset, name: str) -> str:
-    predicted = float(own[f"{name}_predicted"])
-    shown = "0" if predicted < 1e-12 else f"{predicted:.3g}"
-    return f"{float(own[name]):.3g} ± {float(own[f'{name}_se']):.1g} | {shown}"
 
 
 if __name__ == "__main__":
