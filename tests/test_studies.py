@@ -1,13 +1,16 @@
 """The studies, run whole with tiny settings: what they write, what they print, that a second run computes nothing."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import tyro
+import xarray as xr
 
 import fganalysis as fga
-from studies import bias_variance, ren_variance, throughput
+from studies import bias_variance, facts, ren_variance, throughput
 
 TINY = bias_variance.Settings(
     widths=(16,), epochs=1, guesses=256, batch=16, dataset="digits", estimators=("activity", "upstream"), steps=(0, 3)
@@ -26,7 +29,7 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
         assert (folder / f"{name}.png").stat().st_size > 5000
     assert "by chance" in capsys.readouterr().out
     tree = fga.open_results(cells[1])
-    assert list(tree["measured"]["estimator"].values) == ["activity", "upstream"]
+    assert tree["measured"]["estimator"].to_numpy().tolist() == ["activity", "upstream"]
     table = fga.agreement(tree)
     # Some 200 comparisons: one beyond 4.5 comes by chance in a thousandth of runs, and the seed is fixed.
     assert (table["largest |z|"] < 4.5).all()
@@ -75,8 +78,57 @@ def test_throughput_compares_every_contender(tmp_path: Path, capsys: pytest.Capt
     assert "range finder" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("study", [bias_variance, ren_variance, throughput])
-def test_help_says_what_every_setting_means(study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = facts.Settings(
+        width=32,
+        guesses=512,
+        examples=4,
+        seeds=2,
+        table_guesses=64,
+        batch=16,
+        table_2_epochs=1,
+        table_5_width=40,
+        table_5_epochs=1,
+        out=tmp_path,
+    )
+    facts.main(settings)
+    parts = [tmp_path / f"{name}.nc" for name in ("same_law", "joint_pass", "table_2", "table_5")]
+    written = [part.stat().st_mtime_ns for part in parts]
+    figure = (tmp_path / "facts.png").read_bytes()
+    shown = capsys.readouterr().out
+    for text in ("Facts 1 to 3", "Fact 4", "Table 2", "Table 5", "ours / printed"):
+        assert text in shown
+    for part in parts:
+        with xr.open_dataset(part, engine="h5netcdf") as plain:
+            assert all(array.attrs["units"] and array.attrs["long_name"] for array in plain.values())
+            compared = [name for name in ("relative_bias", "relative_variance", "ratio", "variance") if name in plain]
+            for name in compared:
+                z = (plain[name] - plain[f"{name}_predicted"]) / plain[f"{name}_se"]
+                assert float(abs(z).max()) < 4.5, (part, name)
+    facts.main(settings)
+    assert [part.stat().st_mtime_ns for part in parts] == written
+    assert (tmp_path / "facts.png").read_bytes() == figure
+    again = capsys.readouterr().out
+    assert again.count("is finished") == 4
+    assert again[again.index("\nFacts 1") :] == shown[shown.index("\nFacts 1") :]
+    same_law = fga.open_results(parts[0])
+    alive = same_law["relative_variance_predicted"].sel(guess_kind="activity, live units", layer=["0", "2"])
+    ours = same_law["relative_variance_predicted"].sel(guess_kind="orthogonal, k = rank", layer=["0", "2"])
+    np.testing.assert_allclose(ours, alive, rtol=1e-9)
+    assert float(same_law["covariance_distance"].max()) < 1e-10
+
+
+def test_a_change_of_settings_is_computed_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = vars(TINY) | {"out": tmp_path, "steps": (0,)}
+    bias_variance.main(bias_variance.Settings(**settings))
+    bias_variance.main(bias_variance.Settings(**(settings | {"guesses": 64})))
+    assert "is finished" not in capsys.readouterr().out
+    tree = fga.open_results(tmp_path / "width_16" / "seed_0" / "step_000000.nc")
+    assert tree["measured"].sizes["guess"] == 64
+
+
+@pytest.mark.parametrize("study", [bias_variance, facts, ren_variance, throughput])
+def test_help_says_what_every_setting_means(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tyro.cli(study.Settings, description=study.__doc__, args=["--help"])
     text = capsys.readouterr().out
