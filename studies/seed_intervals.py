@@ -1,0 +1,52 @@
+"""A mean over seeds with its 95 % interval, which is what the studies print and draw."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean and half-width of the 95 % interval of Student's t over seeds."""
+
+    mean: float
+    half: float
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
+
+    def __str__(self) -> str:
+        """Rounded so that the half-width keeps one digit, two where it begins with a 1: 0.341 ± 0.012."""
+        if not (math.isfinite(self.half) and self.half > 1e-9 * abs(self.mean)):
+            return f"{self.mean:.3g}"
+        first = math.floor(math.log10(self.half))
+        decimals = -first + (self.half / 10**first < 2)
+        if first < -4 or abs(self.mean) >= 1e5:
+            digits = max(1, math.floor(math.log10(max(abs(self.mean), self.half))) - first + 1)
+            return f"{self.mean:.{digits}g} ± {self.half:.1g}"
+        return f"{self.mean:.{max(0, decimals)}f} ± {self.half:.{max(0, decimals)}f}"
+
+
+def over_seeds(values: ArrayLike) -> Interval:
+    """The interval over the finite ones of some numbers, one a seed; NaN half-width for fewer than two."""
+    numbers = np.asarray(values, dtype=float).ravel()
+    numbers = numbers[np.isfinite(numbers)]
+    if len(numbers) < 2:
+        return Interval(float(numbers.mean()) if len(numbers) else math.nan, math.nan)
+    return Interval(float(numbers.mean()), float(half_widths(numbers, 0)))
+
+
+def half_widths(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """t₀.₉₇₅ · standard deviation / √n along an axis."""
+    n = values.shape[axis]
+    return special.stdtrit(n - 1, 0.975) * values.std(axis, ddof=1) / math.sqrt(n)
