@@ -29,9 +29,10 @@ from typing import Literal
 
 import numpy as np
 
-from fganalysis.error_blocks import LEAST_GUESSES, Blocks, Generators, Space, block_sizes
+from fganalysis.error_blocks import LEAST_GUESSES, Blocks, Space, block_sizes
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.guess_errors import LEARNED, GuessErrors
+from fganalysis.seeded_blocks import Seeds
 from fganalysis.sequential import NormBound, boundary, spent
 from fganalysis.snapshot import Snapshot
 
@@ -150,11 +151,11 @@ def check_unbiased(
     if max_guesses < LEAST_GUESSES:
         raise ValueError(f"max_guesses must be at least {LEAST_GUESSES}, got {max_guesses}")
     blocks = Blocks(resolve(estimator), snapshot, space)
-    share = alpha / len(blocks.errors)
+    share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, label(estimator))
     bounds: list[NormBound] = []
     outcome: Outcome = "undecided"
     for look, block_size in enumerate(block_sizes(max_guesses)):
-        blocks.draw(Generators(seed, snapshot, label(estimator), look), block_size, workers)
+        blocks.draw(seeds, look, block_size, workers)
         if look > 0:
             bounds = [errors.bound(spent(alpha, look)) for errors in blocks.errors]
             outcome = _outcome(blocks.errors, bounds, tolerance, share)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from fganalysis.estimators import Estimator
 from fganalysis.guess_errors import GuessErrors
+from fganalysis.seeded_blocks import Seeds, one_torch_thread
 from fganalysis.snapshot import Snapshot
 
 BLOCKS = 64
@@ -37,22 +36,6 @@ def block_sizes(max_guesses: int) -> Iterator[int]:
         size = min(round(planned), left)
         yield size
         left, planned = left - size, planned * GROWTH
-
-
-@dataclass(frozen=True)
-class Generators:
-    """A generator a block, from (seed, step, estimator) and the block's number."""
-
-    seed: int
-    snapshot: Snapshot
-    name: str
-    look: int
-
-    def __call__(self, block: int) -> torch.Generator:
-        digest = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
-        entropy = (self.seed, self.snapshot.step, digest)
-        state = np.random.SeedSequence(entropy, spawn_key=(self.look, block)).generate_state(1, np.uint64)[0]
-        return torch.Generator(self.snapshot.outputs.device).manual_seed(int(state) >> 1)
 
 
 class Blocks:
@@ -79,29 +62,29 @@ class Blocks:
         if any(errors.norm == 0 for errors in self.errors):
             raise ValueError("the gradient is zero, so a relative bias has no meaning")
 
-    def draw(self, generators: Generators, block_size: int, workers: int | None) -> None:
-        """One look: `BLOCKS` blocks of ``block_size`` guesses."""
+    def draw(self, seeds: Seeds, look: int, block_size: int, workers: int | None) -> None:
+        """Look number ``look``: `BLOCKS` blocks of ``block_size`` guesses."""
         if self._snapshot.outputs.is_cuda:
             workers = 1
         elif workers is None:
             workers = (os.cpu_count() or 1) if self._numbers >= NUMBERS_WORTH_THREADS else 1
-        run = partial(self._block, generators, block_size)
+        run = partial(self._block, seeds, look, block_size)
         if workers == 1:
             blocks = list(map(run, range(BLOCKS)))
         else:
             threads = torch.get_num_threads()
-            with ThreadPoolExecutor(workers, initializer=_one_torch_thread) as pool:
+            with ThreadPoolExecutor(workers, initializer=one_torch_thread) as pool:
                 blocks = list(pool.map(run, range(BLOCKS)))
             torch.set_num_threads(threads)
         for errors, sums in zip(self.errors, zip(*blocks, strict=True), strict=True):
             stacked = np.stack(sums)
             if not np.isfinite(stacked).all():
-                raise ValueError(f"the estimator made a guess that is NaN or infinite (seed {generators.seed})")
+                raise ValueError(f"the estimator made a guess that is NaN or infinite (seed {seeds.seed})")
             errors.add(stacked, block_size)
 
-    def _block(self, generators: Generators, block_size: int, block: int) -> list[NDArray[np.float64]]:
+    def _block(self, seeds: Seeds, look: int, block_size: int, block: int) -> list[NDArray[np.float64]]:
         """Sums over the guesses of one block of their errors, flattened, an array a space."""
-        generator, at_once = generators(block), max(1, NUMBERS_PER_CALL // self._numbers)
+        generator, at_once = seeds.generator(look, block), max(1, NUMBERS_PER_CALL // self._numbers)
         totals: list[Tensor] = []
         with torch.no_grad():
             for start in range(0, block_size, at_once):
@@ -124,9 +107,3 @@ class Blocks:
                 errors = torch.cat([(total - block_size * gradient).flatten() for total, gradient in pairs])
                 flat.append(errors.cpu().numpy())
         return flat
-
-
-def _one_torch_thread() -> None:
-    # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.
-    torch.get_num_threads()
-    torch.set_num_threads(1)

@@ -6,7 +6,6 @@ numbers depend on neither memory, number of workers nor order, and a longer run 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from fganalysis import moments, schema
 from fganalysis.estimates import Estimates, Sums
 from fganalysis.estimators import Estimator, label, resolve, settings
+from fganalysis.seeded_blocks import Seeds, one_torch_thread
 from fganalysis.snapshot import Snapshot
 
 NUMBERS_PER_BLOCK = 2**20  # A block that fits the caches: larger ones spend their time on page faults.
@@ -99,7 +99,7 @@ def sample(
         raise ValueError(f"n_guesses must be at least 2, got {n_guesses}")
     chosen, name = resolve(estimator), label(estimator)
     with torch.no_grad():
-        seeds = _Seeds(seed, snapshot, name)
+        seeds = Seeds.of(seed, snapshot, name)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
         probe = chosen(snapshot, 1, seeds.generator(2**31))
         probe.inner_products(snapshot)
@@ -161,19 +161,6 @@ def _blocks_in_flight(memory: int, bytes_per_guess: int, block_size: int, n_grou
     return left // block
 
 
-class _Seeds:
-    """Generators for blocks, from (seed, step, estimator, block)."""
-
-    def __init__(self, seed: int, snapshot: Snapshot, name: str):
-        digest = hashlib.sha256(name.encode()).digest()
-        self._entropy = (seed, snapshot.step, int.from_bytes(digest[:8], "big"))
-        self._device = snapshot.outputs.device
-
-    def generator(self, block: int) -> torch.Generator:
-        state = np.random.SeedSequence(self._entropy, spawn_key=(block,)).generate_state(1, np.uint64)[0]
-        return torch.Generator(self._device).manual_seed(int(state) >> 1)
-
-
 def _reduce(guesses: Estimates, snapshot: Snapshot) -> _Block:
     inner, norms = guesses.inner_products(snapshot)
     return _Block(
@@ -190,7 +177,7 @@ def _in_order(run: Callable[[int], _Block], n_blocks: int, workers: int) -> Iter
     if workers == 1:
         yield from map(run, range(n_blocks))
         return
-    with ThreadPoolExecutor(workers, initializer=_one_torch_thread) as pool:
+    with ThreadPoolExecutor(workers, initializer=one_torch_thread) as pool:
         waiting: list[Future[_Block]] = []
         try:
             for index in range(n_blocks):
@@ -202,12 +189,6 @@ def _in_order(run: Callable[[int], _Block], n_blocks: int, workers: int) -> Iter
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _one_torch_thread() -> None:
-    # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.
-    torch.get_num_threads()
-    torch.set_num_threads(1)
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""A block's generator depends on seed, step, estimator and block alone, and its thread computes alone."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from fganalysis.seeded_blocks import Seeds, one_torch_thread
+from tests.laws import tiny_snapshot
+
+SNAPSHOT = tiny_snapshot()
+CPU = torch.device("cpu")
+
+
+def test_every_block_has_a_stream_of_its_own_that_can_be_had_again() -> None:
+    def first(seeds: Seeds, *block: int) -> float:
+        return float(torch.rand((), generator=seeds.generator(*block), dtype=torch.float64))
+
+    seeds = Seeds.of(1, SNAPSHOT, "activity")
+    assert seeds == Seeds(1, 0, "activity", CPU)
+    others = [Seeds(2, 0, "activity", CPU), Seeds(1, 1, "activity", CPU), Seeds(1, 0, "weight", CPU)]
+    drawn = [first(seeds, 0), first(seeds, 1), first(seeds, 0, 1), first(seeds, 1, 0), *(first(o, 0) for o in others)]
+    assert len(set(drawn)) == len(drawn)
+    assert first(seeds, 0) == drawn[0]
+
+
+def test_one_thread_is_set_in_the_calling_thread_alone() -> None:
+    before, found = torch.get_num_threads(), []
+
+    def work() -> None:
+        one_torch_thread()
+        found.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+        assert (found, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
