@@ -82,48 +82,67 @@ def _refuse_bad(settings: Settings) -> None:
 
 
 def _study(settings: Settings, data: Dataset, width: int, seed: int, folder: Path) -> xr.DataTree:
-    """Trains one network and diagnoses it at every step, a file a step."""
+    """One network, diagnosed at every step, a file a step; it is trained only where something is not finished."""
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
     network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=seed)
     last = settings.epochs * -(-len(data.train_inputs) // TRAINING_BATCH)
-    steps = settings.steps or (0, last // 2, last)
+    paths = {step: folder / f"step_{step:06d}.nc" for step in settings.steps or (0, last // 2, last)}
+    finished = {step: tree for step, path in paths.items() if (tree := _finished(settings, path)) is not None}
+    for step in finished:
+        print(f"step {step} is finished: {paths[step]}")
+    log = _finished(settings, folder / "training_log.nc")
+    if log is not None and len(finished) == len(paths):
+        _print_accuracy(log.to_dataset(), width, seed)
+        return join([finished[step] for step in paths])
     run = fga.train(
         network,
         data,
         epochs=settings.epochs,
         batch_size=TRAINING_BATCH,
-        checkpoints=steps,
+        checkpoints=list(paths),
         out=folder / "checkpoints",
         seed=seed,
         progress=True,
     )
-    store.write(run.log, folder / "training_log.nc")
-    accuracy = {name: float(run.log[name][-1]) for name in ("train_accuracy", "test_accuracy")}
+    store.write(run.log.assign_attrs(study_settings=_described(settings)), folder / "training_log.nc")
+    _print_accuracy(run.log, width, seed)
+    batch = [array[: settings.batch].to(settings.device) for array in (data.train_inputs, data.train_targets)]
+    for step, path in paths.items():
+        if step not in finished:
+            load_checkpoint(run.checkpoints[step], network)
+            finished[step] = _cell(settings, network, batch, step, seed, path)
+    return join([finished[step] for step in paths])
+
+
+def _print_accuracy(log: xr.Dataset, width: int, seed: int) -> None:
+    accuracy = {name: float(log[name][-1]) for name in ("train_accuracy", "test_accuracy")}
     print(f"width {width}, seed {seed}: accuracy {accuracy['train_accuracy']:.3f} on the training set, ", end="")
     print(f"{accuracy['test_accuracy']:.3f} on the test set")
-    batch = [array[: settings.batch].to(settings.device) for array in (data.train_inputs, data.train_targets)]
-    trees = []
-    for step in steps:
-        load_checkpoint(run.checkpoints[step], network)
-        trees.append(_cell(settings, network, batch, step, seed, folder / f"step_{step:06d}.nc"))
-    return join(trees)
+
+
+def _described(settings: Settings) -> str:
+    """The settings that a result depends on and that its path does not say."""
+    kept = {"guesses", "estimators", "batch", "dataset", "epochs", "device"}
+    return json.dumps({k: v for k, v in dataclasses.asdict(settings).items() if k in kept}, sort_keys=True)
+
+
+def _finished(settings: Settings, path: Path) -> xr.DataTree | None:
+    """The result at ``path`` where it is there and was made with these settings."""
+    if path.exists():
+        tree = store.read(path)
+        if tree.attrs.get("study_settings") == _described(settings):
+            return tree
+    return None
 
 
 def _cell(
     settings: Settings, network: torch.nn.Module, batch: list[torch.Tensor], step: int, seed: int, path: Path
 ) -> xr.DataTree:
-    """The diagnosis of one step: read where it is finished with these settings, otherwise computed and written."""
-    kept = {"guesses", "estimators", "batch", "dataset", "epochs", "device"}
-    described = json.dumps({k: v for k, v in dataclasses.asdict(settings).items() if k in kept}, sort_keys=True)
-    if path.exists():
-        tree = store.read(path)
-        if tree.attrs.get("study_settings") == described:
-            print(f"step {step} is finished: {path}")
-            return tree
+    """The diagnosis of one step, computed and written."""
     snapshot = fga.capture(network.to(settings.device), torch.nn.functional.cross_entropy, *batch, step=step)
     network.to("cpu")
     tree = fga.diagnose(snapshot, settings.estimators, settings.guesses, seed, memory=settings.memory, progress=True)
-    tree.attrs["study_settings"] = described
+    tree.attrs["study_settings"] = _described(settings)
     store.write(tree, path)
     return tree
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,24 +19,34 @@ TINY = bias_variance.Settings(
 
 
 def test_bias_variance_writes_results_and_figures_and_resumes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = bias_variance.Settings(**(vars(TINY) | {"out": tmp_path}))
     bias_variance.main(settings)
     folder = tmp_path / "width_16" / "seed_0"
     cells = [folder / "step_000000.nc", folder / "step_000003.nc"]
-    written = [cell.stat().st_mtime_ns for cell in cells]
     for name in ("overview", "bias_variance_weight", "cosine_activation"):
         assert (folder / f"{name}.png").stat().st_size > 5000
-    assert "by chance" in capsys.readouterr().out
     tree = fga.open_results(cells[1])
     assert tree["measured"]["estimator"].to_numpy().tolist() == ["activity", "upstream"]
     table = fga.agreement(tree)
     # Some 200 comparisons: one beyond 4.5 comes by chance in a thousandth of runs, and the seed is fixed.
     assert (table["largest |z|"] < 4.5).all()
+    shown = capsys.readouterr().out
+    assert "by chance" in shown
+    trained = folder / "training_log.nc"
+    times = [path.stat().st_mtime_ns for path in (*cells, trained)]
     bias_variance.main(settings)
-    assert [cell.stat().st_mtime_ns for cell in cells] == written
-    assert "is finished" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in (*cells, trained)] == times
+    again = capsys.readouterr().out
+    assert again.count("is finished") == 2
+    # Accuracy, table and agreement are those of the first run, from what was kept.
+    assert again[again.index("width 16") :] == shown[shown.index("width 16") :]
+    cells[1].unlink()
+    monkeypatch.setattr(bias_variance, "plotting", Mock())  # The figures, drawn twice by now, take most of the time.
+    bias_variance.main(settings)
+    assert (cells[0].stat().st_mtime_ns, cells[1].exists()) == (times[0], True)
+    assert capsys.readouterr().out.count("is finished") == 1
 
 
 @pytest.mark.parametrize(
