@@ -6,22 +6,19 @@ import fganalysis as fga
 from fganalysis import schema
 from fganalysis.estimators import Estimator, label
 from fganalysis.sampling import default_block_size
-from tests.laws import TABLE, assert_longer_run_extends, tiny_snapshot
+from tests import laws
 
-SNAPSHOT = tiny_snapshot((4, 6, 5, 3), n_examples=4, activation=torch.nn.ReLU)
+SNAPSHOT = laws.tiny_snapshot((4, 6, 5, 3), n_examples=4, activation=torch.nn.ReLU)
 
 
-@pytest.mark.parametrize("estimator", TABLE, ids=label)
+@pytest.mark.parametrize("estimator", laws.claiming("blocks"), ids=label)
 def test_memory_and_workers_do_not_change_the_numbers(estimator: Estimator) -> None:
-    alone = fga.sample(SNAPSHOT, estimator, n_guesses=100, seed=1, workers=1)
-    several = fga.sample(SNAPSHOT, estimator, n_guesses=100, seed=1, workers=3, memory=2**22)
-    assert alone.drop_vars("gram").equals(several.drop_vars("gram"))
-    np.testing.assert_allclose(alone["gram"], several["gram"], rtol=1e-12)
+    laws.assert_memory_and_workers_change_nothing(estimator, SNAPSHOT)
 
 
-@pytest.mark.parametrize("estimator", TABLE, ids=label)
+@pytest.mark.parametrize("estimator", laws.claiming("extends"), ids=label)
 def test_a_longer_run_begins_with_the_shorter_one(estimator: Estimator) -> None:
-    assert_longer_run_extends(estimator, SNAPSHOT)
+    laws.assert_longer_run_extends(estimator, SNAPSHOT)
 
 
 def test_seeds_steps_and_estimators_have_streams_of_their_own() -> None:
