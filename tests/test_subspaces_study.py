@@ -1,0 +1,217 @@
+"""The study of subspaces with tiny settings: its cells, its resumption, its answers and its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy import stats
+
+from fganalysis import store
+from studies import subspaces
+from studies.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
+from studies.seed_intervals import Interval, over_seeds
+from studies.subspace_answers import answers
+from studies.subspace_cells import METHODS, _mean_gram, _turning
+from studies.subspace_collection import NOTES
+from studies.subspace_figures import figures, progress_of
+from studies.subspaces import Settings
+from tests.laws import tiny_snapshot
+
+TINY = Settings(
+    widths=(8, 12),
+    epochs=(2, 1),
+    seeds=(0, 1),
+    k=3,
+    ks=(1,),
+    guesses=256,
+    sampled_width=8,
+    batch=6,
+    training_batch=500,
+    descent_width=6,
+    descent_steps=4,
+    workers=1,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    settings: Settings
+    collected: xr.Dataset
+    text: str
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("study")
+    settings = dataclasses.replace(TINY, out=folder / "out", report=folder / "report")
+    collected = subspaces.main(settings)
+    return Finished(settings, collected, (settings.report / "subspaces.md").read_text(encoding="utf-8"))
+
+
+def test_there_is_a_cell_for_every_training_and_descent(finished: Finished) -> None:
+    found = subspaces.cells(finished.settings)
+    assert len(found) == 2 * len(METHODS) * 2 + 2
+    assert len({cell.path for cell in found}) == len(found)
+    assert [cell.path.parent.name for cell in found][:: len(METHODS) * 2] == ["width_12", "width_8", "descent"]
+    assert all(cell.finished() for cell in found)
+    left = sorted(path.name for path in finished.settings.out.rglob("*") if path.is_dir())
+    assert left == ["descent", "width_12", "width_8"]  # no checkpoints
+
+
+def test_a_killed_study_goes_on_where_it_was(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = subspaces.cells(finished.settings)
+    lost, kept = found[-1], found[:-1]
+    expected, times = store.read(lost.path), {cell.path: cell.path.stat().st_mtime_ns for cell in kept}
+    lost.path.unlink()
+    computed: list[Path] = []
+    compute = subspaces._finish
+    monkeypatch.setattr(subspaces, "_finish", lambda cell: computed.append(cell.path) or compute(cell))
+    subspaces.run(subspaces.cells(finished.settings), workers=1)
+    assert computed == [lost.path]
+    assert times == {cell.path: cell.path.stat().st_mtime_ns for cell in kept}
+    assert store.read(lost.path).to_dataset().equals(expected.to_dataset())
+    other = dataclasses.replace(finished.settings, guesses=128)
+    stale = [cell for cell in subspaces.cells(other) if not cell.finished()]
+    assert {cell.path.parent.name for cell in stale} == {"width_8", "width_12"}
+
+
+def test_processes_change_nothing(finished: Finished, tmp_path: Path) -> None:
+    found = [cell for cell in subspaces.cells(finished.settings) if "orthogonal_seed_1" in cell.path.name]
+    moved = [dataclasses.replace(cell, path=tmp_path / f"{index}.nc") for index, cell in enumerate(found)]
+    subspaces.run(moved, workers=2)
+    for cell, again in zip(found, moved, strict=True):
+        one, two = store.read(cell.path), store.read(again.path)
+        for node in one.children:
+            xr.testing.assert_allclose(one[node].to_dataset(), two[node].to_dataset(), rtol=1e-4, atol=1e-7)
+
+
+def test_the_collected_dataset_names_everything(finished: Finished) -> None:
+    collected = store.read(finished.settings.out / "collected.nc").to_dataset()
+    assert collected.sizes["width"] == 2 and list(collected["trained_by"].values) == list(METHODS)
+    for name, array in collected.data_vars.items():
+        assert array.attrs.get("units") and array.attrs.get("long_name"), name
+    assert set(NOTES) <= set(collected.data_vars)
+    start = collected.sel(trained_by="initialisation")
+    xr.testing.assert_equal(
+        start["overlap"].sel(moment="common", drop=True), start["overlap"].sel(moment="last", drop=True)
+    )
+
+
+def test_sampled_efficiencies_are_the_predicted_ones(finished: Finished) -> None:
+    z = finished.collected["z"].values
+    z = z[np.isfinite(z)]
+    assert len(z) > 50
+    assert np.abs(z).max() < 5
+
+
+def test_the_nets_efficiency_is_kept_energy_over_directions(finished: Finished) -> None:
+    """What answer (c) says of it, where all examples have k directions."""
+    own = finished.collected.sel(layer="all", space="activation", trained_by="initialisation", width=12)
+    directions = 3 * 3 + 10
+    np.testing.assert_allclose(own["orthogonal_efficiency"], own["kept_energy"] / (directions + 2), rtol=1e-2)
+
+
+def test_cross_layer_noise_makes_a_layers_efficiency(finished: Finished) -> None:
+    own = finished.collected.sel(layer="2", space="activation", trained_by="initialisation", width=12)
+    expected = own["kept_energy"] / (3 * own["cross_layer"] + 2)
+    np.testing.assert_allclose(own["orthogonal_efficiency"], expected, rtol=1e-6)
+
+
+def test_answers_are_made_of_the_dataset(finished: Finished) -> None:
+    assert finished.text == answers(finished.collected, 3)
+    for letter in "abcd":
+        assert f"## ({letter})" in finished.text
+    assert finished.text.count("**Answer.**") == 4
+    assert "nan" not in finished.text
+    for name in ("overlap", "sweep_efficiency", "orthogonal_efficiency", "descent_share", "weight_rank"):
+        changed = finished.collected.assign({name: finished.collected[name] * 0.9})
+        assert answers(changed, 3) != finished.text, name
+
+
+def test_verdicts_follow_the_numbers(finished: Finished) -> None:
+    overlap = finished.collected["overlap"]
+    by_estimator = xr.where(overlap["trained_by"] == "orthogonal", 1.0, 0.1 + 0 * overlap)
+    text = answers(finished.collected.assign(overlap=by_estimator.transpose(*overlap.dims)), 3)
+    assert "W̃⊥ leaves a higher overlap at widths 8 and 12, a lower one at no width" in text
+    assert "backpropagation alone raises the overlap at no width, W̃⊥ at widths 8 and 12" in text
+
+
+def test_figures_have_labels_and_files(finished: Finished) -> None:
+    settings = finished.settings
+    trainings = {
+        (width, method, seed): store.read(settings.out / f"width_{width}" / f"{method}_seed_{seed}.nc")
+        for width in settings.widths
+        for method in METHODS
+        for seed in settings.seeds
+    }
+    drawn = figures(trainings, finished.collected, settings.k)
+    for name, figure in drawn.items():
+        assert (settings.report / f"subspaces_{name}.png").stat().st_size > 10_000
+        assert f"(subspaces_{name}.png)" in finished.text
+        labels = [figure.get_supxlabel(), *(axes.get_xlabel() for axes in figure.axes)]
+        labels += [figure.get_supylabel(), *(axes.get_ylabel() for axes in figure.axes)]
+        assert sum(label != "" for label in labels) >= 2, name
+
+
+def test_parts_of_the_gradient(finished: Finished) -> None:
+    share = finished.collected["descent_share"]
+    for whole in ("whole", "hidden"):
+        np.testing.assert_allclose(share.sel(branch=whole), 1)
+        np.testing.assert_allclose(progress_of(finished.collected["descent_loss"])[BRANCHES.index(whole)], 1)
+    # The Hessian's parts add up to the gradient, each along its own path; the Jacobians' overlap at the weights.
+    np.testing.assert_allclose(share.sel(branch="dominant") + share.sel(branch="bulk"), 1, atol=0.02)
+    assert bool((share.sel(branch=list(JACOBIAN_BRANCHES)) > 0).all())
+
+
+def test_all_directions_of_the_row_spaces_hold_the_whole_gradient() -> None:
+    snapshot = tiny_snapshot((3, 5, 4, 2), n_examples=6)
+    for generator in (None, torch.Generator().manual_seed(0)):
+        for found, whole in zip(projected_gradients(snapshot, 4, generator), snapshot.weight_gradients, strict=False):
+            np.testing.assert_allclose(found, whole, atol=1e-12)
+
+
+def test_angles_between_steps() -> None:
+    snapshots = [tiny_snapshot((3, 5, 4, 2), n_examples=6, seed=seed) for seed in (0, 1)]
+    gram = sum(j.T @ j for j in snapshots[0].upstream[0].dense())
+    np.testing.assert_allclose(_mean_gram(snapshots[0], 0), gram, rtol=1e-12)
+    snapshots[1] = dataclasses.replace(snapshots[1], step=3)
+    found = _turning(snapshots, 2)
+    angle = found["angle"].values
+    np.testing.assert_allclose(angle.diagonal(0, 2, 3), 0, atol=1e-5)
+    np.testing.assert_allclose(angle, angle.swapaxes(2, 3), atol=1e-5)
+    assert float(found["stacked_rank"].min()) >= float(found["single_rank"].min())
+    np.testing.assert_allclose(found["random_alignment"], [2 / 5, 2 / 4])
+
+
+def test_intervals_are_students() -> None:
+    values = np.array([1.0, 2.0, 4.0, np.nan])
+    found = over_seeds(values)
+    low, high = stats.t.interval(0.95, 2, loc=values[:3].mean(), scale=stats.sem(values[:3]))
+    np.testing.assert_allclose([found.low, found.high], [low, high])
+    assert np.isnan(over_seeds([1.0]).half) and np.isnan(over_seeds([]).mean)
+    shown = {
+        Interval(0.34123, 0.0123): "0.341 ± 0.012",
+        Interval(12.7, 3.2): "13 ± 3",
+        Interval(-0.5, 0.04): "-0.50 ± 0.04",
+        Interval(2.0, 0.0): "2",
+        Interval(0.00002, 0.000001): "2e-05 ± 1e-06",
+    }
+    assert {str(interval) for interval in shown} == set(shown.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": (1,)}, "epochs must be one number a width, got 1 for 2 widths"),
+        ({"seeds": (0,)}, "seeds must be at least 2, as intervals are over them, got 1"),
+        ({"sampled_width": 4}, "sampled_width must be at least the first width, 8"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(change: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **change)
