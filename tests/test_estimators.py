@@ -7,14 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
+import fganalysis as fga
+from fganalysis.datasets import Dataset
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators import (
     ESTIMATORS,
     ActivityPerturbation,
     Averaged,
     Estimator,
+    FiniteDifference,
     ForwardDirectFeedback,
     ForwardDirectFeedbackAdam,
+    LocalLoss,
+    MultiTangent,
     OrthogonalUpstream,
     PreconditionedUpstream,
     Stateful,
@@ -198,3 +203,28 @@ def test_k_above_the_rank_of_every_jacobian_is_refused(exact: bool) -> None:
 def test_bad_settings_are_refused_in_one_sentence(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+MISFITS: list[tuple[Estimator, str]] = [
+    (LocalLoss("cnn"), r"a cnn head needs at least 15 units, the block of tap '0' has 4$"),
+    (MultiTangent(k=40, combine="orthogonal"), r"k must be at most the dimension, 39 weights, got 40$"),
+    (OrthogonalUpstream(k=4), r"k=4 is above the rank of every upstream Jacobian, at most 3 here$"),
+    (FiniteDifference(epsilon=1e-30), r"epsilon=1e-30 underflows: no weight changes by it in torch.float64$"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "message"), MISFITS, ids=[label(estimator) for estimator, _ in MISFITS])
+def test_what_does_not_fit_is_refused_in_one_sentence_wherever_it_is_asked_for(
+    estimator: Estimator, message: str
+) -> None:
+    data = Dataset(RELU.inputs, RELU.targets, RELU.inputs, RELU.targets)
+    batch = (RELU.network, RELU.loss_fn, RELU.inputs, RELU.targets)
+    entrances: list[Callable[[], object]] = [
+        lambda: fga.train(RELU.network, data, estimator, epochs=1),
+        lambda: fga.sample(RELU, estimator, n_guesses=8),
+        lambda: fga.diagnose(RELU, [estimator], n_guesses=8),
+        lambda: fga.estimate_gradient(*batch, estimator, torch.Generator()),
+    ]
+    for entrance in entrances:
+        with pytest.raises(ValueError, match=message):
+            entrance()
