@@ -11,7 +11,10 @@ Gaussian vector of n − 1 entries of deviation ‖z‖‖G‖/k, so its cosine 
 
     cos² ~ Beta(k/2, (n−1)/2)       E cos = Γ((k+1)/2) Γ((n+k−1)/2) / (Γ(k/2) Γ((n+k)/2))       E cos² = k/(n+k−1)
 
-Sources: Flügel et al. 2024; MATH.md §3, §5; the law of the cosine is derived here.
+Its norm is ‖G‖/k · cos · S with S = ‖z‖² + χ²_{n−1} ~ χ²_{n+k−1} independent of the cosine (as a share of a sum of
+gammas is of the sum), so E‖Ĝ‖/‖G‖ = (n + k − 1)/k · E cos.
+
+Sources: Flügel et al. 2024; MATH.md §3, §5; the laws of cosine and norm are derived here.
 """
 
 from __future__ import annotations
@@ -51,6 +54,13 @@ def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:
     """E cos² of the mean of k Gaussian tangents of n entries: k/(n + k − 1). Raises ValueError for k or n below 1."""
     tangents, dims = _checked(k), _checked(n)
     found: Array = tangents / (dims + tangents - 1)
+    return found
+
+
+def mean_norm_ratio(k: ArrayLike, n: ArrayLike) -> Array:
+    """E‖Ĝ‖/‖G‖ of the mean of k Gaussian tangents of n entries. Raises ValueError for k or n below 1."""
+    tangents, dims = _checked(k), _checked(n)
+    found: Array = (dims + tangents - 1) / tangents * mean_cosine(tangents, dims)
     return found
 
 
