@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from fganalysis import datasets, estimators, networks, plotting, schema, testing
 from fganalysis.checking import Verdict, check_unbiased
-from fganalysis.diagnosis import diagnose, predict
+from fganalysis.diagnosis import diagnose, predict, predict_variance_parts
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot, capture
 from fganalysis.store import open_results
 from fganalysis.summary import agreement, summary, z_scores
 from fganalysis.training import estimate_gradient, train
+from fganalysis.variance_parts import VarianceParts, variance_parts
 
 __all__ = [
     "Snapshot",
+    "VarianceParts",
     "Verdict",
     "agreement",
     "capture",
@@ -25,10 +27,12 @@ __all__ = [
     "open_results",
     "plotting",
     "predict",
+    "predict_variance_parts",
     "sample",
     "schema",
     "summary",
     "testing",
     "train",
+    "variance_parts",
     "z_scores",
 ]

@@ -7,7 +7,7 @@ closed form: its prediction is NaN throughout.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from torch import Tensor
 from fganalysis import estimators, schema
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, nearest
+from fganalysis.moments import Estimate
 from fganalysis.noise import Gaussian
 from fganalysis.sampling import coordinates, sample, squared_gradients
 from fganalysis.snapshot import Snapshot
 from fganalysis.spectra import UpstreamModes, spectra, upstream_modes
+from fganalysis.variance_parts import VarianceParts
 from theory import (
     activation_mixing,
     averaging,
@@ -30,7 +32,9 @@ from theory import (
     cosine,
     descent,
     energy_curves,
+    feedback,
     linear_guess,
+    local_loss,
     minibatch,
     multi_tangent,
     normalised_upstream,
@@ -120,6 +124,25 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
     return schema.validate(schema.annotate(dataset))
 
 
+def predict_variance_parts(estimator: estimators.Subsampled, snapshot: Snapshot) -> VarianceParts:
+    """The two parts of the variance that `fganalysis.variance_parts` measures, in closed form.
+
+    (space, layer), layer "all" last; the standard errors are zero, and NaN stands where no closed form is known.
+    """
+    found = np.full((2, len(schema.SPACES), len(snapshot.taps) + 1), np.nan)
+    moments, guess = _moments_of(snapshot, estimator), _weight_guess(snapshot, estimator)
+    if moments is not None:
+        for index, (moment, x) in enumerate(zip(moments, _inputs(snapshot), strict=True)):
+            for space, kernel in enumerate((None, x @ x.T)):
+                parts = minibatch.parts(moment, estimator.size, kernel)
+                found[:, space, index] = parts.within, parts.between
+    elif guess is not None:
+        found[:, 1, :-1] = guess.within, guess.between
+    found[..., -1] = found[..., :-1].sum(-1)
+    errors = np.where(np.isnan(found), np.nan, 0.0)
+    return VarianceParts(*(Estimate(value, error) for value, error in zip(found, errors, strict=True)))
+
+
 def subspaces(snapshot: Snapshot) -> xr.Dataset:
     """The subspaces that the gradient lives in, `fganalysis.spectra`, and what they say of the upstream guesses.
 
@@ -144,7 +167,7 @@ def subspaces(snapshot: Snapshot) -> xr.Dataset:
 
 def _story(snapshot: Snapshot, modes: Sequence[UpstreamModes], ks: NDArray[np.int64]) -> Prediction:
     """What the energy curves predict, over (space, layer, mode), (space, layer) or (layer, mode)."""
-    gradients, inputs = _double(snapshot.gradients), _double([tap.inputs for tap in snapshot.taps])
+    gradients, inputs = _double(snapshot.gradients), _inputs(snapshot)
     output = energy_curves.Output((gradients[-1] ** 2).sum(1), gradients[-1].shape[1])
     last = subspace.cross_terms(gradients[-1], gradients[-1], inputs[-1])
     hidden = list(zip(modes, gradients, inputs, strict=False))
@@ -197,13 +220,17 @@ def _double(tensors: Sequence[Tensor]) -> list[Array]:
     return [tensor.detach().double().cpu().numpy() for tensor in tensors]
 
 
+def _inputs(snapshot: Snapshot) -> list[Array]:
+    return _double([tap.inputs for tap in snapshot.taps])
+
+
 def _no_closed_form(snapshot: Snapshot, estimator: Any) -> Prediction:
     return {}
 
 
 def _quantities(snapshot: Snapshot, moments: Sequence[Moments]) -> Prediction:
     """Quantities over (space, layer) and the seed paper's two, from the moments of every tap's activation guess."""
-    gradients, inputs = _double(snapshot.gradients), _double([tap.inputs for tap in snapshot.taps])
+    gradients, inputs = _double(snapshot.gradients), _inputs(snapshot)
     kernels = [x @ x.T for x in inputs]
     means = [moment.mean for moment in moments]
     plain = [moment.second_moment() for moment in moments]
@@ -222,30 +249,100 @@ def _with_squared_bias(found: Prediction) -> Prediction:
 
 
 def _backpropagation(snapshot: Snapshot, estimator: estimators.Backpropagation) -> Prediction:
-    gradients = _double(snapshot.gradients)
-    exact = _quantities(snapshot, [Moments(g, g**2, g @ g.T) for g in gradients])
-    ones = np.ones((len(schema.SPACES), len(gradients) + 1))
-    return exact | {"cosine": ones, "descent_probability": ones}
+    ones = np.ones((len(schema.SPACES), len(snapshot.taps) + 1))
+    return _from_moments(snapshot, estimator) | {"cosine": ones, "descent_probability": ones}
+
+
+def _backpropagation_moments(snapshot: Snapshot, estimator: estimators.Backpropagation) -> list[Moments]:
+    return [feedback.deterministic(gradient) for gradient in _double(snapshot.gradients)]
+
+
+@dataclass(frozen=True, eq=False)
+class _WeightGuess:
+    """A guess made at the weights: E Ĝ_l (unit, input) a tap, and the parts of tr Cov Ĝ_l, (layer,).
+
+    ``between`` is the variance over the rows of a subsampled guess, zero on the whole batch.
+    """
+
+    means: list[Array]
+    within: Array
+    between: Array
+
+    def prediction(self, snapshot: Snapshot) -> Prediction:
+        """Quantities over (space, layer), NaN in activation space."""
+        second = np.array([float((mean**2).sum()) for mean in self.means]) + self.within + self.between
+        return _at_weights(quantities.quantities(_double(snapshot.weight_gradients), self.means, second))
+
+
+def _at_weights(found: Prediction) -> Prediction:
+    both = _with_squared_bias(found) if "bias" in found else found
+    return {name: np.stack([np.full_like(values, np.nan), values]) for name, values in both.items()}
+
+
+def _weight_guess(snapshot: Snapshot, estimator: Any, size: int | None = None) -> _WeightGuess | None:
+    """What an estimator of weight gradients guesses on the batch, or on ``size`` random rows; None where not known.
+
+    Given the rows every second moment here is linear in the squared norms of their gradients, whose expectation is
+    ‖G_l‖² plus the minibatch gradient's variance.
+    """
+    if isinstance(estimator, estimators.Subsampled):
+        return None if size is not None else _weight_guess(snapshot, estimator.estimator, estimator.size)
+    if isinstance(estimator, estimators.Averaged):
+        single, n = _weight_guess(snapshot, estimator.estimator, size), estimator.n_averaged
+        if single is None:
+            return None
+        # Rows that are drawn once for all guesses do not average out.
+        return _WeightGuess(single.means, single.within / n, single.between / (n if size is None else 1))
+    if not isinstance(estimator, estimators.WeightPerturbation | estimators.MultiTangent):
+        return None
+    gradients, between = _double(snapshot.weight_gradients), np.zeros(len(snapshot.taps))
+    if size is not None:
+        pairs = zip(_double(snapshot.gradients), _inputs(snapshot), strict=True)
+        between = np.array([minibatch.variance((g @ g.T) * (x @ x.T), size) for g, x in pairs])
+    squares = np.array([float((gradient**2).sum()) for gradient in gradients]) + between
+    second = _second_moments(snapshot, estimator, squares, size)
+    if second is None:
+        return None
+    kept = _kept(estimator, [gradient.size for gradient in gradients])
+    means = [share * gradient for share, gradient in zip(kept, gradients, strict=True)]
+    return _WeightGuess(means, np.maximum(second - kept**2 * squares, 0.0), kept**2 * between)
+
+
+def _kept(estimator: Any, sizes: list[int]) -> Array:
+    """E Ĝ_l over G_l, (layer,)."""
+    if isinstance(estimator, estimators.WeightPerturbation) or estimator.combine == "mean":
+        return np.ones(len(sizes))
+    return estimator.k / np.asarray(sizes if estimator.layers == "separate" else [sum(sizes)] * len(sizes), float)
+
+
+def _second_moments(snapshot: Snapshot, estimator: Any, squares: Array, size: int | None) -> Array | None:
+    """E‖Ĝ_l‖² (layer,) from ‖G_l‖² or its expectation over random rows."""
+    sizes, layers = [tap.weight.numel() for tap in snapshot.taps], estimator.layers
+    law = ([estimator.noise.fourth(n) for n in sizes], [estimator.noise.pair(n) for n in sizes])
+    if isinstance(estimator, estimators.WeightPerturbation):
+        if estimator.shared:
+            return weight_perturbation.second_moments(squares, sizes, *law, layers=layers)
+        pairs = zip(_double(snapshot.gradients), _inputs(snapshot), strict=True)
+        each = np.array([(g**2).sum(1) * (x**2).sum(1) for g, x in pairs])
+        row = 1.0 if size is None else minibatch.inclusion(snapshot.n_examples, size)[0]
+        return weight_perturbation.second_moments_per_example(each / row, squares, sizes, *law, layers=layers)
+    if estimator.combine == "mean":
+        return multi_tangent.second_moments(squares, sizes, estimator.k, *law, layers=layers)
+    if isinstance(estimator.noise, Gaussian):
+        return projection.second_moments(squares, sizes, estimator.k, layers=layers)
+    return None
 
 
 def _weight(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> Prediction:
-    gradients, inputs = _double(snapshot.weight_gradients), _double([tap.inputs for tap in snapshot.taps])
-    sizes = [g.size for g in gradients]
-    law = ([estimator.noise.fourth(n) for n in sizes], [estimator.noise.pair(n) for n in sizes])
-    squares = [float((g**2).sum()) for g in gradients]
-    if estimator.shared:
-        second = weight_perturbation.second_moments(squares, sizes, *law, layers=estimator.layers)
-    else:
-        pairs = zip(_double(snapshot.gradients), inputs, strict=True)
-        each = np.array([(g**2).sum(1) * (x**2).sum(1) for g, x in pairs])
-        second = weight_perturbation.second_moments_per_example(each, squares, sizes, *law, layers=estimator.layers)
-    found = _with_squared_bias(quantities.quantities(gradients, gradients, second))
-    if estimator.shared and isinstance(estimator.noise, Gaussian):
-        joint = estimator.layers == "joint"
-        cosines = cosine.weight_perturbation if joint else batch_cosine.separate_weight_perturbation
-        found["cosine"] = cosines(squares, sizes)
-        found["descent_probability"] = descent.weight_perturbation(squares, layers=estimator.layers)
-    return {name: np.stack([np.full_like(values, np.nan), values]) for name, values in found.items()}
+    found = _from_moments(snapshot, estimator)
+    if not (estimator.shared and isinstance(estimator.noise, Gaussian)):
+        return found
+    sizes = [tap.weight.numel() for tap in snapshot.taps]
+    squares = [float((gradient**2).sum()) for gradient in _double(snapshot.weight_gradients)]
+    joint = estimator.layers == "joint"
+    cosines = cosine.weight_perturbation if joint else batch_cosine.separate_weight_perturbation
+    descents = descent.weight_perturbation(squares, layers=estimator.layers)
+    return found | _at_weights({"cosine": cosines(squares, sizes), "descent_probability": descents})
 
 
 def _linear(snapshot: Snapshot, estimator: Any) -> Prediction:
@@ -289,7 +386,7 @@ def _distributional(
     The mean cosine has a closed form for independent noise and example slopes, in activation space only: in weight
     space the examples' directions meet in one norm.
     """
-    kernels = [x @ x.T for x in _double([tap.inputs for tap in snapshot.taps])]
+    kernels = [x @ x.T for x in _inputs(snapshot)]
     shared, slope, layers = estimator.shared, estimator.slope, estimator.layers
     descents = [
         descent.descent_probability(gradients, factors, kernel, shared=shared, slope=slope, layers=layers)
@@ -373,12 +470,83 @@ def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpst
     return [*(upstream.preconditioned(*jacobian, estimator.sigma) for jacobian in jacobians), _identity(snapshot)]
 
 
-def _mixing_moments(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> list[Moments]:
+def _feedback(snapshot: Snapshot, estimator: Any) -> list[Moments]:
+    """Feedback alignment, or direct feedback: deterministic, given the matrices."""
+    chained = isinstance(estimator, estimators.FeedbackAlignment)
+    guess = feedback.chained_feedback if chained else feedback.direct_feedback
+    derivatives = [derivative for _, derivative in _jacobians(snapshot)]
+    guesses = guess(derivatives, _double(snapshot.gradients)[-1], _double(estimator.matrices(snapshot)))
+    return [feedback.deterministic(one) for one in guesses]
+
+
+def _learned_feedback(snapshot: Snapshot, estimator: estimators.ForwardDirectFeedback) -> list[Moments] | None:
+    started = estimator.feedback
+    if started and len(started[0]) > 1:
+        return None
+    weights, derivatives = [w for w, _ in _jacobians(snapshot)], [d for _, d in _jacobians(snapshot)]
+    units = [tap.units for tap in snapshot.taps[:-1]]
+    found = feedback.forward_direct_feedback(
+        feedback.output_jacobians(weights, derivatives),
+        derivatives,
+        _double(snapshot.gradients)[-1],
+        estimator.rate,
+        estimator.steps,
+        initial=None if started is None else [matrix[0] for matrix in _double(started)],
+        fourth=[estimator.noise.fourth(n) for n in units],
+        pair=[estimator.noise.pair(n) for n in units],
+    )
+    return [layer.moments() for layer in found]
+
+
+def _adam_feedback(snapshot: Snapshot, estimator: estimators.ForwardDirectFeedbackAdam) -> list[Moments] | None:
+    if estimator.steps:
+        return None
+    matrices = None if estimator.optimiser is None else estimator.optimiser.values
+    return _learned_feedback(snapshot, estimators.ForwardDirectFeedback(feedback=matrices))
+
+
+def _local_loss(snapshot: Snapshot, estimator: estimators.LocalLoss) -> list[Moments] | None:
+    """The projection on the gradient of a linear head under the mean cross-entropy."""
+    untrained = estimator.mode == "trained" and estimator.optimiser is None
+    if estimator.head != "linear" or estimator.mode == "redrawn" or untrained or not _is_cross_entropy(snapshot):
+        return None
+    targets, jacobians = snapshot.targets.cpu().numpy(), _jacobians(snapshot)
+    blocks = [x[:, : weight.shape[1]] for x, (weight, _) in zip(_inputs(snapshot)[1:], jacobians, strict=True)]
+
+    def head_gradients(trained: bool) -> list[Array]:
+        found = []
+        heads = [_double(head) for head in estimator.own_heads(snapshot, trained)]
+        for block, (_, derivative), (weight, bias) in zip(blocks, jacobians, heads, strict=True):
+            found.append(local_loss.linear_head_gradient(block, derivative, weight, bias, targets))
+        return found
+
+    gradients = _double(snapshot.gradients)
+    aims = gradients if estimator.target == "global" else head_gradients(estimator.optimiser is not None)
+    kernels = [x @ x.T if estimator.space == "weight" else None for x in _inputs(snapshot)]
+    hidden = zip(aims, head_gradients(estimator.mode == "trained"), kernels, strict=False)
+    guesses = [*(local_loss.projected(*one) for one in hidden), gradients[-1]]
+    return [feedback.deterministic(one) for one in guesses]
+
+
+def _is_cross_entropy(snapshot: Snapshot) -> bool:
+    """Whether the exact gradient at the outputs is that of the mean cross-entropy against class indices."""
+    targets, error = snapshot.targets.cpu().numpy(), _double(snapshot.gradients)[-1]
+    if targets.ndim != 1 or targets.dtype.kind not in "iu" or snapshot.outputs.shape != error.shape:
+        return False
+    if not np.isin(targets, np.arange(error.shape[1])).all():
+        return False
+    expected = local_loss.cross_entropy_error(_double([snapshot.outputs])[0], targets)
+    return bool(np.allclose(error, expected, rtol=1e-4, atol=1e-5 / len(error)))
+
+
+def _mixing_moments(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> list[Moments] | None:
+    rotation_invariant = abs(estimator.noise.fourth(8) - 3 * estimator.noise.pair(8)) < 1e-12
+    if estimator.normalise and not rotation_invariant:
+        return None
     gradients, jacobians = _double(snapshot.gradients), _jacobians(snapshot)
-    inputs = _double([tap.inputs for tap in snapshot.taps[1:]])
     sizes = [snapshot.n_examples] * len(jacobians) + [snapshot.taps[-1].units]
     return activation_mixing.moments(
-        [x[:, : weight.shape[1]] for x, (weight, _) in zip(inputs, jacobians, strict=True)],
+        [x[:, : weight.shape[1]] for x, (weight, _) in zip(_inputs(snapshot)[1:], jacobians, strict=True)],
         [g @ weight for g, (weight, _) in zip(gradients[1:], jacobians, strict=True)],
         [derivative for _, derivative in jacobians],
         gradients[-1],
@@ -390,65 +558,67 @@ def _mixing_moments(snapshot: Snapshot, estimator: estimators.ActivationMixing) 
     )
 
 
-def _mixing(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> Prediction:
-    rotation_invariant = abs(estimator.noise.fourth(8) - 3 * estimator.noise.pair(8)) < 1e-12
-    if estimator.normalise and not rotation_invariant:
-        return {}
-    return _quantities(snapshot, _mixing_moments(snapshot, estimator))
-
-
-def _multi_tangent(snapshot: Snapshot, estimator: estimators.MultiTangent) -> Prediction:
-    gradients = _double(snapshot.weight_gradients)
-    sizes, k, layers = [g.size for g in gradients], estimator.k, estimator.layers
-    squares = [float((g**2).sum()) for g in gradients]
-    if estimator.combine == "mean":
-        law = ([estimator.noise.fourth(n) for n in sizes], [estimator.noise.pair(n) for n in sizes])
-        second = multi_tangent.second_moments(squares, sizes, k, *law, layers=layers)
-        means = gradients
-    elif isinstance(estimator.noise, Gaussian):
-        second = projection.second_moments(squares, sizes, k, layers=layers)
-        means = [g * k / (g.size if layers == "separate" else sum(sizes)) for g in gradients]
-    else:
-        return {}
-    found = _with_squared_bias(quantities.quantities(gradients, means, second))
-    return {name: np.stack([np.full_like(values, np.nan), values]) for name, values in found.items()}
-
-
 def _minibatch_moments(snapshot: Snapshot, estimator: estimators.Minibatch) -> list[Moments]:
     return [minibatch.gradient_moments(gradient, estimator.size) for gradient in _double(snapshot.gradients)]
 
 
-def _minibatch(snapshot: Snapshot, estimator: estimators.Minibatch) -> Prediction:
-    return _quantities(snapshot, _minibatch_moments(snapshot, estimator))
-
-
-def _averaged(snapshot: Snapshot, estimator: estimators.Averaged) -> Prediction:
+def _averaged_moments(snapshot: Snapshot, estimator: estimators.Averaged) -> list[Moments] | None:
     single = _moments_of(snapshot, estimator.estimator)
-    if single is None:
-        return {}
-    return _quantities(snapshot, [averaging.averaged_moments(moment, estimator.n_averaged) for moment in single])
+    return single and [averaging.averaged_moments(moment, estimator.n_averaged) for moment in single]
 
 
-def _subsampled(snapshot: Snapshot, estimator: estimators.Subsampled) -> Prediction:
-    inner: Any = estimator.estimator
-    if type(inner) not in FACTORS or (inner.shared and inner.slope == "batch"):
-        return {}
-    whole, by_example = (_moments_of(snapshot, one) for one in (inner, replace(inner, slope="example")))
+def _subsampled_moments(snapshot: Snapshot, estimator: estimators.Subsampled) -> list[Moments] | None:
+    sloped = _with_own_slopes(estimator.estimator)
+    if sloped is None:
+        return None
+    whole, by_example = (_moments_of(snapshot, one) for one in (estimator.estimator, sloped))
     if whole is None or by_example is None:
-        return {}
+        return None
     pairs = zip(whole, by_example, strict=True)
-    return _quantities(snapshot, [minibatch.subsampled_moments(*pair, estimator.size) for pair in pairs])
+    return [minibatch.subsampled_moments(*pair, estimator.size) for pair in pairs]
+
+
+def _with_own_slopes(inner: Any) -> Any:
+    """The estimator with a slope for each example; None unless its guess on some rows is that part of one on all."""
+    if isinstance(inner, estimators.Averaged):
+        single = _with_own_slopes(inner.estimator)
+        return single and replace(inner, estimator=single)
+    if type(inner) in FACTORS:
+        return None if inner.shared and inner.slope == "batch" else replace(inner, slope="example")
+    apart = isinstance(inner, estimators.Backpropagation | estimators.FeedbackAlignment | estimators.DirectFeedback)
+    learned = isinstance(inner, estimators.ForwardDirectFeedback | estimators.ForwardDirectFeedbackAdam)
+    local = isinstance(inner, estimators.LocalLoss) and inner.space == "activation"
+    return inner if apart or local or (learned and inner.steps == 0) else None
 
 
 def _moments_of(snapshot: Snapshot, estimator: Any) -> list[Moments] | None:
     """Moments of an estimator's activation guess, where they are known."""
-    if isinstance(estimator, estimators.Upstream) and estimator.normalise:
-        return None
     if type(estimator) in FACTORS:
+        if isinstance(estimator, estimators.Upstream) and estimator.normalise:
+            return None
         return _linear_moments(snapshot, estimator, FACTORS[type(estimator)](snapshot, estimator))
-    if isinstance(estimator, estimators.Minibatch):
-        return _minibatch_moments(snapshot, estimator)
-    return None
+    make = MOMENTS.get(type(estimator))
+    return None if make is None else make(snapshot, estimator)
+
+
+def _from_moments(snapshot: Snapshot, estimator: Any) -> Prediction:
+    """Whatever follows from two moments, of the guess at the activations or, where there is none, at the weights."""
+    moments = _moments_of(snapshot, estimator)
+    if moments is not None:
+        return _quantities(snapshot, moments)
+    guess = _weight_guess(snapshot, estimator)
+    return {} if guess is None else guess.prediction(snapshot)
+
+
+def _never_random(snapshot: Snapshot, estimator: Any) -> Prediction:
+    """For guesses that are all alike the cosine and the descent follow as well; not for FDFA's histories."""
+    found = _from_moments(snapshot, estimator)
+    learned = isinstance(estimator, estimators.ForwardDirectFeedback | estimators.ForwardDirectFeedbackAdam)
+    if not found or (learned and estimator.steps):
+        return found
+    along = found["shrinkage"]
+    cosines = np.where(along == 0, 0.0, np.sign(along) * np.sqrt(found["efficiency"]))
+    return found | {"cosine": cosines, "descent_probability": np.where(np.isnan(along), np.nan, along > 0)}
 
 
 FACTORS: dict[type, Callable[[Snapshot, Any], Sequence[Factor]]] = {
@@ -458,6 +628,18 @@ FACTORS: dict[type, Callable[[Snapshot, Any], Sequence[Factor]]] = {
     estimators.NewtonSchulzUpstream: _newton_schulz,
     estimators.PreconditionedUpstream: _preconditioned,
 }
+MOMENTS: dict[type, Callable[[Snapshot, Any], list[Moments] | None]] = {
+    estimators.Backpropagation: _backpropagation_moments,
+    estimators.ActivationMixing: _mixing_moments,
+    estimators.FeedbackAlignment: _feedback,
+    estimators.DirectFeedback: _feedback,
+    estimators.ForwardDirectFeedback: _learned_feedback,
+    estimators.ForwardDirectFeedbackAdam: _adam_feedback,
+    estimators.LocalLoss: _local_loss,
+    estimators.Minibatch: _minibatch_moments,
+    estimators.Averaged: _averaged_moments,
+    estimators.Subsampled: _subsampled_moments,
+}
 PREDICTIONS: dict[type, Callable[[Snapshot, Any], Prediction]] = {
     estimators.Backpropagation: _backpropagation,
     estimators.WeightPerturbation: _weight,
@@ -466,9 +648,14 @@ PREDICTIONS: dict[type, Callable[[Snapshot, Any], Prediction]] = {
     estimators.OrthogonalUpstream: _orthogonal_guess,
     estimators.NewtonSchulzUpstream: _linear,
     estimators.PreconditionedUpstream: _linear,
-    estimators.ActivationMixing: _mixing,
-    estimators.MultiTangent: _multi_tangent,
-    estimators.Minibatch: _minibatch,
-    estimators.Averaged: _averaged,
-    estimators.Subsampled: _subsampled,
+    estimators.ActivationMixing: _from_moments,
+    estimators.MultiTangent: _from_moments,
+    estimators.FeedbackAlignment: _never_random,
+    estimators.DirectFeedback: _never_random,
+    estimators.ForwardDirectFeedback: _never_random,
+    estimators.ForwardDirectFeedbackAdam: _never_random,
+    estimators.LocalLoss: _never_random,
+    estimators.Minibatch: _from_moments,
+    estimators.Averaged: _from_moments,
+    estimators.Subsampled: _from_moments,
 }

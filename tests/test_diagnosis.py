@@ -23,15 +23,22 @@ from fganalysis.estimators import (
     ActivityPerturbation,
     Averaged,
     Backpropagation,
+    DirectFeedback,
     Estimator,
+    FeedbackAlignment,
+    ForwardDirectFeedback,
+    ForwardDirectFeedbackAdam,
+    LocalLoss,
     Minibatch,
     MultiTangent,
     NewtonSchulzUpstream,
     OrthogonalUpstream,
     PreconditionedUpstream,
+    Subsampled,
     Upstream,
     WeightPerturbation,
     label,
+    train_heads,
 )
 from fganalysis.estimators.directional import Slope
 from fganalysis.noise import GAUSSIAN, Noise, Rademacher, Sphere
@@ -78,6 +85,13 @@ CLOSED_FORMS: list[Any] = [
     ),
     *(WeightPerturbation(shared=True, layers=layers) for layers in LAYERS),
     Backpropagation(),
+    FeedbackAlignment(),
+    FeedbackAlignment(seed=3, scale=2.0),
+    DirectFeedback(seed=1),
+    ForwardDirectFeedback(rate=0.3, steps=1),
+    LocalLoss(),
+    LocalLoss(space="weight", seed=1),
+    LocalLoss(target="local", seed=2),
 ]
 
 # Eight noise entries at the activations of two examples, as many weights: 256 points of signs, 6561 of three values.
@@ -179,6 +193,85 @@ def test_a_mean_over_tangents_is_predicted_exactly(layers: Layers) -> None:
     assert_predicted_exactly(MultiTangent(k=2, layers=layers), laws.tiny_snapshot((1, 1, 3), 2), three_points)
 
 
+def learned(snapshot: Snapshot, **settings: Any) -> ForwardDirectFeedback:
+    """FDFA with a state: matrices as they are after two steps."""
+    state, generator = ForwardDirectFeedback(rate=0.4, **settings), torch.Generator().manual_seed(5)
+    return state.advanced(snapshot, generator).advanced(snapshot, generator)
+
+
+def test_feedback_and_heads_that_were_learned_are_predicted_exactly() -> None:
+    for snapshot in (TANH, RELU, DEEP):
+        assert_predicted_exactly(learned(snapshot), snapshot, signs)
+        assert_predicted_exactly(replace(learned(snapshot), rate=0.1, steps=1), snapshot, signs)
+        given = DirectFeedback(feedback=DirectFeedback(seed=7).matrices(snapshot))
+        assert_predicted_exactly(given, snapshot, signs)
+        for settings in ({}, {"target": "local", "mode": "frozen"}, {"space": "weight"}, {"target": "local"}):
+            head = train_heads(LocalLoss(**({"mode": "trained", "rate": 0.1} | settings)), snapshot, 3)
+            assert_predicted_exactly(head, snapshot, signs)
+    for snapshot in (TANH, RELU):
+        adam = ForwardDirectFeedbackAdam(rate=0.1).advanced(snapshot, torch.Generator().manual_seed(1))
+        assert_predicted_exactly(adam, snapshot, signs)
+
+
+@pytest.mark.parametrize(
+    ("being", "claimed"),
+    [
+        (DirectFeedback(seed=1), DirectFeedback(seed=2)),
+        (FeedbackAlignment(), DirectFeedback()),
+        (ForwardDirectFeedback(rate=0.3, steps=1), ForwardDirectFeedback(rate=0.303, steps=1)),
+        (LocalLoss(), LocalLoss(seed=1)),
+        (LocalLoss(space="weight"), LocalLoss()),
+    ],
+    ids=lambda value: label(value),
+)
+def test_enumeration_catches_other_feedback_and_heads(being: Any, claimed: Any) -> None:
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_predicted_exactly(being, DEEP, signs, claimed)
+
+
+def test_what_is_never_random_has_a_known_cosine() -> None:
+    snapshot = classification((6, 8, 7, 4), n_examples=5)
+    for estimator in (FeedbackAlignment(), DirectFeedback(), LocalLoss(space="weight"), learned(snapshot)):
+        measured, predicted = fga.sample(snapshot, estimator, n_guesses=2), fga.predict(snapshot, estimator)
+        for name in ("cosine", "descent_probability"):
+            np.testing.assert_allclose(predicted[name], measured[name], atol=1e-5, err_msg=label(estimator))
+    nothing = fga.predict(snapshot, ForwardDirectFeedback())["cosine"].sel(layer=["0", "2"])
+    assert not nothing.any()
+
+
+def mean_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.sum(1) - targets).square().mean()
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LocalLoss(mode="redrawn"),
+        LocalLoss("mlp", width=4),
+        LocalLoss(mode="trained"),
+        ForwardDirectFeedbackAdam(steps=1),
+        ForwardDirectFeedback().initialised(TANH, histories=2),
+        Subsampled(ActivityPerturbation(shared=True, slope="batch"), 1),
+        Subsampled(LocalLoss(space="weight"), 1),
+        Subsampled(ForwardDirectFeedback(steps=1), 1),
+        Subsampled(ActivationMixing(), 1),
+        Subsampled(Subsampled(WeightPerturbation(), 1), 1),
+        MultiTangent(k=2, combine="orthogonal", noise=Rademacher()),
+    ],
+    ids=label,
+)
+def test_where_there_is_no_closed_form_the_prediction_is_nan(estimator: Estimator) -> None:
+    predicted = fga.predict(TANH, estimator)
+    assert all(array.isnull().all() for name, array in predicted.items() if name != "gradient_norm")
+
+
+def test_a_head_under_another_loss_has_no_closed_form() -> None:
+    regression = fga.capture(TANH.network, mean_square, TANH.inputs, TANH.targets)
+    assert np.isnan(fga.predict(regression, LocalLoss())["mse"]).all()
+    far = fga.capture(TANH.network, mean_square, TANH.inputs, TANH.targets + 9)
+    assert np.isnan(fga.predict(far, LocalLoss(target="local"))["mse"]).all()
+
+
 @dataclass(frozen=True)
 class Scaled:
     """A negative control: every guess of another estimator 1 % too long."""
@@ -271,6 +364,40 @@ def test_measurement_agrees_with_prediction_at_width_32() -> None:
         known = compared[name].sum(schema.SPACE).to_series()
         expected = [1 if isinstance(estimator, WeightPerturbation | MultiTangent) else 2 for estimator in SAMPLED]
         assert list(known) == expected, f"{name} is not compared for every estimator"
+
+
+PARTS_AND_FEEDBACK: list[Any] = [
+    FeedbackAlignment(),
+    DirectFeedback(),
+    ForwardDirectFeedback(rate=0.3, steps=4),
+    ForwardDirectFeedback(rate=0.2, steps=3, noise=Sphere()),
+    LocalLoss(),
+    LocalLoss(space="weight"),
+    Averaged(ActivationMixing(), 2),
+    Averaged(WeightPerturbation(), 4),
+    Subsampled(ActivityPerturbation(), 4),
+    Subsampled(Averaged(Upstream(), 2), 4),
+    Subsampled(DirectFeedback(), 4),
+    Subsampled(LocalLoss(), 4),
+    Subsampled(WeightPerturbation(), 4),
+    Subsampled(WeightPerturbation(shared=False, noise=Rademacher()), 4),
+    Subsampled(MultiTangent(k=3, noise=Rademacher(), layers="separate"), 4),
+    Subsampled(MultiTangent(k=3, combine="orthogonal"), 4),
+    Subsampled(Averaged(WeightPerturbation(), 2), 4),
+    Averaged(Subsampled(WeightPerturbation(), 4), 2),
+]
+
+
+def test_measurement_agrees_with_prediction_for_feedback_and_parts_of_the_batch() -> None:
+    """4.5 standard errors at 1024 guesses and 8 examples; each quantity is compared wherever there is a guess."""
+    snapshot = classification((6, 12, 10, 4), n_examples=8)
+    tree = fga.diagnose(snapshot, PARTS_AND_FEEDBACK, n_guesses=1024, seed=0)
+    assert scores(tree).max() < HIGHEST_Z
+    compared = fga.z_scores(tree).notnull().any([schema.STEP, schema.LAYER])
+    for name in ("squared_bias", "shrinkage", "variance", "mse", "efficiency", "best_scale"):
+        known = compared[name].sum(schema.SPACE).to_series()
+        at_weights = ["WeightP" in str(one) or "MultiT" in str(one) for one in PARTS_AND_FEEDBACK]
+        assert list(known) == [1 if only else 2 for only in at_weights], name
 
 
 SEPARATE = ActivityPerturbation(layers="separate")

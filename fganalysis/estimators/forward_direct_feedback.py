@@ -33,7 +33,8 @@ class ForwardDirectFeedback:
     Fields: ``rate`` α; ``noise``, the law of u; ``feedback``, the state B: (history, output unit, unit) for every tap
     but the last, one history for all guesses or one for each; None is B = 0. ``steps`` > 0 makes every guess a history
     of its own: B advanced that many times at these frozen weights, which is how its variance is measured.
-    With ``steps`` = 0 a call draws nothing; `advanced` is the step of training.
+    With ``steps`` = 0 a call draws nothing; `advanced` is the step of training. Closed form for any number of steps
+    from one history; none from a state of several, where each guess has a start of its own.
     Raises ValueError for a rate outside (0, 1], a negative ``steps`` and, in a call, a state that does not fit.
     """
 
@@ -81,7 +82,7 @@ class ForwardDirectFeedbackAdam:
     """ĝ = φ' ⊙ (Bᵀe), B moved by Adam, as the authors' public code does; ``rate`` is Adam's.
 
     The other fields are those of `ForwardDirectFeedback`; ``optimiser`` is the state, B and Adam's two moments, each
-    (history, output unit, unit) a tap. Its variance has no closed form: Adam divides by a random running mean.
+    (history, output unit, unit) a tap. With ``steps`` > 0 it has no closed form: Adam divides by a random running mean.
     """
 
     rate: float = 1e-4

@@ -40,7 +40,9 @@ class LocalLoss:
     or by `initialised` and `advanced` beside the network's own training, with Adam's ``rate``. The "local" target is
     the gradient of the trained heads where there are any, of the seed's otherwise.
 
-    Closed form: the projection, given v; for redrawn heads none, v being no polynomial of their weights.
+    Closed form: the projection on v, predicted for the linear head under the mean cross-entropy. None for the deeper
+    heads and other losses, whose v is what only their own backward pass gives, nor for redrawn heads, v being no
+    polynomial of their weights.
     Raises ValueError for unknown settings; in a call for a head that does not fit a block's output, for class indices
     beyond the outputs, and for mode "trained" before there are trained heads.
     """
@@ -77,7 +79,7 @@ class LocalLoss:
                 for shape, make in zip(shapes, makers, strict=True)
             ]
         else:
-            directions = self._head_gradients(snapshot, self._own_heads(snapshot, self.mode == "trained"))
+            directions = self._head_gradients(snapshot, self.own_heads(snapshot, self.mode == "trained"))
         guesses = self._projections(snapshot, directions) if directions else []
         return repeated([*guesses, output_error(snapshot)], n_guesses)
 
@@ -102,7 +104,7 @@ class LocalLoss:
 
     def head_losses(self, snapshot: Snapshot) -> Tensor:
         """The loss of each block's own head on the batch, (layer,), the output tap left out."""
-        own = self._own_heads(snapshot, self.optimiser is not None)
+        own = self.own_heads(snapshot, self.optimiser is not None)
         blocks = [_block(snapshot, index) for index in range(len(own))]
         pairs = zip(own, blocks, strict=True)
         return torch.stack([snapshot.loss_fn(heads.outputs_of(head, block), snapshot.targets) for head, block in pairs])
@@ -113,7 +115,7 @@ class LocalLoss:
         pairs = [self._normalised(tap, v) for tap, v in zip(hidden, directions, strict=True)]
         units, probes = [unit for unit, _ in pairs], [probe for _, probe in pairs]
         if self.target == "local":
-            own = self._head_gradients(snapshot, self._own_heads(snapshot, self.optimiser is not None))
+            own = self._head_gradients(snapshot, self.own_heads(snapshot, self.optimiser is not None))
             slopes = [(probe * gradient).sum(-1) for probe, gradient in zip(probes, own, strict=True)]
         else:
             still = probes[0].new_zeros(len(probes[0]), *snapshot.taps[-1].outputs.shape)
@@ -147,7 +149,7 @@ class LocalLoss:
         block = _block(snapshot, index)
         return of
 
-    def _own_heads(self, snapshot: Snapshot, trained: bool) -> list[heads.Parameters]:
+    def own_heads(self, snapshot: Snapshot, trained: bool) -> list[heads.Parameters]:
         """One head for every tap but the last, of the state or of the seed; checked."""
         if not trained or self.optimiser is None:
             return self._initial(snapshot)
@@ -189,7 +191,7 @@ def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> Local
     if estimator.optimiser is None:
         estimator = estimator.initialised(snapshot)
     for _ in range(n_steps):
-        own = estimator._own_heads(snapshot, True)
+        own = estimator.own_heads(snapshot, True)
         gradients = [
             heads.parameter_gradients(head, _block(snapshot, index), snapshot.loss_fn, snapshot.targets)
             for index, head in enumerate(own)

@@ -28,8 +28,10 @@ from fganalysis.snapshot import Snapshot, Tap
 class Subsampled:
     """``estimator``, an instance, on ``size`` rows drawn without replacement for every guess.
 
-    No closed form where examples share both noise and slope, nor where a direction mixes examples: a guess on a part
-    of the batch is then not a part of a guess on the batch. A call raises ValueError for a size not in 1…B.
+    Closed form for guesses at the weights and for those whose part on some rows is that part of a guess on the batch.
+    None where examples share both noise and slope, nor where a guess mixes them otherwise (activation mixing, local
+    loss in weight space, feedback that is learned within the guess, a part of a part). `fganalysis.variance_parts`
+    and `fganalysis.predict_variance_parts` give both parts. A call raises ValueError for a size not in 1…B.
     """
 
     estimator: Callable[[Snapshot, int, torch.Generator], Estimates]
