@@ -7,6 +7,8 @@ dataclasses whose fields are their settings.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -75,6 +77,9 @@ ESTIMATORS: dict[str, type] = {
 }
 
 
+HASH_DIGITS = 8
+
+
 def resolve(estimator: str | Estimator) -> Estimator:
     """An instance from a key of the table (with default settings) or the instance itself.
 
@@ -89,7 +94,11 @@ def resolve(estimator: str | Estimator) -> Estimator:
 
 
 def label(estimator: str | Estimator) -> str:
-    """The estimator's name in results: its key, followed by the settings that differ from the defaults."""
+    """The estimator's name in results: its key, followed by the settings that differ from the defaults.
+
+    Tensors, such as feedback matrices or a state, appear as their type and a short hash of their content: estimators
+    that differ in them alone have different names, and so different seeds.
+    """
     instance = resolve(estimator)
     keys = {cls: key for key, cls in ESTIMATORS.items()}
     key = keys.get(type(instance), getattr(instance, "__name__", type(instance).__name__))
@@ -98,7 +107,7 @@ def label(estimator: str | Estimator) -> str:
     changed = [
         f"{field.name}={_short(getattr(instance, field.name))}"
         for field in dataclasses.fields(instance)
-        if getattr(instance, field.name) != field.default
+        if _differs(getattr(instance, field.name), field.default)
     ]
     return f"{key}({', '.join(changed)})" if changed else key
 
@@ -114,7 +123,41 @@ def _short(value: Any) -> str | int | float | bool:
     if isinstance(value, str | int | float | bool):
         return value
     # An estimator around another: two that differ inside must not share a name, nor the seeds made from it.
-    return label(value) if callable(value) else type(value).__name__
+    if callable(value):
+        return label(value)
+    leaves = list(_leaves(value))
+    if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        return type(value).__name__
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        digest.update(_bytes(leaf))
+    return f"{type(value).__name__}-{digest.hexdigest()[:HASH_DIGITS]}"
+
+
+def _differs(value: Any, default: Any) -> bool:
+    # Comparing a tensor gives a tensor, which is neither true nor false.
+    return value is not default if isinstance(value, torch.Tensor) else bool(value != default)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Everything inside sequences, mappings and dataclasses, in order, each group preceded by its length."""
+    if isinstance(value, Mapping):
+        value = tuple(value.items())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    if not isinstance(value, tuple | list):
+        yield value
+        return
+    yield len(value)
+    for part in value:
+        yield from _leaves(part)
+
+
+def _bytes(leaf: Any) -> bytes:
+    if not isinstance(leaf, torch.Tensor):
+        return f"{leaf!r};".encode() if isinstance(leaf, str | int | float | bool | None) else b"?;"
+    whole = leaf.detach().cpu().contiguous()
+    return f"{whole.dtype}{tuple(whole.shape)};".encode() + whole.flatten().view(torch.uint8).numpy().tobytes()
 
 
 __all__ = [
