@@ -202,7 +202,7 @@ def capture(
     Raises:
         ValueError: an empty batch, a network without Linear modules or with a tap that is used twice, a module that
             lets examples interact or draws noise of its own (BatchNorm, Dropout in training mode), a loss that is not
-            a mean over examples, NaN or infinite activations.
+            a mean over examples or fails for class indices beyond the outputs, NaN or infinite activations.
     """
     if autodiff not in ("reverse", "forward"):
         raise ValueError(f"autodiff must be 'reverse' or 'forward', got {autodiff!r}")
@@ -227,7 +227,7 @@ def freeze(
         outputs = forward_ad.unpack_dual(network(inputs)).primal
     if not hooks.modules:
         raise ValueError("the network has no tap: no torch.nn.Linear was reached by the forward pass")
-    loss = loss_fn(outputs.detach(), targets).detach()
+    loss = _mean_loss(loss_fn, outputs.detach(), targets)
     if loss.ndim != 0:
         raise ValueError(f"loss_fn must return one number, the mean over examples, got the shape {tuple(loss.shape)}")
     taps = []
@@ -235,6 +235,32 @@ def freeze(
         following = hooks.modules[index + 1][1] if index + 1 < len(hooks.modules) else None
         taps.append(_tap(name, module, hooks.inputs[index], hooks.outputs[index], hooks.derivatives[index], following))
     return Snapshot(network, loss_fn, inputs, targets, outputs, loss, tuple(taps), autodiff, step)
+
+
+def _mean_loss(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss; a failure that class indices beyond the outputs explain is said in one sentence, at no cost before."""
+    place = outputs.device
+    if outputs.is_cuda and _out_of_range(targets, outputs) is not None:
+        # There a bad index is an assertion on the device, after which nothing runs in the process: ask on the CPU.
+        outputs, targets = outputs.cpu(), targets.cpu()
+    try:
+        return loss_fn(outputs, targets).detach().to(place)
+    except (IndexError, RuntimeError) as error:
+        bad = _out_of_range(targets, outputs)
+        if bad is None:
+            raise
+        message = f"targets must be class indices from 0 to {outputs.shape[1] - 1}, got {bad}"
+        raise ValueError(message) from error
+
+
+def _out_of_range(targets: Tensor, outputs: Tensor) -> int | None:
+    """A target that is no index of an output unit, where targets are integers, one an example."""
+    if targets.ndim != 1 or targets.is_floating_point() or outputs.ndim != 2 or not len(targets):
+        return None
+    least, most = int(targets.min()), int(targets.max())
+    if least < 0:
+        return least
+    return most if most >= outputs.shape[1] else None
 
 
 def _tap(

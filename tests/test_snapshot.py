@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fganalysis as fga
+from fganalysis.snapshot import Loss, freeze
 from tests.laws import tiny_snapshot
 
 cross_entropy = nn.functional.cross_entropy
@@ -165,3 +166,43 @@ def test_mismatched_batch_and_unknown_mode_are_refused() -> None:
         fga.capture(nn.Linear(3, 2), cross_entropy, inputs, targets, autodiff="sideways")
     with pytest.raises(ValueError, match=r"only \(example, input\) is supported"):
         fga.capture(nn.Linear(3, 2), lambda o, t: o.mean(), inputs[:, None].expand(-1, 2, -1), targets)
+
+
+def one_hot_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - nn.functional.one_hot(targets, outputs.shape[1])).square().mean()
+
+
+def picked(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -outputs.log_softmax(1).gather(1, targets[:, None]).mean()
+
+
+@pytest.mark.parametrize("loss_fn", [nn.functional.cross_entropy, one_hot_error, picked])
+@pytest.mark.parametrize("bad", [3, 11, -1])
+def test_class_indices_beyond_the_outputs_are_refused_in_one_sentence(loss_fn: Loss, bad: int) -> None:
+    network, inputs = fga.networks.mlp([4, 5, 3]), torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 2, bad, 1])
+    sentence = f"^targets must be class indices from 0 to 2, got {bad}$"
+    with pytest.raises(ValueError, match=sentence):
+        fga.capture(network, loss_fn, inputs, targets)
+    with pytest.raises(ValueError, match=sentence):
+        freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
+    with pytest.raises(ValueError, match=sentence):
+        fga.estimate_gradient(network, loss_fn, inputs, targets, "activity", torch.Generator())
+
+
+def test_integer_targets_that_the_loss_accepts_are_no_classes() -> None:
+    network, inputs = fga.networks.mlp([4, 5, 1]), torch.ones(3, 4)
+
+    def distance(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs[:, 0] - targets).abs().mean()
+
+    snapshot = fga.capture(network, distance, inputs, torch.tensor([7, -2, 5]))
+    assert float(snapshot.loss) > 1
+
+    def broken(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise IndexError("of its own")
+
+    with pytest.raises(IndexError, match="of its own"):
+        fga.capture(network, broken, inputs, torch.tensor([0, 0, 0]))
+    with pytest.raises(IndexError, match="of its own"):
+        fga.capture(network, broken, inputs, torch.tensor([0.5, 9.0, 0.0]))
