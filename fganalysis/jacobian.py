@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 START_SEED = 20251103  # the same starting vectors for every example, so that a result depends on its example alone
+OVERSAMPLING = 6  # vectors beyond k in subspace iteration: they take the slow convergence of the k-th upon themselves
 CHUNK_ELEMENTS = 2**22  # numbers a chunk of examples may need on the CPU: 16 MiB in float32, about what a cache holds
 
 
@@ -55,7 +56,12 @@ class UpstreamJacobian:
         return self._nonzero(values).sum(1)
 
     def singular_vectors(
-        self, k: int | Literal["rank"], *, which: Literal["top", "bottom"] = "top", exact: bool = False
+        self,
+        k: int | Literal["rank"],
+        *,
+        which: Literal["top", "bottom"] = "top",
+        exact: bool = False,
+        iterations: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The k leading (or smallest nonzero) singular triplets of every J_b, in descending order.
 
@@ -73,9 +79,20 @@ class UpstreamJacobian:
         needs the fewest products (Meyer, Musco & Musco 2024, arXiv 2305.02535); equal singular values are told apart
         by rounding. Singular values below √eps·σ_max (3e-4 of the largest in float32) are not resolved: use exact.
 
-        Raises ValueError for k < 1, for k > min(next_unit, unit) and for an unknown `which`.
+        iterations: so many subspace iterations instead, from the leading right singular vectors of `weight` itself,
+        which the mask turns but little. An approximation several times cheaper than the Krylov method, for training:
+        the vectors are orthonormal and lie in the row space, but hold a little less than the leading energy Σ σ_i²
+        (2 iterations: 0.97 of it at 512 units and 0.99 at 128, networks at initialisation).
+
+        Raises ValueError for k < 1, for k > min(next_unit, unit), for an unknown `which`, for iterations < 0 and for
+        iterations together with exact, "rank" or "bottom".
         """
         smaller = min(self.weight.shape)
+        if iterations is not None and (iterations < 0 or exact or k == "rank" or which == "bottom"):
+            raise ValueError(
+                "iterations must be at least 0 and go with the top k directions and exact=False, "
+                f"got iterations={iterations}, k={k!r}, which={which!r}, exact={exact}"
+            )
         if which not in ("top", "bottom"):
             raise ValueError(f"which must be 'top' or 'bottom', got {which!r}")
         if k == "rank":
@@ -84,6 +101,8 @@ class UpstreamJacobian:
             return left[:, :, :found], values[:, :found], right[:, :, :found]
         if isinstance(k, str) or not 1 <= k <= smaller:
             raise ValueError(f"k must be 'rank' or from 1 to {smaller}, the Jacobian's smaller side, got {k!r}")
+        if iterations is not None:
+            return self._iterated(k, iterations)
         size = krylov_size(k, *self.weight.shape)
         if exact or which == "bottom" or size >= smaller:
             return self._decomposed(k, which)
@@ -127,6 +146,28 @@ class UpstreamJacobian:
         left, triangle = torch.linalg.qr(((right * mask[:, None, :]) @ self.weight.T).mT)
         inner_left, values, inner_right = torch.linalg.svd(triangle)
         return _without_surplus(left @ inner_left, values * scale, right.mT @ inner_right.mT, self._nonzero(values))
+
+    def _iterated(self, k: int, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+        """k approximate singular triplets by subspace iteration with a Rayleigh–Ritz step at the end."""
+        size = min(k + OVERSAMPLING, *self.weight.shape)
+        if size == self.weight.shape[0]:
+            iterations = 0  # The start already spans the whole row space.
+        gram = self.weight.T @ self.weight
+        start = torch.linalg.eigh(gram).eigenvectors[:, -size:].T
+        parts = []
+        for part in self._chunks(4 * size * max(self.weight.shape)):
+            derivative = part.derivative[:, None, :]
+            block = _orthonormal_rows(start * derivative)
+            for _ in range(iterations):
+                block = _orthonormal_rows(((block * derivative) @ gram) * derivative)
+            image = (block * derivative) @ self.weight.T
+            squares, vectors = torch.linalg.eigh(image @ image.mT)
+            squares, vectors = squares[:, -k:].flip(1).clamp_min(0), vectors[:, :, -k:].flip(2)
+            kept = self._nonzero(squares)
+            values = squares.sqrt()
+            left = (image.mT @ vectors) / torch.where(kept, values, 1)[:, None, :]
+            parts.append(_without_surplus(left, values, block.mT @ vectors, kept))
+        return _joined(parts)
 
 
 def krylov_size(k: int, next_units: int, units: int) -> int:
@@ -191,6 +232,14 @@ def _orthogonal_to(vectors: Tensor, basis: Tensor) -> Tensor:
         after = vectors.norm(dim=1, keepdim=True)
         vectors = torch.where(after > least * before, vectors / after.clamp_min(tiny), 0)
     return vectors
+
+
+def _orthonormal_rows(block: Tensor) -> Tensor:
+    """Orthonormal rows with the span of `block` (example, row, unit); zero rows where the rows are dependent."""
+    squares, vectors = torch.linalg.eigh(block @ block.mT)
+    kept = squares > 100 * torch.finfo(block.dtype).eps * squares[:, -1:]
+    scale = torch.where(kept, squares.clamp_min(torch.finfo(block.dtype).tiny).rsqrt(), 0)
+    return (vectors * scale[:, None, :]).mT @ block
 
 
 def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

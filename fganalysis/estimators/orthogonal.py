@@ -26,13 +26,16 @@ class OrthogonalUpstream:
     """ĝ = t V_k U_kᵀ ε.
 
     Fields: ``k`` directions, or "rank" for all of them; ``which`` end of the spectrum; ``exact`` takes LAPACK's SVD of
-    every example instead of the randomised range finder (k = "rank" and "bottom" always do); the rest are the switches
-    of MATH.md §1. A call raises ValueError when no tap and example has k directions.
+    every example instead of the randomised range finder (k = "rank" and "bottom" always do); ``iterations`` takes so
+    many subspace iterations instead, an approximation for training (`UpstreamJacobian.singular_vectors` says how good);
+    the rest are the switches of MATH.md §1. A call raises ValueError when no tap and example has k directions, and when
+    ``iterations`` meets "rank", "bottom" or ``exact``.
     """
 
     k: int | Literal["rank"] = 10
     which: Literal["top", "bottom"] = "top"
     exact: bool = False
+    iterations: int | None = None
     noise: Noise = GAUSSIAN
     shared: bool = False
     slope: Slope = "example"
@@ -45,7 +48,7 @@ class OrthogonalUpstream:
             raise ValueError(f"which must be 'top' or 'bottom', got {self.which!r}")
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        key = ("orthogonal", self.k, self.which, self.exact)
+        key = ("orthogonal", self.k, self.which, self.exact, self.iterations)
         pairs = snapshot.remember(key, lambda: self._singular_vectors(snapshot))
         factors = [_projector(left, right) for left, right in pairs]
         factors.append(identity(snapshot.taps[-1].units))
@@ -55,7 +58,9 @@ class OrthogonalUpstream:
         pairs, most = [], 0
         for jacobian in snapshot.upstream:
             k = self.k if self.k == "rank" else min(self.k, *jacobian.weight.shape)
-            left, values, right = jacobian.singular_vectors(k, which=self.which, exact=self.exact or k == "rank")
+            left, values, right = jacobian.singular_vectors(
+                k, which=self.which, exact=self.exact, iterations=self.iterations
+            )
             most = max(most, int((values > 0).sum(1).max()))
             pairs.append((left, right))
         if self.k != "rank" and most < self.k:
