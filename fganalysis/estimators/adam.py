@@ -34,13 +34,17 @@ class AdamState:
         return cls(tuple(values), zeros, zeros)
 
     def moved(self, gradients: Sequence[Tensor], rate: float) -> AdamState:
-        """One step down the gradients; shapes broadcast against the values'."""
+        """One step down the gradients, whose shapes broadcast to the values'."""
         step = self.step + 1
         first = tuple(torch.lerp(m, g, 1 - BETAS[0]) for m, g in zip(self.first, gradients, strict=True))
-        second = tuple(torch.lerp(v, g.square(), 1 - BETAS[1]) for v, g in zip(self.second, gradients, strict=True))
+        second = tuple(
+            torch.mul(v, BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
+            for v, g in zip(self.second, gradients, strict=True)
+        )
         to_mean, to_square = 1 - BETAS[0] ** step, 1 - BETAS[1] ** step
+        # In place where the memory is this step's own: with large heads, fresh arrays cost more than their numbers.
         values = tuple(
-            value - rate / to_mean * m / ((v / to_square).sqrt() + EPSILON)
+            torch.addcdiv(value, m, (v / to_square).sqrt_().add_(EPSILON), value=-rate / to_mean)
             for value, m, v in zip(self.values, first, second, strict=True)
         )
         return AdamState(values, first, second, step)

@@ -82,17 +82,21 @@ def block_gradients(parameters: Sequence[Tensor], block: Tensor, loss_fn: Loss, 
     def loss(signal: Tensor, head: tuple[Tensor, ...]) -> Tensor:
         return loss_fn(outputs_of(head, signal), targets)
 
-    gradients: Tensor = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(block, tuple(parameters))
+    gradient = torch.func.grad(loss)
+    if len(parameters[0]) == 1:  # A convolution vmapped over one head takes twice the time of the convolution.
+        alone: Tensor = gradient(block, tuple(tensor[0] for tensor in parameters))
+        return alone.unsqueeze(0)
+    gradients: Tensor = torch.func.vmap(gradient, in_dims=(None, 0))(block, tuple(parameters))
     return gradients
 
 
-def parameter_gradients(parameters: Parameters, block: Tensor, loss_fn: Loss, targets: Tensor) -> Parameters:
-    """The gradient of one head's loss with respect to its own tensors."""
+def both_gradients(parameters: Parameters, block: Tensor, loss_fn: Loss, targets: Tensor) -> tuple[Tensor, Parameters]:
+    """∂ℓ/∂block (example, unit) of one head's loss, and ∂ℓ/∂parameters, by the same forward and backward pass."""
 
-    def loss(head: tuple[Tensor, ...]) -> Tensor:
-        return loss_fn(outputs_of(head, block), targets)
+    def loss(signal: Tensor, head: tuple[Tensor, ...]) -> Tensor:
+        return loss_fn(outputs_of(head, signal), targets)
 
-    gradients: Parameters = torch.func.grad(loss)(parameters)
+    gradients: tuple[Tensor, Parameters] = torch.func.grad(loss, argnums=(0, 1))(block, parameters)
     return gradients
 
 

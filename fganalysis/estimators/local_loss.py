@@ -75,11 +75,11 @@ class LocalLoss:
         if self.mode == "redrawn":
             makers = [self._gradients(snapshot, index) for index in range(len(shapes))]
             directions = [
-                heads.redrawn_gradients(shape, n_guesses, generator, make, snapshot.outputs)
-                for shape, make in zip(shapes, makers, strict=True)
+                heads.redrawn_gradients(shape, n_guesses, generator, make, snapshot.outputs) * jacobian.derivative
+                for shape, make, jacobian in zip(shapes, makers, snapshot.upstream, strict=True)
             ]
         else:
-            directions = self._head_gradients(snapshot, self.own_heads(snapshot, self.mode == "trained"))
+            directions = self._head_gradients(snapshot, self.mode == "trained")
         guesses = self._projections(snapshot, directions) if directions else []
         return repeated([*guesses, output_error(snapshot)], n_guesses)
 
@@ -115,7 +115,7 @@ class LocalLoss:
         pairs = [self._normalised(tap, v) for tap, v in zip(hidden, directions, strict=True)]
         units, probes = [unit for unit, _ in pairs], [probe for _, probe in pairs]
         if self.target == "local":
-            own = self._head_gradients(snapshot, self.own_heads(snapshot, self.optimiser is not None))
+            own = self._head_gradients(snapshot, self.optimiser is not None)
             slopes = [(probe * gradient).sum(-1) for probe, gradient in zip(probes, own, strict=True)]
         else:
             still = probes[0].new_zeros(len(probes[0]), *snapshot.taps[-1].outputs.shape)
@@ -132,19 +132,53 @@ class LocalLoss:
         if self.space == "activation":
             unit = _scaled(direction, torch.linalg.vector_norm(direction, dim=-1, keepdim=True))
             return unit, unit
-        image = tap.kernel_root @ direction
+        # F is as small as the batch, which pays for its decomposition where there are many directions to multiply.
+        root = tap.kernel_root if len(direction) > 1 else tap.inputs.T
+        image = root @ direction
         norm = torch.linalg.vector_norm(image, dim=(1, 2), keepdim=True)
-        return _scaled(direction, norm), tap.kernel_root.T @ _scaled(image, norm)
+        return _scaled(direction, norm), root.T @ _scaled(image, norm)
 
-    def _head_gradients(self, snapshot: Snapshot, own: Sequence[heads.Parameters]) -> list[Tensor]:
-        """v of given heads, (1, example, unit) for every tap but the last."""
-        singles = [tuple(tensor.unsqueeze(0) for tensor in head) for head in own]
-        return [self._gradients(snapshot, index)(head) for index, head in enumerate(singles)]
+    def _head_gradients(self, snapshot: Snapshot, trained: bool) -> list[Tensor]:
+        """v of the heads of the state or of the seed, (1, example, unit) for every tap but the last."""
+        if trained and self.optimiser is not None:
+            at_blocks = [at_block.unsqueeze(0) for at_block, _ in self.gradients_of_trained(snapshot)]
+        else:
+            at_blocks = snapshot.remember(
+                ("head gradients", self.head, self.width, self.seed), self._at_blocks(snapshot)
+            )
+        pairs = zip(at_blocks, snapshot.upstream, strict=True)
+        return [at_block * jacobian.derivative for at_block, jacobian in pairs]
+
+    def _at_blocks(self, snapshot: Snapshot) -> Callable[[], list[Tensor]]:
+        """Makes ∂ℓ/∂block of the seed's heads, (1, example, unit) each."""
+
+        def make() -> list[Tensor]:
+            singles = [tuple(tensor.unsqueeze(0) for tensor in head) for head in self.own_heads(snapshot, False)]
+            return [self._gradients(snapshot, index)(head) for index, head in enumerate(singles)]
+
+        return make
+
+    def gradients_of_trained(self, snapshot: Snapshot) -> list[tuple[Tensor, heads.Parameters]]:
+        """∂ℓ/∂block and ∂ℓ/∂parameters of every trained head: a guess and the heads' own step share the passes.
+
+        The snapshot remembers the last state's alone; every step has another.
+        """
+        own = self.own_heads(snapshot, True)
+        last: dict[AdamState | None, list[tuple[Tensor, heads.Parameters]]]
+        last = snapshot.remember("gradients of trained heads", dict)
+        found = last.get(self.optimiser)
+        if found is None:
+            found = [
+                heads.both_gradients(head, _block(snapshot, index), snapshot.loss_fn, snapshot.targets)
+                for index, head in enumerate(own)
+            ]
+            last.clear()
+            last[self.optimiser] = found
+        return found
 
     def _gradients(self, snapshot: Snapshot, index: int) -> Callable[[heads.Parameters], Tensor]:
         def of(parameters: heads.Parameters) -> Tensor:
-            found = heads.block_gradients(parameters, block, snapshot.loss_fn, snapshot.targets)
-            return found * snapshot.upstream[index].derivative
+            return heads.block_gradients(parameters, block, snapshot.loss_fn, snapshot.targets)
 
         block = _block(snapshot, index)
         return of
@@ -191,13 +225,9 @@ def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> Local
     if estimator.optimiser is None:
         estimator = estimator.initialised(snapshot)
     for _ in range(n_steps):
-        own = estimator.own_heads(snapshot, True)
-        gradients = [
-            heads.parameter_gradients(head, _block(snapshot, index), snapshot.loss_fn, snapshot.targets)
-            for index, head in enumerate(own)
-        ]
+        gradients = [tensor for _, of_head in estimator.gradients_of_trained(snapshot) for tensor in of_head]
         assert estimator.optimiser is not None
-        moved = estimator.optimiser.moved([tensor for head in gradients for tensor in head], estimator.rate)
+        moved = estimator.optimiser.moved(gradients, estimator.rate)
         estimator = replace(estimator, optimiser=moved)
     return estimator
 
