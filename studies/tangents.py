@@ -51,9 +51,9 @@ class Settings:
     """Binary logarithm of the largest number of tangents."""
     draws: int = 1000
     """Guesses of each point, as in the paper, where the two limits below allow."""
-    direct_numbers: int = 2**25
+    direct_numbers: int = 2**24
     """Entries of all tangents drawn for a point in n dimensions; guesses there are this over n·k."""
-    rotated_numbers: int = 2**27
+    rotated_numbers: int = 2**26
     """The same for a point in k + 1 dimensions."""
     least_draws: int = 10
     """Guesses of each point whatever the limits."""

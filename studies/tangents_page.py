@@ -168,11 +168,12 @@ def _quality(dataset: xr.Dataset) -> Figure:
 
 
 def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any) -> None:
-    axes.plot(own["n"], own[f"{name}_predicted"], color=colour, lw=1)
+    # A squared error of rounding alone has no place on a logarithmic axis.
+    seen = own[f"{name}_predicted"] > 1e-9
+    axes.plot(own["n"], own[f"{name}_predicted"].where(seen), color=colour, lw=1)
     for route, marker in MARKERS.items():
         part = own.sel(route=route)
-        # A squared error of rounding alone has no place on a logarithmic axis.
-        values = part[name].where(part[name] > 1e-9)
+        values = part[name].where(seen)
         error = Z95 * part[f"{name}_se"]
         axes.errorbar(own["n"], values, yerr=error, ls="", marker=marker, ms=5, mfc="none", mew=1, color=colour, lw=1)
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from theory.factors import Array
 
@@ -101,3 +102,30 @@ def best_epsilon(truncation: float, rounding: float, *, central: bool) -> float:
     if central:
         return float((rounding / (2 * truncation)) ** (1 / 3))
     return float(np.sqrt(np.sqrt(2.0) * rounding / truncation))
+
+
+def kink_error(epsilon: ArrayLike, distances: Array, spreads: Array, jumps: Array, *, central: bool) -> Array:
+    """Root mean square error of a slope from kinks, such as those of ReLU units, that ±εz steps across; (…) like ε.
+
+    distances: |s|, (kink,), how far each kink is from θ. spreads: σ of the rate at which it is approached, m ~ N(0, σ²)
+    along a Gaussian z, (kink,). jumps: by how much the slope along m changes there, (kink,), loss per unit of s.
+
+    A kink at r = |s|/(εσ) is crossed with probability Q(r) and adds x = jump·(m − |s|/ε) to the one-sided slope,
+
+        E x = jump σ (φ(r) − r Q(r))        E x² = jump² σ² ((1 + r²) Q(r) − r φ(r)),
+
+    and ±x/2, with no mean and from either side, to the central one. Crossings count as independent, which they are to
+    leading order: as ε falls the number crossed falls with it, so both errors end as √ε: **neither is of the order that
+    a smooth loss has**.
+    """
+    steps = np.asarray(epsilon, np.float64)[..., None]
+    r = distances / (steps * spreads)
+    tail, density = special.ndtr(-r), np.exp(-(r**2) / 2) / np.sqrt(2 * np.pi)
+    # Far out both brackets are differences of equal numbers.
+    squares = (jumps * spreads) ** 2 * np.maximum((1 + r**2) * tail - r * density, 0.0)
+    if central:
+        error: Array = np.sqrt(squares.sum(-1) / 2)
+        return error
+    means = jumps * spreads * np.maximum(density - r * tail, 0.0)
+    one_sided: Array = np.sqrt(squares.sum(-1) + means.sum(-1) ** 2 - (means**2).sum(-1))
+    return one_sided
