@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -156,6 +158,33 @@ def test_upstream_is_refused_where_a_branch_goes_around() -> None:
     snapshot = fga.capture(Residual(), cross_entropy, *batch())
     with pytest.raises(ValueError, match="no branch around"):
         fga.sample(snapshot, "upstream", n_guesses=8)
+
+
+class SometimesResidual(nn.Module):
+    """A branch that goes around the second tap for examples of a large first input alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        return self.last(torch.tanh(self.second(hidden)) + hidden * (inputs[:, :1] > 10))
+
+
+def test_a_training_step_checks_a_few_examples_and_a_capture_all_of_them() -> None:
+    inputs, targets = batch(80)
+    network = SometimesResidual()
+    for large, refused in ((3, True), (4, False)):  # Of 80 examples every third is looked at.
+        inputs[:, 0] = 0.0
+        inputs[large, 0] = 11.0
+        frozen = freeze(network, cross_entropy, inputs, targets, autodiff="reverse", step=0)
+        with pytest.raises(ValueError, match="no branch around") if refused else nullcontext():
+            assert len(frozen.upstream) == 2
+        with pytest.raises(ValueError, match="no branch around"):
+            fga.sample(fga.capture(network, cross_entropy, inputs, targets), "upstream", n_guesses=8)
+    with pytest.raises(ValueError, match="no branch around"):
+        fga.estimate_gradient(Residual(), cross_entropy, inputs, targets, "upstream", torch.Generator())
 
 
 def test_mismatched_batch_and_unknown_mode_are_refused() -> None:
