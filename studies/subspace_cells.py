@@ -2,7 +2,7 @@
 
 /subspace    what `fganalysis.diagnosis.subspaces` says at the looked-at steps
 /measured    sampled bias, variance and efficiency of the orthogonal upstream guess, over k
-/activity    predicted efficiency of plain activity perturbation
+/beside      predicted efficiency of plain activity perturbation; the overlap's root, as the seed paper prints it
 /turning     principal angles between the leading k-dimensional subspaces of any two steps; gradients of all steps
 /weights     singular values of the weights, before and after
 /curvature   shares of the weight gradient in dominant eigenvectors of Hessian and Gauss–Newton matrix
@@ -115,7 +115,7 @@ def _looks(training: Training, data: Dataset, snapshots: list[Snapshot]) -> dict
     nodes = {
         "subspace": [subspaces(one) for one in few],
         "measured": [_measured(one, training) for one in few],
-        "activity": [fga.predict(one, "activity")[["efficiency"]] for one in few],
+        "beside": [_beside(one, training.k) for one in few],
     }
     if training.closely:
         nodes["curvature"] = [_curvature(one, training.k) for one in snapshots]
@@ -136,6 +136,17 @@ def _measured(snapshot: Snapshot, training: Training) -> xr.Dataset:
         for guess in guesses.values()
     ]
     return xr.concat(parts, dim=xr.IndexVariable("k", list(guesses)))
+
+
+def _beside(snapshot: Snapshot, k: int) -> xr.Dataset:
+    found = fga.predict(snapshot, "activity")[["efficiency"]].drop_vars(schema.ESTIMATOR)
+    roots = []
+    for jacobian, gradient in zip(snapshot.upstream, snapshot.gradients, strict=False):
+        right = jacobian.singular_vectors(min(k, *jacobian.weight.shape))[2]
+        kept = torch.einsum("bum,bu->bm", right, gradient).norm(dim=1) / gradient.norm(dim=1)
+        roots.append(float(kept[kept.isfinite()].mean()))
+    found["overlap_root"] = (schema.LAYER, [*roots, np.nan, np.nan])
+    return found
 
 
 def _turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:

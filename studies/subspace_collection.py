@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from fganalysis import schema
 from fganalysis.schema import SE
@@ -18,28 +16,27 @@ from studies.subspace_cells import METHODS
 Key = tuple[int, str, int]
 MOMENTS = ("common", "last")
 AT_K = ("overlap", "random_overlap", "random_overlap_in_range", "kept_energy", "orthogonal_efficiency")
+FREE_OF_K = ("best_k", "upstream_efficiency", "entropy_rank", "stable_rank", "modes_for_90")
 SWEEP = (1, 10, 25)  # the k of the seed paper's Table 1, beside the full rank
 WELL_KNOWN = 0.1  # a sampled efficiency is compared where its standard error is below a tenth of it
+COUNTED = {"z", "sampled_choice", "predicted_choice", "regret"}
 NOTES = {
+    "training_step": ("steps of training behind", "step"),
     "upstream_share": ("share of the squared activation gradient at a tap, all taps one", "1"),
     "cross_layer": ("noise that a tap's guess takes from all taps over what it would make alone", "1"),
     "activity_efficiency": ("efficiency of activity perturbation", "1"),
+    "overlap_root": ("norm of the gradient in the k leading directions over its norm, example mean", "1"),
     "sweep_efficiency": ("predicted efficiency at the k of the seed paper's sweep", "1"),
-    "sampled_efficiency": ("sampled efficiency of the orthogonal upstream guess", "1"),
-    "sampled_efficiency_se": ("standard error of the sampled efficiency", "1"),
-    "best_efficiency": ("predicted efficiency of the orthogonal upstream guess at its best k", "1"),
     "predicted_choice": ("k of the highest predicted efficiency among those sampled", "1"),
     "sampled_choice": ("k of the highest sampled efficiency among those sampled", "1"),
-    "regret": ("predicted efficiency lost by taking the sampled choice", "1"),
-    "z": ("(sampled - predicted) / standard error, of the efficiency", "1"),
+    "regret": ("predicted efficiency lost by taking the sampled choice, over the highest predicted", "1"),
+    "z": ("(sampled - predicted) / standard error, of the orthogonal upstream guess", "1"),
     "loss": ("loss on the training set", "loss"),
     "initial_loss": ("loss on the training set before training", "loss"),
     "train_accuracy": ("accuracy on the training set", "1"),
-    "weight_rank": ("stable rank of the weights", "1"),
+    "weight_rank": ("stable rank of the weights after the last step", "1"),
     "initial_weight_rank": ("stable rank of the weights before training", "1"),
     "turned": ("mean principal angle between the leading subspaces of the first and the last step", "degrees"),
-    "aligned": ("mean squared cosine of the same angles", "1"),
-    "random_aligned": ("mean squared cosine with a random subspace", "1"),
 }
 
 
@@ -47,19 +44,14 @@ def collect(trainings: Mapping[Key, xr.DataTree], descents: xr.Dataset, k: int) 
     """Everything that an answer is made of, with units and long names; the descents' variables begin with descent_."""
     widths = list(dict.fromkeys(width for width, _, _ in trainings))
     seeds = list(dict.fromkeys(seed for _, _, seed in trainings))
-    nested = [[[_summary(trainings[w, m, s], w, k) for s in seeds] for m in METHODS] for w in widths]
-    by_width = [
-        xr.concat(
-            [xr.concat(row, dim="seed", data_vars="all", join="outer", coords="minimal") for row in rows],
-            dim="trained_by",
-            data_vars="all",
-            join="outer",
-            coords="minimal",
-        )
-        for rows in nested
-    ]
-    collected = xr.concat(by_width, dim="width", data_vars="all", join="outer", coords="minimal")
-    collected = collected.assign_coords(width=widths, trained_by=list(METHODS), seed=seeds)
+    by_width = []
+    for width in widths:
+        by_method = [
+            _joined("seed", [_summary(trainings[width, method, seed], width, k) for seed in seeds])
+            for method in METHODS
+        ]
+        by_width.append(_joined("trained_by", by_method))
+    collected = _joined("width", by_width).assign_coords(width=widths, trained_by=list(METHODS), seed=seeds)
     renamed = descents.rename({name: f"descent_{name}" for name in descents.data_vars})
     collected = collected.merge(renamed.rename(step="descent_step"))
     known = schema.variables()
@@ -71,16 +63,18 @@ def collect(trainings: Mapping[Key, xr.DataTree], descents: xr.Dataset, k: int) 
     return collected
 
 
+def _joined(dim: str, parts: list[xr.Dataset]) -> xr.Dataset:
+    return xr.concat(parts, dim=dim, data_vars="all", join="outer", coords="minimal")
+
+
 def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
     """One cell over (moment, space, layer, …)."""
     spaces = tree["subspace"].to_dataset()
     found = spaces[list(AT_K)].sel(mode=k, drop=True)
-    for name in ("best_k", "upstream_efficiency"):
+    for name in FREE_OF_K:
         found[name] = spaces[name]
-    for name in ("entropy_rank", "stable_rank", "modes_for_90"):
-        found[name] = spaces[name]
+    found["training_step"] = spaces["step"].variable
     efficiency = spaces["orthogonal_efficiency"]
-    found["best_efficiency"] = efficiency.max("mode")
     full = int(spaces["mode"][-1])
     sweep = [efficiency.sel(mode=min(one, full), drop=True) for one in (*SWEEP, width)]
     found["sweep_efficiency"] = xr.concat(sweep, dim=xr.IndexVariable("sweep", [*map(str, SWEEP), "rank"]))
@@ -91,8 +85,9 @@ def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
     kept = spaces["kept_energy"].sel(mode=k, drop=True) * squares
     variance = spaces["orthogonal_variance"].sel(space="activation", mode=k, drop=True)
     found["cross_layer"] = (variance - kept) / (k * kept)
-    found["activity_efficiency"] = tree["activity"].to_dataset()["efficiency"]
-    found = found.merge(_sampled(tree["measured"].to_dataset(), efficiency, k))
+    beside = tree["beside"].to_dataset()
+    found["activity_efficiency"], found["overlap_root"] = beside["efficiency"], beside["overlap_root"]
+    found = found.merge(_sampled(tree["measured"].to_dataset(), spaces))
     if "curvature" in tree.children:
         own = tree["curvature"].to_dataset().drop_vars(["eigenvalue", "mode"])
         found = found.merge(own.rename({name: f"curvature_{name}" for name in own.data_vars}))
@@ -105,37 +100,39 @@ def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
         found["initial_weight_rank"], found["weight_rank"] = (weights.isel(step=end, drop=True) for end in (0, -1))
     if "turning" in tree.children:
         turning = tree["turning"].to_dataset()
-        ends = turning.isel(step=0, other_step=-1, drop=True)
-        found["turned"], found["aligned"] = ends["angle"], ends["alignment"]
-        found["random_aligned"], found["random_angle"] = turning["random_alignment"], turning["random_angle"]
-        found["stacked_rank"], found["single_rank"] = turning["stacked_rank"], turning["single_rank"]
-    moments = found.isel(step=[0, -1]).rename(step="moment")
-    return moments.assign_coords(moment=list(MOMENTS))
-
-
-def _sampled(measured: xr.Dataset, predicted: xr.DataArray, k: int) -> xr.Dataset:
-    """Sampled efficiencies against predicted ones, and the k that each of them would choose."""
-    sampled, error = measured["efficiency"], measured["efficiency" + SE]
-    expected = predicted.sel(mode=measured["k"].values).rename(mode="k").assign_coords(k=measured["k"])
-    sound = (error < WELL_KNOWN * sampled) & (expected > 0)
-    found = xr.Dataset(
-        {
-            "sampled_efficiency": sampled.sel(k=k, drop=True),
-            "sampled_efficiency_se": error.sel(k=k, drop=True),
-            "z": ((sampled - expected) / error).where(sound),
-        }
-    )
-    if measured.sizes["k"] > 1:
-        # A choice is known where the best sampled efficiency is.
-        usable = sound.isel(k=sampled.fillna(-1).argmax("k"), drop=True)
-        ks = measured["k"].values.astype(float)
-        by_sample, by_theory = sampled.fillna(-1).argmax("k"), expected.fillna(-1).argmax("k")
-        found["sampled_choice"] = _pick(ks, by_sample).where(usable)
-        found["predicted_choice"] = _pick(ks, by_theory).where(usable)
-        found["regret"] = (1 - expected.isel(k=by_sample, drop=True) / expected.max("k")).where(usable)
-        found = found.drop_vars([name for name in found.coords if name == "k" and "k" not in found.dims])
+        found["turned"] = turning["angle"].isel(step=0, other_step=-1, drop=True)
+        for name in ("random_angle", "stacked_rank", "single_rank"):
+            found[name] = turning[name]
+    twice = found.sizes["step"] == 1
+    found = found.isel(step=[0, -1]).rename(step="moment").assign_coords(moment=list(MOMENTS))
+    if twice:  # Comparisons are counted: once each.
+        for name in COUNTED & set(found.data_vars):
+            found[name] = found[name].where(found["moment"] == "last")
     return found
 
 
-def _pick(ks: NDArray[np.float64], index: xr.DataArray) -> xr.DataArray:
-    return index.copy(data=ks[index.values]).drop_vars("k", errors="ignore")
+def _sampled(measured: xr.Dataset, spaces: xr.Dataset) -> xr.Dataset:
+    """Sampled quantities against predicted ones, and the k that sampled and predicted efficiency would choose."""
+    predicted = spaces.sel(mode=measured["k"].values).rename(mode="k")
+    expected = {
+        "efficiency": predicted["orthogonal_efficiency"],
+        "variance": predicted["orthogonal_variance"],
+        "squared_bias": predicted["orthogonal_bias"] ** 2,
+    }
+    sampled, error = measured["efficiency"], measured["efficiency" + SE]
+    sound = (error < WELL_KNOWN * sampled) & (expected["efficiency"] > 0)
+    distances = [
+        ((measured[name] - value) / measured[name + SE]).where(sound if name == "efficiency" else True)
+        for name, value in expected.items()
+    ]
+    found = xr.concat(distances, dim=xr.IndexVariable("quantity", list(expected))).to_dataset(name="z")
+    if measured.sizes["k"] > 1:
+        by_sample, by_theory = (one.fillna(-1).argmax("k") for one in (sampled, expected["efficiency"]))
+        # A choice is known where the best sampled efficiency is.
+        usable = sound.isel(k=by_sample, drop=True)
+        highest = expected["efficiency"].max("k")
+        found["sampled_choice"] = measured["k"].isel(k=by_sample, drop=True).drop_vars("k").where(usable)
+        found["predicted_choice"] = measured["k"].isel(k=by_theory, drop=True).drop_vars("k").where(usable)
+        lost = 1 - expected["efficiency"].isel(k=by_sample, drop=True).drop_vars("k") / highest
+        found["regret"] = lost.where(usable)
+    return found

@@ -55,7 +55,7 @@ class Settings:
     """Examples whose gradients and Jacobians are decomposed."""
     training_batch: int = 32
     """Examples in a training step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Learning rate of AdamW."""
     descent_width: int = 64
     """Width of the network that descends along parts of its gradient."""
@@ -154,8 +154,9 @@ def main(settings: Settings) -> xr.Dataset:
         dim=xr.IndexVariable("seed", list(settings.seeds)),
     )
     collected = subspace_collection.collect(trainings, descents, settings.k)
+    collected.attrs["study_settings"] = json.dumps(dataclasses.asdict(settings), default=str)
     store.write(collected, settings.out / "collected.nc")
-    text = subspace_answers.answers(collected, settings.k)
+    text = subspace_answers.answers(collected)
     settings.report.mkdir(parents=True, exist_ok=True)
     (settings.report / "subspaces.md").write_text(text, encoding="utf-8")
     for name, figure in subspace_figures.figures(trainings, collected, settings.k).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from studies.seed_intervals import Interval, over_seeds
 from studies.subspace_answers import answers
 from studies.subspace_cells import METHODS, _mean_gram, _turning
 from studies.subspace_collection import NOTES
-from studies.subspace_figures import figures, progress_of
+from studies.subspace_figures import progress_of
 from studies.subspaces import Settings
 from tests.laws import tiny_snapshot
 
@@ -103,10 +104,20 @@ def test_the_collected_dataset_names_everything(finished: Finished) -> None:
 
 
 def test_sampled_efficiencies_are_the_predicted_ones(finished: Finished) -> None:
-    z = finished.collected["z"].values
-    z = z[np.isfinite(z)]
-    assert len(z) > 50
-    assert np.abs(z).max() < 5
+    """Some 800 comparisons: one beyond 4.5 comes by chance in two hundred runs, and the seeds are fixed."""
+    for quantity in ("efficiency", "variance", "squared_bias"):
+        z = finished.collected["z"].sel(quantity=quantity).values
+        z = z[np.isfinite(z)]
+        assert len(z) > 50
+        assert np.abs(z).max() < 4.5, quantity
+
+
+def test_a_snapshot_is_counted_once(finished: Finished) -> None:
+    """A network at initialisation, or trained for the common step alone, has its comparisons at one moment only."""
+    known = np.isfinite(finished.collected["z"]).any(["seed", "space", "layer", "k", "quantity"])
+    expected = [[False, True, True, True], [False, False, False, False]]
+    np.testing.assert_array_equal(known.sel(moment="common").transpose("width", "trained_by"), expected)
+    assert bool(known.sel(moment="last").all())
 
 
 def test_the_nets_efficiency_is_kept_energy_over_directions(finished: Finished) -> None:
@@ -123,39 +134,38 @@ def test_cross_layer_noise_makes_a_layers_efficiency(finished: Finished) -> None
 
 
 def test_answers_are_made_of_the_dataset(finished: Finished) -> None:
-    assert finished.text == answers(finished.collected, 3)
+    assert finished.text == answers(finished.collected)
     for letter in "abcd":
-        assert f"## ({letter})" in finished.text
-    assert finished.text.count("**Answer.**") == 4
+        assert f"## ({letter})" in finished.text and f"\n- ({letter}) " in finished.text
     assert "nan" not in finished.text
-    for name in ("overlap", "sweep_efficiency", "orthogonal_efficiency", "descent_share", "weight_rank"):
-        changed = finished.collected.assign({name: finished.collected[name] * 0.9})
-        assert answers(changed, 3) != finished.text, name
+    for name in ("overlap", "sweep_efficiency", "orthogonal_efficiency", "descent_share", "weight_rank", "z", "turned"):
+        own = finished.collected[name]
+        changed = own * own["width"] / 20 if "width" in own.dims else own * 0.9
+        assert answers(finished.collected.assign({name: changed})) != finished.text, name
 
 
-def test_verdicts_follow_the_numbers(finished: Finished) -> None:
+@pytest.mark.parametrize(
+    ("high", "whose"),
+    [
+        ((), "Of neither, within these intervals."),
+        (("orthogonal",), "Of training with that estimator."),
+        (("orthogonal", "backpropagation"), "Of training, not of training with that estimator."),
+    ],
+)
+def test_verdicts_follow_the_numbers(finished: Finished, high: tuple[str, ...], whose: str) -> None:
     overlap = finished.collected["overlap"]
-    by_estimator = xr.where(overlap["trained_by"] == "orthogonal", 1.0, 0.1 + 0 * overlap)
-    text = answers(finished.collected.assign(overlap=by_estimator.transpose(*overlap.dims)), 3)
-    assert "W̃⊥ leaves a higher overlap at widths 8 and 12, a lower one at no width" in text
-    assert "backpropagation alone raises the overlap at no width, W̃⊥ at widths 8 and 12" in text
+    made = xr.where(overlap["trained_by"].isin(high), 1.0, 0.1 + 0 * overlap).transpose(*overlap.dims)
+    text = answers(finished.collected.assign(overlap=made))
+    assert f"- (a) {whose}" in text
+    beyond = "above backpropagation at widths 8 and 12 and below it at no width" if high == ("orthogonal",) else ""
+    assert beyond in text
 
 
-def test_figures_have_labels_and_files(finished: Finished) -> None:
-    settings = finished.settings
-    trainings = {
-        (width, method, seed): store.read(settings.out / f"width_{width}" / f"{method}_seed_{seed}.nc")
-        for width in settings.widths
-        for method in METHODS
-        for seed in settings.seeds
-    }
-    drawn = figures(trainings, finished.collected, settings.k)
-    for name, figure in drawn.items():
-        assert (settings.report / f"subspaces_{name}.png").stat().st_size > 10_000
-        assert f"(subspaces_{name}.png)" in finished.text
-        labels = [figure.get_supxlabel(), *(axes.get_xlabel() for axes in figure.axes)]
-        labels += [figure.get_supylabel(), *(axes.get_ylabel() for axes in figure.axes)]
-        assert sum(label != "" for label in labels) >= 2, name
+def test_figures_are_written_and_named_on_the_page(finished: Finished) -> None:
+    written = sorted(path.name for path in finished.settings.report.glob("*.png"))
+    assert written == sorted(set(re.findall(r"\]\((subspaces_\w+\.png)\)", finished.text)))
+    assert len(written) == 5
+    assert all((finished.settings.report / name).stat().st_size > 10_000 for name in written)
 
 
 def test_parts_of_the_gradient(finished: Finished) -> None:
