@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import special
 
 import fganalysis as fga
 from fganalysis import moments, schema
@@ -26,6 +27,7 @@ from fganalysis.sampling import squared_gradients
 from fganalysis.snapshot import Snapshot
 from fganalysis.training import load_checkpoint
 from studies.averaged_streams import RATIO, means_of_guesses
+from studies.seed_intervals import half_widths
 
 Array = NDArray[np.float64]
 GUESSES: dict[str, Estimator] = {
@@ -37,6 +39,7 @@ GUESSES: dict[str, Estimator] = {
     "activation mixing": ActivationMixing(),
     "minibatch of 16": Minibatch(16),
 }
+LEAST_GROUPS = 4  # Of a size that is reported.
 FEWEST_GROUPS = 16  # For the unbiased statistics of bias and ceiling.
 GRID = (schema.SPACE, schema.LAYER)
 
@@ -81,7 +84,7 @@ def cell(snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int) ->
                 groups.append(block.total())
         gram = _with_all(block.error_grams(snapshot, groups).double().numpy())
     truth = squared_gradients(snapshot)
-    sizes = [m for m in scalars if n_guesses // m >= moments.LEAST_GROUPS]
+    sizes = [m for m in scalars if n_guesses // m >= LEAST_GROUPS]
     rows = []
     for m in sizes:
         inner, norms = (_with_all(np.concatenate(parts, axis=-1)) for parts in zip(*scalars[m], strict=True))
@@ -106,10 +109,10 @@ def _with_all(per_layer: Array) -> Array:
 def _errors_and_cosines(inner: Array, norms: Array, truth: Array) -> tuple[Array, Array, Array, Array]:
     """Means over groups, with errors widened for their number, of ‖ĝ − g‖²/‖g‖² and cos(ĝ, g); (space, layer) each."""
     squares = truth[..., None]
-    widening = moments.student_widening(inner.shape[-1] - 1)
-    error = moments.mean((norms - 2 * inner + squares) / squares)
-    cosine = moments.mean(inner / np.sqrt(norms * squares))
-    return error.value, error.se * widening, cosine.value, cosine.se * widening
+    found = []
+    for values in ((norms - 2 * inner + squares) / squares, inner / np.sqrt(norms * squares)):
+        found += [values.mean(-1), half_widths(values, -1) / special.ndtri(0.975)]
+    return found[0], found[1], found[2], found[3]
 
 
 def _moments_of_one(single: dict[str, moments.Estimate], predicted: xr.Dataset, truth: Array) -> dict[str, object]:

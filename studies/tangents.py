@@ -24,14 +24,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import moments, plotting, store
+from fganalysis import plotting, store
 from fganalysis.estimators import MultiTangent
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
 from studies import tangents_page
 from studies.kept_cells import kept
 from studies.rotated_tangents import Rotated
-from studies.tangents_page import QUANTITIES, ROUTES
+from studies.seed_intervals import half_widths
+from studies.tangents_page import QUANTITIES, ROUTES, Z95
 from theory import multi_tangent, projection
 
 Array = NDArray[np.float64]
@@ -123,9 +124,8 @@ def _qualities(settings: Settings, n: int) -> xr.Dataset:
                 if n_draws:
                     generator = _generator(settings.seed, n, k, i, r)
                     sample = _measured(combine, k, n, n_draws, ROUTES[r], generator)
-                    estimate = moments.mean(sample)
-                    values[:, i, r, j] = estimate.value
-                    errors[:, i, r, j] = estimate.se * moments.student_widening(n_draws - 1)
+                    values[:, i, r, j] = sample.mean(-1)
+                    errors[:, i, r, j] = half_widths(sample, -1) / Z95
                     draws[i, r, j] = n_draws
     dims = ("combine", "route", "k")
     variables: dict[str, object] = {"draws": (dims, draws)}

@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
-from fganalysis.moments import Z95
 from studies.markdown import table
 from studies.seed_intervals import Interval
 
@@ -23,6 +22,7 @@ QUANTITIES = {
     "squared_error": "squared norm of the guess's error over that of the gradient",
 }
 ROUTES = ("direct", "rotated")
+Z95 = float(special.ndtri(0.975))  # Standard errors are widened as Student's law asks: ± this many cover 95 %.
 MARKERS = {"direct": "o", "rotated": "+"}
 STRIDE = 2  # Every other power of two of k is shown: six lines can be told apart, eleven cannot.
 
