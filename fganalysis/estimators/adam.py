@@ -30,8 +30,9 @@ class AdamState:
     @classmethod
     def at(cls, values: Sequence[Tensor]) -> AdamState:
         """Before the first step: both moments are zero."""
-        zeros = tuple(torch.zeros_like(value) for value in values)
-        return cls(tuple(values), zeros, zeros)
+        # Zeros of their own for each: a file refuses tensors that share memory.
+        first, second = (tuple(torch.zeros_like(value) for value in values) for _ in range(2))
+        return cls(tuple(values), first, second)
 
     def moved(self, gradients: Sequence[Tensor], rate: float) -> AdamState:
         """One step down the gradients, whose shapes broadcast to the values'."""
