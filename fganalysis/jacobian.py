@@ -157,9 +157,12 @@ class UpstreamJacobian:
         parts = []
         for part in self._chunks(4 * size * max(self.weight.shape)):
             derivative = part.derivative[:, None, :]
-            block = _orthonormal_rows(start * derivative)
-            for _ in range(iterations):
-                block = _orthonormal_rows(((block * derivative) @ gram) * derivative)
+            block = start * derivative
+            for iteration in range(iterations):
+                # Nearly orthonormal is enough on the way, and the first block is that already.
+                block = _orthonormal_rows(block, passes=1) if iteration > 0 else block
+                block = ((block * derivative) @ gram) * derivative
+            block = _orthonormal_rows(block, passes=2)
             image = (block * derivative) @ self.weight.T
             squares, vectors = torch.linalg.eigh(image @ image.mT)
             squares, vectors = squares[:, -k:].flip(1).clamp_min(0), vectors[:, :, -k:].flip(2)
@@ -234,12 +237,28 @@ def _orthogonal_to(vectors: Tensor, basis: Tensor) -> Tensor:
     return vectors
 
 
-def _orthonormal_rows(block: Tensor) -> Tensor:
-    """Orthonormal rows with the span of `block` (example, row, unit); zero rows where the rows are dependent."""
-    squares, vectors = torch.linalg.eigh(block @ block.mT)
-    kept = squares > 100 * torch.finfo(block.dtype).eps * squares[:, -1:]
-    scale = torch.where(kept, squares.clamp_min(torch.finfo(block.dtype).tiny).rsqrt(), 0)
-    return (vectors * scale[:, None, :]).mT @ block
+def _orthonormal_rows(block: Tensor, passes: int) -> Tensor:
+    """Orthonormal rows with the span of `block` (example, row, unit); zero rows where the rows are dependent.
+
+    Cholesky's factor of the Gram matrix; a second pass removes the rounding errors of the first. The few examples with
+    (nearly) dependent rows, where it breaks down, by the eigenvectors of theirs.
+    """
+    least = 1e3 * torch.finfo(block.dtype).eps
+    for _ in range(passes):
+        gram = block @ block.mT
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        pivots = factor.diagonal(dim1=1, dim2=2).square()
+        weak = (failed != 0) | (pivots <= least * gram.diagonal(dim1=1, dim2=2)).any(1)
+        eye = torch.eye(block.shape[1], dtype=block.dtype, device=block.device)
+        factor = torch.where(weak[:, None, None], eye, factor)
+        whitened = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False) @ block
+        if weak.any():
+            squares, vectors = torch.linalg.eigh(gram[weak])
+            kept = squares > least * squares[:, -1:]
+            scale = torch.where(kept, squares.clamp_min(torch.finfo(block.dtype).tiny).rsqrt(), 0)
+            whitened[weak] = (vectors * scale[:, None, :]).mT @ block[weak]
+        block = whitened
+    return block
 
 
 def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
