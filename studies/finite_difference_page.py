@@ -56,7 +56,9 @@ def page(dataset: xr.Dataset) -> str:
         "## How far predictions are off",
         "",
         "Measured error over the predicted one, geometric mean over seeds and ε, and the ε where it is furthest off. "
-        "Above: from twice the best ε to 2⁻⁴; below: from half of it to a 64th.",
+        "Above: from twice the best ε to 2⁻⁴; below: from half of it to a 64th. Near the nearest kinks of ReLU the "
+        "prediction is a mean over all directions, while few of those drawn, or none, meet a kink: what is measured "
+        "scatters, mostly below it.",
         "",
         _agreement(dataset),
     ]
@@ -71,7 +73,11 @@ def _refused(dataset: xr.Dataset) -> list[str]:
     if not bool(refused.any()):
         return [f"`FiniteDifference` refused none of the steps, of which the least in float32 is 2^{least}.", ""]
     highest = np.array([float(tried["epsilon"][refused.values].max())])
-    return [f"In float32 `FiniteDifference` refused steps of {_power(highest)} and below, as they underflow.", ""]
+    return [
+        f"In float32 `FiniteDifference` refused steps of {_power(highest)} and below, of one network or more: weights "
+        "or losses no longer change.",
+        "",
+    ]
 
 
 def _best(dataset: xr.Dataset) -> str:

@@ -145,9 +145,7 @@ def _quality(dataset: xr.Dataset) -> Figure:
     from matplotlib.lines import Line2D
 
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(
-            len(QUANTITIES), 2, figsize=(8.2, 8.2), sharex=True, sharey="row", layout="constrained"
-        )
+        figure, grid = plt.subplots(len(QUANTITIES), 2, figsize=(5.5, 4.3), sharex=True, layout="constrained")
     ks = [int(k) for k in dataset["k"].values[::STRIDE]]
     colours = dict(zip(ks, seaborn.color_palette("colorblind", len(ks)), strict=True))
     for row, name in enumerate(QUANTITIES):
@@ -155,11 +153,13 @@ def _quality(dataset: xr.Dataset) -> Figure:
             for k in ks:
                 _curve(axes, dataset.sel(combine=combine, k=k), name, colours[k])
             axes.set_xscale("log", base=2)
-            if name != "cosine":
+            if name == "norm_ratio" or (name == "squared_error" and combine == "mean"):
                 axes.set_yscale("log")
+            else:
+                axes.set_ylim(-0.03, 1.05)
             if row == 0:
                 axes.set_title(f"combined by: {combine}", fontsize=10)
-        grid[row, 0].set_ylabel(QUANTITIES[name].replace(" over", "\nover").replace(" and", "\nand") + " [1]")
+        grid[row, 0].set_ylabel(f"{name.replace('_', ' ')} [1]")
     figure.supxlabel("n, number of weights [1]", fontsize=10)
     handles = [Line2D([], [], color=colours[k], label=f"k = {k}") for k in ks]
     handles += [Line2D([], [], color="0.3", ls="", marker=m, mfc="none", label=route) for route, m in MARKERS.items()]
@@ -175,7 +175,7 @@ def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any) -> None:
         part = own.sel(route=route)
         values = part[name].where(seen)
         error = Z95 * part[f"{name}_se"]
-        axes.errorbar(own["n"], values, yerr=error, ls="", marker=marker, ms=5, mfc="none", mew=1, color=colour, lw=1)
+        axes.errorbar(own["n"], values, yerr=error, ls="", marker=marker, ms=3, mfc="none", mew=0.8, color=colour, lw=1)
 
 
 def _quantiles(dataset: xr.Dataset) -> Figure:
