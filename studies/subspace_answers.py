@@ -11,15 +11,9 @@ from studies.markdown import listed, table, verb
 from studies.seed_intervals import over_seeds
 from studies.subspace_cells import METHODS
 from studies.subspace_figures import NAMES
-from studies.subspace_questions import (
-    all_widths,
-    best_k,
-    descent,
-    hidden_layers,
-    output_layer,
-    overlaps,
-    widths_compared,
-)
+from studies.subspace_overlaps import best_k, overlaps
+from studies.subspace_picks import all_widths, hidden_layers, output_layer
+from studies.subspace_progress import descent, widths_compared
 
 
 def answers(collected: xr.Dataset) -> str:

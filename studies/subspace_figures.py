@@ -91,10 +91,12 @@ def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
                 lw=1,
                 label="efficiency of W̃⊥, sampled (95 %)",
             )
-            axes.set(xscale="log", yscale="log", ylim=(3e-6, 1.6))
+            axes.set(xscale="log", yscale="log")
+            _tick_decades(axes, len(ks))
             if row == 0:
                 axes.set_title(NAMES[method], fontsize=9)
-            if column == 0:
+            if method == METHODS[-1]:
+                axes.yaxis.set_label_position("right")
                 axes.set_ylabel(f"layer {layer}", fontsize=9)
     figure.supxlabel(f"k (modes of the upstream Jacobian; width {width})", fontsize=10)
     figure.supylabel("share of the squared gradient, or of the exact step's progress", fontsize=10)
@@ -160,7 +162,7 @@ def overlap_by_width(collected: xr.Dataset, k: int) -> Figure:
         axes.set(xscale="log", yscale="log", title=f"layer {layer}")
         axes.set_xticks(start["width"].values, start["width"].values)
         axes.minorticks_off()
-    grid[0, 0].set_ylabel(f"overlap o² at k = {k}")
+    grid[0, 0].set_ylabel(f"overlap o² at k = {k}, common step")
     figure.supxlabel("width", fontsize=10)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
@@ -185,6 +187,7 @@ def weights(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
             axes.plot(ks, relative.mean(0), color=colours[method], lw=1.4, label=NAMES[method])
             axes.fill_between(ks, relative.min(0), relative.max(0), color=colours[method], alpha=0.2, lw=0)
         axes.set(xscale="log", title=f"layer {layer}", ylim=(0, 1.05))
+        _tick_decades(axes, len(ks))
     grid[0, 0].set_ylabel("singular value / the largest")
     figure.supxlabel(f"mode of the weight matrix (width {width})", fontsize=10)
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -246,6 +249,12 @@ def _hidden(trainings: Mapping[Key, xr.DataTree], width: int) -> list[str]:
     tree = next(tree for (w, _, _), tree in trainings.items() if w == width)
     layers = [str(name) for name in tree["subspace"].to_dataset()["layer"].values if name != schema.ALL_LAYERS]
     return layers[:-1]
+
+
+def _tick_decades(axes: Axes, highest: int) -> None:
+    decades = 10 ** np.arange(len(str(highest)))
+    axes.set_xticks(decades, [str(one) for one in decades])
+    axes.minorticks_off()
 
 
 def _palette(n_colours: int) -> list[Any]:

@@ -213,4 +213,4 @@ def _n_examples(dataset: str) -> int:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.subspaces"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 import xarray as xr
 from scipy import stats
 
@@ -225,3 +226,11 @@ def test_intervals_are_students() -> None:
 def test_settings_that_do_not_fit_are_refused(change: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change)
+
+
+def test_help_says_what_every_setting_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(Settings, description=subspaces.__doc__, args=["--help"])
+    text = capsys.readouterr().out
+    for name in vars(Settings()):
+        assert f"--{name.replace('_', '-')}" in text
