@@ -57,6 +57,7 @@ def page(dataset: xr.Dataset) -> str:
         "",
         *_verdicts(dataset),
     ]
+    lines += _changes(dataset)
     for space in ("weight", "activation"):
         for trained in dataset["trained"].values:
             own = dataset.sel(space=space, trained=trained, layer=schema.ALL_LAYERS)
@@ -84,11 +85,13 @@ def _agreement(dataset: xr.Dataset) -> list[str]:
             str(over_seeds(off.sel(guess_kind=name).mean(["width", "trained"]))) for name in off["guess_kind"].values
         ]
         rows.append([str(m), str(len(z)), f"{(z > 2).mean():.1%}", f"{(z > 3).mean():.1%}", f"{z.max():.1f}", *ratios])
+    groups = dataset.attrs["guesses"] // int(dataset["averaged"][-1])
     header = ["m", "errors compared", "abs(z) > 2", "abs(z) > 3", "largest", *map(str, dataset["guess_kind"].values)]
     return [
         "Measured errors against predicted ones over every width, step, seed, space and layer, z = (measured − "
-        "predicted)/standard error (chance gives 4.6 % and 0.3 %; the layers of one guess are not independent); and, "
-        "by estimator, the measured mean cosine over √ρ²_m in weight space, which is 1 where norms do not vary:",
+        "predicted)/standard error (chance gives 4.6 % and 0.3 %, and more than that where there are few groups: "
+        f"{groups} at the largest m; the layers of one guess are not independent); and, by estimator, the measured "
+        "mean cosine over √ρ²_m in weight space, which is 1 where norms do not vary:",
         "",
         table(header, rows),
         "",
@@ -96,7 +99,7 @@ def _agreement(dataset: xr.Dataset) -> list[str]:
 
 
 def _verdicts(dataset: xr.Dataset) -> list[str]:
-    """One sentence an estimator, from the predicted and the measured ceilings in weight space."""
+    """One sentence an estimator, from the predicted ceilings in weight space."""
     own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
     lines = []
     for name in own["guess_kind"].values:
@@ -109,6 +112,36 @@ def _verdicts(dataset: xr.Dataset) -> list[str]:
         )
         lines.append(f"- {name}: {reach}.")
     return [*lines, ""]
+
+
+def _changes(dataset: xr.Dataset) -> list[str]:
+    """What training and width do to the number of guesses, measured, in weight space."""
+    target = float(dataset["target"][dataset.sizes["target"] // 2])
+    needed = dataset["needed"].sel(space="weight", layer=schema.ALL_LAYERS, target=target)
+    rows = []
+    for name in needed["guess_kind"].values:
+        own = needed.sel(guess_kind=name).transpose("width", "trained", "seed").values
+        by_training = [_factor(own[w, 1], own[w, 0]) for w in range(len(own))]
+        by_width = [_factor(own[-1, t], own[0, t]) for t in range(own.shape[1])]
+        rows.append([str(name), *by_training, *by_width])
+    widths, steps = needed["width"].values, [str(step) for step in needed["trained"].values]
+    header = ["guess", *(f"{steps[1]} / {steps[0]}, width {width}" for width in widths)]
+    header += [f"width {widths[-1]} / {widths[0]}, {step}" for step in steps]
+    return [
+        f"By which factor training and width change the number of guesses for a cosine of {target:g}, measured, weight "
+        "space:",
+        "",
+        table(header, rows),
+        "",
+    ]
+
+
+def _factor(counts: NDArray[np.float64], others: NDArray[np.float64]) -> str:
+    """Geometric mean over seeds of the ratio, where every count is known and finite."""
+    if not (np.isfinite(counts).all() and np.isfinite(others).all()):
+        return "–"
+    logs = over_seeds(np.log(counts / others))
+    return f"{np.exp(logs.mean):.2g} ({np.exp(logs.low):.2g} – {np.exp(logs.high):.2g})"
 
 
 def _needed(own: xr.Dataset) -> str:
@@ -174,7 +207,7 @@ def _panels(dataset: xr.Dataset, name: str) -> Figure:
         figure, grid = plt.subplots(
             len(steps),
             len(widths),
-            figsize=(2.6 * len(widths) + 1.9, 2.5 * len(steps) + 0.5),
+            figsize=(1.9 * len(widths) + 1.7, 1.9 * len(steps) + 0.4),
             sharex=True,
             sharey=True,
             squeeze=False,
@@ -187,7 +220,7 @@ def _panels(dataset: xr.Dataset, name: str) -> Figure:
             for kind, colour, marker in styles:
                 _curve(axes, own.sel(width=width, trained=trained, guess_kind=kind), name, colour, marker)
             axes.set(xscale="log", title=f"width {width}, {trained}")
-            axes.title.set_fontsize(9)
+            axes.title.set_fontsize(8)
             if name == "relative_error":
                 axes.set_yscale("log")
             else:
@@ -217,5 +250,5 @@ def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any, marker: str) -> 
     axes.plot(m, curves.mean(0), color=colour, lw=1)
     values = own[name].transpose("seed", "averaged").values
     axes.errorbar(
-        sizes, values.mean(0), yerr=half_widths(values, 0), ls="", marker=marker, ms=4, mfc="none", color=colour, lw=1
+        sizes, values.mean(0), yerr=half_widths(values, 0), ls="", marker=marker, ms=3.5, mfc="none", color=colour, lw=1
     )
