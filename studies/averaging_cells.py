@@ -54,6 +54,9 @@ def trainer(epochs: int, batch: int, out: Path) -> Callable[[int, int, bool], Sn
     def checkpoints(width: int, seed: int) -> dict[int, Path]:
         network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
         folder = out / f"width_{width}" / f"seed_{seed}" / "checkpoints"
+        finished = {step: folder / f"step_{step:06d}.safetensors" for step in (0, last)}
+        if all(path.exists() for path in finished.values()):
+            return finished
         return fga.train(
             network, data, epochs=epochs, checkpoints=[0, last], out=folder, seed=seed, log_every=10**6
         ).checkpoints
