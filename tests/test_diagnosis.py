@@ -44,7 +44,7 @@ from fganalysis.estimators.directional import Slope
 from fganalysis.noise import GAUSSIAN, Noise, Rademacher, Sphere
 from fganalysis.snapshot import Layers, Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
-from tests import laws
+from tests import law_claims, laws
 
 Array = NDArray[np.float64]
 EXACT = (
@@ -318,7 +318,7 @@ def test_enumeration_catches_a_wrong_fourth_moment() -> None:
 
 
 SAMPLED: list[Estimator] = [
-    *laws.claiming(laws.PREDICTED),
+    *law_claims.claiming(law_claims.PREDICTED),
     ActivityPerturbation(noise=Sphere()),
     ActivityPerturbation(slope="batch"),
     WeightPerturbation(noise=Rademacher()),

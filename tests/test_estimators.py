@@ -33,7 +33,7 @@ from fganalysis.estimators import (
 from fganalysis.estimators.adam import AdamState
 from fganalysis.noise import GAUSSIAN, Noise, Sphere
 from fganalysis.snapshot import Snapshot
-from tests import laws
+from tests import law_claims, laws
 
 RELU = laws.tiny_snapshot((3, 4, 3, 2), n_examples=3, activation=torch.nn.ReLU, bias=True)
 FORWARD = laws.tiny_snapshot((3, 4, 3, 2), 3, activation=torch.nn.ReLU, bias=True, autodiff="forward")
@@ -42,69 +42,69 @@ ONE_EXAMPLE = laws.tiny_snapshot((1, 2, 2, 2), n_examples=1)
 TWO_EXAMPLES = laws.tiny_snapshot((1, 2, 2), n_examples=2)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("unbiased"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("unbiased"), ids=label)
 def test_exactly_unbiased(estimator: Estimator) -> None:
     laws.assert_exactly_unbiased(estimator, TWO_EXAMPLES)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("biased"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("biased"), ids=label)
 def test_the_law_of_unbiasedness_catches_the_biased(estimator: Estimator) -> None:
     with pytest.raises(AssertionError):
         laws.assert_exactly_unbiased(estimator, TWO_EXAMPLES)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("scaling"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("scaling"), ids=label)
 @pytest.mark.parametrize("snapshot", [RELU, TANH], ids=["relu", "tanh"])
 def test_scaling_the_loss_scales_every_guess(estimator: Estimator, snapshot: Snapshot) -> None:
     laws.assert_equivariant_under_loss_scaling(estimator, snapshot)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("units"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("units"), ids=label)
 def test_permuting_units_permutes_them_in_a_guess(estimator: Estimator) -> None:
     laws.assert_equivariant_under_unit_permutation(estimator, ONE_EXAMPLE)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("examples"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("examples"), ids=label)
 def test_permuting_examples_permutes_them_in_a_guess(estimator: Estimator) -> None:
     laws.assert_equivariant_under_example_permutation(estimator, TWO_EXAMPLES)
 
 
-@pytest.mark.parametrize("estimator", laws.lacking("units"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.lacking("units"), ids=label)
 def test_the_law_of_units_catches_what_belongs_to_units_in_their_order(estimator: Estimator) -> None:
     with pytest.raises((AssertionError, ValueError)):
         laws.assert_equivariant_under_unit_permutation(estimator, ONE_EXAMPLE)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("seeded"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("seeded"), ids=label)
 def test_guesses_follow_the_generator_alone(estimator: Estimator) -> None:
     laws.assert_seeded(estimator, RELU)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("modes"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("modes"), ids=label)
 def test_forward_mode_gives_the_same_guesses(estimator: Estimator) -> None:
     laws.assert_modes_agree(estimator, RELU, FORWARD)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("factored"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("factored"), ids=label)
 def test_factored_guesses_answer_as_dense_ones(estimator: Estimator) -> None:
     laws.assert_factored_as_dense(estimator, RELU)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("decomposed"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("decomposed"), ids=label)
 def test_the_squared_error_is_squared_bias_plus_variance(estimator: Estimator) -> None:
     laws.assert_error_is_bias_and_variance(estimator, RELU)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("state"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("state"), ids=label)
 def test_a_state_put_away_goes_on(estimator: Stateful) -> None:
     laws.assert_state_goes_on(estimator, RELU)
 
 
 def test_every_estimator_of_the_table_is_tested_and_every_law_is_claimed_knowingly() -> None:
-    tested = {type(row.estimator) for row in laws.TABLE}
+    tested = {type(row.estimator) for row in law_claims.TABLE}
     assert set(ESTIMATORS.values()) | {Averaged, Subsampled, ForwardDirectFeedbackAdam} <= tested
-    known = {*CAUGHT, "biased", laws.PREDICTED}
-    assert {claim for row in laws.TABLE for claim in row.claims} == known
+    known = {*CAUGHT, "biased", law_claims.PREDICTED}
+    assert {claim for row in law_claims.TABLE for claim in row.claims} == known
 
 
 @dataclass(frozen=True)

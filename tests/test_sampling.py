@@ -6,17 +6,17 @@ import fganalysis as fga
 from fganalysis import schema
 from fganalysis.estimators import Estimator, label
 from fganalysis.sampling import default_block_size
-from tests import laws
+from tests import law_claims, laws
 
 SNAPSHOT = laws.tiny_snapshot((4, 6, 5, 3), n_examples=4, activation=torch.nn.ReLU)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("blocks"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("blocks"), ids=label)
 def test_memory_and_workers_do_not_change_the_numbers(estimator: Estimator) -> None:
     laws.assert_memory_and_workers_change_nothing(estimator, SNAPSHOT)
 
 
-@pytest.mark.parametrize("estimator", laws.claiming("extends"), ids=label)
+@pytest.mark.parametrize("estimator", law_claims.claiming("extends"), ids=label)
 def test_a_longer_run_begins_with_the_shorter_one(estimator: Estimator) -> None:
     laws.assert_longer_run_extends(estimator, SNAPSHOT)
 
