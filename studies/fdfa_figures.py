@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-TERMS = {"variance": "variance", "lag": "lag", "spread": "spread", "mse": "mean squared error"}
+TERMS = {"variance": "variance", "lag": "squared lag", "spread": "squared spread", "mse": "mean squared error"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
@@ -176,7 +176,11 @@ def _width(variance: xr.Dataset) -> Figure:
         axes.set(yscale="log", xlabel="width of the hidden layers [units]", title=f"{stage} weights")
     grid[0, 0].set_ylabel("term / squared gradient norm [1]\n(weight space, hidden layers)")
     words = [*(f"{n} perturbation" for n in OTHERS), *(f"FDFA, α = {r:g}" for r in rates), "FDFA, squared spread"]
-    _legend(figure, [(w, c, m, "-") for w, c, m in zip(words, colours, MARKERS, strict=False)], "variance of a guess")
+    _legend(
+        figure,
+        [(w, c, m, "-") for w, c, m in zip(words, colours, MARKERS, strict=False)],
+        "variance of a guess,\nline: predicted",
+    )
     return figure
 
 
@@ -190,15 +194,19 @@ def _training(training: xr.Dataset) -> Figure:
     figure, grid = _panels(1, 2, (9.2, 3.8))
     names = [str(name) for name in training["gradient"].values]
     colours, steps = _colours(len(names)), training["step"].values
+    spacing = max(1, len(steps) // 3)
     for axes, (quantity, label) in zip(
         grid[0], {"loss": "training loss [loss]", "test_accuracy": "test accuracy [1]"}.items(), strict=True
     ):
-        for name, colour, marker in zip(names, colours, MARKERS, strict=False):
+        for index, (name, colour, marker) in enumerate(zip(names, colours, MARKERS, strict=False)):
             values = training[quantity].sel(gradient=name).transpose("seed", "step").values
             mean, half = values.mean(0), half_widths(values, 0)
-            axes.plot(steps, mean, color=colour, lw=1.2, marker=marker, ms=3.5, markevery=max(1, len(steps) // 6))
-            low = mean - half if quantity != "loss" else np.maximum(mean - half, 0.3 * mean)
-            axes.fill_between(steps, low, mean + half, color=colour, alpha=0.15, lw=0)
+            axes.plot(steps, mean, color=colour, lw=1)
+            # A few intervals, each gradient's beside the others': more would hide the lines.
+            shown = slice(1 + index * spacing // len(names), None, spacing)
+            below = np.minimum(half, 0.9 * mean)[shown] if quantity == "loss" else half[shown]
+            style = {"fmt": marker, "ms": 3.5, "color": colour, "lw": 0.8}
+            axes.errorbar(steps[shown], mean[shown], yerr=[below, half[shown]], **style)
         axes.set(xlabel="training step", ylabel=label)
     grid[0, 0].set_yscale("log")
     _legend(figure, [(n, c, m, "-") for n, c, m in zip(names, colours, MARKERS, strict=False)], "mean, 95 % interval")

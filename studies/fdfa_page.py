@@ -104,7 +104,7 @@ def _terms(variance: xr.Dataset) -> str:
                 cells = [str(stage), str(layer), f"{rate:g}", f"{int(point['step'])}"]
                 cells += [_beside(point, name) for name in ("variance", "lag", "spread", "mse")]
                 rows.append(cells)
-    header = ["weights", "layer", "α", "step", "variance", "lag", "spread", "mean squared error"]
+    header = ["weights", "layer", "α", "step", "variance", "squared lag", "squared spread", "mean squared error"]
     z = _z(variance)
     return "\n".join(
         [
@@ -112,7 +112,8 @@ def _terms(variance: xr.Dataset) -> str:
             "",
             f"Width {variance.attrs['width']}, weight space, each over the layer's squared "
             "gradient norm: measured ± interval (predicted by MATH.md §6, `theory.feedback`), at the last step "
-            "measured. Variance, lag, spread and twice the product of the last two add up to the mean squared error.",
+            "measured. Variance, squared lag, squared spread and twice the inner product of lag and spread add up to "
+            "the mean squared error.",
             "",
             table(header, rows),
             "",
@@ -162,7 +163,7 @@ def _compared(variance: xr.Dataset) -> str:
             cells.append(f"{_guesses_needed(own, rates[-1]):.0f}")
             rows.append(cells)
     header = ["weights", "width", "weight perturbation", "activity perturbation"]
-    header += [*(f"FDFA, α = {rate:g}" for rate in rates), "its spread", f"guesses equal to α = {rates[-1]:g}"]
+    header += [*(f"FDFA, α = {rate:g}" for rate in rates), "its squared spread", f"guesses equal to α = {rates[-1]:g}"]
     return "\n".join(
         [
             "## Against weight- and activity-perturbed forward gradients",
