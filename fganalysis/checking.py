@@ -94,7 +94,9 @@ class Verdict:
         )
 
     def _reason(self) -> str:
-        first, confidence = self.findings[0], f"confidence {1 - self.alpha:.4g}"
+        # Four digits of 1 - 1e-6 would be a confidence of 1.
+        level = f"{1 - self.alpha:.4g}" if self.alpha >= 1e-4 else f"1 - {self.alpha:g}"
+        first, confidence = self.findings[0], f"confidence {level}"
         lower, upper = first.interval
         if self.outcome == "unbiased":
             bounds = " and ".join(f"at most {found.interval[1]:.2g} in {found.space} space" for found in self.findings)

@@ -28,7 +28,7 @@ def test_every_estimator_drawn_guesses_on_every_snapshot_drawn(
 @settings(max_examples=20)
 def test_the_example_of_the_docstring_passes_for_a_right_estimator(snapshot: Snapshot, seed: int) -> None:
     estimator = fga.estimators.ActivityPerturbation()
-    assert_unbiased(estimator, snapshot, alpha=1e-6, tolerance=0.5, seed=seed, may_be_undecided=True)
+    assert_unbiased(estimator, snapshot, alpha=1e-6, max_guesses=2**12, seed=seed, may_be_undecided=True)
 
 
 def test_the_example_of_the_docstring_finds_where_a_wrong_estimator_is_wrong() -> None:
@@ -39,7 +39,7 @@ def test_the_example_of_the_docstring_finds_where_a_wrong_estimator_is_wrong() -
     @settings(max_examples=50, database=None, derandomize=True, phases=[Phase.generate])
     def property_of_it(snapshot: Snapshot, seed: int) -> None:
         try:
-            assert_unbiased(wrong, snapshot, alpha=1e-6, tolerance=0.5, seed=seed, may_be_undecided=True)
+            assert_unbiased(wrong, snapshot, alpha=1e-6, max_guesses=2**12, seed=seed, may_be_undecided=True)
         except AssertionError:
             falsified.append(snapshot.n_examples)
             raise
