@@ -278,6 +278,30 @@ def test_the_state_survives_a_file_and_goes_on_as_if_never_written(tmp_path: Pat
     assert LocalLoss().state() == {} and LocalLoss().with_state({}).optimiser is None
 
 
+@pytest.mark.parametrize("target", ["global", "local"])
+def test_a_guess_and_the_heads_own_step_share_their_passes(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forward and backward pass a head for both; a state or a batch of its own has passes of its own."""
+    passes: list[Tensor] = []
+    both_gradients = heads.both_gradients
+
+    def counted(head: heads.Parameters, block: Tensor, *of: Any) -> tuple[Tensor, heads.Parameters]:
+        passes.append(block)
+        return both_gradients(head, block, *of)
+
+    monkeypatch.setattr(heads, "both_gradients", counted)
+    estimator = small("mlp", mode="trained", target=target, rate=0.1).initialised(SNAPSHOT)
+    snapshot = laws.tiny_snapshot((5, 16, 17, 3), n_examples=7, bias=True, seed=1)
+    guesses(estimator, snapshot)
+    moved = estimator.advanced(snapshot, generator())
+    assert len(passes) == 2
+    guesses(moved, snapshot)
+    assert len(passes) == 4
+    alone = estimator.advanced(laws.tiny_snapshot((5, 16, 17, 3), n_examples=7, bias=True, seed=1), generator())
+    assert len(passes) == 6
+    for name, tensor in moved.state().items():
+        torch.testing.assert_close(tensor, alone.state()[name], rtol=0, atol=0)
+
+
 def test_only_heads_that_are_asked_for_are_trained() -> None:
     for idle in (LocalLoss(), LocalLoss(mode="redrawn")):
         assert idle.advanced(SNAPSHOT, generator()) is idle
