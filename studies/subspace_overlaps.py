@@ -127,7 +127,8 @@ def best_k(collected: xr.Dataset, k: int) -> Answer:
         "",
         table(["", "comparisons", "beyond 3 standard errors", "by chance", "largest"], rows),
         "",
-        f"- In all, {beyond} of {total} lie beyond 3 standard errors; {_chance(total):.1f} would by chance.",
+        f"- In all, {beyond} of {total} lie beyond 3 standard errors; {_chance(total):.1f} would by chance; "
+        "layers and spaces share their draws.",
         f"- The sampled choice loses {100 * np.median(regret):.1f} % of the predicted efficiency in the median.",
         "",
         f"Predicted best k at width {width}: of each layer at its activations, and one k in all layers for the net:",

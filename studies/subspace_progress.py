@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis import schema
+from studies.descent import BRANCHES
 from studies.markdown import listed, table, verb
 from studies.seed_intervals import Interval, over_seeds
 from studies.subspace_cells import METHODS
@@ -57,8 +58,8 @@ def widths_compared(collected: xr.Dataset, k: int) -> Answer:
     overlap, noise = ([parts[method, layers[0]][part] for method in STATES] for part in (0, 1))
     learned = over_seeds(_slopes(accuracy))
     short = (
-        f"Over backpropagation's, W̃⊥'s training accuracy {verb(learned, 'grows', 'shrinks', 'does not change')} with "
-        f"width, by {learned} with every doubling. What one guess is worth in weight space "
+        f"{verb(learned, 'Yes', 'No', 'Not measurably')}: W̃⊥'s training accuracy over backpropagation's changes by "
+        f"{learned} with every doubling of the width. What one guess is worth in weight space "
         f"{verbs(by_weights, 'grows', 'shrinks', 'does not change')} (slopes of log efficiency over log width in the "
         f"three states: {listed(by_weights)}). Its lead over activity perturbation "
         f"{verbs(leads, 'grows', 'shrinks', 'does not change')} (slopes {listed(leads)}), and that is rank: k stays "
@@ -92,17 +93,18 @@ def widths_compared(collected: xr.Dataset, k: int) -> Answer:
 def descent(collected: xr.Dataset, k: int) -> Answer:
     branches = [str(b) for b in collected["branch"].values]
     share = {b: over_seeds(collected["descent_share"].sel(branch=b)) for b in branches}
-    done = dict(zip(branches, map(over_seeds, progress_of(collected["descent_loss"])), strict=True))
-    song = (
-        "No, as Song et al. say" if done["dominant"].high < share["dominant"].low else "Within these intervals it may"
-    )
+    progress = dict(zip(BRANCHES, progress_of(collected["descent_loss"]), strict=True))
+    done = {b: over_seeds(progress[b]) for b in branches}
+    less = over_seeds(progress["dominant"] - collected["descent_share"].sel(branch="dominant").values)
+    song = "No, as Song et al. say" if less.high < 0 else "Within these intervals it may"
     near = all(abs(done[b].mean - share[b].mean) < NEAR for b in ("top", "other", "rest"))
     short = (
         f"{song}: the Hessian's {k} leading directions hold {share['dominant']} of the squared gradient and give "
-        f"{done['dominant']} of the progress, the rest holds {share['bulk']} and gives {done['bulk']}. In the upstream "
-        f"Jacobians' {k} leading directions energy {'predicts' if near else 'does not exactly predict'} it: they hold "
-        f"{share['top']} and give {done['top']}, what they leave {share['rest']} and {done['rest']}, random directions "
-        f"of the same row spaces {share['other']} and {done['other']}."
+        f"{done['dominant']} of the progress (less their share: {less}), the rest holds {share['bulk']} and gives "
+        f"{done['bulk']}. At the upstream Jacobians share and progress {'agree' if near else 'do not all agree'} to "
+        f"within {NEAR}: their {k} leading directions hold {share['top']} and give {done['top']}, what they leave "
+        f"{share['rest']} and {done['rest']}, random directions of the same row spaces {share['other']} and "
+        f"{done['other']}."
     )
     width = all_widths(collected)[0]
     hessian = collected.sel(directions="hessian", moment="last", width=width)
