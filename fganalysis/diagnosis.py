@@ -19,7 +19,7 @@ from torch import Tensor
 from fganalysis import estimators, schema
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, nearest
-from fganalysis.moments import Estimate
+from fganalysis.intervals import Estimate
 from fganalysis.noise import Gaussian
 from fganalysis.sampling import coordinates, sample, squared_gradients
 from fganalysis.snapshot import Snapshot
@@ -140,7 +140,7 @@ def predict_variance_parts(estimator: estimators.Subsampled, snapshot: Snapshot)
         found[:, 1, :-1] = guess.within, guess.between
     found[..., -1] = found[..., :-1].sum(-1)
     errors = np.where(np.isnan(found), np.nan, 0.0)
-    return VarianceParts(*(Estimate(value, error) for value, error in zip(found, errors, strict=True)))
+    return VarianceParts(*(Estimate(value, error, value, value) for value, error in zip(found, errors, strict=True)))
 
 
 def subspaces(snapshot: Snapshot) -> xr.Dataset:

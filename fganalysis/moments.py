@@ -1,175 +1,121 @@
-"""From raw per-guess scalars to reported quantities and their standard errors: NumPy arrays only.
+"""From raw per-guess scalars to reported quantities and their 95 % intervals: NumPy arrays only.
 
 Raw material, per space and layer: the inner product p_i = ⟨ĝ_i, g⟩ and squared norm q_i = ‖ĝ_i‖² of every guess i, and
 the Gram matrix K_ab = ⟨m_a − g, m_b − g⟩ of the means m_a of disjoint groups of guesses. A squared norm of a mean,
 ‖m̄ − g‖², overshoots the squared bias by tr Cov / n; the sum over pairs of *different* groups does not.
 
-Errors of smooth functions of (p, q) come from their influence values, one a guess; those of functions of the Gram
-matrix from the exact variance of a U-statistic or a jackknife over groups, widened by Student's t for the number of
-groups so that ± 1.96 standard errors covers 95 %.
+Means and smooth functions of (p, q) have influence values, one a guess: see `fganalysis.intervals`. Norms of means come
+from Gram matrices: see `fganalysis.squared_norm`. Intervals have bounds of their own, as few of these laws are
+symmetric; value ± 1.96 se is the interval in the limit of many guesses only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
-Array = NDArray[np.float64]
-Z95 = 1.959963984540054
-LEAST_GROUPS = 4
+from fganalysis.intervals import Z95, Array, Estimate, mean, proportion, shape, skewed, student_widening
+from fganalysis.squared_norm import LEAST_GROUPS, MOST_SKEWNESS, SquaredNorm, root, squared_norm
 
+__all__ = [
+    "Z95",
+    "Estimate",
+    "cosine_quantiles",
+    "jackknife",
+    "mean",
+    "quantities",
+    "student_widening",
+    "wang2025",
+]
 
-@dataclass(frozen=True)
-class Estimate:
-    """Values and standard errors, of the same shape."""
-
-    value: Array
-    se: Array
-
-
-def mean(values: Array) -> Estimate:
-    """The mean over the last axis and its standard error; NaN error for fewer than two values."""
-    n = values.shape[-1]
-    centre = values.mean(-1)
-    if n < 2:
-        return Estimate(centre, np.full_like(centre, np.nan))
-    return Estimate(centre, values.std(-1, ddof=1) / np.sqrt(n))
-
-
-def pair_mean(gram: Array, weights: Array) -> Estimate:
-    """The mean of K_ab over a ≠ b with weights w_a w_b, an unbiased estimate θ of ‖E m − g‖², and its standard error.
-
-    The variance is E U² − θ²; θ² is estimated without bias by the mean of K_ab K_cd over four different groups, so the
-    variance estimate U² − mean(K_ab K_cd) is itself unbiased. Where noise makes it fall below the part that is there
-    without any bias, 2 tr C² / (A(A−1)), that part is taken. Source: Hoeffding 1948.
-
-    Args:
-        gram: (…, group, group). weights: (group,), guesses per group.
-    """
-    groups = gram.shape[-1]
-    missing = np.full(gram.shape[:-2], np.nan)
-    if groups < LEAST_GROUPS:
-        return Estimate(missing, missing)
-    outer = np.outer(weights, weights)
-    ones = _pair_sums(outer)
-    sums = _pair_sums(gram * outer)
-    value = sums.pairs / ones.pairs
-    four = (sums.pairs**2 - 4 * (sums.chains - sums.squares) - 2 * sums.squares) / (
-        ones.pairs**2 - 4 * (ones.chains - ones.squares) - 2 * ones.squares
-    )
-    unbiased = value**2 - four
-    variance = np.maximum(unbiased, _variance_without_bias(gram))
-    return Estimate(value, np.sqrt(variance) * student_widening(groups - 1))
-
-
-@dataclass(frozen=True)
-class _PairSums:
-    pairs: Array
-    squares: Array
-    chains: Array
-
-
-def _pair_sums(matrix: Array) -> _PairSums:
-    off = matrix - _diagonal(matrix)
-    rows = off.sum(-1)
-    return _PairSums(rows.sum(-1), (off**2).sum((-2, -1)), (rows**2).sum(-1))
-
-
-def _diagonal(matrix: Array) -> Array:
-    return np.multiply(matrix, np.eye(matrix.shape[-1]), dtype=np.float64)
-
-
-def _variance_without_bias(gram: Array) -> Array:
-    """2 tr C²/(A(A−1)): the variance of the mean over pairs where there is no bias, C the covariance of a group mean.
-
-    tr C² is Σ K_ab²/(A(A−3)) over a ≠ b with K centred without its diagonal (Székely and Rizzo 2014, U-centring), which
-    makes it unbiased. Centring with the diagonal adds (tr C/A)²: in many dimensions that is all there is.
-    """
-    groups = gram.shape[-1]
-    off = gram - _diagonal(gram)
-    rows, columns = (off.sum(axis, keepdims=True) / (groups - 2) for axis in (-1, -2))
-    whole = off.sum((-2, -1), keepdims=True) / ((groups - 1) * (groups - 2))
-    centred = off - rows - columns + whole
-    squares = ((centred - _diagonal(centred)) ** 2).sum((-2, -1)) / (groups * (groups - 3))
-    return 2 * squares / (groups * (groups - 1))
-
-
-def student_widening(degrees: int) -> float:
-    """Student's 97.5 % quantile over the normal one: what makes ± 1.96 standard errors cover 95 %."""
-    return float(special.stdtrit(degrees, 0.975)) / Z95
+NEAR = 4.0  # Standard errors from zero within which a square has the law of a squared norm.
+CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
 
 
 def jackknife(value: Array, without: Array) -> Estimate:
-    """A value with its delete-one-group jackknife error; ``without`` holds the values without each group, last axis."""
+    """A value with its delete-one-group jackknife error; ``without`` holds the values without each group, last axis.
+
+    The standard error is widened by Student's t for the number of groups, so that ± 1.96 of them is the interval.
+    """
     groups = without.shape[-1]
     if groups < LEAST_GROUPS:
-        return Estimate(value, np.full_like(value, np.nan))
+        return replace(Estimate.missing(value.shape), value=value)
     spread = ((without - without.mean(-1, keepdims=True)) ** 2).sum(-1)
-    return Estimate(value, np.sqrt((groups - 1) / groups * spread) * student_widening(groups - 1))
-
-
-def root(squared: Estimate) -> Estimate:
-    """The square root of an estimate of a non-negative quantity, for example bias from squared bias.
-
-    At zero the delta method fails. The error is the larger half of the 95 % interval [√(s − 1.96 se), √(s + 1.96 se)]
-    over 1.96: wide where the squared quantity is not clearly positive, the delta method's se/(2√s) where it is.
-    """
-    positive = np.maximum(squared.value, 0.0)
-    value = np.sqrt(positive)
-    upper = np.sqrt(positive + Z95 * squared.se)
-    lower = np.sqrt(np.maximum(squared.value - Z95 * squared.se, 0.0))
-    return Estimate(value, np.maximum(upper - value, value - lower) / Z95)
-
-
-def proportion(hits: Array, n: int) -> Estimate:
-    """A proportion with Agresti and Coull's standard error, which is not zero at 0 or 1."""
-    shrunk = (hits + 2.0) / (n + 4.0)
-    return Estimate(hits / n, np.sqrt(shrunk * (1.0 - shrunk) / (n + 4.0)))
+    se = np.sqrt((groups - 1) / groups * spread) * student_widening(groups - 1)
+    return Estimate(value, se, value - Z95 * se, value + Z95 * se)
 
 
 def quantities(
-    inner_product: Array, squared_norm: Array, gram: Array, group_of_guess: NDArray[np.int64], squared_gradient: Array
+    inner_product: Array, squared_length: Array, gram: Array, group_of_guess: NDArray[np.int64], squared_gradient: Array
 ) -> dict[str, Estimate]:
-    """Every quantity of MATH.md §4 with its standard error.
+    """Every quantity of MATH.md §4 with its standard error and interval.
 
     Args:
-        inner_product, squared_norm: (…, guess). gram: (…, group, group). group_of_guess: (guess,), the group of each.
-        squared_gradient: (…), exact ‖g‖².
+        inner_product, squared_length: p and q, (…, guess). gram: (…, group, group). group_of_guess: (guess,), the group
+            of each. squared_gradient: (…), exact ‖g‖².
 
     Returns:
         name → Estimate of shape (…); relative quantities are NaN where the gradient is zero.
     """
     g2 = np.where(squared_gradient > 0, squared_gradient, np.nan)
-    p, q = inner_product, squared_norm
-    n = p.shape[-1]
+    p, q = inner_product, squared_length
     sizes = np.bincount(group_of_guess, minlength=gram.shape[-1]).astype(float)
-    squared_bias = pair_mean(gram, sizes)
+    bias_law = squared_norm(gram, sizes)
+    squared_bias = bias_law.estimate()
     bias = root(squared_bias)
-    shrinkage = mean(p / g2[..., None])
     errors = q - 2 * p + squared_gradient[..., None]
-    cosines = _cosines(p, q, g2)
     return {
         "squared_bias": squared_bias,
         "bias": bias,
-        "relative_bias": Estimate(bias.value / np.sqrt(g2), bias.se / np.sqrt(g2)),
-        "shrinkage": shrinkage,
+        "relative_bias": bias.scaled(1 / np.sqrt(g2)),
+        "shrinkage": mean(p / g2[..., None]),
         "directional_bias": _directional_bias(gram, sizes, p, group_of_guess, g2),
-        "variance": _variance(gram, sizes, errors, group_of_guess),
+        "variance": _variance(bias_law, gram, errors, group_of_guess),
         "mse": mean(errors),
-        "cosine": mean(cosines),
+        "cosine": mean(_cosines(p, q, g2)),
         "efficiency": _efficiency(p, q, g2),
         "best_scale": _best_scale(p, q),
-        "descent_probability": _positive(p, n),
+        "descent_probability": _positive(p),
     }
 
 
-def cosine_quantiles(inner_product: Array, squared_norm: Array, squared_gradient: Array, levels: list[float]) -> Array:
+def cosine_quantiles(
+    inner_product: Array, squared_length: Array, squared_gradient: Array, levels: list[float]
+) -> Array:
     """Quantiles over guesses of the cosine with the gradient, (level, …)."""
     g2 = np.where(squared_gradient > 0, squared_gradient, np.nan)
-    return np.quantile(_cosines(inner_product, squared_norm, g2), levels, axis=-1)
+    return np.quantile(_cosines(inner_product, squared_length, g2), levels, axis=-1)
+
+
+def wang2025(second_moment: Array, error: Array, sizes: Array) -> dict[str, Estimate]:
+    """The seed paper's two of one layer (MATH.md §4): ‖E e‖, and ‖E s − (E e)²‖, squares and difference by unit.
+
+    Args:
+        second_moment, error: means over the guesses of a group, and over examples, of s = (ĝ_b − g_b)² and
+            e = ĝ_b − g_b, (…, group, unit). sizes: (group,), guesses in each.
+    """
+    bias = root(squared_norm(error @ error.swapaxes(-1, -2), sizes).estimate())
+    return {"wang2025_bias": bias, "wang2025_variance": _norm_of_variance(second_moment, error, sizes)}
+
+
+def _norm_of_variance(second_moment: Array, error: Array, sizes: Array) -> Estimate:
+    groups = len(sizes)
+    if groups < LEAST_GROUPS:
+        return Estimate.missing(second_moment.shape[:-2])
+    weights = (sizes / sizes.sum())[:, None]
+    mean_error = (weights * error).sum(-2, keepdims=True)
+    vector = (weights * second_moment).sum(-2) - mean_error[..., 0, :] ** 2
+    value = np.linalg.norm(vector, axis=-1)
+    length = np.where(value > 0, value, 1.0)
+    # The derivative of E s − (E e)², unit by unit, and its part along the vector.
+    parts = second_moment - 2 * mean_error * error
+    parts = parts - parts.mean(-2, keepdims=True)
+    influence = (parts * (vector / length[..., None])[..., None, :]).sum(-1)
+    # What is across the vector makes it longer: ‖v + ξ‖ ≈ ‖v‖ + ξ∥ + ‖ξ⊥‖²/2‖v‖.
+    across = (parts**2).sum((-2, -1)) - (influence**2).sum(-1)
+    return skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
 
 
 def _cosines(p: Array, q: Array, g2: Array) -> Array:
@@ -177,71 +123,105 @@ def _cosines(p: Array, q: Array, g2: Array) -> Array:
     return np.divide(p, lengths, out=np.where(np.isnan(lengths), np.nan, np.zeros_like(p)), where=lengths > 0)
 
 
-def _positive(p: Array, n: int) -> Estimate:
-    estimate = proportion((p > 0).sum(-1).astype(float), n)
-    unknown = np.isnan(p).any(-1)
-    return Estimate(np.where(unknown, np.nan, estimate.value), np.where(unknown, np.nan, estimate.se))
+def _positive(p: Array) -> Estimate:
+    known = np.asarray(~np.isnan(p).any(-1))
+    return proportion((p > 0).sum(-1).astype(float), p.shape[-1]).where(known)
 
 
 def _best_scale(p: Array, q: Array) -> Estimate:
     """E p / E q with its influence values (p − c q)/E q."""
     second = q.mean(-1, keepdims=True)
     scale = np.divide(p.mean(-1, keepdims=True), second, out=np.full_like(second, np.nan), where=second > 0)
-    influence = mean(np.divide(p - scale * q, second, out=np.full_like(p, np.nan), where=second > 0))
-    return Estimate(scale[..., 0], influence.se)
+    influence = np.divide(p - scale * q, second, out=np.full_like(p, np.nan), where=second > 0)
+    return skewed(scale[..., 0], shape(influence))
 
 
 def _efficiency(p: Array, q: Array, g2: Array) -> Estimate:
-    """(E p)²/(‖g‖² E q): the square of the mean is corrected by its variance; influence ρ²(2(p − p̄)/p̄ − (q − q̄)/q̄)."""
-    first, second = mean(p), q.mean(-1)
-    square = first.value**2 - np.nan_to_num(first.se) ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = square / (g2 * second)
-        slope_p, slope_q = 2 * first.value / (g2 * second), square / (g2 * second**2)
-    return Estimate(value, mean(slope_p[..., None] * p - slope_q[..., None] * q).se)
+    """ρ² = (E p)²/(‖g‖² E q), the square of the mean corrected by its variance; its interval is that of ρ, squared.
+
+    With p = p̄ + ‖g‖√q̄ u and q = q̄(1 + v), ρ has the influence values u − ρv/2, and the second derivatives −½ by (u, v)
+    and ¾ρ by (v, v). Near zero, ρ² is a squared norm in one dimension and has that interval.
+    """
+    n = p.shape[-1]
+    first, second = p.mean(-1, keepdims=True), q.mean(-1, keepdims=True)
+    length = np.sqrt(g2[..., None] * np.where(second > 0, second, np.nan))
+    u, v, rho = (p - first) / length, q * g2[..., None] / length**2 - 1, (first / length)[..., 0]
+    influence = u - rho[..., None] * v / 2
+    along_u, along_v = (influence * u).mean(-1), (influence * v).mean(-1)
+    cubed = influence.std(-1) ** 3
+    bend = np.divide(0.75 * rho * along_v**2 - along_u * along_v, cubed, out=np.zeros_like(rho), where=cubed > 0)
+    found = skewed(rho, shape(influence), (0.375 * rho * (v**2).mean(-1) - 0.5 * (u * v).mean(-1)) / n, bend)
+    squared_error = found.se**2
+    small = SquaredNorm(rho**2 - squared_error, 2 * squared_error**2, squared_error, MOST_SKEWNESS + 0 * rho, n - 1)
+    low, high = small.interval()
+    squares = np.sort(np.stack([found.low**2, found.high**2]), axis=0)
+    apart = np.abs(rho) > NEAR * found.se
+    value = rho**2 - (u**2).mean(-1) / max(n - 1, 1)
+    return Estimate(
+        value, 2 * np.abs(rho) * found.se, np.where(apart, squares[0], low), np.where(apart, squares[1], high)
+    )
 
 
-def _group_sums(values: Array, group_of_guess: NDArray[np.int64], groups: int) -> Array:
-    """Sums over the guesses of each group, (…, group)."""
-    flat = values.reshape(-1, values.shape[-1])
-    sums: Array = np.stack([np.bincount(group_of_guess, row, groups) for row in flat]).astype(np.float64)
-    return sums.reshape(*values.shape[:-1], groups)
+def _group_means(values: Array, group_of_guess: NDArray[np.int64], groups: int) -> Array:
+    """Means over the guesses of each group, (…, group)."""
+    member = (group_of_guess[:, None] == np.arange(groups)).astype(np.float64)
+    means: Array = values @ (member / member.sum(0))
+    return means
 
 
-def _without_each(gram: Array, sizes: Array) -> Array:
-    """`pair_mean` of the Gram matrix without each group in turn, (…, group)."""
-    outer = np.outer(sizes, sizes)
-    weighted, ones = gram * outer, outer
-    rows, rows_of_ones = (m.sum(-1) - np.diagonal(m, axis1=-2, axis2=-1) for m in (weighted, ones))
-    total, total_of_ones = rows.sum(-1, keepdims=True), rows_of_ones.sum()
-    return (total - 2 * rows) / (total_of_ones - 2 * rows_of_ones)
+def _variance(squared_bias: SquaredNorm, gram: Array, errors: Array, group_of_guess: NDArray[np.int64]) -> Estimate:
+    """mse − squared bias. The influence values are ‖ĝ − g‖² − 2⟨ĝ − g, bias⟩, the second part known by group alone.
 
-
-def _variance(gram: Array, sizes: Array, errors: Array, group_of_guess: NDArray[np.int64]) -> Estimate:
-    """mse − squared bias, with the jackknife over groups."""
+    So the error is that of the mse, in which every guess counts, with what the groups say of the rest: the variance of
+    the squared bias less twice the covariance of both. The skewness is that of the mse, in proportion.
+    """
     groups = gram.shape[-1]
+    value = errors.mean(-1) - squared_bias.value
     if groups < LEAST_GROUPS:
-        return Estimate(np.full(errors.shape[:-1], np.nan), np.full(errors.shape[:-1], np.nan))
-    sums = _group_sums(errors, group_of_guess, groups)
-    without = (sums.sum(-1, keepdims=True) - sums) / (sizes.sum() - sizes) - _without_each(gram, sizes)
-    estimate = jackknife(errors.mean(-1) - pair_mean(gram, sizes).value, without)
-    # The jackknife counts the part of a mean over pairs that has no linear term twice (Efron and Stein 1981).
-    twice = _variance_without_bias(gram) * student_widening(groups - 1) ** 2
-    return Estimate(estimate.value, np.sqrt(np.maximum(estimate.se**2 - twice, estimate.se**2 / 2)))
+        return Estimate.missing(value.shape)
+    own = shape(errors)
+    by_group = _group_means(errors, group_of_guess, groups)
+    along = (gram * (1 - np.eye(groups))).sum(-1) / (groups - 1)
+    along = along - along.mean(-1, keepdims=True)
+    covariance = (by_group * along).sum(-1) * 2 / (groups * (groups - 2))
+    variance = own.se**2 + squared_bias.spread(squared_bias.value) ** 2 - 2 * covariance
+    variance = np.maximum(variance, squared_bias.variance_without_bias)
+    share = np.divide(own.se**2, variance, out=np.ones_like(variance), where=own.se**2 < variance)
+    return skewed(
+        value,
+        replace(
+            own, se=np.sqrt(variance), skewness=own.skewness * share**1.5, kurtosis=3 + (own.kurtosis - 3) * share**2
+        ),
+    )
 
 
 def _directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray[np.int64], g2: Array) -> Estimate:
-    """1 − ⟨ḡ, g⟩²/(‖ḡ‖²‖g‖²), both squares as means over pairs of groups; NaN where ‖ḡ‖² is not clearly positive."""
+    """sin² = 1 − ⟨ḡ, g⟩²/(‖ḡ‖²‖g‖²) = tan²/(1 + tan²), the squared tangent being the squared norm of the mean guess
+    across the gradient, over its component along it, c: influence vectors (m_a⊥ − (m̄⊥/c)(c_a − c))/c.
+
+    NaN where c is less than 5 of its standard errors.
+    """
     groups = gram.shape[-1]
     if groups < LEAST_GROUPS:
-        return Estimate(np.full(p.shape[:-1], np.nan), np.full(p.shape[:-1], np.nan))
-    along = _group_sums(p, group_of_guess, groups) / sizes
-    parallel = along[..., :, None] * along[..., None, :] / g2[..., None, None]
-    squared_mean = gram + along[..., :, None] + along[..., None, :] - g2[..., None, None]
-    length = pair_mean(squared_mean, sizes)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = 1 - pair_mean(parallel, sizes).value / length.value
-        without = 1 - _without_each(parallel, sizes) / _without_each(squared_mean, sizes)
-        estimate = jackknife(value, without)
-        clear = length.value > 3 * length.se
-    return Estimate(np.where(clear, estimate.value, np.nan), np.where(clear, estimate.se, np.nan))
+        return Estimate.missing(p.shape[:-1])
+    length = np.sqrt(g2)[..., None]
+    weights = sizes / sizes.sum()
+    component = _group_means(p, group_of_guess, groups) / length
+    whole = gram + length[..., None] * (component[..., :, None] + component[..., None, :]) - length[..., None] ** 2
+    across = whole - component[..., :, None] * component[..., None, :]
+    along = mean(p / length)
+    clear = np.abs(along.value) > CLEAR * along.se
+    centre = np.where(clear, along.value, np.nan)[..., None]
+    deviation = component - centre
+    overlap = (across @ weights) / centre
+    squared_tangent = (overlap @ weights)[..., None, None] / centre[..., None]
+    influence = (
+        across
+        - deviation[..., :, None] * overlap[..., None, :]
+        - deviation[..., None, :] * overlap[..., :, None]
+        + deviation[..., :, None] * deviation[..., None, :] * squared_tangent
+    ) / centre[..., None] ** 2
+    unbiased = squared_norm(across, sizes).value / (centre[..., 0] ** 2 - along.se**2)
+    found = replace(squared_norm(influence, sizes), value=unbiased).estimate()
+    low, high = (bound / (1 + bound) for bound in (found.low, found.high))
+    return Estimate(unbiased / (1 + unbiased), found.se / (1 + unbiased) ** 2, low, high)

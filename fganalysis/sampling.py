@@ -218,6 +218,8 @@ def _dataset(
     for quantity, estimate in estimates.items():
         variables[quantity] = (grid, estimate.value)
         variables[quantity + schema.SE] = (grid, estimate.se)
+        variables[quantity + schema.LOW] = (grid, estimate.low)
+        variables[quantity + schema.HIGH] = (grid, estimate.high)
     levels = list(schema.COSINE_QUANTILES.values())
     for quantile, values in zip(
         schema.COSINE_QUANTILES, moments.cosine_quantiles(inner, norms, squared_gradient, levels), strict=True
@@ -254,41 +256,24 @@ def squared_gradients(snapshot: Snapshot) -> np.ndarray:
 def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> xr.Dataset:
     """The seed paper's bias and variance per tap (MATH.md §4), from the group sums; NaN without activation guesses."""
     layers = [*snapshot.layers, schema.ALL_LAYERS]
-    bias, variance = (np.full((2, len(layers)), np.nan) for _ in range(2))
+    found = {name: np.full((4, len(layers)), np.nan) for name in ("wang2025_bias", "wang2025_variance")}
     if groups.square_totals[0]:
         sizes = groups.sizes.astype(float)
-        weights = sizes / sizes.sum()
         for index, gradient in enumerate(snapshot.gradients):
             means = torch.stack([mean[index].mean(0) for mean in group_means])
             cross = torch.stack([(mean[index] * gradient).sum(0) for mean in group_means])
             errors = (means - gradient.mean(0)).double().cpu().numpy()
-            squared_bias = moments.pair_mean(errors @ errors.T, sizes)
-            rooted = moments.root(squared_bias)
-            bias[:, index] = rooted.value, rooted.se
             squares = torch.stack(
                 [total[index] / int(n) for total, n in zip(groups.square_totals, groups.sizes, strict=True)]
             )
-            second = (squares - 2 * cross + gradient.square().sum(0)).double().cpu().numpy()
-            second /= snapshot.n_examples
-            value = _norm_of_variance(second, errors, weights)
-            without = np.array(
-                [
-                    _norm_of_variance(np.delete(second, a, 0), np.delete(errors, a, 0), np.delete(weights, a))
-                    for a in range(len(weights))
-                ]
-            )
-            estimate = moments.jackknife(np.array(value), without)
-            variance[:, index] = estimate.value, estimate.se
+            second = (squares - 2 * cross + gradient.square().sum(0)).double().cpu().numpy() / snapshot.n_examples
+            for name, estimate in moments.wang2025(second, errors, sizes).items():
+                found[name][:, index] = estimate.value, estimate.se, estimate.low, estimate.high
+    suffixes = ("", schema.SE, schema.LOW, schema.HIGH)
     return xr.Dataset(
         {
-            "wang2025_bias": (schema.LAYER, bias[0]),
-            "wang2025_bias_se": (schema.LAYER, bias[1]),
-            "wang2025_variance": (schema.LAYER, variance[0]),
-            "wang2025_variance_se": (schema.LAYER, variance[1]),
+            name + suffix: (schema.LAYER, values)
+            for name, parts in found.items()
+            for suffix, values in zip(suffixes, parts, strict=True)
         }
     )
-
-
-def _norm_of_variance(second: np.ndarray, errors: np.ndarray, weights: np.ndarray) -> float:
-    weights = weights / weights.sum()
-    return float(np.linalg.norm(weights @ second - (weights @ errors) ** 2))

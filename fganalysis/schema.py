@@ -14,6 +14,7 @@ SPACES = ("activation", "weight")
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
 ALL_LAYERS = "all"
 SE = "_se"
+LOW, HIGH = "_low", "_high"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Variable:
 GRADIENT_UNITS = "loss per unit of the space"
 SQUARED_UNITS = "(loss per unit of the space)^2"
 
-# Estimated quantities: each has a standard error beside it, under the same name with `_se`.
+# Estimated quantities: each has beside it, under the same name, its standard error (`_se`) and the bounds of its 95 %
+# interval (`_low`, `_high`).
 QUANTITIES = {
     "bias": Variable("norm of the bias", GRADIENT_UNITS),
     "squared_bias": Variable("squared norm of the bias, unbiased U-statistic (may be negative)", SQUARED_UNITS),
@@ -117,10 +119,12 @@ STORY = {
 
 
 def variables() -> dict[str, Variable]:
-    """Every variable that a result may hold, standard errors included."""
+    """Every variable that a result may hold, standard errors and bounds included."""
+    beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
     errors = {
-        name + SE: Variable("standard error of: " + variable.long_name, variable.units, variable.dims)
+        name + suffix: Variable(words + variable.long_name, variable.units, variable.dims)
         for name, variable in QUANTITIES.items()
+        for suffix, words in beside.items()
     }
     return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
 

@@ -19,7 +19,9 @@ from torch import Tensor
 from fganalysis import moments
 from fganalysis.estimates import Sums
 from fganalysis.estimators.subsampled import Subsampled
+from fganalysis.intervals import Estimate, mean
 from fganalysis.snapshot import Snapshot
+from fganalysis.squared_norm import squared_norm
 
 GROUPS = 32
 Array = NDArray[np.float64]
@@ -29,8 +31,8 @@ Array = NDArray[np.float64]
 class VarianceParts:
     """Parts of tr Cov of one guess with standard errors, (space, layer), layer "all" last; NaN without guesses."""
 
-    within: moments.Estimate
-    between: moments.Estimate
+    within: Estimate
+    between: Estimate
 
 
 def variance_parts(
@@ -60,18 +62,18 @@ def variance_parts(
         sizes = 2 * np.bincount(np.arange(n_draws) % GROUPS).astype(np.float64)
         means = [tuple(t / float(size) for t in total) for total, size in zip(totals, sizes, strict=True)]
         gram = _with_all_layers(pair.error_grams(snapshot, means))
-    return VarianceParts(moments.mean(np.stack(within, -1)), _between(np.stack(products, -1), gram, sizes))
+    return VarianceParts(mean(np.stack(within, -1)), _between(np.stack(products, -1), gram, sizes))
 
 
-def _between(products: Array, gram: Array, sizes: Array) -> moments.Estimate:
+def _between(products: Array, gram: Array, sizes: Array) -> Estimate:
     """mean ⟨e, e'⟩ − squared bias, with the jackknife over groups of draws."""
     group_of_draw = np.arange(products.shape[-1]) % GROUPS
     without = []
     for group in range(GROUPS):
         kept = np.arange(GROUPS) != group
-        bias = moments.pair_mean(gram[..., kept, :][..., kept], sizes[kept])
+        bias = squared_norm(gram[..., kept, :][..., kept], sizes[kept])
         without.append(products[..., group_of_draw != group].mean(-1) - bias.value)
-    value = products.mean(-1) - moments.pair_mean(gram, sizes).value
+    value = products.mean(-1) - squared_norm(gram, sizes).value
     return moments.jackknife(value, np.stack(without, -1))
 
 
