@@ -39,7 +39,9 @@ Array = NDArray[np.float64]
 KINDS: tuple[heads.Kind, ...] = ("linear", "mlp", "cnn")
 TARGETS = ("global", "local")
 PROJECTIONS = ("activation", "weight")
-GUESSES = ("gradient", *(f"{kind} head" for kind in KINDS), *(f"{kind} frozen" for kind in KINDS), "random")
+HEADS = (*(f"{kind} head" for kind in KINDS), *(f"{kind} frozen" for kind in KINDS))
+NOISE = ("random", "live")  # Of every unit, and of units with φ' ≠ 0 alone, where every head's guess is.
+GUESSES = ("gradient", *HEADS, *NOISE)
 HIDDEN = "hidden"  # Every tap but the last, where the loss itself is the head and the guess exact.
 FROZEN_SEED = 1000  # Added to the seed: frozen heads are not the ones that the trained ones began with.
 QUANTITIES = {
@@ -103,22 +105,25 @@ class WithHeads:
 class Projected:
     """A target's normalised projection on a guess, both (example, unit) for every tap but the last.
 
-    ``guess`` None: noise of its own for every guess, at the activations of every example or at the weights of a tap.
+    ``guess`` None: noise of its own for every guess, at the activations of every example or at the weights of a tap;
+    with ``masks``, (example, unit) a tap, at the activations that they keep, wherever it is projected.
     """
 
     target: tuple[Tensor, ...]
     guess: tuple[Tensor, ...] | None
     projection: str
+    masks: tuple[Tensor, ...] | None = None
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
         if self.projection == "activation":
             return ActivationEstimates((*self._at_activations(n_guesses, generator), self._exact(snapshot, n_guesses)))
         images = [target.T @ tap.inputs for target, tap in zip(self.target, snapshot.taps, strict=False)]
-        if self.guess is not None:
-            directions = [guess.T @ tap.inputs for guess, tap in zip(self.guess, snapshot.taps, strict=False)]
-            pairs = zip(images, directions, strict=True)
-            slopes = [_ratio((image * along).sum(), along.square().sum()) for image, along in pairs]
-            guesses = [(t * v).expand(n_guesses, -1, -1) for t, v in zip(slopes, self.guess, strict=True)]
+        if self.guess is not None or self.masks is not None:
+            guesses = []
+            for image, guess, tap in zip(images, self._directions(n_guesses, generator), snapshot.taps, strict=False):
+                along = guess.mT @ tap.inputs
+                slope = _ratio((image * along).sum((1, 2)), along.square().sum((1, 2)))
+                guesses.append(slope[:, None, None] * guess)
             return ActivationEstimates((*guesses, self._exact(snapshot, n_guesses)))
         drawn = [GAUSSIAN.draw((n_guesses, *image.shape), generator, image, vector_dims=2) for image in images]
         pairs = zip(images, drawn, strict=True)
@@ -128,12 +133,15 @@ class Projected:
         return WeightEstimates(coefficients, (*drawn, exact.expand(n_guesses, -1, -1)))
 
     def _at_activations(self, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
-        if self.guess is None:
-            directions = [Sphere().draw((n_guesses, *each.shape), generator, each) for each in self.target]
-        else:
-            directions = [each.expand(n_guesses, -1, -1) for each in self.guess]
-        pairs = zip(self.target, directions, strict=True)
+        pairs = zip(self.target, self._directions(n_guesses, generator), strict=True)
         return [_ratio((t * v).sum(-1, keepdim=True), v.square().sum(-1, keepdim=True)) * v for t, v in pairs]
+
+    def _directions(self, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
+        """(guess, example, unit) a tap."""
+        if self.guess is not None:
+            return [each.expand(n_guesses, -1, -1) for each in self.guess]
+        drawn = [GAUSSIAN.draw((n_guesses, *each.shape), generator, each) for each in self.target]
+        return drawn if self.masks is None else [noise * mask for noise, mask in zip(drawn, self.masks, strict=True)]
 
     def _exact(self, snapshot: Snapshot, n_guesses: int) -> Tensor:
         return snapshot.gradients[-1].expand(n_guesses, -1, -1)
@@ -184,7 +192,7 @@ def _network(seed: int, width: int) -> torch.nn.Module:
 
 def directions(snapshot: Snapshot, along: WithHeads) -> dict[str, tuple[Tensor, ...] | None]:
     """Each guess of `GUESSES`, (example, unit) for every tap but the last."""
-    found: dict[str, tuple[Tensor, ...] | None] = {"gradient": snapshot.gradients[:-1], "random": None}
+    found: dict[str, tuple[Tensor, ...] | None] = {"gradient": snapshot.gradients[:-1], "random": None, "live": None}
     for head in along.heads:
         # With its own gradient for a target, what a head projects is that gradient.
         trained = replace(head, target="local")
@@ -197,6 +205,7 @@ def directions(snapshot: Snapshot, along: WithHeads) -> dict[str, tuple[Tensor, 
 
 def _at_step(snapshot: Snapshot, along: WithHeads, of: Network) -> xr.Dataset:
     known = directions(snapshot, along)
+    live = tuple((jacobian.derivative != 0).to(jacobian.derivative) for jacobian in snapshot.upstream)
     found = {}
     for guess in GUESSES:
         # Of a head's guess, frozen or not, the local target is the trained head of its kind; else that of the linear.
@@ -205,7 +214,7 @@ def _at_step(snapshot: Snapshot, along: WithHeads, of: Network) -> xr.Dataset:
             wanted = known["gradient" if target == "global" else own]
             assert wanted is not None
             for projection in PROJECTIONS:
-                estimator = Projected(wanted, known[guess], projection)
+                estimator = Projected(wanted, known[guess], projection, live if guess == "live" else None)
                 drawn = of.guesses if known[guess] is None else 4
                 sampled = fga.sample(
                     snapshot, estimator, drawn, of.seed, block_size=None if known[guess] is None else 1, workers=1

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from studies.guess_target_cells import GUESSES, HIDDEN, KINDS, PROJECTIONS, TARGETS
+from studies.guess_target_cells import GUESSES, HEADS, HIDDEN, KINDS, NOISE, PROJECTIONS, TARGETS
 from studies.markdown import listed, table
 from studies.seed_intervals import Interval, half_widths, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {"gradient": "the gradient", "random": "noise"} | {
+NAMES = {"gradient": "the gradient", "random": "noise", "live": "noise on live units"} | {
     f"{kind} {state}": f"{name} head, {word}"
     for kind, name in zip(KINDS, ("linear", "MLP", "CNN"), strict=True)
     for state, word in (("head", "trained"), ("frozen", "frozen"))
 }
+SIDES = ("better than", "worse than", "not told from")
 SHOWN = {"cosine": "Cosine", "relative_bias": "Relative bias", "efficiency": "Efficiency"}
 
 
@@ -39,7 +40,7 @@ def page(tree: xr.DataTree) -> str:
         "An estimate is ⟨target, guess⟩ guess/‖guess‖². Target: the loss's gradient (global: one slope a tap) or that "
         "of the tap's own trained head (local). Guess: the gradient itself, the gradient of a head (linear; MLP with "
         f"three hidden layers of {of['mlp_width']}; CNN of three convolutions with {of['cnn_channels']} channels over "
-        "the units), trained along or frozen at its random start, or noise. Of noise and of the gradient the local "
+        "the units), trained along or frozen at a random start, or noise. Of noise and of the gradient the local "
         "target is the linear head's. Space of the projection: activation (a slope an example; noise independent "
         "across examples) or weight (one slope a tap for the batch; one noise matrix a tap). Layers separate: a pass a "
         "tap. The three hidden taps are taken as one vector; the output tap, where every estimate is exact, is left "
@@ -56,7 +57,13 @@ def page(tree: xr.DataTree) -> str:
         "",
         _claim(weight),
         "",
-        *_verdict(weight),
+        *_verdict(weight, "random"),
+        "A head's guess is zero on units that are dead (φ' = 0), as the gradient is, which is worth something by "
+        "itself. Against noise on the live units alone (drawn at the activations, independent across examples, also "
+        "where it is projected in weight space):",
+        "",
+        *_verdict(weight, "live"),
+        *_slopes(weight, int(of["batch"])),
         "## Every cell",
         "",
     ]
@@ -109,36 +116,43 @@ def _claim(weight: xr.Dataset) -> str:
         for projection in PROJECTIONS:
             own = cosine.sel(step=step, projection=projection)
             noise = own.sel(guess="random").values
-            row = [str(step), projection, str(over_seeds(noise))]
-            for kind in KINDS:
-                row += [
-                    str(over_seeds(own.sel(guess=f"{kind} {state}").values - noise)) for state in ("head", "frozen")
-                ]
-            rows.append(row)
-    heads = [f"{NAMES[f'{kind} {state}']}" for kind in KINDS for state in ("head", "frozen")]
-    return table(["step", "space", "cosine of noise", *(f"{name}: more by" for name in heads)], rows)
+            differences = [over_seeds(own.sel(guess=guess).values - noise) for guess in (*HEADS, NOISE[-1])]
+            rows.append([str(step), projection, str(over_seeds(noise)), *map(str, differences)])
+    named = [f"{NAMES[guess]}: more by" for guess in (*HEADS, NOISE[-1])]
+    return table(["step", "space", "cosine of noise", *named], rows)
 
 
-def _verdict(weight: xr.Dataset) -> list[str]:
-    """For every step and space, which guesses are above noise, which below, with the interval clear of zero."""
-    lines = []
+def _slopes(weight: xr.Dataset, batch: int) -> list[str]:
+    """What noise gains from a slope an example."""
+    noise = weight["cosine"].sel(target="global", guess="random").isel(step=0)
+    many, one = (over_seeds(noise.sel(projection=projection).values) for projection in PROJECTIONS)
+    return [
+        f"The two spaces do not ask the same of the network: a projection in activation space takes {batch} slopes a "
+        f"tap, one an example, and in weight space one. So noise reaches a cosine of {many} at the start with the "
+        f"first, and {one} with the second.",
+        "",
+    ]
+
+
+def _verdict(weight: xr.Dataset, against: str) -> list[str]:
+    """For every step and space, which heads are above the noise, which below, with the interval clear of zero."""
+    rows = []
     for step in weight["step"].values:
         for projection in PROJECTIONS:
             own = weight["cosine"].sel(step=step, projection=projection, target="global")
-            noise = own.sel(guess="random").values
-            sides: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
-            for guess in GUESSES[1:-1]:
-                difference = over_seeds(own.sel(guess=guess).values - noise)
-                sides[_side(difference)].append(NAMES[guess].replace(",", ""))
-            said = [f"{side} noise: {listed(names)}" for side, names in sides.items() if names]
-            lines.append(f"- step {step}, {projection} space: {'; '.join(said)}.")
-    return [*lines, ""]
+            noise = own.sel(guess=against).values
+            sides: dict[str, list[str]] = {side: [] for side in SIDES}
+            for guess in HEADS:
+                sides[_side(over_seeds(own.sel(guess=guess).values - noise))].append(NAMES[guess].replace(" head,", ""))
+            said = [listed(names) if names else "none" for names in sides.values()]
+            rows.append([str(step), projection, *said])
+    return [table(["step", "space", *(f"{side} {NAMES[against]}" for side in SIDES)], rows), ""]
 
 
 def _side(difference: Interval) -> str:
     if difference.low > 0:
-        return "better than"
-    return "worse than" if difference.high < 0 else "not told from"
+        return SIDES[0]
+    return SIDES[1] if difference.high < 0 else SIDES[2]
 
 
 def _cells(values: xr.DataArray) -> str:

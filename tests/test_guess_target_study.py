@@ -138,6 +138,20 @@ def test_noise_is_projected_on(projection: str) -> None:
     torch.testing.assert_close(rows[0, -sizes[-1] :], SNAPSHOT.weight_gradients[-1].flatten())
 
 
+def test_noise_on_live_units_leaves_the_others_out() -> None:
+    """In both spaces, and projected in weight space on the weights that the same noise at the activations makes."""
+    masks = tuple((torch.rand(g.shape, generator=generator(2)) < 0.5).double() for g in SNAPSHOT.gradients[:-1])
+    for projection in PROJECTIONS:
+        target = SNAPSHOT.gradients[:-1]
+        found = Projected(target, None, projection, masks)(SNAPSHOT, 3, generator())
+        for guess, mask in zip(found.guesses, masks, strict=False):
+            assert bool((guess[:, mask == 0] == 0).all()) and bool((guess[:, mask == 1] != 0).all())
+        inner, squares = found.inner_products(SNAPSHOT)
+        row = PROJECTIONS.index(projection)
+        torch.testing.assert_close(inner[row], squares[row])
+        assert not torch.allclose(found.guesses[0][0], found.guesses[0][1], rtol=0.05)
+
+
 def test_heads_along_learn_while_the_network_follows_its_gradient() -> None:
     along = trained_heads()
     guesses, exact = along(SNAPSHOT, 1, generator()), Backpropagation()(SNAPSHOT, 1, generator())
