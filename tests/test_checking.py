@@ -180,6 +180,8 @@ def test_a_verdict_is_one_paragraph_with_its_seed_and_rates() -> None:
         assert part in str(verdict)
     assert "\n" not in str(verdict)
     assert "unbiased to within the tolerance" in str(check_unbiased("backpropagation", RELU))
+    # One less alpha, rounded, would be a confidence of 1.
+    assert "(each with confidence 1 - 1e-06)" in str(check_unbiased("upstream", RELU, alpha=1e-6))
 
 
 def test_the_verdict_depends_on_the_seed_alone() -> None:
