@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from studies.guess_target_cells import GUESSES, HEADS, HIDDEN, KINDS, NOISE, PROJECTIONS, TARGETS
-from studies.markdown import listed, table
+from studies.markdown import listed, table, verb
 from studies.seed_intervals import Interval, half_widths, over_seeds
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def page(tree: xr.DataTree) -> str:
         "",
         _accuracies(trained),
         "",
+        *_alignment_against_training(weight, trained),
         "## Not done",
         "",
         "The paper's networks are ResNet-18 in 8 or 16 blocks on CIFAR-10 and ImageNet32. Convolutional taps do not "
@@ -194,6 +195,25 @@ def _accuracies(trained: xr.Dataset) -> str:
     return table(["target, guess, space", "training accuracy", "test accuracy"], rows)
 
 
+def _alignment_against_training(weight: xr.Dataset, trained: xr.Dataset) -> list[str]:
+    """Whether what is better aligned trains better: the trained linear head's two targets, in activation space."""
+    cosine = weight["cosine"].isel(step=-1).sel(guess="linear head", projection="activation")
+    accuracy = trained["train_accuracy"].isel(step=-1)
+    aligned = over_seeds(cosine.sel(target="global").values - cosine.sel(target="local").values)
+    better = over_seeds(
+        accuracy.sel(way="global, linear head, activation").values - accuracy.sel(way="local, linear head").values
+    )
+    words = ("higher", "lower", "not told apart")
+    return [
+        "With a trained linear head, the global target in activation space against the local one: the cosine, measured "
+        f"at step {int(weight['step'][-1])} on networks that followed their gradient, is {verb(aligned, *words)} "
+        f"(difference {aligned}); the training accuracy of networks that followed the estimates is "
+        f"{verb(better, *words)} (difference {better})."
+        + (" A cosine on another's path is no forecast of one's own." if aligned.low > 0 > better.high else ""),
+        "",
+    ]
+
+
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """By the end of their names."""
     return {
@@ -221,7 +241,7 @@ def _heat_map(found: xr.Dataset) -> Figure:
             vmin=0,
             vmax=1,
             cmap="cividis",
-            annot=True,
+            annot=np.round(values, 2) + 0.0,  # No minus before a zero.
             fmt=".2f",
             annot_kws={"fontsize": 7},
             xticklabels=columns,
