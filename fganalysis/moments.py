@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fganalysis.intervals import Z95, Array, Estimate, mean, proportion, shape, skewed, student_widening
+from fganalysis.intervals import Z95, Array, Estimate, Shape, mean, proportion, shape, skewed, student_widening
 from fganalysis.squared_norm import LEAST_GROUPS, MOST_SKEWNESS, SquaredNorm, root, squared_norm
 
 __all__ = [
@@ -170,10 +170,10 @@ def _group_means(values: Array, group_of_guess: NDArray[np.int64], groups: int) 
 
 
 def _variance(squared_bias: SquaredNorm, gram: Array, errors: Array, group_of_guess: NDArray[np.int64]) -> Estimate:
-    """mse − squared bias. The influence values are ‖ĝ − g‖² − 2⟨ĝ − g, bias⟩, the second part known by group alone.
+    """mse − squared bias. The influence values are e − 2⟨ĝ − g, bias⟩, e = ‖ĝ − g‖², the second known by group alone.
 
-    So the error is that of the mse, in which every guess counts, with what the groups say of the rest: the variance of
-    the squared bias less twice the covariance of both. The skewness is that of the mse, in proportion.
+    So the error is that of the mse, in which every guess counts, times the regression of the influence on e over the
+    groups, and that of what is left of it, with the groups' degrees of freedom. Skewness is that of the first part.
     """
     groups = gram.shape[-1]
     value = errors.mean(-1) - squared_bias.value
@@ -181,18 +181,18 @@ def _variance(squared_bias: SquaredNorm, gram: Array, errors: Array, group_of_gu
         return Estimate.missing(value.shape)
     own = shape(errors)
     by_group = _group_means(errors, group_of_guess, groups)
-    along = (gram * (1 - np.eye(groups))).sum(-1) / (groups - 1)
-    along = along - along.mean(-1, keepdims=True)
-    covariance = (by_group * along).sum(-1) * 2 / (groups * (groups - 2))
-    variance = own.se**2 + squared_bias.spread(squared_bias.value) ** 2 - 2 * covariance
-    variance = np.maximum(variance, squared_bias.variance_without_bias)
-    share = np.divide(own.se**2, variance, out=np.ones_like(variance), where=own.se**2 < variance)
-    return skewed(
-        value,
-        replace(
-            own, se=np.sqrt(variance), skewness=own.skewness * share**1.5, kurtosis=3 + (own.kurtosis - 3) * share**2
-        ),
-    )
+    influence = by_group - (gram * (1 - np.eye(groups))).sum(-1) * 2 / (groups - 1)
+    by_group, influence = (part - part.mean(-1, keepdims=True) for part in (by_group, influence))
+    squares = (by_group**2).sum(-1)
+    slope = np.divide((influence * by_group).sum(-1), squares, out=np.ones_like(squares), where=squares > 0)
+    rest = ((influence - slope[..., None] * by_group) ** 2).sum(-1) / (groups * (groups - 2))
+    first = (slope * own.se) ** 2
+    total = first + rest
+    share = np.divide(first, total, out=np.ones_like(total), where=total > 0)
+    # What `skewed` makes degrees of freedom of: those of both parts, after Satterthwaite.
+    inverse = share**2 * (own.kurtosis - 1) / (2 * own.n) + (1 - share) ** 2 / (groups - 2)
+    skewness = np.copysign(share**1.5, slope) * own.skewness
+    return skewed(value, Shape(own.n, np.sqrt(total), skewness, 1 + 2 * own.n * inverse))
 
 
 def _directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray[np.int64], g2: Array) -> Estimate:
