@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEN = 1e-9  # A relative bias below is rounding.
+KEPT = "~"  # Stands for a space while lines are broken.
+COLUMNS = {
+    "check_unbiased": "check_\nunbiased",
+    "assert_moments_match": "assert_moments_\nmatch",
+    "exact_moments": "exact_\nmoments",
+}
 
 
 def page(dataset: xr.Dataset) -> str:
@@ -39,9 +45,7 @@ perturbation with independent noise, a slope for each example and a pass for eac
 
 ## Broken estimators
 
-Runs, of {n_seeds} with seeds of their own, in which the check objects; {_least(n_seeds)}. "–": the
-check cannot be asked (a claim that is itself biased; noise that cannot be injected or is too much to enumerate; guesses
-of a call that depend on each other).
+{_legend(n_seeds)}
 
 {_table(mutants)}
 
@@ -69,9 +73,18 @@ def printed(dataset: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-def _least(n_seeds: int) -> str:
+def _legend(n_seeds: int) -> str:
     low, high = clopper_pearson([n_seeds, 0], n_seeds)
-    return f"all of them is a share of {100 * low[0]:.3g} % at least, none of {100 * high[1]:.3g} % at most (95 %)"
+    return _filled(
+        f"Runs, of {n_seeds} with seeds of their own, in which the check objects; all of them is a share of "
+        f"{100 * low[0]:.3g} % at least, none of {100 * high[1]:.3g} % at most (95 %, Clopper and Pearson). A dash: "
+        "the check cannot be asked (a claim that is itself biased; noise that cannot be injected or is too much to "
+        "enumerate; guesses of a call that depend on each other)."
+    )
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
 
 
 def _answer(mutants: xr.Dataset, claims: xr.Dataset) -> str:
@@ -82,7 +95,7 @@ def _answer(mutants: xr.Dataset, claims: xr.Dataset) -> str:
     unseen = [
         ("Not so: {}.", ~always),
         (
-            "`check_unbiased` is no help with {}: without a bias, only their variance is wrong.",
+            "`check_unbiased` is no help with {}: no bias, but a wrong variance, or guesses that depend on each other.",
             ((shares.sel(check="check_unbiased") < 1) & unbiased).to_numpy(),
         ),
         (
@@ -94,10 +107,10 @@ def _answer(mutants: xr.Dataset, claims: xr.Dataset) -> str:
             (shares.sel(check="exact_moments") == 0).to_numpy(),
         ),
     ]
-    parts += [
-        sentence.format(listed(f'"{name}"' for name in names[where])) for sentence, where in unseen if where.any()
-    ]
-    return textwrap.fill(" ".join([*parts, _alarms(claims)]), 120, break_on_hyphens=False, break_long_words=False)
+    # A name is kept in one line: a line that begins with ">=" would be a quotation.
+    quoted = np.array([f'"{name}"'.replace(" ", KEPT) for name in names])
+    parts += [sentence.format(listed(quoted[where])) for sentence, where in unseen if where.any()]
+    return _filled(" ".join([*parts, _alarms(claims)])).replace(KEPT, " ")
 
 
 def _alarms(claims: xr.Dataset) -> str:
@@ -159,7 +172,7 @@ def figure(dataset: xr.Dataset) -> Figure:
 
     shares = dataset["share"].to_pandas()
     with seaborn.axes_style("white"), seaborn.plotting_context("paper"):
-        shown, axes = plt.subplots(figsize=(6.5, 1.3 + 0.19 * len(shares)), layout="constrained")
+        shown, axes = plt.subplots(figsize=(6.5, 1.3 + 0.17 * len(shares)), layout="constrained")
     axes.set_facecolor("lightgrey")
     seaborn.heatmap(
         shares,
@@ -167,6 +180,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         vmax=1,
         cmap="cividis",
         linewidths=0.5,
+        xticklabels=[COLUMNS.get(check, check) for check in dataset["check"].to_numpy()],
         yticklabels=True,
         cbar_kws={"label": "share of runs in which the check objects (grey: cannot be asked)", "aspect": 40},
         ax=axes,
@@ -174,5 +188,5 @@ def figure(dataset: xr.Dataset) -> Figure:
     n_mutants = int((dataset["kind"] == "mutant").sum())
     axes.axhline(n_mutants, color="white", lw=4)
     axes.set(xlabel="", ylabel="broken estimators, and below the line what they claim to be")
-    axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.tick_params(axis="x", labeltop=True, bottom=False, labelbottom=False, labelsize=8, rotation=0)
     return shown
