@@ -36,7 +36,7 @@ def page(dataset: xr.Dataset) -> str:
         "slope), `activity, a pass a layer` (four passes a guess) and `minibatch of 16` (no perturbation at all: "
         "16 rows of the batch, backpropagated). All layers together; every layer is in the Dataset.",
         "",
-        "Intervals are 95 % over seeds, of logarithms where the number is a count of guesses.",
+        "Intervals are 95 % over seeds, of logarithms where the number is an error or a count of guesses.",
         "",
         "## Error against the number of guesses",
         "",
@@ -207,7 +207,7 @@ def _panels(dataset: xr.Dataset, name: str) -> Figure:
         figure, grid = plt.subplots(
             len(steps),
             len(widths),
-            figsize=(1.7 * len(widths) + 1.6, 1.7 * len(steps) + 0.4),
+            figsize=(1.65 * len(widths) + 1.6, 1.65 * len(steps) + 0.4),
             sharex=True,
             sharey=True,
             squeeze=False,
@@ -238,7 +238,7 @@ def _panels(dataset: xr.Dataset, name: str) -> Figure:
 
 
 def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any, marker: str) -> None:
-    """Means over seeds with their intervals, and the mean of the predicted curves."""
+    """Means over seeds, geometric ones of errors, with their intervals, and the mean of the predicted curves."""
     sizes = own["averaged"].values
     end = sizes[-1] if name == "relative_error" else MOST
     m = np.geomspace(1, end, 60)
@@ -247,8 +247,14 @@ def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any, marker: str) -> 
         for source in ("relative_squared_bias", "relative_variance", "relative_squared_mean", "squared_ceiling")
     )
     curves = bias + variance / m if name == "relative_error" else np.sqrt(ceiling / (1 + variance / square / m))
-    axes.plot(m, curves.mean(0), color=colour, lw=1)
-    values = own[name].transpose("seed", "averaged").values
-    axes.errorbar(
-        sizes, values.mean(0), yerr=half_widths(values, 0), ls="", marker=marker, ms=3.5, mfc="none", color=colour, lw=1
-    )
+    values = own[name].transpose("seed", "averaged").to_numpy()
+    if name == "cosine":
+        axes.plot(m, curves.mean(0), color=colour, lw=1)
+        middle, half = values.mean(0), half_widths(values, 0)
+        low, high = middle - half, middle + half
+    else:
+        axes.plot(m, np.exp(np.log(curves).mean(0)), color=colour, lw=1)
+        centre, half = np.log(values).mean(0), half_widths(np.log(values), 0)
+        low, middle, high = (np.exp(centre + side * half) for side in (-1, 0, 1))
+    bars = [middle - low, high - middle]
+    axes.errorbar(sizes, middle, yerr=bars, ls="", marker=marker, ms=3.5, mfc="none", color=colour, lw=1)
