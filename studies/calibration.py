@@ -1,0 +1,157 @@
+"""Do the intervals reported hold the truth as often as they say, and does check_unbiased keep its rates?
+
+Four counts, on networks so small that thousands of samples cost seconds:
+
+    coverage       of every interval, by quantity, estimator, space, layer and number of guesses; nominal 95 %
+    false alarms   of check_unbiased on unbiased estimators that it looks at again and again
+    power          guesses that it takes to find a bias, by the size of the bias
+    z              of measured against true values: their quantiles beside those of a normal law
+
+A cell is one estimator and number of guesses, one estimator's false alarms, or one size of bias: a file each, kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+import xarray as xr
+from tqdm import tqdm
+
+from fganalysis import plotting, store
+from studies import calibration_page
+from studies.calibration_cells import ESTIMATORS, UNBIASED, coverage, false_alarms, power
+from studies.kept_cells import kept
+
+LEAST_GUESSES = 64  # Four groups of a block each: fewer give no interval of a bias.
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many samples, of how many guesses."""
+
+    repeats: int = 2000
+    """Samples of every estimator, each with all its intervals."""
+    guesses: tuple[int, ...] = (256, 1024)
+    """Guesses in a sample, multiples of 16; from 1024 on there are 64 groups."""
+    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    """Names of the estimators."""
+    runs: int = 1000
+    """Runs of check_unbiased on each unbiased estimator."""
+    alpha: float = 0.01
+    """Its alpha."""
+    run_guesses: int = 2**13
+    """Guesses after which a run without an alarm is stopped."""
+    biases: tuple[float, ...] = (0.8, 0.4, 0.2, 0.1, 0.05)
+    """Relative biases that it must find."""
+    power_runs: int = 20
+    """Runs for each of them."""
+    power_guesses: int = 2**18
+    """Guesses after which one is given up."""
+    seed: int = 0
+    """Seed of all noise."""
+    out: Path = Path("results/calibration")
+    """Where cells and the result go."""
+    page: Path = Path("docs/results")
+    """Where calibration.md and its figures go."""
+
+    def __post_init__(self) -> None:
+        wrong = [n for n in self.guesses if n < LEAST_GUESSES or n & (n - 1)]
+        if wrong:
+            raise ValueError(f"guesses must be powers of two of at least {LEAST_GUESSES}, got {wrong[0]}")
+        unknown = [name for name in self.estimators if name not in ESTIMATORS]
+        if unknown:
+            raise ValueError(f"unknown estimator {unknown[0]!r}; known ones: {', '.join(ESTIMATORS)}")
+
+
+def main(settings: Settings) -> xr.DataTree:
+    torch.set_num_threads(1)
+    with tqdm(total=_n_cells(settings), unit="cell") as bar:
+        tree = xr.DataTree.from_dict(
+            {
+                **{f"coverage/{n}": _coverage(settings, n, bar) for n in settings.guesses},
+                "false_alarms": _false_alarms(settings, bar),
+                "power": _power(settings, bar),
+            }
+        )
+    tree.attrs["study_settings"] = str(dataclasses.asdict(settings))
+    store.write(tree, settings.out / "calibration.nc")
+    text = calibration_page.page(tree)
+    settings.page.mkdir(parents=True, exist_ok=True)
+    (settings.page / "calibration.md").write_text(text, encoding="utf-8")
+    for name, figure in calibration_page.figures(tree).items():
+        plotting.save(figure, settings.page / f"calibration_{name}.png")
+    print(text)
+    return tree
+
+
+def _n_cells(settings: Settings) -> int:
+    return len(settings.guesses) * len(settings.estimators) + len(UNBIASED) + len(settings.biases)
+
+
+def _coverage(settings: Settings, n_guesses: int, bar: tqdm) -> xr.Dataset:
+    cells = []
+    for name in settings.estimators:
+        chosen = {"repeats": settings.repeats, "n_guesses": n_guesses, "seed": settings.seed}
+        cell = _cell(settings, f"coverage_{n_guesses}_{_slug(name)}", {"name": name, **chosen}, bar, coverage)
+        # Networks differ in their layers: here they are numbered, the whole is the last.
+        places = [*range(1, cell.sizes["layer"]), 0]
+        cells.append(cell.assign_coords(layer=places).assign_coords(estimator=name))
+    joined = xr.concat(cells, dim="estimator", join="outer", data_vars="all", coords="different", compat="equals")
+    joined.attrs = {"repeats": settings.repeats, "n_guesses": n_guesses}
+    words = {
+        "above_truth": "samples whose interval lies above the truth",
+        "below_truth": "samples whose interval lies below the truth",
+        "missing": "samples without an interval",
+        "truth": "true value",
+        "truth_is_closed_form": "1 where the truth is a closed form, 0 where it is the mean of all samples",
+        "z_quantile": "quantile over samples of (value - truth)/(half-width/1.96)",
+    }
+    return _described(joined, words, {"truth": "that of the quantity"})
+
+
+def _false_alarms(settings: Settings, bar: tqdm) -> xr.Dataset:
+    chosen = {"runs": settings.runs, "alpha": settings.alpha, "max_guesses": settings.run_guesses}
+    cells = [
+        _cell(settings, f"alarms_{_slug(name)}", {"name": name, **chosen, "seed": settings.seed}, bar, false_alarms)
+        for name in UNBIASED
+    ]
+    joined = xr.concat(cells, dim="estimator").assign_coords(estimator=list(UNBIASED))
+    joined.attrs = chosen
+    return _described(joined, {"false_alarms": "runs called biased", "runs": "runs"}, {})
+
+
+def _power(settings: Settings, bar: tqdm) -> xr.Dataset:
+    chosen = {"runs": settings.power_runs, "alpha": settings.alpha, "max_guesses": settings.power_guesses}
+    cells = [
+        _cell(settings, f"power_{bias:g}", {"bias": bias, **chosen, "seed": settings.seed}, bar, power)
+        for bias in settings.biases
+    ]
+    joined = xr.concat(cells, dim="bias").assign_coords(bias=list(settings.biases))
+    joined.attrs = chosen
+    return _described(joined, {"guesses_needed": "guesses until the bias is found"}, {})
+
+
+def _cell(settings: Settings, file: str, arguments: dict, bar: tqdm, make: Callable[..., xr.Dataset]) -> xr.Dataset:
+    found = kept(settings.out / "cells" / f"{file}.nc", arguments, lambda: make(**arguments))
+    bar.update()
+    return found
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "_", name)
+
+
+def _described(dataset: xr.Dataset, words: dict[str, str], units: dict[str, str]) -> xr.Dataset:
+    for name, text in words.items():
+        dataset[name].attrs = {"units": units.get(name, "1"), "long_name": text}
+    return dataset
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.calibration"))

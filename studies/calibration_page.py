@@ -1,0 +1,341 @@
+"""The page and the figures of `studies.calibration`, from its result alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from fganalysis import schema
+from studies.calibration_cells import HEAVY, LEVELS
+from studies.markdown import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+WANTED = (0.935, 0.965)
+MOST_MISSING = 0.1  # Of the samples: cells with more have no coverage to speak of.
+Z_SHOWN = ("squared_bias", "shrinkage", "variance", "mse", "cosine", "efficiency", "best_scale", "wang2025_variance")
+
+
+def cells(tree: xr.DataTree) -> xr.Dataset:
+    """One row a (guesses, estimator, quantity, space, layer): coverage, its binomial interval, and what to make of it.
+
+    ``kind``: "held" within 93.5–96.5 % or not distinguishable from it, "wide" above, "tight" below; "seldom" where more
+    than a tenth of the samples have no interval; "discrete" for probabilities that a sample meets fewer than ten times.
+    """
+    rows = []
+    for name in sorted(tree["coverage"].children, key=int):
+        dataset = tree["coverage"][name].to_dataset()
+        repeats = int(dataset.attrs["repeats"])
+        flat = dataset.drop_vars(["z_quantile", "level"]).stack(cell=["estimator", "quantity", schema.SPACE, "layer"])
+        flat = flat.isel(cell=np.flatnonzero(~np.isnan(flat["above_truth"].values))).reset_index("cell")
+        wrong = (flat["above_truth"] + flat["below_truth"]).values
+        flat["coverage"] = ("cell", 1 - wrong / repeats)
+        bounds = _binomial(repeats - wrong, repeats)
+        flat["coverage_low"], flat["coverage_high"] = (("cell", bound) for bound in bounds)
+        flat["guesses"] = ("cell", np.full(len(wrong), int(name)))
+        flat["kind"] = ("cell", _kinds(flat, repeats, int(name)))
+        rows.append(flat)
+    return xr.concat(rows, dim="cell", data_vars="all")
+
+
+def _binomial(hits: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Clopper and Pearson's 95 % interval."""
+    low = np.where(hits > 0, special.betaincinv(np.maximum(hits, 1), n - hits + 1, 0.025), 0.0)
+    high = np.where(hits < n, special.betaincinv(hits + 1, np.maximum(n - hits, 1), 0.975), 1.0)
+    return low, high
+
+
+def _kinds(flat: xr.Dataset, repeats: int, n_guesses: int) -> np.ndarray:
+    truth = flat["truth"].values
+    kinds = np.full(len(truth), "held", dtype="<U8")
+    kinds[flat["coverage_low"].values > WANTED[1]] = "wide"
+    kinds[flat["coverage_high"].values < WANTED[0]] = "tight"
+    edge = np.minimum(truth, 1 - truth) * n_guesses < 10
+    kinds[(flat["quantity"].values == "descent_probability") & edge] = "discrete"
+    kinds[flat["missing"].values > MOST_MISSING * repeats] = "seldom"
+    return kinds
+
+
+def page(tree: xr.DataTree) -> str:
+    """docs/results/calibration.md."""
+    found = cells(tree)
+    repeats = int(next(iter(tree["coverage"].children.values())).attrs["repeats"])
+    counted = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
+    alarms, power = tree["false_alarms"].to_dataset(), tree["power"].to_dataset()
+    lines = [
+        "# Do the intervals reported hold the truth as often as they say, and does check_unbiased keep its rates?",
+        "",
+        "Written by `python -m studies.calibration` from its result: do not edit. Networks 4-6-6-3 (ReLU, 4 examples) "
+        "and, for one output, 3-4-1 (tanh, one example), squared error, without biases, double precision; every layer "
+        f"and all together, both spaces. {repeats} samples of every estimator, so that a coverage of 95 % is known to "
+        f"± {_half(repeats):.1%}. The truth is the closed form, or, where none is known, the mean of all samples. "
+        "Switches where not named: independent noise, example slope, joint layers, Gaussian. Heavy-tailed: "
+        f"{', '.join(HEAVY)} (kurtosis of the noise 6; the gradient over .1 in a tenth of the guesses).",
+        "",
+        "## Coverage of the 95 % intervals",
+        "",
+        "Of all (estimator, space, layer) of a quantity: mean coverage, lowest and highest, each with its 95 % "
+        "binomial interval, and how many lie below 93.5 % or above 96.5 % by more than chance (their binomial interval "
+        "leaves the range out). `seldom`: cells with an interval in fewer than nine samples of ten, by the rule that a "
+        "direction needs a mean guess of five standard errors along the gradient; `discrete`: probabilities that a "
+        "sample meets fewer than ten times. Neither counts in the other columns; both are in the last table.",
+        "",
+    ]
+    for guesses in sorted(set(found["guesses"].values.tolist())):
+        lines += [f"### {guesses} guesses", "", _by_quantity(found, guesses), ""]
+    lines += [
+        "![Coverage of every interval](calibration_coverage.png)",
+        "",
+        _words(counted, found),
+        "",
+        *_exceptions(found),
+        "## z of measured against true values",
+        "",
+        "![Quantiles of z beside those of a normal law](calibration_z.png)",
+        "",
+        "Grey: one line for each estimator, space and layer, all quantities but norms of biases, whose squares stand "
+        "for them; colours: their mean, by quantity. z is the difference over the half-width of the interval on its "
+        f"side over 1.96; for squared biases `SquaredNorm.score`. {_z_words(tree)}",
+        "",
+        "## False alarms of check_unbiased",
+        "",
+        _alarm_table(alarms),
+        "",
+        f"Runs on the network with one output, alpha {alarms.attrs['alpha']:g}; the tolerance is so small that no run "
+        "may stop as unbiased, so all looks until "
+        f"{alarms.attrs['max_guesses']} guesses are had, and stopping is at the first alarm. Rare events: p = .03, "
+        "kurtosis about 30.",
+        "",
+        "## Power: guesses until a bias is found",
+        "",
+        "Weight perturbation (Gaussian) times 1 − r, the same network and alpha. The docstring of "
+        "`fganalysis.checking` promises about 30 v/r², v the variance along the gradient over ‖g‖²: 2(1 − r)² here.",
+        "",
+        _power_table(power),
+        "",
+        "![Guesses needed against the size of the bias](calibration_power.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _half(repeats: int) -> float:
+    return float(1.96 * np.sqrt(0.95 * 0.05 / repeats))
+
+
+def _percent(row: xr.Dataset) -> str:
+    coverage, low, high = (float(row[name]) * 100 for name in ("coverage", "coverage_low", "coverage_high"))
+    return f"{coverage:.1f} ({low:.1f}–{high:.1f})"
+
+
+def _by_quantity(found: xr.Dataset, guesses: int) -> str:
+    rows = []
+    for quantity in schema.QUANTITIES:
+        own = found.isel(cell=np.flatnonzero((found["quantity"] == quantity) & (found["guesses"] == guesses)))
+        kinds = own["kind"].values
+        kept = own.isel(cell=np.flatnonzero(np.isin(kinds, ["held", "wide", "tight"])))
+        if not kept.sizes["cell"]:
+            continue
+        order = np.argsort(kept["coverage"].values)
+        lowest, highest = (kept.isel(cell=int(order[place])) for place in (0, -1))
+        rows.append(
+            [
+                f"`{quantity}`",
+                str(kept.sizes["cell"]),
+                f"{float(kept['coverage'].mean()):.1%}",
+                _percent(lowest),
+                _percent(highest),
+                *(str(int((kinds == kind).sum())) for kind in ("tight", "wide", "seldom", "discrete")),
+            ]
+        )
+    header = ["quantity", "cells", "mean", "lowest", "highest", "tight", "wide", "seldom", "discrete"]
+    return table(header, rows)
+
+
+def _words(counted: xr.Dataset, found: xr.Dataset) -> str:
+    kinds = counted["kind"].values
+    heavy = np.isin(counted["estimator"].values, HEAVY)
+    return (
+        f"In all {len(kinds)} cells: {int((kinds == 'held').sum())} held, {int((kinds == 'wide').sum())} wide, "
+        f"{int((kinds == 'tight').sum())} tight; of the {int(heavy.sum())} heavy-tailed ones "
+        f"{int((heavy & (kinds == 'tight')).sum())} tight. "
+        f"Mean coverage {float(counted['coverage'].mean()):.2%}, of the heavy-tailed ones "
+        f"{float(counted['coverage'].values[heavy].mean()):.2%}. In every one of the {found.sizes['cell']} cells, "
+        f"{float((1 - found['coverage']).max()):.1%} of the samples at most have an interval that is wrong."
+    )
+
+
+def _exceptions(found: xr.Dataset) -> list[str]:
+    """Every cell outside the range, grouped by estimator, quantity and guesses."""
+    rows = []
+    outside = found.isel(cell=np.flatnonzero(found["kind"].values != "held"))
+    keys = list(
+        zip(*(outside[name].values.tolist() for name in ("kind", "estimator", "quantity", "guesses")), strict=True)
+    )
+    order = {kind: place for place, kind in enumerate(("tight", "wide", "seldom", "discrete"))}
+    for key in sorted(set(keys), key=lambda one: (order[one[0]], one[1:])):
+        own = outside.isel(cell=[place for place, other in enumerate(keys) if other == key])
+        places = ", ".join(
+            f"{space} {'all' if layer == 0 else layer}"
+            for space, layer in zip(own[schema.SPACE].values, own["layer"].values, strict=True)
+        )
+        coverage = own["coverage"].values * 100
+        rows.append([key[0], key[1], f"`{key[2]}`", str(key[3]), places, f"{coverage.min():.1f}–{coverage.max():.1f}"])
+    if not rows:
+        return []
+    return [
+        "## Every cell outside 93.5–96.5 %",
+        "",
+        "Layers are numbered from 1. A bias that lies across the noise, as that of a truncated upstream guess does, "
+        "has a wide interval: the variance along it cannot be told from that of the noise (`fganalysis.squared_norm`).",
+        "",
+        table(["kind", "estimator", "quantity", "guesses", "space and layer", "coverage, %"], rows),
+        "",
+    ]
+
+
+def _z_words(tree: xr.DataTree) -> str:
+    expected = stats.norm.ppf(LEVELS)
+    words = []
+    for name in sorted(tree["coverage"].children, key=int):
+        quantiles = tree["coverage"][name]["z_quantile"].sel(quantity=[*_shown(tree)])
+        own = quantiles.transpose("level", ...).values.reshape(len(LEVELS), -1)
+        own = own[:, ~np.isnan(own).any(0)]
+        spread = np.sqrt((own**2).mean())
+        words.append(
+            f"At {name} guesses the rms of the quantiles is {spread:.3f} (normal law: "
+            f"{np.sqrt((expected**2).mean()):.3f}), and the mean quantile differs from the normal one by "
+            f"{np.abs(own.mean(1) - expected).max():.2f} at most."
+        )
+    return " ".join(words)
+
+
+def _shown(tree: xr.DataTree) -> list[str]:
+    known = next(iter(tree["coverage"].children.values())).to_dataset()["quantity"].values.tolist()
+    return [name for name in Z_SHOWN if name in known]
+
+
+def _alarm_table(alarms: xr.Dataset) -> str:
+    rows = []
+    for name in alarms["estimator"].values:
+        hits, runs = (int(alarms[key].sel(estimator=name)) for key in ("false_alarms", "runs"))
+        low, high = _binomial(np.array([hits]), runs)
+        rows.append([str(name), str(runs), str(hits), f"{hits / runs:.2%} ({low[0]:.2%}–{high[0]:.2%})"])
+    return table(["unbiased estimator", "runs", "called biased", "rate with its 95 % interval"], rows)
+
+
+def _power_table(power: xr.Dataset) -> str:
+    rows = []
+    for bias in power["bias"].values:
+        needed = power["guesses_needed"].sel(bias=bias).values
+        found = needed[~np.isnan(needed)]
+        middle = f"{np.median(found):.0f}" if len(found) else "–"
+        span = f"{found.min():.0f}–{found.max():.0f}" if len(found) else "–"
+        rows.append([f"{bias:g}", f"{len(found)} of {len(needed)}", middle, span, f"{_promised(bias):.0f}"])
+    return table(["relative bias", "found", "median guesses", "all runs", "promised"], rows)
+
+
+def _promised(bias: Array) -> Array:
+    return 30 * 2 * (1 - bias) ** 2 / bias**2
+
+
+def figures(tree: xr.DataTree) -> dict[str, Figure]:
+    """Coverage by quantity, z's quantiles, and the power of check_unbiased."""
+    return {"coverage": _coverage_figure(cells(tree)), "z": _z_figure(tree), "power": _power_figure(tree)}
+
+
+def _coverage_figure(found: xr.Dataset) -> Figure:
+    import matplotlib.pyplot as plt
+    import seaborn
+
+    quantities = [name for name in schema.QUANTITIES if name in found["quantity"].values]
+    guesses = sorted(set(found["guesses"].values.tolist()))
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+        figure, grid = plt.subplots(
+            1, len(guesses), figsize=(9.5, 4.2), sharey=True, squeeze=False, layout="constrained"
+        )
+    colours = seaborn.color_palette("colorblind")
+    rng = np.random.default_rng(0)
+    for axes, n in zip(grid[0], guesses, strict=True):
+        axes.axvspan(100 * WANTED[0], 100 * WANTED[1], color="0.85", zorder=0)
+        for heavy, colour, text in ((False, colours[0], "other estimators"), (True, colours[1], "heavy-tailed")):
+            own = found.isel(
+                cell=np.flatnonzero(
+                    (found["guesses"].values == n)
+                    & (np.isin(found["estimator"].values, HEAVY) == heavy)
+                    & np.isin(found["kind"].values, ["held", "wide", "tight"])
+                )
+            )
+            places = np.array([quantities.index(name) for name in own["quantity"].values], dtype=float)
+            places += rng.uniform(-0.25, 0.25, len(places))
+            axes.plot(100 * own["coverage"], places, ".", ms=4, alpha=0.7, color=colour, label=text)
+        axes.set(title=f"{n} guesses", xlabel="coverage of the 95 % interval [%]")
+        axes.set_yticks(range(len(quantities)), quantities)
+    grid[0, 0].invert_yaxis()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        title="a point: one estimator, space and layer; grey: 93.5–96.5 %",
+    )
+    return figure
+
+
+def _z_figure(tree: xr.DataTree) -> Figure:
+    import matplotlib.pyplot as plt
+    import seaborn
+
+    names = sorted(tree["coverage"].children, key=int)
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+        figure, grid = plt.subplots(1, len(names), figsize=(9.5, 4.2), sharey=True, squeeze=False, layout="constrained")
+    expected = stats.norm.ppf(LEVELS)
+    shown = _shown(tree)
+    for axes, name in zip(grid[0], names, strict=True):
+        quantiles = tree["coverage"][name]["z_quantile"]
+        for colour, quantity in zip(seaborn.color_palette("colorblind", len(shown)), shown, strict=True):
+            own = quantiles.sel(quantity=quantity).transpose("level", ...).values.reshape(len(LEVELS), -1)
+            own = own[:, ~np.isnan(own).any(0)]
+            axes.plot(expected, own, color="0.8", lw=0.4, zorder=1)
+            axes.plot(expected, own.mean(1), color=colour, lw=1.2, label=quantity, zorder=3)
+        axes.plot(expected, expected, color="black", lw=0.8, ls="--", label="normal law", zorder=4)
+        axes.set(title=f"{name} guesses", xlabel="quantile of a standard normal number", ylim=(-3.5, 3.5))
+    grid[0, 0].set_ylabel("quantile of z")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def _power_figure(tree: xr.DataTree) -> Figure:
+    import matplotlib.pyplot as plt
+    import seaborn
+
+    power = tree["power"].to_dataset()
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+        figure, axes = plt.subplots(figsize=(5.0, 3.4), layout="constrained")
+    blue = seaborn.color_palette("colorblind")[0]
+    biases = power["bias"].values
+    for bias in biases:
+        needed = power["guesses_needed"].sel(bias=bias).values
+        axes.plot(
+            np.full(len(needed), bias),
+            needed,
+            "o",
+            mfc="none",
+            ms=4,
+            color=blue,
+            label="runs" if bias == biases[0] else None,
+        )
+    fine = np.geomspace(biases.min(), biases.max(), 100)
+    axes.plot(fine, _promised(fine), color="black", lw=1, label="promised: 60 (1 − r)²/r²")
+    axes.set(xscale="log", yscale="log", xlabel="relative bias r", ylabel="guesses until it is found")
+    axes.legend(frameon=False, fontsize=8)
+    return figure

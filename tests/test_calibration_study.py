@@ -1,0 +1,147 @@
+"""The study of calibration with few samples: its counts, its page, its resumption, and intervals that are too tight."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import fganalysis as fga
+from fganalysis import schema
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.intervals import Estimate
+from fganalysis.snapshot import Snapshot
+from studies import calibration, calibration_cells, calibration_page
+from studies.calibration import Settings
+from studies.calibration_cells import ESTIMATORS, drawn, measured, network
+
+TINY = Settings(
+    repeats=120,
+    guesses=(128, 256),
+    estimators=("activity", "activity, one output", "upstream", "rare events"),
+    runs=3,
+    run_guesses=2**11,
+    biases=(0.8, 0.4),
+    power_runs=3,
+    power_guesses=2**12,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    settings: Settings
+    tree: xr.DataTree
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("calibration")
+    settings = dataclasses.replace(TINY, out=folder / "out", page=folder / "page")
+    return Finished(settings, calibration.main(settings))
+
+
+def test_every_interval_that_is_reported_is_counted(finished: Finished) -> None:
+    found = calibration_page.cells(finished.tree)
+    assert set(found["quantity"].values) == set(schema.QUANTITIES)
+    assert set(found["guesses"].values) == {128, 256}
+    for name in ("low", "high", "se"):
+        reported = fga.sample(network("activity"), "activity", n_guesses=64)
+        assert {f"{quantity}_{name}" for quantity in schema.QUANTITIES} <= set(reported)
+
+
+def test_intervals_hold_the_truth(finished: Finished) -> None:
+    """120 samples know one coverage to 2 %, and four standard errors more are seen in a mean over dozens of cells."""
+    found = calibration_page.cells(finished.tree)
+    kept = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
+    assert float(kept["coverage"].min()) > 0.95 - 5 * 0.02
+    assert 0.935 < float(kept["coverage"].mean()) < 0.975
+    assert (kept["coverage_low"] <= kept["coverage"]).all() and (kept["coverage"] <= kept["coverage_high"]).all()
+
+
+def test_the_page_quotes_the_result(finished: Finished) -> None:
+    text = (finished.settings.page / "calibration.md").read_text(encoding="utf-8")
+    assert text == calibration_page.page(finished.tree)
+    for figure in ("coverage", "z", "power"):
+        assert f"(calibration_{figure}.png)" in text
+        assert (finished.settings.page / f"calibration_{figure}.png").stat().st_size > 5000
+    with xr.open_datatree(finished.settings.out / "calibration.nc", engine="h5netcdf") as plain:
+        for node in plain.subtree:
+            assert all(array.attrs["units"] and array.attrs["long_name"] for array in node.data_vars.values())
+
+
+def test_a_second_run_computes_nothing(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {path: path.stat().st_mtime_ns for path in (finished.settings.out / "cells").iterdir()}
+    assert len(written) == 2 * 4 + 2 + 2
+
+    def never(**settings: object) -> xr.Dataset:
+        raise AssertionError(f"computed again: {settings}")
+
+    for name in ("coverage", "false_alarms", "power"):
+        monkeypatch.setattr(calibration, name, never)
+    again = calibration.main(finished.settings)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    xr.testing.assert_identical(again["power"].to_dataset(), finished.tree["power"].to_dataset())
+
+
+def test_a_large_bias_is_found_at_once(finished: Finished) -> None:
+    needed = finished.tree["power"]["guesses_needed"]
+    assert needed.notnull().all() and float(needed.sel(bias=0.8).max()) <= float(needed.sel(bias=0.4).max())
+
+
+def test_its_samples_are_those_of_the_sampler() -> None:
+    """The quantities of one sample drawn here are those that `fga.sample` makes of the same guesses."""
+    snapshot, n_guesses = network("activity"), 64
+    draws = drawn(snapshot, ESTIMATORS["activity"], 3, n_guesses, torch.Generator().manual_seed(0))
+    found = measured(draws, snapshot)
+    sampled = fga.sample(snapshot, _Replayed(n_guesses), n_guesses=n_guesses)
+    for name, estimate in found.items():
+        for field, suffix in (("value", ""), ("se", "_se"), ("low", "_low"), ("high", "_high")):
+            own = getattr(estimate, field)[0]
+            own = own[0] if name.startswith("wang2025") else own
+            np.testing.assert_allclose(sampled[name + suffix], own, rtol=1e-6, atol=1e-9, err_msg=name + suffix)
+
+
+class _Replayed:
+    """The guesses of the first of three samples drawn at once, block by block, whatever the generator."""
+
+    def __init__(self, n_guesses: int):
+        everything = ESTIMATORS["activity"](network("activity"), 3 * n_guesses, torch.Generator().manual_seed(0))
+        self._guesses = everything.first(n_guesses)
+        self._calls = -1  # The sampler's first call is a probe.
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        start = max(self._calls, 0) * n_guesses
+        self._calls += 1
+        return ActivationEstimates(tuple(guess[start : start + n_guesses].clone() for guess in self._guesses.guesses))
+
+
+def test_intervals_that_are_too_tight_are_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: half of every interval would not do."""
+    honest = calibration_cells.measured
+
+    def halved(draws: calibration_cells.Draws, snapshot: Snapshot) -> dict[str, Estimate]:
+        return {
+            name: Estimate(one.value, one.se, (one.value + one.low) / 2, (one.value + one.high) / 2)
+            for name, one in honest(draws, snapshot).items()
+        }
+
+    monkeypatch.setattr(calibration_cells, "measured", halved)
+    found = calibration_cells.coverage("activity", 200, 128, 0)
+    wrong = (found["above_truth"] + found["below_truth"]).sel(quantity="mse", layer="all").max()
+    assert float(wrong) > 200 * 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"guesses": (100,)}, "guesses must be powers of two of at least 64, got 100"),
+        ({"estimators": ("guesswork",)}, "unknown estimator 'guesswork'; known ones: activity"),
+    ],
+)
+def test_bad_settings_are_refused(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, out=tmp_path, **change)
