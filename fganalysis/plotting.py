@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 
 from fganalysis import schema
-from fganalysis.moments import Z95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +45,7 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
                 continue
             highest = max(highest, y)
             drawn.add(estimator)
-            axes.errorbar(x, y, xerr=x_error, yerr=[[min(y, y_error)], [y_error]], ms=8, mfc="none", lw=1.2, **style)
+            axes.errorbar(x, y, xerr=x_error, yerr=y_error, ms=8, mfc="none", lw=1.2, **style)
             if predicted is not None:
                 theory = predicted.sel(where)
                 axes.plot(
@@ -174,9 +173,10 @@ def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, s
     return figure, panels
 
 
-def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, float]:
-    """A measured value and the half-width of its 95 % interval."""
-    return float(dataset[name]) * scale, float(dataset[name + schema.SE]) * scale * Z95
+def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, list[list[float]]]:
+    """A measured value and how far its 95 % interval reaches below and above it, as error bars are given."""
+    value, low, high = (float(dataset[name + suffix]) * scale for suffix in ("", schema.LOW, schema.HIGH))
+    return value, [[max(value - low, 0.0)], [max(high - value, 0.0)]]
 
 
 def _label(

@@ -75,7 +75,7 @@ def sample(
     workers: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Measures an estimator: bias, variance, cosine and the rest of `schema.QUANTITIES`, each with a standard error.
+    """Measures an estimator: bias, variance, cosine and the rest of `schema.QUANTITIES`, each with error and interval.
 
     Args:
         snapshot: from `capture`.
@@ -107,7 +107,9 @@ def sample(
         block_size = block_size or default_block_size(numbers)
         n_blocks = -(-n_guesses // block_size)
         bytes_per_number = snapshot.outputs.element_size()
-        n_groups = min(n_blocks, int(np.clip(BYTES_OF_GROUPS // (numbers * bytes_per_number), 8, MOST_GROUPS)))
+        most_groups = int(np.clip(BYTES_OF_GROUPS // (numbers * bytes_per_number), 8, MOST_GROUPS))
+        # As many as leave all groups with the same number of blocks, or one less: intervals take them for equal.
+        n_groups = -(-n_blocks // -(-n_blocks // most_groups))
         in_flight = _blocks_in_flight(memory, numbers * bytes_per_number, block_size, n_groups)
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
         alone = snapshot.outputs.is_cuda or snapshot.autodiff == "forward"

@@ -10,6 +10,7 @@ import xarray as xr
 from scipy import special
 
 from fganalysis import schema
+from fganalysis.intervals import Z95
 
 TABLE = (
     "gradient_norm",
@@ -37,12 +38,13 @@ COMPARED = (
     "descent_probability",
     "wang2025_variance",
 )
+NOT_NEGATIVE = ("squared_bias", "directional_bias")
 ROUNDING = 2e-5  # Rounding of single-precision sums, relative to the squared gradient norm, 1, or the value itself.
 RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 
 
 def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
-    """A row per step, estimator, space and layer; a column per quantity, its standard error and its prediction.
+    """A row per step, estimator, space and layer; a column per quantity, its error, its bounds and its prediction.
 
     Spaces in which an estimator makes no guess are left out. Numbers are not rounded; see `formatted`.
 
@@ -61,8 +63,8 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
     for name in quantities:
         # What follows from the snapshot alone is not sampled: it is among the predictions only.
         columns[name] = measured[name] if name in measured else predicted[name]
-        if name + schema.SE in measured:
-            columns[name + schema.SE] = measured[name + schema.SE]
+        if name in schema.QUANTITIES:
+            columns |= {name + suffix: measured[name + suffix] for suffix in (schema.SE, schema.LOW, schema.HIGH)}
             columns[name + PREDICTED] = predicted[name]
     table = xr.Dataset(columns)
     dims = [dim for dim in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if dim in table.dims]
@@ -83,9 +85,9 @@ def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
 
 
 def agreement(tree: xr.DataTree) -> pd.DataFrame:
-    """How often |z| = |measured − predicted|/SE exceeds 3 and 4, a row per quantity, beside what chance would give.
+    """How often |z| exceeds 3 and 4, a row per quantity, beside what chance would give.
 
-    z counts as 0 where difference and standard error are both below the rounding of single precision.
+    See `z_scores`. z counts as 0 where difference and error are both below the rounding of single precision.
     """
     scores = z_scores(tree)
     rows = []
@@ -111,8 +113,10 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
 
 
 def z_scores(tree: xr.DataTree) -> xr.Dataset:
-    """(measured − predicted)/SE of every quantity with a closed form, over the dimensions of the result.
+    """(measured − predicted)/error of every quantity with a closed form, over the dimensions of the result.
 
+    The error is 1/1.96 of the way to the bound of the measured interval on the side of the prediction. Intervals of
+    squared and directional bias end at zero, so for these two it is the standard error.
     0 where difference and error are both no more than the rounding of single precision (guesses without variance), and
     ±∞ where there is no error and yet a difference: a wrong exact estimator is as wrong as can be.
     """
@@ -121,7 +125,11 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
     scores = {}
     for name in COMPARED:
-        difference, error = measured[name] - predicted[name], measured[name + schema.SE]
+        difference = measured[name] - predicted[name]
+        error = measured[name + schema.SE]
+        if name not in NOT_NEGATIVE:
+            bound = xr.where(difference > 0, measured[name + schema.LOW], measured[name + schema.HIGH])
+            error = abs(measured[name] - bound) / Z95
         known = schema.QUANTITIES[name]
         scale: xr.DataArray = xr.ones_like(difference)
         if name in RELATIVE_ROUNDING:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis import schema
+from fganalysis import sampling, schema
 from fganalysis.estimators import Estimator, label
 from fganalysis.sampling import default_block_size
 from tests import law_claims, laws
@@ -82,3 +82,10 @@ def test_bad_arguments_are_refused_in_one_sentence() -> None:
 @pytest.mark.parametrize(("numbers", "size"), [(1, 16), (2**17, 8), (2**20, 1), (2**24, 1), (50_000, 16)])
 def test_blocks_fit_the_caches(numbers: int, size: int) -> None:
     assert default_block_size(numbers) == size
+
+
+@pytest.mark.parametrize("n_guesses", [64, 1040, 1600, 4096])
+def test_groups_are_equal_or_a_block_apart(n_guesses: int) -> None:
+    sizes = fga.sample(laws.tiny_snapshot(), "activity", n_guesses=n_guesses)["group_size"].values
+    assert sizes.sum() == n_guesses and np.ptp(sizes) <= 16 and len(sizes) <= sampling.MOST_GROUPS
+    assert len(sizes) > min(n_guesses // 16, sampling.MOST_GROUPS) / 2

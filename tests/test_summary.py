@@ -12,6 +12,7 @@ import xarray as xr
 import fganalysis as fga
 from fganalysis import schema
 from fganalysis.estimators import OrthogonalUpstream
+from fganalysis.intervals import Z95
 from fganalysis.summary import COMPARED, ROUNDING, TABLE, formatted
 from tests import laws
 
@@ -31,7 +32,8 @@ def test_a_row_for_every_estimator_space_and_layer_with_a_guess() -> None:
     for name in TABLE:
         assert name in frame, name
         paired = name in schema.QUANTITIES
-        assert (name + "_se" in frame) == (name + "_predicted" in frame) == paired, name
+        for suffix in ("_se", "_low", "_high", "_predicted"):
+            assert (name + suffix in frame) == paired, name
 
 
 def test_its_numbers_are_those_of_the_tree() -> None:
@@ -46,7 +48,8 @@ def test_its_numbers_are_those_of_the_tree() -> None:
 
 def test_quantities_can_be_chosen() -> None:
     frame = fga.summary(TREE, ["shrinkage"])
-    assert list(frame.columns) == [*KEYS, "shrinkage", "shrinkage_se", "shrinkage_predicted"]
+    suffixes = ("", "_se", "_low", "_high", "_predicted")
+    assert list(frame.columns) == [*KEYS, *("shrinkage" + suffix for suffix in suffixes)]
     assert len(frame) == 15
     for name in ("nonsense", "inner_product"):
         with pytest.raises(ValueError, match=f"unknown quantity '{name}'; known ones: .*shrinkage"):
@@ -90,13 +93,24 @@ def test_a_cell_is_rounded_by_its_error(value: float, error: float, predicted: f
 
 
 def changed(name: str, where: dict[str, str], value: float | None = None, error: float | None = None) -> xr.DataTree:
-    """The tree with one measured number, or its standard error, set to another value."""
+    """The tree with one measured number, or its error, set to another value, and a normal law's interval around it."""
     tree = TREE.copy(deep=True)
     place = {dim: label for dim, label in where.items() if dim in tree["measured"][name].dims}
     for variable, number in ((name, value), (name + schema.SE, error)):
         if number is not None:
             tree["measured"][variable].loc[place] = number
+    centre, half = tree["measured"][name].sel(place), Z95 * tree["measured"][name + schema.SE].sel(place)
+    tree["measured"][name + schema.LOW].loc[place] = centre - half
+    tree["measured"][name + schema.HIGH].loc[place] = centre + half
     return tree
+
+
+def test_z_takes_the_bound_on_the_side_of_the_prediction() -> None:
+    predicted, error = number("predicted", "mse", NOISY), number("measured", "mse_se", NOISY)
+    for side, bound in ((1, schema.LOW), (-1, schema.HIGH)):
+        tree = changed("mse", NOISY, value=predicted + side * 2 * error)
+        tree["measured"]["mse" + bound].loc[NOISY] -= side * 2 * Z95 * error
+        assert float(fga.z_scores(tree)["mse"].sel(NOISY).squeeze()) == pytest.approx(side * 2 / 3, rel=1e-6)
 
 
 def number(node: str, name: str, where: dict[str, str]) -> float:
@@ -153,6 +167,7 @@ def test_rounding_is_that_of_each_layer_and_space() -> None:
     """One scale for all let activation gradients, far smaller than weight gradients, agree whatever was measured."""
     tree = TREE.copy(deep=True)
     tree["measured"]["gradient_norm"].loc[{"space": "weight"}] *= 1e4
-    tree["measured"]["variance"].loc[NOISY | {"space": "activation"}] += 10
+    for name in ("variance", "variance_low", "variance_high"):
+        tree["measured"][name].loc[NOISY | {"space": "activation"}] += 10
     z = fga.z_scores(tree)["variance"].sel(NOISY | {"space": "activation"}).squeeze()
     assert float(z) > 10
