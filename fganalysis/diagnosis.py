@@ -20,6 +20,7 @@ from fganalysis import estimators, schema
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, nearest
 from fganalysis.intervals import Estimate
+from fganalysis.jacobian import OVERSAMPLING
 from fganalysis.noise import Gaussian
 from fganalysis.sampling import coordinates, sample, squared_gradients
 from fganalysis.snapshot import Snapshot
@@ -438,11 +439,12 @@ def _upstream_guess(snapshot: Snapshot, estimator: estimators.Upstream) -> Predi
 def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> list[LowRank | Diagonal]:
     # What counts as a zero singular value depends on the precision that the network computes in.
     precision = torch.finfo(snapshot.outputs.dtype).eps
-    k, which = estimator.k, estimator.which
-    return [
-        *(upstream.orthogonal(*jacobian, k, which, precision) for jacobian in _jacobians(snapshot)),
-        _identity(snapshot),
-    ]
+    k, which, iterations, jacobians = estimator.k, estimator.which, estimator.iterations, _jacobians(snapshot)
+    if iterations is None or k == "rank":
+        found = [upstream.orthogonal(*jacobian, k, which, precision) for jacobian in jacobians]
+    else:
+        found = [upstream.iterated(*jacobian, k, iterations, OVERSAMPLING) for jacobian in jacobians]
+    return [*found, _identity(snapshot)]
 
 
 def _orthogonal_guess(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Prediction:

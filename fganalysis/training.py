@@ -124,7 +124,7 @@ def train(
                 quality = {"cosine": 1.0, "relative_error": 0.0}
             else:
                 snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
-                quality = _fill(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
+                quality = fill_gradients(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
                 if isinstance(estimator, Stateful):
                     estimator = estimator.advanced(snapshot, _generator(seed, step, inputs.device, stream=2))
             if logged:
@@ -164,14 +164,18 @@ def estimate_gradient(
     """
     snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
     _refuse_untapped_parameters(snapshot)
-    _fill(snapshot, resolve(estimator), n_guesses, generator, False)
+    fill_gradients(snapshot, resolve(estimator), n_guesses, generator, False)
     return snapshot.loss
 
 
-def _fill(
-    snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator, compare: bool
+def fill_gradients(
+    snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator, compare: bool = False
 ) -> dict[str, float]:
-    """Sets ``.grad`` from a mean of guesses; with ``compare``, its cosine and error against the exact gradient."""
+    """Fills ``.grad`` of the snapshot's network with a mean of guesses, for a loop that keeps the snapshot.
+
+    A stateful estimator wants it for ``estimator.advanced(snapshot, generator)`` after the step. With ``compare``,
+    returns the mean's cosine with the exact gradient and its relative error; otherwise NaN for both.
+    """
     modules = dict(snapshot.network.named_modules())
     with torch.no_grad():
         gradients = estimator(snapshot, n_guesses, generator).weight_gradients(snapshot)

@@ -73,6 +73,7 @@ DIRECTIONAL: list[Any] = [
     OrthogonalUpstream(k=1),
     OrthogonalUpstream(k=1, which="bottom"),
     OrthogonalUpstream(k=1, exact=True),
+    OrthogonalUpstream(k=1, iterations=1),
     OrthogonalUpstream(k="rank"),
     NewtonSchulzUpstream(k=1),
     PreconditionedUpstream(),

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
+from fganalysis.jacobian import OVERSAMPLING, UpstreamJacobian
 from tests.enumerated import Array
 from theory.factors import Dense, Diagonal, Factor
 from theory.linear_guess import Slope, moments
-from theory.upstream import newton_schulz, orthogonal, preconditioned, singular_triplets, upstream
+from theory.upstream import iterated, newton_schulz, orthogonal, preconditioned, singular_triplets, upstream
 
 EXAMPLES = 4
 Rank = Literal["rank"]
@@ -79,6 +81,23 @@ def test_orthogonal_takes_the_singular_directions_asked_for(k: int | Rank, which
         n_modes = rank if k == "rank" else min(int(k), rank)
         chosen = slice(0, n_modes) if which == "top" else slice(rank - n_modes, rank)
         np.testing.assert_allclose(one, v[chosen].T @ u[:, chosen].T, atol=1e-12)
+
+
+@pytest.mark.parametrize(("units", "next_units"), [(40, 40), (40, 30), (30, 4)])
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_the_iterated_factor_is_that_of_the_sampler(units: int, next_units: int, iterations: int) -> None:
+    """Two routes to one projector: this one by SVDs, that one by Cholesky factors and Gram matrices."""
+    weight, derivative, _ = layer(units, next_units)
+    ours = iterated(weight, derivative, 3, iterations, OVERSAMPLING)
+    jacobian = UpstreamJacobian(torch.from_numpy(weight), torch.from_numpy(derivative))
+    left, _, right = jacobian.singular_vectors(3, iterations=iterations)
+    np.testing.assert_allclose(written_out(ours), (right @ left.mT).numpy(), atol=1e-9)
+
+
+def test_many_iterations_come_to_the_leading_directions() -> None:
+    weight, derivative, _ = layer(40, 40)
+    found = written_out(iterated(weight, derivative, 2, 400, OVERSAMPLING))
+    np.testing.assert_allclose(found, written_out(orthogonal(weight, derivative, 2)), atol=1e-8)
 
 
 def test_singular_values_below_the_precision_are_no_directions() -> None:

@@ -57,6 +57,38 @@ def orthogonal(
     )
 
 
+def iterated(weight: Array, derivative: Array, k: int, iterations: int, oversampling: int) -> LowRank:
+    """A = V_k U_kᵀ of J restricted to a subspace that subspace iteration finds, for `orthogonal` of k at the top.
+
+        span (JᵀJ)^iterations diag(d) R,    R the k + oversampling leading right singular vectors of W
+
+    Where W has no more rows than that, the span is the whole row space and nothing is iterated. Source: Halko,
+    Martinsson & Tropp 2011, algorithm 4.4, but for the start. Raises ValueError for k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    _check(weight, derivative)
+    size, n_modes = min(k + oversampling, *weight.shape), min(k, *weight.shape)
+    start = np.linalg.svd(weight, full_matrices=False)[2][:size]
+    (examples, units), next_units = derivative.shape, weight.shape[0]
+    right, left = np.zeros((examples, units, n_modes)), np.zeros((examples, next_units, n_modes))
+    for example, mask in enumerate(derivative):
+        jacobian = weight * mask
+        basis = _basis(start * mask)
+        for _ in range(0 if size == next_units else iterations):
+            basis = _basis(basis @ jacobian.T @ jacobian)
+        u, s, v = np.linalg.svd(jacobian @ basis.T, full_matrices=False)
+        kept = np.flatnonzero(s > max(weight.shape) * DOUBLE * s[:1])[:n_modes]
+        left[example, :, : len(kept)], right[example, :, : len(kept)] = u[:, kept], basis.T @ v.T[:, kept]
+    return LowRank(right, left)
+
+
+def _basis(rows: Array) -> Array:
+    """Orthonormal rows with the same span."""
+    _, values, right = np.linalg.svd(rows, full_matrices=False)
+    return right[values > max(rows.shape) * DOUBLE * values[:1]]
+
+
 def newton_schulz(weight: Array, derivative: Array, coefficients: Array) -> Dense:
     """A = V p^N(S/σ_1) Uᵀ: odd polynomials composed, the first row of coefficients first.
 
