@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def page(tree: xr.DataTree) -> str:
         f"own loss alone; measured on a batch of {of['batch']} training examples. {found.sizes['seed']} seeds; "
         "intervals are 95 % over them.",
         "",
-        "An estimate is ⟨target, guess⟩ guess/‖guess‖². Target: the loss's gradient (global: one slope a tap) or that "
+        "An estimate is ⟨target, guess⟩ guess/‖guess‖². Target: the loss's gradient (global) or that "
         "of the tap's own trained head (local). Guess: the gradient itself, the gradient of a head (linear; MLP with "
         f"three hidden layers of {of['mlp_width']}; CNN of three convolutions with {of['cnn_channels']} channels over "
         "the units), trained along or frozen at a random start, or noise. Of noise and of the gradient the local "
@@ -55,6 +56,7 @@ def page(tree: xr.DataTree) -> str:
         "The paper has no cosines to compare with (its code computes them and logs none), so the claim is held against "
         "the difference to noise, target global, same space, seed by seed.",
         "",
+        *_in_short(weight),
         _claim(weight),
         "",
         *_verdict(weight, "random"),
@@ -110,6 +112,20 @@ def page(tree: xr.DataTree) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _in_short(weight: xr.Dataset) -> list[str]:
+    """The cosines of trained and frozen heads and of noise, before and after, a line each."""
+    lines = []
+    for index, when in ((0, "first"), (-1, "last")):
+        own = weight["cosine"].sel(target="global").isel(step=index)
+        said = []
+        for guess in ("mlp head", "linear head", "mlp frozen", "random"):
+            values = [_shown(over_seeds(own.sel(guess=guess, projection=p).values)) for p in PROJECTIONS]
+            said.append(f"{NAMES[guess]} {' and '.join(values)}")
+        step = int(weight["step"][index])
+        lines.append(f"- {when} step measured, {step}: cosine in activation and in weight space: {'; '.join(said)}.")
+    return [*lines, ""]
+
+
 def _claim(weight: xr.Dataset) -> str:
     cosine = weight["cosine"].sel(target="global")
     rows = []
@@ -118,7 +134,7 @@ def _claim(weight: xr.Dataset) -> str:
             own = cosine.sel(step=step, projection=projection)
             noise = own.sel(guess="random").values
             differences = [over_seeds(own.sel(guess=guess).values - noise) for guess in (*HEADS, NOISE[-1])]
-            rows.append([str(step), projection, str(over_seeds(noise)), *map(str, differences)])
+            rows.append([str(step), projection, str(over_seeds(noise)), *map(_shown, differences)])
     named = [f"{NAMES[guess]}: more by" for guess in (*HEADS, NOISE[-1])]
     return table(["step", "space", "cosine of noise", *named], rows)
 
@@ -150,6 +166,13 @@ def _verdict(weight: xr.Dataset, against: str) -> list[str]:
     return [table(["step", "space", *(f"{side} {NAMES[against]}" for side in SIDES)], rows), ""]
 
 
+def _shown(interval: Interval) -> str:
+    """The interval, without digits that single precision does not have, and without a minus before a zero."""
+    if interval.half < 1e-6 * abs(interval.mean):
+        return f"{interval.mean:.3g}"
+    return re.sub(r"^-(0\.0+ )", r"\1", str(interval))
+
+
 def _side(difference: Interval) -> str:
     if difference.low > 0:
         return SIDES[0]
@@ -161,7 +184,7 @@ def _cells(values: xr.DataArray) -> str:
     rows = []
     for guess in GUESSES:
         own = [over_seeds(values.sel(guess=guess, target=t, projection=p).values) for t, p in columns]
-        rows.append([NAMES[guess], *map(str, own)])
+        rows.append([NAMES[guess], *map(_shown, own)])
     return table(["guess", *(f"{target}, {projection}" for target, projection in columns)], rows)
 
 
@@ -171,7 +194,7 @@ def _at_activations(found: xr.Dataset) -> str:
     rows = []
     for guess in GUESSES:
         cells = [over_seeds(own.sel(guess=guess, target=t, step=s).values) for t in TARGETS for s in own["step"].values]
-        rows.append([NAMES[guess], *map(str, cells)])
+        rows.append([NAMES[guess], *map(_shown, cells)])
     return table(header, rows)
 
 
@@ -182,7 +205,7 @@ def _isotropic(found: xr.Dataset) -> str:
         predicted = f"{float(found['isotropic_cosine'].sel(layer=layer)):.5f}"
         cells = [over_seeds(own.sel(layer=layer, step=step).values) for step in own["step"].values]
         within = listed("yes" if cell.low <= float(predicted) <= cell.high else "no" for cell in cells)
-        rows.append([str(layer), predicted, *map(str, cells), within])
+        rows.append([str(layer), predicted, *map(_shown, cells), within])
     return table(["tap", "predicted", *(f"step {step}" for step in own["step"].values), "within"], rows)
 
 
