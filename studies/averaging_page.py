@@ -207,7 +207,7 @@ def _panels(dataset: xr.Dataset, name: str) -> Figure:
         figure, grid = plt.subplots(
             len(steps),
             len(widths),
-            figsize=(1.65 * len(widths) + 1.6, 1.65 * len(steps) + 0.4),
+            figsize=(1.6 * len(widths) + 1.6, 1.6 * len(steps) + 0.4),
             sharex=True,
             sharey=True,
             squeeze=False,
