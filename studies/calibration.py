@@ -24,7 +24,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from fganalysis import plotting, store
-from studies import calibration_page
+from studies import calibration_figures, calibration_page
 from studies.calibration_cells import ESTIMATORS, UNBIASED, coverage, false_alarms, power
 from studies.kept_cells import kept
 
@@ -84,7 +84,7 @@ def main(settings: Settings) -> xr.DataTree:
     text = calibration_page.page(tree)
     settings.page.mkdir(parents=True, exist_ok=True)
     (settings.page / "calibration.md").write_text(text, encoding="utf-8")
-    for name, figure in calibration_page.figures(tree).items():
+    for name, figure in calibration_figures.figures(tree).items():
         plotting.save(figure, settings.page / f"calibration_{name}.png")
     print(text)
     return tree

@@ -234,7 +234,8 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
     with np.errstate(invalid="ignore"):
         pooled = np.where(reported, value, 0.0).sum(0) / reported.sum(0)
     truth = np.where(known, exact, pooled)
-    margin = ROUNDING * np.abs(truth)
+    # What is zero by construction, as the part across a gradient of one number, is left with rounding errors of 1.
+    margin = ROUNDING * np.maximum(np.abs(truth), float(quantity == "directional_bias"))
     # Where no repeat differs from another there is no chance, and nothing to calibrate.
     varies = reported.any(0) & (np.ptp(np.where(reported, value, truth), axis=0) > 2 * margin + 1e-30)
     estimate = Estimate(value, value, low, high)
