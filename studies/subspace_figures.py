@@ -57,7 +57,7 @@ def figures(trainings: Mapping[Key, xr.DataTree], collected: xr.Dataset, k: int)
 def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
     """Per hidden layer and state, over k: the overlap, random subspaces', and efficiency, predicted and sampled."""
     layers = _hidden(trainings, width)
-    figure, grid = _grid(len(layers), len(METHODS), 2.0, 1.6)
+    figure, grid = _grid(len(layers), len(METHODS), 1.75, 1.35)
     colours = _palette(4)
     for column, method in enumerate(METHODS):
         spaces = _over_seeds(trainings, width, method, "subspace").isel(step=-1).sel(space="activation")

@@ -54,7 +54,10 @@ def overlaps(collected: xr.Dataset, k: int) -> Answer:
         "",
         f"o² at k = {k}, mean of layers {listed(layers)}, after the last step of each training:",
         "",
-        table(["width", "random subspace", "random in J's row space", *(NAMES[m] for m in METHODS)], rows),
+        table(
+            ["width", "random subspace", "random in J's row space, at initialisation", *(NAMES[m] for m in METHODS)],
+            rows,
+        ),
         "",
         f"- At initialisation o² is {over_random.min():.1f} to {over_random.max():.1f} times what a random subspace of "
         "the Jacobian's row space holds.",
@@ -112,7 +115,8 @@ def best_k(collected: xr.Dataset, k: int) -> Answer:
     share = over_seeds(trained(collected, "upstream_share", width, "initialisation").sel(layer=output))
     short = (
         f"With sampling {'yes' if regret.max() < NEAR else 'mostly'}: both choose the same k in {agreed} of "
-        f"{len(regret)} cases, and where they differ at most {100 * regret.max():.1f} % of the efficiency is lost. "
+        f"{len(regret)} cases, and {100 * np.median(regret):.1f} % of the efficiency is lost in the median and "
+        f"{100 * regret.max():.1f} % at most by following the sample. "
         f"With the seed paper's sweep {'loosely' if between else 'no'}: it likes {paper} best, while of its four k one "
         f"step's efficiency likes {hidden_likes} in the three states for the hidden layers and {net_likes} for the "
         f"net; single layers' best k go from {min(single):.0f} to {max(single):.0f}."
@@ -129,7 +133,6 @@ def best_k(collected: xr.Dataset, k: int) -> Answer:
         "",
         f"- In all, {beyond} of {total} lie beyond 3 standard errors; {_chance(total):.1f} would by chance; "
         "layers and spaces share their draws.",
-        f"- The sampled choice loses {100 * np.median(regret):.1f} % of the predicted efficiency in the median.",
         "",
         f"Predicted best k at width {width}: of each layer at its activations, and one k in all layers for the net:",
         "",

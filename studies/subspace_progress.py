@@ -58,8 +58,8 @@ def widths_compared(collected: xr.Dataset, k: int) -> Answer:
     overlap, noise = ([parts[method, layers[0]][part] for method in STATES] for part in (0, 1))
     learned = over_seeds(_slopes(accuracy))
     short = (
-        f"{verb(learned, 'Yes', 'No', 'Not measurably')}: W̃⊥'s training accuracy over backpropagation's changes by "
-        f"{learned} with every doubling of the width. What one guess is worth in weight space "
+        f"{verb(learned, 'Yes', 'No', 'Not measurably')}: W̃⊥'s training accuracy over backpropagation's after as many "
+        f"steps changes by {learned} with every doubling of the width. What one guess is worth in weight space "
         f"{verbs(by_weights, 'grows', 'shrinks', 'does not change')} (slopes of log efficiency over log width in the "
         f"three states: {listed(by_weights)}). Its lead over activity perturbation "
         f"{verbs(leads, 'grows', 'shrinks', 'does not change')} (slopes {listed(leads)}), and that is rank: k stays "
