@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fganalysis import datasets, estimators, networks, plotting, schema, testing
 from fganalysis.checking import Verdict, check_unbiased
-from fganalysis.diagnosis import diagnose, predict, predict_variance_parts
+from fganalysis.diagnosis import diagnose
+from fganalysis.predictions import predict, predict_variance_parts
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot, capture
 from fganalysis.store import open_results

@@ -17,11 +17,11 @@ from scipy import special
 
 from fganalysis import schema
 from fganalysis.estimators import Estimator, label
+from fganalysis.intervals import Z95
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot
 
 NORMS = ("bias", "relative_bias", "wang2025_bias")
-Z95 = 1.959963984540054
 ROUNDING = 1e3  # in units of the data type's precision, relative to the natural size of the quantity
 
 

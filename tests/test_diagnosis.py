@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import fganalysis as fga
 from fganalysis import schema, store
-from fganalysis.diagnosis import PREDICTIONS, join
+from fganalysis.diagnosis import join
 from fganalysis.estimates import ActivationEstimates, Estimates
 from fganalysis.estimators import (
     ActivationMixing,
@@ -42,6 +42,7 @@ from fganalysis.estimators import (
 )
 from fganalysis.estimators.directional import Slope
 from fganalysis.noise import GAUSSIAN, Noise, Rademacher, Sphere
+from fganalysis.predictions import PREDICTIONS
 from fganalysis.snapshot import Layers, Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import law_claims, laws

@@ -291,3 +291,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence_wherever_it_is_asked_for(
     for entrance in entrances:
         with pytest.raises(ValueError, match=message):
             entrance()
+
+
+@pytest.mark.parametrize(("estimator", "message"), MISFITS[1:3])
+def test_more_directions_than_there_are_have_no_prediction_either(estimator: Estimator, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fga.predict(RELU, estimator)

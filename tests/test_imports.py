@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # What a module must not import, by dotted prefix. A package stands for all its modules.
-ESTIMATORS = ("fganalysis.estimators", "fganalysis.sampling", "fganalysis.diagnosis", "fganalysis.training")
+ABOVE_ESTIMATORS = ("fganalysis.sampling", "fganalysis.predictions", "fganalysis.diagnosis", "fganalysis.training")
+ESTIMATORS = ("fganalysis.estimators", *ABOVE_ESTIMATORS)
 TORCH_MODULES = (
     "fganalysis.datasets",
     "fganalysis.diagnosis",
@@ -23,6 +24,7 @@ TORCH_MODULES = (
     "fganalysis.jacobian",
     "fganalysis.networks",
     "fganalysis.noise",
+    "fganalysis.predictions",
     "fganalysis.sampling",
     "fganalysis.snapshot",
     "fganalysis.testing",
@@ -38,9 +40,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "fganalysis.noise": ESTIMATORS,
     "fganalysis.estimates": ESTIMATORS,
     "fganalysis.jacobian": ESTIMATORS,
-    "fganalysis.estimators": ("fganalysis.sampling", "fganalysis.diagnosis", "fganalysis.training"),
+    "fganalysis.estimators": ABOVE_ESTIMATORS,
 }
-MEETING_PLACE = "fganalysis.diagnosis"
+MEETING_PLACE = "fganalysis.predictions"
 EMPTY_NAMES = {"base", "common", "core", "helpers", "utils"}
 
 
@@ -76,7 +78,7 @@ def offences(name: str, source: str) -> list[str]:
         allowed = {"numpy", "scipy", "theory", *sys.stdlib_module_names}
         return sorted(found for found in names if found.split(".")[0] not in allowed)
     forbidden = [prefix for module, prefixes in FORBIDDEN.items() if within(name, module) for prefix in prefixes]
-    if name != MEETING_PLACE:
+    if not within(name, MEETING_PLACE):
         forbidden.append("theory")
     return sorted(found for found in names if any(within(found, prefix) for prefix in forbidden))
 
@@ -88,13 +90,14 @@ def test_every_module_imports_only_what_it_may(package: str) -> None:
     assert {name: names for name, names in found.items() if names} == {}
 
 
-def test_theory_is_met_in_one_module() -> None:
+def test_theory_is_met_in_one_package() -> None:
     meeting = [
         name
         for name, source in modules("fganalysis")
         if any(within(found, "theory") for found in imported(name, source))
     ]
-    assert meeting == [MEETING_PLACE]
+    assert meeting
+    assert all(within(name, MEETING_PLACE) for name in meeting)
 
 
 def test_the_rules_name_modules_that_exist() -> None:
@@ -117,7 +120,8 @@ def test_modules_are_named_for_what_they_know() -> None:
         ("theory.cosine", "import math\nimport numpy as np\nfrom scipy import special\nfrom . import subspace", []),
         ("fganalysis.sampling", "if True:\n    import theory.cosine", ["theory.cosine"]),
         ("fganalysis.sampling", "from theory import cosine", ["theory", "theory.cosine"]),
-        ("fganalysis.diagnosis", "from theory import cosine", []),
+        ("fganalysis.predictions.weights", "from theory import cosine", []),
+        ("fganalysis.diagnosis", "from theory import cosine", ["theory", "theory.cosine"]),
         ("fganalysis.moments", "from fganalysis import noise, schema", ["fganalysis.noise"]),
         ("fganalysis.moments", "from . import noise", ["fganalysis.noise"]),
         ("fganalysis.moments", "from .noise import Gaussian", ["fganalysis.noise", "fganalysis.noise.Gaussian"]),

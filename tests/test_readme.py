@@ -138,7 +138,6 @@ def test_every_number_in_the_prose_is_one_of_the_code() -> None:
         str(settings.batch),
         str(settings.guesses),
         str(len(settings.estimators)),
-        f"{moments.Z95:.2f}",
         "95",  # Per cent: what Z95 stands for, asserted below.
         str(sampling.MOST_GROUPS),
         str(moments.LEAST_GROUPS),

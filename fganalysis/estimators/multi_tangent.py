@@ -51,9 +51,7 @@ class MultiTangent:
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         check_switches("batch", self.layers)
         sizes = [tap.weight.numel() for tap in snapshot.taps]
-        dimension = sum(sizes) if self.layers == "joint" else min(sizes)
-        if self.combine == "orthogonal" and self.k > dimension:
-            raise ValueError(f"k must be at most the dimension, {dimension} weights, got {self.k}")
+        self.check_dimension(sizes)
         # Fixed by the settings and the network, not by the memory at hand: the noise is drawn chunk by chunk.
         at_once = max(1, NUMBERS_HELD // (self.k * sum(sizes)))
         chunks = [
@@ -62,6 +60,12 @@ class MultiTangent:
         ]
         directions = tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
         return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
+
+    def check_dimension(self, sizes: Sequence[int]) -> None:
+        """Raises ValueError for a projection on more tangents than there are weights; sizes: weights of each tap."""
+        dimension = sum(sizes) if self.layers == "joint" else min(sizes)
+        if self.combine == "orthogonal" and self.k > dimension:
+            raise ValueError(f"k must be at most the dimension, {dimension} weights, got {self.k}")
 
     def _guesses(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
         """Combined guesses, (guess, unit, input) a tap."""

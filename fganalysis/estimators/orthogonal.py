@@ -63,9 +63,13 @@ class OrthogonalUpstream:
             )
             most = max(most, int((values > 0).sum(1).max()))
             pairs.append((left, right))
+        self.check_rank(most)
+        return pairs
+
+    def check_rank(self, most: int) -> None:
+        """Raises ValueError when k is above ``most``, the highest rank of any tap's and example's Jacobian."""
         if self.k != "rank" and most < self.k:
             raise ValueError(f"k={self.k} is above the rank of every upstream Jacobian, at most {most} here")
-        return pairs
 
 
 def _projector(left: Tensor, right: Tensor) -> Factor:

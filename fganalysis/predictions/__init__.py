@@ -1,0 +1,131 @@
+"""predict(): what theory says of an estimator on a snapshot. Only this package reads the package `theory`.
+
+`PREDICTIONS` says, for each class of estimator, how its closed form is asked for. An estimator without an entry has no
+closed form: its prediction is NaN throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from fganalysis import estimators, schema
+from fganalysis.estimators import Estimator, label, resolve
+from fganalysis.intervals import Estimate
+from fganalysis.noise import Gaussian
+from fganalysis.predictions.activations import moments_of
+from fganalysis.predictions.arrays import Prediction, at_weights, double, inputs_of, quantities_of
+from fganalysis.predictions.directions import linear, orthogonal_guess, upstream_guess
+from fganalysis.predictions.upstream_story import story
+from fganalysis.predictions.weights import weight_guess
+from fganalysis.sampling import coordinates, squared_gradients
+from fganalysis.snapshot import Snapshot
+from fganalysis.variance_parts import VarianceParts
+from theory import batch_cosine, cosine, descent, minibatch
+
+__all__ = ["PREDICTIONS", "predict", "predict_variance_parts", "story"]
+
+
+def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
+    """What theory says of the estimator on this snapshot: the variables of `sample` without errors; NaN where unknown.
+
+    Computed in double precision from the snapshot's arrays by the package `theory`, which shares no code with the
+    sampler: where both agree, it is evidence.
+    """
+    chosen = resolve(estimator)
+    found = PREDICTIONS.get(type(chosen), _no_closed_form)(snapshot, chosen)
+    grid = (schema.SPACE, schema.LAYER)
+    shape = (len(schema.SPACES), len(snapshot.taps) + 1)
+    known = schema.variables()
+    variables: dict[str, tuple] = {}
+    for name in (*schema.QUANTITIES, *schema.EXACT):
+        dims = known[name].dims
+        values = found.get(name, np.full(shape[len(shape) - len(dims) :], np.nan))
+        variables[name] = (dims, values)
+    variables["gradient_norm"] = (grid, np.sqrt(squared_gradients(snapshot)))
+    dataset = xr.Dataset(variables, coords=coordinates(snapshot, label(chosen)))
+    return schema.validate(schema.annotate(dataset))
+
+
+def predict_variance_parts(estimator: estimators.Subsampled, snapshot: Snapshot) -> VarianceParts:
+    """The two parts of the variance that `fganalysis.variance_parts` measures, in closed form.
+
+    (space, layer), layer "all" last; the standard errors are zero, and NaN stands where no closed form is known.
+    """
+    found = np.full((2, len(schema.SPACES), len(snapshot.taps) + 1), np.nan)
+    moments, guess = moments_of(snapshot, estimator), weight_guess(snapshot, estimator)
+    if moments is not None:
+        for index, (moment, x) in enumerate(zip(moments, inputs_of(snapshot), strict=True)):
+            for space, kernel in enumerate((None, x @ x.T)):
+                parts = minibatch.parts(moment, estimator.size, kernel)
+                found[:, space, index] = parts.within, parts.between
+    elif guess is not None:
+        found[:, 1, :-1] = guess.within, guess.between
+    found[..., -1] = found[..., :-1].sum(-1)
+    errors = np.where(np.isnan(found), np.nan, 0.0)
+    return VarianceParts(*(Estimate(value, error, value, value) for value, error in zip(found, errors, strict=True)))
+
+
+def _no_closed_form(snapshot: Snapshot, estimator: Any) -> Prediction:
+    return {}
+
+
+def _backpropagation(snapshot: Snapshot, estimator: estimators.Backpropagation) -> Prediction:
+    ones = np.ones((len(schema.SPACES), len(snapshot.taps) + 1))
+    return _from_moments(snapshot, estimator) | {"cosine": ones, "descent_probability": ones}
+
+
+def _weight(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> Prediction:
+    found = _from_moments(snapshot, estimator)
+    if not (estimator.shared and isinstance(estimator.noise, Gaussian)):
+        return found
+    sizes = [tap.weight.numel() for tap in snapshot.taps]
+    squares = [float((gradient**2).sum()) for gradient in double(snapshot.weight_gradients)]
+    joint = estimator.layers == "joint"
+    cosines = cosine.weight_perturbation if joint else batch_cosine.separate_weight_perturbation
+    descents = descent.weight_perturbation(squares, layers=estimator.layers)
+    return found | at_weights({"cosine": cosines(squares, sizes), "descent_probability": descents})
+
+
+def _from_moments(snapshot: Snapshot, estimator: Any) -> Prediction:
+    """Whatever follows from two moments, of the guess at the activations or, where there is none, at the weights."""
+    moments = moments_of(snapshot, estimator)
+    if moments is not None:
+        return quantities_of(snapshot, moments)
+    guess = weight_guess(snapshot, estimator)
+    return {} if guess is None else guess.prediction(snapshot)
+
+
+def _never_random(snapshot: Snapshot, estimator: Any) -> Prediction:
+    """For guesses that are all alike the cosine and the descent follow as well; not for FDFA's histories."""
+    found = _from_moments(snapshot, estimator)
+    learned = isinstance(estimator, estimators.ForwardDirectFeedback | estimators.ForwardDirectFeedbackAdam)
+    if not found or (learned and estimator.steps):
+        return found
+    along = found["shrinkage"]
+    cosines = np.where(along == 0, 0.0, np.sign(along) * np.sqrt(found["efficiency"]))
+    return found | {"cosine": cosines, "descent_probability": np.where(np.isnan(along), np.nan, along > 0)}
+
+
+PREDICTIONS: dict[type, Callable[[Snapshot, Any], Prediction]] = {
+    estimators.Backpropagation: _backpropagation,
+    estimators.WeightPerturbation: _weight,
+    estimators.ActivityPerturbation: linear,
+    estimators.Upstream: upstream_guess,
+    estimators.OrthogonalUpstream: orthogonal_guess,
+    estimators.NewtonSchulzUpstream: linear,
+    estimators.PreconditionedUpstream: linear,
+    estimators.ActivationMixing: _from_moments,
+    estimators.MultiTangent: _from_moments,
+    estimators.FeedbackAlignment: _never_random,
+    estimators.DirectFeedback: _never_random,
+    estimators.ForwardDirectFeedback: _never_random,
+    estimators.ForwardDirectFeedbackAdam: _never_random,
+    estimators.LocalLoss: _never_random,
+    estimators.Minibatch: _from_moments,
+    estimators.Averaged: _from_moments,
+    estimators.Subsampled: _from_moments,
+}

@@ -1,0 +1,154 @@
+"""Closed forms of the guesses along y = A ε, MATH.md §3: activity perturbation and the upstream family.
+
+`FACTORS` says, for each class, how A is made; what follows from it is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fganalysis import estimators
+from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, nearest
+from fganalysis.jacobian import OVERSAMPLING
+from fganalysis.noise import Gaussian
+from fganalysis.predictions.arrays import Array, Prediction, double, inputs_of, jacobians_of, quantities_of
+from fganalysis.snapshot import Snapshot
+from theory import batch_cosine, descent, linear_guess, normalised_upstream, upstream, wang2025
+from theory.factors import Diagonal, Factor, LowRank
+from theory.linear_guess import Moments
+from theory.spectrum import spectrum
+
+
+def linear(snapshot: Snapshot, estimator: Any) -> Prediction:
+    return _linear_along(snapshot, estimator, FACTORS[type(estimator)](snapshot, estimator))
+
+
+def _linear_along(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]) -> Prediction:
+    """The general law of MATH.md §3 for directions A ε, A given tap by tap: most of the time goes into making it."""
+    found = quantities_of(snapshot, linear_moments(snapshot, estimator, factors))
+    norms = [wang2025.covariance_norm(factor) for factor in factors]
+    found["wang2025_covariance_norm"] = np.array([*norms, np.nan])
+    if isinstance(estimator.noise, Gaussian):
+        found |= _distributional(snapshot, estimator, factors, double(snapshot.gradients))
+    return found
+
+
+def linear_moments(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]) -> list[Moments]:
+    noise_units = _noise_units(snapshot, estimator)
+    return linear_guess.moments(
+        double(snapshot.gradients),
+        factors,
+        [estimator.noise.fourth(n) for n in noise_units],
+        [estimator.noise.pair(n) for n in noise_units],
+        shared=estimator.shared,
+        slope=estimator.slope,
+        layers=estimator.layers,
+    )
+
+
+def _noise_units(snapshot: Snapshot, estimator: Any) -> list[int]:
+    """Entries of one noise vector, tap by tap: the tap's own units, or the next tap's for the upstream family."""
+    units = [tap.units for tap in snapshot.taps]
+    return units if isinstance(estimator, estimators.ActivityPerturbation) else [*units[1:], units[-1]]
+
+
+def _distributional(
+    snapshot: Snapshot, estimator: Any, factors: Sequence[Factor], gradients: list[Array]
+) -> Prediction:
+    """What needs more of the guess than two moments: the probability of descent, and the cosine at the activations.
+
+    The mean cosine has a closed form for independent noise and example slopes, in activation space only: in weight
+    space the examples' directions meet in one norm.
+    """
+    kernels = [x @ x.T for x in inputs_of(snapshot)]
+    shared, slope, layers = estimator.shared, estimator.slope, estimator.layers
+    descents = [
+        descent.descent_probability(gradients, factors, kernel, shared=shared, slope=slope, layers=layers)
+        for kernel in (None, kernels)
+    ]
+    found = {"descent_probability": np.stack(descents)}
+    if not shared and slope == "example":
+        spectra = [spectrum(factor, gradient) for factor, gradient in zip(factors, gradients, strict=True)]
+        squares = [float((gradient**2).sum()) for gradient in gradients]
+        cosines = batch_cosine.activation_cosines(spectra, squares, layers=layers)
+        found["cosine"] = np.stack([cosines, np.full_like(cosines, np.nan)])
+    return found
+
+
+def _identity(snapshot: Snapshot) -> Diagonal:
+    return Diagonal(np.ones(snapshot.taps[-1].outputs.shape))
+
+
+def _activity(snapshot: Snapshot, estimator: estimators.ActivityPerturbation) -> list[Factor]:
+    scales = [np.ones(tap.outputs.shape) for tap in snapshot.taps]
+    if estimator.active_only:
+        scales[:-1] = [(derivative != 0).astype(float) for _, derivative in jacobians_of(snapshot)]
+    return [Diagonal(scale) for scale in scales]
+
+
+def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> list[Factor]:
+    return [*(upstream.upstream(*jacobian) for jacobian in jacobians_of(snapshot)), _identity(snapshot)]
+
+
+def upstream_guess(snapshot: Snapshot, estimator: estimators.Upstream) -> Prediction:
+    if not estimator.normalise:
+        return linear(snapshot, estimator)
+    if estimator.shared or not isinstance(estimator.noise, Gaussian):
+        return {}
+    weights, derivatives = zip(*jacobians_of(snapshot), strict=True)
+    return quantities_of(
+        snapshot,
+        normalised_upstream.moments(
+            double(snapshot.gradients), weights, derivatives, slope=estimator.slope, layers=estimator.layers
+        ),
+    )
+
+
+def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> list[LowRank | Diagonal]:
+    # What counts as a zero singular value depends on the precision that the network computes in.
+    precision = torch.finfo(snapshot.outputs.dtype).eps
+    k, which, iterations, jacobians = estimator.k, estimator.which, estimator.iterations, jacobians_of(snapshot)
+    if iterations is None or k == "rank":
+        found = [upstream.orthogonal(*jacobian, k, which, precision) for jacobian in jacobians]
+    else:
+        found = [upstream.iterated(*jacobian, k, iterations, OVERSAMPLING) for jacobian in jacobians]
+    estimator.check_rank(max((int(one.left.any(axis=1).sum(1).max()) for one in found), default=0))
+    return [*found, _identity(snapshot)]
+
+
+def orthogonal_guess(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Prediction:
+    factors = _orthogonal(snapshot, estimator)
+    pairs = zip(double(snapshot.gradients), factors, strict=True)
+    overlaps = [wang2025.overlap(g, f.left) if isinstance(f, LowRank) else (np.nan, np.nan) for g, f in pairs]
+    plain, squared = np.array([*overlaps, (np.nan, np.nan)]).T
+    found = _linear_along(snapshot, estimator, factors)
+    return found | {"wang2025_overlap": plain, "wang2025_squared_overlap": squared}
+
+
+def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> list[Factor]:
+    factors: list[Factor] = []
+    for jacobian in jacobians_of(snapshot):
+        values = upstream.singular_triplets(*jacobian)[1]
+        norms = np.where(values[:, 0] > 0, values[:, 0], 1.0)
+        relative = values[:, min(estimator.k, values.shape[1]) - 1] / norms
+        coefficients = nearest(torch.from_numpy(relative)).numpy()
+        factors.append(upstream.newton_schulz(*jacobian, np.repeat(coefficients[:, None, :], COMPOSITIONS, axis=1)))
+    return [*factors, _identity(snapshot)]
+
+
+def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpstream) -> list[Factor]:
+    jacobians = jacobians_of(snapshot)
+    return [*(upstream.preconditioned(*jacobian, estimator.sigma) for jacobian in jacobians), _identity(snapshot)]
+
+
+FACTORS: dict[type, Callable[[Snapshot, Any], Sequence[Factor]]] = {
+    estimators.ActivityPerturbation: _activity,
+    estimators.Upstream: _upstream,
+    estimators.OrthogonalUpstream: _orthogonal,
+    estimators.NewtonSchulzUpstream: _newton_schulz,
+    estimators.PreconditionedUpstream: _preconditioned,
+}
