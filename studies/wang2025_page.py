@@ -373,7 +373,9 @@ def _accuracy_figure(tree: xr.DataTree) -> Figure:
                 epochs = own["step"] / (own["step"].values[-1] / tree.attrs["epochs"])
                 right.plot(epochs, own.mean("seed"), color=colour)
                 right.fill_between(epochs, own.min("seed"), own.max("seed"), color=colour, alpha=0.25, lw=0)
-    left.set(xscale="log", xlabel="width", ylabel="training accuracy", xticks=WIDTHS, xticklabels=map(str, WIDTHS))
+    shown_widths = WIDTHS if tree.attrs["epochs"] == 300 else [int(width) for width in training["width"].values]
+    left.set(xscale="log", xlabel="width", ylabel="training accuracy", xticks=shown_widths)
+    left.set_xticklabels(map(str, shown_widths))
     left.minorticks_off()
     right.set(xlabel="epoch", ylabel="training accuracy", title=f"width {shown}")
     left.set_title(f"after {tree.attrs['epochs']} epochs")
