@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fganalysis.intervals import Z95, Array, Estimate, Shape, mean, proportion, shape, skewed, student_widening
-from fganalysis.squared_norm import LEAST_GROUPS, MOST_SKEWNESS, SquaredNorm, root, squared_norm
+from fganalysis.squared_norm import LEAST_GROUPS, SquaredNorm, root, squared_norm
 
 __all__ = [
     "Z95",
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 NEAR = 4.0  # Standard errors from zero within which a square has the law of a squared norm.
+ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for,
+ROOM_IN_GROUPS = 5.0  # and groups like the largest that of the seed paper's variance does.
 CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
 
 
@@ -115,7 +117,8 @@ def _norm_of_variance(second_moment: Array, error: Array, sizes: Array) -> Estim
     influence = (parts * (vector / length[..., None])[..., None, :]).sum(-1)
     # What is across the vector makes it longer: ‖v + ξ‖ ≈ ‖v‖ + ξ∥ + ‖ξ⊥‖²/2‖v‖.
     across = (parts**2).sum((-2, -1)) - (influence**2).sum(-1)
-    return skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
+    found = skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
+    return replace(found, high=np.maximum(found.high, value + ROOM_IN_GROUPS * influence.max(-1) / groups))
 
 
 def _cosines(p: Array, q: Array, g2: Array) -> Array:
@@ -140,7 +143,9 @@ def _efficiency(p: Array, q: Array, g2: Array) -> Estimate:
     """ρ² = (E p)²/(‖g‖² E q), the square of the mean corrected by its variance; its interval is that of ρ, squared.
 
     With p = p̄ + ‖g‖√q̄ u and q = q̄(1 + v), ρ has the influence values u − ρv/2, and the second derivatives −½ by (u, v)
-    and ¾ρ by (v, v). Near zero, ρ² is a squared norm in one dimension and has that interval.
+    and ¾ρ by (v, v). Near zero, ρ² is a squared norm in one dimension and has that interval. The tail of q is what few
+    guesses have not met, and the noise of p hides it: the lower bound is at most what three more guesses as long as the
+    longest would leave.
     """
     n = p.shape[-1]
     first, second = p.mean(-1, keepdims=True), q.mean(-1, keepdims=True)
@@ -152,14 +157,12 @@ def _efficiency(p: Array, q: Array, g2: Array) -> Estimate:
     bend = np.divide(0.75 * rho * along_v**2 - along_u * along_v, cubed, out=np.zeros_like(rho), where=cubed > 0)
     found = skewed(rho, shape(influence), (0.375 * rho * (v**2).mean(-1) - 0.5 * (u * v).mean(-1)) / n, bend)
     squared_error = found.se**2
-    small = SquaredNorm(rho**2 - squared_error, 2 * squared_error**2, squared_error, MOST_SKEWNESS + 0 * rho, n - 1)
-    low, high = small.interval()
+    low, high = SquaredNorm.of_a_square(rho**2 - squared_error, squared_error, n - 1).interval()
     squares = np.sort(np.stack([found.low**2, found.high**2]), axis=0)
     apart = np.abs(rho) > NEAR * found.se
     value = rho**2 - (u**2).mean(-1) / max(n - 1, 1)
-    return Estimate(
-        value, 2 * np.abs(rho) * found.se, np.where(apart, squares[0], low), np.where(apart, squares[1], high)
-    )
+    lower = np.minimum(squares[0], value / (1 + ROOM * v.max(-1) / n))
+    return Estimate(value, 2 * np.abs(rho) * found.se, np.where(apart, lower, low), np.where(apart, squares[1], high))
 
 
 def _group_means(values: Array, group_of_guess: NDArray[np.int64], groups: int) -> Array:
@@ -222,6 +225,6 @@ def _directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArr
         + deviation[..., :, None] * deviation[..., None, :] * squared_tangent
     ) / centre[..., None] ** 2
     unbiased = squared_norm(across, sizes).value / (centre[..., 0] ** 2 - along.se**2)
-    found = replace(squared_norm(influence, sizes), value=unbiased).estimate()
+    found = squared_norm(influence, sizes).moved(unbiased).estimate()
     low, high = (bound / (1 + bound) for bound in (found.low, found.high))
     return Estimate(unbiased / (1 + unbiased), found.se / (1 + unbiased) ** 2, low, high)

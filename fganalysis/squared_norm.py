@@ -2,23 +2,29 @@
 
 m_a = δ + ξ_a for a = 1 … A, groups of guesses; θ = ‖δ‖² is wanted, ‖m̄‖² overshoots it by tr Cov m̄. With C = Cov m_a
 
-    U = mean of ⟨m_a, m_b⟩ over a ≠ b        E U = θ        Var U = 4θr + v₀
-    v₀ = 2 tr C²/(A(A−1))   without bias     r = δᵀCδ/(Aθ)  variance of m̄ along the bias
+    U = mean of ⟨m_a, m_b⟩ over a ≠ b        E U = θ        Var U = 4ℓ + v₀
+    v₀ = 2 tr C²/(A(A−1))   without bias     ℓ = δᵀCδ/A     through the variance of m̄ along the bias
 
-So the standard error grows with θ: U ± 1.96 SE is too tight below the truth and too wide above it, worst where θ is
-small. Instead every θ ≥ 0 is tested, with its own variance, and those that are not rejected are the interval. U's law
-is a shifted gamma law with U's first three moments (the third 8 tr C³/A³ + 24θr²), exact for one dimension without
-bias and normal for many; Student's t, with Satterthwaite's degrees of freedom, makes up for estimated variances.
+So the standard error grows with θ where the bias points along noise: U ± 1.96 SE is too tight below the truth and too
+wide above it, worst where θ is small. Instead every θ ≥ 0 is tested, with its own variance, and those that are not
+rejected are the interval. U's law is a shifted gamma law with U's first three moments (the third 8 tr C³/A³ + 24ℓ²/θ),
+exact for one dimension without bias and normal for many; Student's t, with Satterthwaite's degrees of freedom, makes up
+for estimated variances.
+
+ℓ is estimated, and the noise that makes U too large makes that estimate too large. So its value at θ is what is left
+when the noise's share is taken off, ℓ(θ) = ℓ̂ − β(U − θ), β the regression of ℓ̂ on U. For one dimension of noise that
+is exact, whether the bias lies along it (ℓ = cθ/A) or across it (ℓ = 0), as that of truncated upstream guesses does.
 
 At θ = 0 only a large U can speak against θ: all 5 % of the error lie on that side, and the interval is [0, upper]. From
 θ = 2√Var U on both sides have 2.5 %; between, what the one has the other has not. So the interval is never empty and
-covers 95 % everywhere (the idea of Feldman and Cousins 1998), and so does its root, the interval of ‖δ‖.
+covers 95 % everywhere (the idea of Feldman and Cousins 1998), and so does its root, the interval of ‖δ‖. The same holds
+where U has the law of a square of one number, which ends less than 1.96 standard deviations below its mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +36,8 @@ Array = NDArray[np.float64]
 LEAST_GROUPS = 4
 MOST_SKEWNESS = np.sqrt(8.0)  # Of the square of one normal number.
 TWO_SIDED_FROM = 2.0  # In standard deviations of U.
+TWO_SIDED_SKEWNESS = 2.2  # Below which U can be too small by 1.96 standard deviations.
+NOISE_IN_ALONG = 5.0  # In standard deviations: what of ℓ̂ may be noise.
 STEPS = 32  # Halvings of a bracket.
 SMALLEST = 1e-150  # Its square is a number still: a variance of zero divides nothing by zero.
 
@@ -39,33 +47,59 @@ class SquaredNorm:
     """U and its law at any true θ.
 
     Attributes:
-        value: U, which may be negative. variance_without_bias: v₀. along: r. skewness: of U without bias.
+        value: U, which may be negative. variance_without_bias: v₀. along: ℓ̂, which may be negative. slope: β.
+        most: the largest variance of m̄ in any direction, so that ℓ ≤ most·θ. skewness: of U without bias.
         degrees: of freedom of a variance in one dimension, A − 1.
     """
 
     value: Array
     variance_without_bias: Array
     along: Array
+    slope: Array
+    most: Array
     skewness: Array
     degrees: int
 
+    @classmethod
+    def of_a_square(cls, value: Array, variance: Array, degrees: int) -> SquaredNorm:
+        """The square of one number that is known with this variance, the variance taken off."""
+        along = variance * value
+        return cls(value, 2 * variance**2, along, variance, variance, MOST_SKEWNESS + 0 * value, degrees)
+
+    def moved(self, value: Array) -> SquaredNorm:
+        """The same law at every θ for another U."""
+        return replace(self, value=value, along=self.along + self.slope * (value - self.value))
+
     def spread(self, truth: Array) -> Array:
         """Standard deviation of U for a true θ."""
-        return np.sqrt(4 * np.maximum(truth, 0.0) * self.along + self.variance_without_bias)
+        return np.sqrt(self._law(truth)[0])
+
+    def _law(self, truth: Array) -> tuple[Array, Array, Array]:
+        """Variance of U for a true θ, the part of it that a bias adds, and its skewness."""
+        truth, own = np.maximum(truth, 0.0), self.variance_without_bias
+        # Estimates of what is zero are negative as often as positive; at θ = 0 it is known to be zero.
+        least = -np.minimum(own, truth * np.sqrt(own) / 2) / 16
+        along = np.clip(self.along - self.slope * (self.value - truth), least, self.most * truth)
+        variance = np.maximum(4 * along + own, SMALLEST)
+        third = np.divide(24 * along * np.abs(along), truth, out=np.zeros_like(along), where=truth > 0)
+        skewness = (third + self.skewness * own**1.5) / variance**1.5
+        return variance, 4 * along, np.clip(skewness, 0.02, MOST_SKEWNESS)
 
     def score(self, truth: Array) -> Array:
         """How far U lies above ``truth``, as a standard normal number; 0 where U has neither error nor difference."""
         truth = np.maximum(truth, 0.0)
-        linear, own = 4 * truth * self.along, self.variance_without_bias
-        variance = np.maximum(linear + own, SMALLEST)
-        third = self.skewness * own**1.5 + 24 * truth * self.along**2
-        root = 2 / np.clip(third / variance**1.5, 1e-2, MOST_SKEWNESS)
+        variance, linear, skewness = self._law(truth)
+        root = 2 / skewness
         # Wilson and Hilferty 1931: the cube root of a gamma variable of shape root² is nearly normal.
         u = (self.value - truth) / np.sqrt(variance)
         z = 3 * root * (np.cbrt(1 + u / root) - 1 + 1 / (9 * root**2))
         # v₀ is a square: in one dimension its estimate varies as if from fewer groups, in many it hardly varies.
-        few = 3 * self.skewness**2 / 8 + 2 / self.degrees
-        degrees = np.maximum(self.degrees * variance**2 / (linear**2 + own**2 * few + SMALLEST**2), 1.0)
+        own = self.variance_without_bias
+        one = self.skewness**2 / 8
+        few = 3 * one + 2 / self.degrees
+        # In many dimensions ℓ̂ has an error of its own, of the order of v₀, but at θ = 0, where ℓ is known.
+        noise = own * (1 - one) * np.minimum(truth / (2 * np.sqrt(own + SMALLEST)), 1.0)
+        degrees = np.maximum(self.degrees * variance**2 / ((linear + noise) ** 2 + own**2 * few + SMALLEST**2), 1.0)
         # Wallace 1959: what is Student's, made normal.
         normal = np.sqrt(degrees * np.log1p(z**2 / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
         return np.asarray(np.copysign(normal, z))
@@ -73,16 +107,17 @@ class SquaredNorm:
     def interval(self) -> tuple[Array, Array]:
         """Bounds of θ, 0 ≤ low ≤ high."""
         middle = np.maximum(self.value, 0.0)
-        reach = 13 * self.spread(middle) + 2 * 13**2 * self.along
+        reach = 26 * self.spread(middle) + 26**2 * self.most
         low = _last(lambda theta: self.score(theta) > -special.ndtri(self._tails(theta)[1]), 0 * middle, middle)
         high = _last(lambda theta: self.score(theta) >= special.ndtri(self._tails(theta)[0]), middle, middle + reach)
         return low, high
 
     def _tails(self, truth: Array) -> tuple[Array, Array]:
         """Probabilities of an error below and above."""
-        spread = self.spread(truth)
-        share = np.divide(truth, TWO_SIDED_FROM * spread, out=np.ones_like(spread), where=spread > 0)
-        below = 0.025 * np.minimum(share, 1.0)
+        variance, _, skewness = self._law(truth)
+        spread = TWO_SIDED_FROM * np.sqrt(variance)
+        room = (2 / skewness - 2 / MOST_SKEWNESS) / (2 / TWO_SIDED_SKEWNESS - 2 / MOST_SKEWNESS)
+        below = 0.025 * np.clip(truth / spread, 0.0, 1.0) * np.clip(room, 0.0, 1.0)
         return below, 0.05 - below
 
     def estimate(self) -> Estimate:
@@ -109,16 +144,19 @@ def _last(holds: Callable[[Array], Array], start: Array, stop: Array) -> Array:
 def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     """θ from ⟨m_a, m_b⟩, (…, group, group); ``weights`` (group,) are guesses per group, equal or nearly so.
 
-    Without bias C's moments are those of the matrix centred without its diagonal (Székely and Rizzo 2014, U-centring):
-    centring with the diagonal adds (tr C)²/A to tr C², in many dimensions all there is. δᵀCδ is what three different
-    groups say more than four, E K_ab K_ac − E K_ab K_cd. The smaller U, the more r is that of a bias that points where
-    the noise does: a bias across it, as that of truncated upstream guesses, has an interval that is too wide. NaN for
-    fewer than 4 groups.
+    C's moments are those of the matrix centred without its diagonal (Székely and Rizzo 2014, U-centring): centring with
+    the diagonal adds (tr C)²/A to tr C², in many dimensions all there is. δᵀCδ is what three different groups say more
+    than four, E K_ab K_ac − E K_ab K_cd. With λ = tr C³/(A tr C²), its regression on U is
+
+        β = (4 δᵀC²δ/A² + λ v₀)/(4ℓ + v₀)
+
+    λ where there is no bias along the noise, ℓ/θ where that is most of U's variance, for δᵀC²δ ≥ (δᵀCδ)²/θ. It is λ
+    until ℓ̂ is more than its noise, λ√v₀ in one dimension. NaN for fewer than 4 groups.
     """
     groups = gram.shape[-1]
     if groups < LEAST_GROUPS:
         missing = np.full(gram.shape[:-2], np.nan)
-        return SquaredNorm(missing, missing, missing, missing, max(groups - 1, 1))
+        return SquaredNorm(*(missing,) * 6, max(groups - 1, 1))
     outer = np.outer(weights, weights)
     np.fill_diagonal(outer, 0.0)
     value = (gram * outer).sum((-2, -1)) / outer.sum()
@@ -128,17 +166,23 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     triples, pairs = groups * (groups - 1) * (groups - 2), groups * (groups - 1)
     chains = (rows**2).sum(-1) - squares
     four = (total**2 - 4 * chains - 2 * squares) / (triples * (groups - 3))
-    along_bias = np.maximum(chains / triples - four, 0.0)
+    along = (chains / triples - four) / groups
     centred = off - (rows[..., :, None] + rows[..., None, :]) / (groups - 2)
     centred = (centred + (total / ((groups - 1) * (groups - 2)))[..., None, None]) * (1 - np.eye(groups))
     second = (centred**2).sum((-2, -1)) / (groups * (groups - 3))
     # Centred as above, the sums over a ≠ b and over triples lose so many degrees of freedom (the second by sampling).
     third = ((centred @ centred) * centred).sum((-2, -1)) / (groups * (groups - 3) * max(groups - 4, 1))
-    first = np.trace(gram, axis1=-2, axis2=-1) / groups - total / pairs
     own = 2 * second / pairs
-    noisy = np.divide(second, first, out=np.zeros_like(second), where=first > 0)
-    prior = np.sqrt(own)
-    size = np.maximum(value, 0.0) + prior
-    along = np.divide(along_bias + noisy * prior, size, out=np.zeros_like(size), where=size > 0) / groups
-    skewness = np.divide(MOST_SKEWNESS * third, second**1.5, out=np.zeros_like(second), where=second > 0)
-    return SquaredNorm(value, own, along, np.clip(skewness, 0.0, MOST_SKEWNESS), groups - 1)
+    skewness = np.clip(_ratio(MOST_SKEWNESS * third, second**1.5), 0.0, MOST_SKEWNESS)
+    noise = np.sqrt(second) * skewness / MOST_SKEWNESS / groups
+    positive = np.maximum(along, 0.0)
+    share = _ratio(positive, np.maximum(value, 0.0) + np.sqrt(own))
+    real = 1 / (1 + _ratio(NOISE_IN_ALONG * noise * np.sqrt(own), positive) ** 4) * (positive > 0)
+    slope = noise + real * (_ratio(4 * positive * share + noise * own, 4 * positive + own) - noise)
+    most = np.maximum(np.cbrt(np.maximum(third, 0.0)) / groups, share)
+    return SquaredNorm(value, own, along, slope, most, skewness, groups - 1)
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """0 where the denominator is not positive."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
