@@ -23,7 +23,7 @@ __all__ = [
     "Z95",
     "Estimate",
     "cosine_quantiles",
-    "jackknife",
+    "less_squared_bias",
     "mean",
     "quantities",
     "student_widening",
@@ -34,19 +34,6 @@ NEAR = 4.0  # Standard errors from zero within which a square has the law of a s
 ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for,
 ROOM_IN_GROUPS = 5.0  # and groups like the largest that of the seed paper's variance does.
 CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
-
-
-def jackknife(value: Array, without: Array) -> Estimate:
-    """A value with its delete-one-group jackknife error; ``without`` holds the values without each group, last axis.
-
-    The standard error is widened by Student's t for the number of groups, so that ± 1.96 of them is the interval.
-    """
-    groups = without.shape[-1]
-    if groups < LEAST_GROUPS:
-        return replace(Estimate.missing(value.shape), value=value)
-    spread = ((without - without.mean(-1, keepdims=True)) ** 2).sum(-1)
-    se = np.sqrt((groups - 1) / groups * spread) * student_widening(groups - 1)
-    return Estimate(value, se, value - Z95 * se, value + Z95 * se)
 
 
 def quantities(
@@ -74,7 +61,7 @@ def quantities(
         "relative_bias": bias.scaled(1 / np.sqrt(g2)),
         "shrinkage": mean(p / g2[..., None]),
         "directional_bias": _directional_bias(gram, sizes, p, group_of_guess, g2),
-        "variance": _variance(bias_law, gram, errors, group_of_guess),
+        "variance": less_squared_bias(errors, bias_law, gram, group_of_guess),
         "mse": mean(errors),
         "cosine": mean(_cosines(p, q, g2)),
         "efficiency": _efficiency(p, q, g2),
@@ -172,11 +159,14 @@ def _group_means(values: Array, group_of_guess: NDArray[np.int64], groups: int) 
     return means
 
 
-def _variance(squared_bias: SquaredNorm, gram: Array, errors: Array, group_of_guess: NDArray[np.int64]) -> Estimate:
-    """mse − squared bias. The influence values are e − 2⟨ĝ − g, bias⟩, e = ‖ĝ − g‖², the second known by group alone.
+def less_squared_bias(
+    errors: Array, squared_bias: SquaredNorm, gram: Array, group_of_guess: NDArray[np.int64]
+) -> Estimate:
+    """Mean of ``errors`` − squared bias: with e = ‖ĝ − g‖² the variance, with e = ⟨ĝ − g, ĝ' − g⟩ of two guesses on the
+    same rows that between rows. The influence values are e − 2⟨ĝ − g, bias⟩, the second known by group alone.
 
-    So the error is that of the mse, in which every guess counts, times the regression of the influence on e over the
-    groups, and that of what is left of it, with the groups' degrees of freedom. Skewness is that of the first part.
+    So the error is that of the mean of e, in which every guess counts, times the regression of the influence on e over
+    the groups, and that of what is left of it, with the groups' degrees of freedom. Skewness is that of the first part.
     """
     groups = gram.shape[-1]
     value = errors.mean(-1) - squared_bias.value

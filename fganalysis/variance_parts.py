@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class VarianceParts:
-    """Parts of tr Cov of one guess with standard errors, (space, layer), layer "all" last; NaN without guesses."""
+    """Parts of tr Cov of one guess with their 95 % intervals, (space, layer), layer "all" last; NaN without guesses."""
 
     within: Estimate
     between: Estimate
@@ -59,22 +59,12 @@ def variance_parts(
                 totals.append(both)
             else:
                 totals[index % GROUPS] = tuple(a + b for a, b in zip(totals[index % GROUPS], both, strict=True))
-        sizes = 2 * np.bincount(np.arange(n_draws) % GROUPS).astype(np.float64)
+        group_of_draw = np.arange(n_draws) % GROUPS
+        sizes = 2 * np.bincount(group_of_draw).astype(np.float64)
         means = [tuple(t / float(size) for t in total) for total, size in zip(totals, sizes, strict=True)]
         gram = _with_all_layers(pair.error_grams(snapshot, means))
-    return VarianceParts(mean(np.stack(within, -1)), _between(np.stack(products, -1), gram, sizes))
-
-
-def _between(products: Array, gram: Array, sizes: Array) -> Estimate:
-    """mean ⟨e, e'⟩ − squared bias, with the jackknife over groups of draws."""
-    group_of_draw = np.arange(products.shape[-1]) % GROUPS
-    without = []
-    for group in range(GROUPS):
-        kept = np.arange(GROUPS) != group
-        bias = squared_norm(gram[..., kept, :][..., kept], sizes[kept])
-        without.append(products[..., group_of_draw != group].mean(-1) - bias.value)
-    value = products.mean(-1) - squared_norm(gram, sizes).value
-    return moments.jackknife(value, np.stack(without, -1))
+    between = moments.less_squared_bias(np.stack(products, -1), squared_norm(gram, sizes), gram, group_of_draw)
+    return VarianceParts(mean(np.stack(within, -1)), between)
 
 
 def _with_all_layers(grams: Tensor) -> Array:

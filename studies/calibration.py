@@ -30,6 +30,13 @@ from studies.kept_cells import kept
 
 LEAST_GUESSES = 64  # Four groups of a block each: fewer give no interval of a bias.
 
+BOUNDS = {
+    "findings": "findings of all verdicts",
+    "lower_wrong": "findings whose lower bound of the relative bias is above the truth",
+    "upper_wrong": "findings whose upper bound of the relative bias is below the truth",
+    "scale_wrong": "findings whose interval of the shrinkage leaves the truth out",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -49,7 +56,7 @@ class Settings:
     """Guesses after which a run without an alarm is stopped."""
     biases: tuple[float, ...] = (0.8, 0.4, 0.2, 0.1, 0.05)
     """Relative biases that it must find."""
-    power_runs: int = 20
+    power_runs: int = 100
     """Runs for each of them."""
     power_guesses: int = 2**18
     """Guesses after which one is given up."""
@@ -123,7 +130,7 @@ def _false_alarms(settings: Settings, bar: tqdm) -> xr.Dataset:
     ]
     joined = xr.concat(cells, dim="estimator").assign_coords(estimator=list(UNBIASED))
     joined.attrs = chosen
-    return _described(joined, {"false_alarms": "runs called biased", "runs": "runs"}, {})
+    return _described(joined, {"false_alarms": "runs called biased", "runs": "runs"} | BOUNDS, {})
 
 
 def _power(settings: Settings, bar: tqdm) -> xr.Dataset:
@@ -134,7 +141,7 @@ def _power(settings: Settings, bar: tqdm) -> xr.Dataset:
     ]
     joined = xr.concat(cells, dim="bias").assign_coords(bias=list(settings.biases))
     joined.attrs = chosen
-    return _described(joined, {"guesses_needed": "guesses until the bias is found"}, {})
+    return _described(joined, {"guesses_needed": "guesses until the bias is found"} | BOUNDS, {})
 
 
 def _cell(settings: Settings, file: str, arguments: dict, bar: tqdm, make: Callable[..., xr.Dataset]) -> xr.Dataset:

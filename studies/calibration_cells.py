@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from fganalysis.estimators import (
     Estimator,
     MultiTangent,
     OrthogonalUpstream,
+    Subsampled,
     Upstream,
     WeightPerturbation,
 )
@@ -84,7 +86,10 @@ ESTIMATORS: dict[str, Estimator] = {
     "weight": WeightPerturbation(),
     "mean of 4 tangents": MultiTangent(k=4),
     "rare events": RareEvents(),
+    "activity, on half the batch": Subsampled(ActivityPerturbation(), 2),  # The two parts of its variance.
 }
+PARTS = ("variance within", "variance between")  # `fganalysis.variance_parts`.
+COUNTED = (*schema.QUANTITIES, *PARTS)
 HEAVY = ("activity, shared, batch slope", "activity, Laplace", "rare events")
 UNBIASED: dict[str, Estimator] = {"activity": ActivityPerturbation(), "rare events": RareEvents(0.03)}
 
@@ -182,18 +187,27 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
     """
     snapshot, estimator = network(name), ESTIMATORS[name]
     generator = torch.Generator().manual_seed(seed)
-    numbers = estimator(snapshot, 1, torch.Generator().manual_seed(0)).numbers_per_guess()
-    at_once = max(1, NUMBERS_AT_ONCE // (n_guesses * numbers))
     parts: dict[str, list[tuple[Estimate, Array]]] = {}
-    truths = closed_forms(snapshot, estimator, name)
-    for start in range(0, repeats, at_once):
-        draws = drawn(snapshot, estimator, min(at_once, repeats - start), n_guesses, generator)
-        groups = draws.gram.shape[-1]
-        for quantity, estimate in measured(draws, snapshot).items():
-            score = np.full(estimate.value.shape, np.nan)
-            if quantity == "squared_bias":
-                score = squared_norm(draws.gram, np.ones(groups)).score(truths[quantity])
-            parts.setdefault(quantity, []).append((estimate, score))
+    if isinstance(estimator, Subsampled):
+        exact = fga.predict_variance_parts(estimator, snapshot)
+        truths = dict(zip(PARTS, (exact.within.value, exact.between.value), strict=True))
+        for _ in range(repeats):
+            found = fga.variance_parts(estimator, snapshot, n_guesses, generator)
+            for quantity, estimate in zip(PARTS, (found.within, found.between), strict=True):
+                one = Estimate(*(part[None] for part in dataclasses.astuple(estimate)))
+                parts.setdefault(quantity, []).append((one, np.full(one.value.shape, np.nan)))
+    else:
+        truths = closed_forms(snapshot, estimator, name)
+        numbers = estimator(snapshot, 1, torch.Generator().manual_seed(0)).numbers_per_guess()
+        at_once = max(1, NUMBERS_AT_ONCE // (n_guesses * numbers))
+        for start in range(0, repeats, at_once):
+            draws = drawn(snapshot, estimator, min(at_once, repeats - start), n_guesses, generator)
+            groups = draws.gram.shape[-1]
+            for quantity, estimate in measured(draws, snapshot).items():
+                score = np.full(estimate.value.shape, np.nan)
+                if quantity == "squared_bias":
+                    score = squared_norm(draws.gram, np.ones(groups)).score(truths[quantity])
+                parts.setdefault(quantity, []).append((estimate, score))
     rows = [_counted(quantity, found, truths) for quantity, found in parts.items()]
     dataset = xr.concat(rows, dim="quantity").assign_coords(quantity=list(parts))
     return dataset.assign_coords(
@@ -262,11 +276,11 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
 def false_alarms(name: str, runs: int, alpha: float, max_guesses: int, seed: int) -> xr.Dataset:
     """An unbiased estimator's runs that are called biased; none may stop as unbiased, so that all looks are had."""
     snapshot = network("one output")
-    outcomes = [
-        fga.check_unbiased(UNBIASED[name], snapshot, alpha, 1e-9, max_guesses, seed=seed + run).outcome
-        for run in range(runs)
+    verdicts = [
+        fga.check_unbiased(UNBIASED[name], snapshot, alpha, 1e-9, max_guesses, seed=seed + run) for run in range(runs)
     ]
-    return xr.Dataset({"false_alarms": outcomes.count("biased"), "runs": runs})
+    outcomes = [one.outcome for one in verdicts]
+    return xr.Dataset({"false_alarms": outcomes.count("biased"), "runs": runs} | _wrong_intervals(verdicts, 0.0))
 
 
 def power(bias: float, runs: int, alpha: float, max_guesses: int, seed: int) -> xr.Dataset:
@@ -276,4 +290,17 @@ def power(bias: float, runs: int, alpha: float, max_guesses: int, seed: int) -> 
         fga.check_unbiased(Shrunk(bias), snapshot, alpha, 1e-9, max_guesses, seed=seed + run) for run in range(runs)
     ]
     needed = [float(one.n_guesses) if one.outcome == "biased" else np.nan for one in verdicts]
-    return xr.Dataset({"guesses_needed": ("run", needed)})
+    return xr.Dataset({"guesses_needed": ("run", needed)} | _wrong_intervals(verdicts, bias))
+
+
+def _wrong_intervals(verdicts: list[fga.Verdict], shrunk: float) -> dict[str, int]:
+    """How many of the verdicts' findings have bounds beyond the truth, of an estimator with mean (1 − ``shrunk``) g."""
+    findings = [finding for verdict in verdicts for finding in verdict.findings]
+    return {
+        "findings": len(findings),
+        "lower_wrong": sum(one.interval[0] > shrunk for one in findings),
+        "upper_wrong": sum(one.interval[1] < shrunk for one in findings),
+        "scale_wrong": sum(
+            not one.shrinkage_interval[0] <= 1 - shrunk <= one.shrinkage_interval[1] for one in findings
+        ),
+    }

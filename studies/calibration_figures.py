@@ -8,8 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fganalysis import schema
-from studies.calibration_cells import HEAVY, LEVELS
+from studies.calibration_cells import COUNTED, HEAVY, LEVELS
 from studies.calibration_page import WANTED, cells, promised, shown
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def _coverage_figure(found: xr.Dataset) -> Figure:
     import matplotlib.pyplot as plt
     import seaborn
 
-    quantities = [name for name in schema.QUANTITIES if name in found["quantity"].values]
+    quantities = [name for name in COUNTED if name in found["quantity"].values]
     guesses = sorted(set(found["guesses"].values.tolist()))
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
         figure, grid = plt.subplots(

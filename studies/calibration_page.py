@@ -9,7 +9,7 @@ from scipy import special, stats
 
 from fganalysis import schema
 from fganalysis.error_blocks import BLOCKS, FIRST_BLOCK, GROWTH
-from studies.calibration_cells import HEAVY, LEVELS
+from studies.calibration_cells import COUNTED, HEAVY, LEVELS
 from studies.markdown import table
 
 Array = NDArray[np.float64]
@@ -109,6 +109,13 @@ def page(tree: xr.DataTree) -> str:
         f"{alarms.attrs['max_guesses']} guesses are had, and stopping is at the first alarm. Rare events: p = .03, "
         "kurtosis about 30.",
         "",
+        "## Bounds of check_unbiased, at whatever moment it stops",
+        "",
+        _bound_table(alarms, power),
+        "",
+        f"Of the runs above and below; a bound may be wrong with probability {alarms.attrs['alpha']:g}, the interval "
+        "of the scale as a whole. A finding is what a verdict says of one space.",
+        "",
         "## Power: guesses until a bias is found",
         "",
         "Weight perturbation (Gaussian) times 1 − r, the same network and alpha. The docstring of "
@@ -135,7 +142,7 @@ def _percent(row: xr.Dataset) -> str:
 
 def _by_quantity(found: xr.Dataset, guesses: int) -> str:
     rows = []
-    for quantity in schema.QUANTITIES:
+    for quantity in COUNTED:
         own = found.isel(cell=np.flatnonzero((found["quantity"] == quantity) & (found["guesses"] == guesses)))
         kinds = own["kind"].values
         kept = own.isel(cell=np.flatnonzero(np.isin(kinds, ["held", "wide", "tight"])))
@@ -192,8 +199,9 @@ def _exceptions(found: xr.Dataset) -> list[str]:
     return [
         "## Every cell outside 93.5–96.5 %",
         "",
-        "Layers are numbered from 1. A bias that lies across the noise, as that of a truncated upstream guess does, "
-        "has a wide interval: the variance along it cannot be told from that of the noise (`fganalysis.squared_norm`).",
+        "Layers are numbered from 1. Where most of the noise lies in one direction and the bias across it, as that of "
+        "a truncated upstream guess does, the interval is wide: what of the variance the bias adds is estimated with "
+        "an error as large as the variance (`fganalysis.squared_norm`).",
         "",
         table(["kind", "estimator", "quantity", "guesses", "space and layer", "coverage, %"], rows),
         "",
@@ -228,6 +236,27 @@ def _alarm_table(alarms: xr.Dataset) -> str:
         low, high = _binomial(np.array([hits]), runs)
         rows.append([str(name), str(runs), str(hits), f"{hits / runs:.2%} ({low[0]:.2%}–{high[0]:.2%})"])
     return table(["unbiased estimator", "runs", "called biased", "rate with its 95 % interval"], rows)
+
+
+def _bound_table(alarms: xr.Dataset, power: xr.Dataset) -> str:
+    runs = [(f"{name}, unbiased", alarms.sel(estimator=name)) for name in alarms["estimator"].values]
+    runs += [(f"weight perturbation less {bias:.0%}", power.sel(bias=bias)) for bias in power["bias"].values]
+    rows = []
+    for name, own in runs:
+        findings = int(own["findings"])
+        shares = []
+        for key in ("lower_wrong", "upper_wrong", "scale_wrong"):
+            low, high = _binomial(np.array([int(own[key])]), findings)
+            shares.append(f"{int(own[key]) / findings:.2%} ({low[0]:.2%}–{high[0]:.2%})")
+        rows.append([name, str(findings), *shares])
+    header = [
+        "estimator",
+        "findings",
+        "lower bound of the bias wrong",
+        "upper bound wrong",
+        "interval of the scale wrong",
+    ]
+    return table(header, rows)
 
 
 def _power_table(power: xr.Dataset) -> str:

@@ -199,7 +199,7 @@ def _table_3(tree: xr.DataTree) -> str:
 
 
 def _ordering(tree: xr.DataTree) -> str:
-    rows, verdicts = [], []
+    rows, verdicts, overlapping = [], [], []
     for width in WIDTHS:
         signs = []
         for better, worse in ORDER:
@@ -209,6 +209,8 @@ def _ordering(tree: xr.DataTree) -> str:
             own, other = (over_seeds(final(tree, one, width).values) for one in (better, worse))
             apart = "yes" if own.low > other.high else "no"
             said = verb(paired, "better", "worse", "not told apart")
+            if said == "better" and apart == "no":
+                overlapping.append(f"{NAMES[better]} and {NAMES[worse]} at {width}")
             signs.append(said)
             rows.append([str(width), NAMES[better], NAMES[worse], str(paired), said, apart])
         if len(signs) == len(ORDER):
@@ -224,6 +226,11 @@ def _ordering(tree: xr.DataTree) -> str:
         lines.append(f"W̃⊥ (k = 10) above W̃ᵀ above activity perturbation holds at width {listed(holds)}.")
     if fails:
         lines.append(f"It is not shown, for a difference includes zero or is reversed, at width {listed(fails)}.")
+    if overlapping:
+        lines.append(
+            f"The intervals of the two means overlap for {'; '.join(overlapping)}: there the difference is seen only "
+            "seed by seed, which takes out what a seed's weights and batches do to both."
+        )
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from studies.calibration_cells import ESTIMATORS, drawn, measured, network
 TINY = Settings(
     repeats=120,
     guesses=(128, 256),
-    estimators=("activity", "activity, one output", "upstream", "rare events"),
+    estimators=("activity", "activity, one output", "upstream", "rare events", "activity, on half the batch"),
     runs=3,
     run_guesses=2**11,
     biases=(0.8, 0.4),
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_every_interval_that_is_reported_is_counted(finished: Finished) -> None:
     found = calibration_page.cells(finished.tree)
-    assert set(found["quantity"].values) == set(schema.QUANTITIES)
+    assert set(found["quantity"].values) == set(calibration_cells.COUNTED)
     assert set(found["guesses"].values) == {128, 256}
     for name in ("low", "high", "se"):
         reported = fga.sample(network("activity"), "activity", n_guesses=64)
@@ -75,7 +75,7 @@ def test_the_page_quotes_the_result(finished: Finished) -> None:
 
 def test_a_second_run_computes_nothing(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     written = {path: path.stat().st_mtime_ns for path in (finished.settings.out / "cells").iterdir()}
-    assert len(written) == 2 * 4 + 2 + 2
+    assert len(written) == 2 * 5 + 2 + 2
 
     def never(**settings: object) -> xr.Dataset:
         raise AssertionError(f"computed again: {settings}")
@@ -90,6 +90,19 @@ def test_a_second_run_computes_nothing(finished: Finished, monkeypatch: pytest.M
 def test_a_large_bias_is_found_at_once(finished: Finished) -> None:
     needed = finished.tree["power"]["guesses_needed"]
     assert needed.notnull().all() and float(needed.sel(bias=0.8).max()) <= float(needed.sel(bias=0.4).max())
+
+
+def test_bounds_of_verdicts_are_counted(finished: Finished) -> None:
+    """Far too few runs for a rate of 1 %: three wrong bounds of the same kind would be one in thousands."""
+    for node, runs in (("power", 3 * 2), ("false_alarms", 3 * (2 + 1))):
+        dataset = finished.tree[node].to_dataset()
+        assert int(dataset["findings"].sum()) == runs
+        assert all(int(dataset[f"{name}_wrong"].sum()) < 3 for name in ("lower", "upper", "scale"))
+    # A truth that is not theirs is seen.
+    verdict = fga.check_unbiased(calibration_cells.Shrunk(0.4), network("one output"), 0.01, 1e-9, 2**13)
+    for truth, wrong in ((0.4, (0, 0, 0)), (0.0, (1, 0, 1)), (0.9, (0, 1, 1))):
+        counts = calibration_cells._wrong_intervals([verdict], truth)
+        assert (counts["lower_wrong"], counts["upper_wrong"], counts["scale_wrong"]) == wrong
 
 
 def test_its_samples_are_those_of_the_sampler() -> None:
