@@ -236,7 +236,7 @@ def freeze(
         outputs = forward_ad.unpack_dual(network(inputs)).primal
     if not hooks.modules:
         raise ValueError("the network has no tap: no torch.nn.Linear was reached by the forward pass")
-    loss = _mean_loss(loss_fn, outputs.detach(), targets)
+    loss = mean_loss(loss_fn, outputs.detach(), targets)
     if loss.ndim != 0:
         raise ValueError(f"loss_fn must return one number, the mean over examples, got the shape {tuple(loss.shape)}")
     taps = []
@@ -248,7 +248,7 @@ def freeze(
     )
 
 
-def _mean_loss(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+def mean_loss(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     """The loss; a failure that class indices beyond the outputs explain is said in one sentence, at no cost before."""
     place = outputs.device
     if outputs.is_cuda and _out_of_range(targets, outputs) is not None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
-from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, capture, freeze
+from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, capture, freeze, mean_loss
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -84,7 +84,7 @@ def train(
 
     Raises:
         ValueError: checkpoints without ``out`` or beyond the last step, sizes below 1, a parameter outside every tap,
-            or a checkpoint that does not fit.
+            a class index that no output has, or a checkpoint that does not fit.
     """
     steps_per_epoch = -(-len(data.train_inputs) // batch_size) if batch_size >= 1 else 0
     _refuse_bad_arguments(epochs, batch_size, n_guesses, log_every, checkpoints, out, epochs * steps_per_epoch)
@@ -200,7 +200,7 @@ def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str
     with torch.no_grad():
         train_outputs, test_outputs = network(data.train_inputs), network(data.test_inputs)
         return {
-            "loss": float(loss_fn(train_outputs, data.train_targets)),
+            "loss": float(mean_loss(loss_fn, train_outputs, data.train_targets)),
             "train_accuracy": _accuracy(train_outputs, data.train_targets),
             "test_accuracy": _accuracy(test_outputs, data.test_targets),
         }

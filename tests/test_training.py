@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,15 @@ BAD = [
 def test_bad_arguments_are_refused_in_one_sentence(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fga.train(NETWORK, DATA, **{"batch_size": 60} | arguments)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_class_that_no_output_has_is_refused_wherever_it_stands(gradient: str, place: int) -> None:
+    targets = DATA.train_targets.clone()
+    targets[place] = 3
+    with pytest.raises(ValueError, match=r"^targets must be class indices from 0 to 2, got 3$"):
+        fga.train(NETWORK, replace(DATA, train_targets=targets), gradient, epochs=1, batch_size=20)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
