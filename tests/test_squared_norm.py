@@ -56,6 +56,26 @@ def test_the_interval_covers_wherever_the_truth_is(dimension: int, bias: float) 
     assert abs(covered(root(found.estimate()), np.sqrt(expected)) - covered(found.estimate(), expected)) < 1e-3
 
 
+@pytest.mark.parametrize("bias", [2.0, 20.0, 500.0])
+@pytest.mark.parametrize("dimension", [6, 50])
+def test_the_interval_covers_where_the_bias_lies_across_the_noise(dimension: int, bias: float) -> None:
+    """As that of a truncated upstream guess. A bias has no part in U's variance then, however large it is."""
+    expected = truth(dimension, bias)
+    found = squared_norm(grams(dimension, 0.0) + expected, np.ones(GROUPS))
+    assert HELD[0] <= covered(found.estimate(), expected) <= 0.985
+    np.testing.assert_allclose(found.spread(expected).mean(), found.value.std(), rtol=0.06)
+
+
+def test_one_direction_of_noise_tells_a_bias_along_it_from_one_across_it() -> None:
+    """There ℓ is exact at the true θ: cθ/A along the noise, none across it."""
+    for across, inside in ((0.0, 1.0), (1.0, 0.0)):
+        expected = truth(1, 20.0)
+        found = squared_norm(grams(1, 20.0 * inside) + across * expected, np.ones(GROUPS))
+        variance = found.spread(expected) ** 2
+        np.testing.assert_allclose(np.median(variance), found.value.var(), rtol=0.1)
+        assert covered(found.estimate(), expected) >= HELD[0]
+
+
 @pytest.mark.parametrize("dimension", [1, 50])
 def test_scores_are_standard_normal_numbers(dimension: int) -> None:
     for bias in (0.0, 10.0):
