@@ -44,7 +44,9 @@ def write(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tree = result if isinstance(result, xr.DataTree) else xr.DataTree(result)
-    tree = tree.copy()
+    # Without the encodings of the files that parts were read from: theirs cut longer strings to the length they had.
+    parts = {node.path: node.to_dataset(inherit=False).drop_encoding() for node in tree.subtree}
+    tree = xr.DataTree.from_dict(parts, name=tree.name)
     tree.attrs = dict(tree.attrs) | provenance() | {"created_at": datetime.now(UTC).isoformat(timespec="seconds")}
     encoding = {
         node.path: {

@@ -27,6 +27,22 @@ def test_a_cell_comes_back_as_it_was_with_provenance(tmp_path: Path) -> None:
         assert plain["bias"].attrs["units"] and plain["bias"].attrs["long_name"]
 
 
+def test_names_longer_than_those_of_the_first_file_stay_whole(tmp_path: Path) -> None:
+    for file, kinds in (("short", ["upstream"]), ("long", ["orthogonal, bottom", "orthogonal"])):
+        cell = xr.Dataset({"value": ("kind", np.arange(len(kinds)) + 1.0)}, {"kind": kinds})
+        store.write(xr.DataTree.from_dict({"/": cell, "/below": cell}), tmp_path / f"{file}.nc")
+    read = [store.read(tmp_path / f"{file}.nc") for file in ("short", "long")]
+    merged = {
+        path: xr.merge([tree[path].to_dataset() for tree in read], join="outer", compat="no_conflicts")
+        for path in ("/", "/below")
+    }
+    store.write(xr.DataTree.from_dict(merged), tmp_path / "merged.nc")
+    back = store.read(tmp_path / "merged.nc")
+    for path in merged:
+        assert set(back[path]["kind"].values) == {"upstream", "orthogonal, bottom", "orthogonal"}
+        xr.testing.assert_equal(back[path].to_dataset(), merged[path])
+
+
 def test_a_folder_opens_as_a_tree_of_its_cells(tmp_path: Path) -> None:
     dataset = measured()
     store.write(dataset, tmp_path / "step_0" / "activity.nc")
