@@ -10,7 +10,7 @@ from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot, capture
 from fganalysis.store import open_results
 from fganalysis.summary import agreement, summary, z_scores
-from fganalysis.training import estimate_gradient, train
+from fganalysis.training import estimate_gradient, train, train_seeds
 from fganalysis.variance_parts import VarianceParts, variance_parts
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "summary",
     "testing",
     "train",
+    "train_seeds",
     "variance_parts",
     "z_scores",
 ]

@@ -6,6 +6,7 @@ The same numbers as the inner products with the exact gradient in `Snapshot.slop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,24 +15,34 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fganalysis.snapshot import Layers, Snapshot
 
+STEP = 1e-2  # Of `differences`, in units of an activation.
+
 
 def activation_slopes(snapshot: Snapshot, directions: Sequence[Tensor], layers: Layers) -> Tensor:
     """Slopes of each example's loss, (guess, 1 or layer, example), along (guess, example, unit) directions a tap."""
-    modules = dict(snapshot.network.named_modules())
-
-    def losses(perturbations: tuple[Tensor, ...]) -> Tensor:
-        handles = [
-            modules[tap.name].register_forward_hook(_adding(perturbation))
-            for tap, perturbation in zip(snapshot.taps, perturbations, strict=True)
-        ]
-        try:
-            return _example_losses(snapshot, snapshot.network(snapshot.inputs))
-        finally:
-            for handle in handles:
-                handle.remove()
-
     origin = tuple(torch.zeros_like(tap.outputs) for tap in snapshot.taps)
-    return _slopes(losses, origin, tuple(directions), layers)
+    return _slopes(partial(_moved_losses, snapshot), origin, tuple(directions), layers)
+
+
+def differences(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
+    """The same slopes, (1, 1, example), along one direction, (1, example, unit) a tap, by a central difference."""
+    with torch.no_grad():
+        ends = [_moved_losses(snapshot, [sign * STEP * d[0] for d in directions]) for sign in (1, -1)]
+    return ((ends[0] - ends[1]) / (2 * STEP))[None, None]
+
+
+def _moved_losses(snapshot: Snapshot, perturbations: Sequence[Tensor]) -> Tensor:
+    """ℓ_b, (example,), with something added to the outputs of every tap, (example, unit)."""
+    modules = dict(snapshot.network.named_modules())
+    handles = [
+        modules[tap.name].register_forward_hook(_adding(perturbation))
+        for tap, perturbation in zip(snapshot.taps, perturbations, strict=True)
+    ]
+    try:
+        return _example_losses(snapshot, snapshot.network(snapshot.inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def weight_slopes(snapshot: Snapshot, directions: Sequence[Tensor], layers: Layers) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -75,7 +75,8 @@ class Snapshot:
         taps: the Linear modules, in execution order.
         autodiff: how slopes are taken: "reverse" (inner product with the exact gradient) or "forward" (torch.func.jvp).
         step: the training step it was captured at.
-        examples_checked: on how many examples `upstream` is checked at the most; None: on all.
+        in_training: made by a training loop: `upstream` is checked on a few examples, and in forward mode there is no
+            exact gradient, as it takes a backward pass.
     """
 
     network: torch.nn.Module
@@ -87,7 +88,7 @@ class Snapshot:
     taps: tuple[Tap, ...]
     autodiff: Autodiff = "reverse"
     step: int = 0
-    examples_checked: int | None = None
+    in_training: bool = False
     _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -101,6 +102,8 @@ class Snapshot:
     @cached_property
     def gradients(self) -> tuple[Tensor, ...]:
         """Exact activation gradients g_l by one backward pass, (example, unit) a tap, loss per unit of activation."""
+        if self.in_training and self.autodiff == "forward":
+            raise ValueError("autodiff='forward' trains without a backward pass, but this gradient takes one")
         with torch.enable_grad(), _TapHooks(self.network) as hooks:
             hooks.on_output = lambda output: output if output.requires_grad else output.requires_grad_()
             loss = self.loss_fn(self.network(self.inputs), self.targets)
@@ -123,7 +126,7 @@ class Snapshot:
 
     def _checked_upstream(self) -> tuple[UpstreamJacobian, ...]:
         jacobians = []
-        rows = slice(None, None, -(-self.n_examples // self.examples_checked) if self.examples_checked else None)
+        rows = slice(None, None, -(-self.n_examples // EXAMPLES_CHECKED_IN_TRAINING) if self.in_training else None)
         for index, tap in enumerate(self.taps[:-1]):
             chained = tap.upstream is not None
             if tap.upstream is not None and self.autodiff == "reverse":
@@ -209,6 +212,37 @@ def capture(
             lets examples interact or draws noise of its own (BatchNorm, Dropout in training mode), a loss that is not
             a mean over examples or fails for class indices beyond the outputs, NaN or infinite activations.
     """
+    snapshot = freeze(copy.deepcopy(network), loss_fn, inputs, targets, autodiff=autodiff, step=step)
+    _refuse_loss_that_is_no_mean(snapshot)
+    snapshot = replace(snapshot, in_training=False)
+    if autodiff == "forward":
+        exact = replace(snapshot, autodiff="reverse")
+        _refuse_dropped_tangents(snapshot, exact.slopes, tolerance=1e-2)
+    return replace(snapshot, taps=_only_elementwise(snapshot))
+
+
+def checked_for_training(
+    network: torch.nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, *, autodiff: Autodiff
+) -> Snapshot:
+    """What `capture` checks, without a backward pass in forward mode; on the network itself."""
+    snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
+    _refuse_loss_that_is_no_mean(snapshot)
+    if autodiff == "forward":
+        from fganalysis.forward_mode import differences
+
+        # Kinks and rounding are in a difference; what is dropped is of the order of the slopes.
+        _refuse_dropped_tangents(snapshot, partial(differences, snapshot), tolerance=0.1)
+    return replace(snapshot, taps=_only_elementwise(snapshot))
+
+
+def freeze(
+    network: torch.nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, *, autodiff: Autodiff, step: int
+) -> Snapshot:
+    """`capture` without its checks of the loss and without the copy: for training loops, which check once.
+
+    Whether backpropagation runs through the upstream Jacobians alone is still looked at in every step, on a few
+    examples: on all of them it costs a third of a backpropagation step.
+    """
     if autodiff not in ("reverse", "forward"):
         raise ValueError(f"autodiff must be 'reverse' or 'forward', got {autodiff!r}")
     if inputs.shape[0] < 1:
@@ -216,21 +250,6 @@ def capture(
     if inputs.shape[0] != targets.shape[0]:
         raise ValueError(f"inputs have {inputs.shape[0]} examples but targets {targets.shape[0]}")
     _refuse_interacting_modules(network)
-    snapshot = freeze(copy.deepcopy(network), loss_fn, inputs, targets, autodiff=autodiff, step=step)
-    _refuse_loss_that_is_no_mean(snapshot)
-    if autodiff == "forward":
-        _refuse_dropped_tangents(snapshot)
-    return replace(snapshot, taps=_only_elementwise(snapshot), examples_checked=None)
-
-
-def freeze(
-    network: torch.nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, *, autodiff: Autodiff, step: int
-) -> Snapshot:
-    """`capture` without its checks of modules and loss and without the copy: for training loops, which check once.
-
-    Whether backpropagation runs through the upstream Jacobians alone is still looked at in every step, on a few
-    examples: on all of them it costs a third of a backpropagation step.
-    """
     with torch.no_grad(), forward_ad.dual_level(), _TapHooks(network) as hooks:
         hooks.derivatives = []
         outputs = forward_ad.unpack_dual(network(inputs)).primal
@@ -243,9 +262,7 @@ def freeze(
     for index, (name, module) in enumerate(hooks.modules):
         following = hooks.modules[index + 1][1] if index + 1 < len(hooks.modules) else None
         taps.append(_tap(name, module, hooks.inputs[index], hooks.outputs[index], hooks.derivatives[index], following))
-    return Snapshot(
-        network, loss_fn, inputs, targets, outputs, loss, tuple(taps), autodiff, step, EXAMPLES_CHECKED_IN_TRAINING
-    )
+    return Snapshot(network, loss_fn, inputs, targets, outputs, loss, tuple(taps), autodiff, step, in_training=True)
 
 
 def mean_loss(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -396,13 +413,15 @@ def _only_elementwise(snapshot: Snapshot) -> tuple[Tap, ...]:
     return tuple(taps)
 
 
-def _refuse_dropped_tangents(snapshot: Snapshot) -> None:
-    """One direction in forward mode against the inner product with the gradient: jvp can drop tangents silently."""
+def _refuse_dropped_tangents(
+    snapshot: Snapshot, other_slopes: Callable[[list[Tensor]], Tensor], tolerance: float
+) -> None:
+    """One direction in forward mode against another way to its slopes: jvp can drop tangents silently."""
     generator = torch.Generator().manual_seed(0)
     directions = [
         torch.randn((1, *tap.outputs.shape), generator=generator, dtype=tap.outputs.dtype).to(tap.outputs.device)
         for tap in snapshot.taps
     ]
-    forward, reverse = snapshot.slopes(directions), replace(snapshot, autodiff="reverse").slopes(directions)
-    if not torch.allclose(forward, reverse, rtol=1e-2, atol=1e-3 * float(reverse.abs().max())):
+    forward, other = snapshot.slopes(directions), other_slopes(directions)
+    if bool((forward - other).norm() > tolerance * (other.norm() + 1e-3 * snapshot.loss.abs())):
         raise ValueError("forward mode gives other slopes than the gradient on this network: use autodiff='reverse'")

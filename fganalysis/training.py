@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
-from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, capture, freeze, mean_loss
+from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, checked_for_training, freeze, mean_loss
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 ADAMW: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-4)
+PAIRS = "pairs of key and value"  # In a checkpoint, where a dictionary's keys are no text.
 LOGGED = {
     "loss": ("loss on the training set", "loss"),
     "train_accuracy": ("accuracy on the training set", "1"),
@@ -41,7 +42,10 @@ LOGGED = {
 
 @dataclass(frozen=True)
 class Run:
-    """What training leaves: the trained network, the log over ``step``, and the checkpoints, step → file."""
+    """What training leaves: the trained network, the log over ``step``, and the checkpoints, step → file.
+
+    Where the run diverged, ``log.attrs["diverged_at_step"]`` says at which step; the network is the one that it was.
+    """
 
     network: torch.nn.Module
     log: xr.Dataset
@@ -75,29 +79,42 @@ def train(
         gradient: a key or an instance of an estimator. Several guesses per step (``n_guesses``) are averaged.
         epochs: passes over the training set; the last batch of a pass may be smaller.
         checkpoints: steps (0 is before the first update) at which network and optimiser are saved under ``out``.
-        optimizer: makes the optimiser from the parameters. schedule: makes its learning-rate schedule, advanced a step
-            at a time.
-        autodiff: "forward" takes slopes by forward mode, so that no backward pass runs anywhere; the log then has no
-            cosine.
+        optimizer: makes the optimiser from the parameters, any but LBFGS, which wants several gradients a step.
+            schedule: makes its learning-rate schedule, advanced a step at a time (ReduceLROnPlateau by the loss of the
+            batch).
+        autodiff: "forward" takes slopes by forward mode, so that no backward pass runs through the network; the log
+            then has no cosine. The gradient of a head of `LocalLoss` is its own.
+        seed: of the order of examples and of the noise; several: `train_seeds`.
         log_every: steps between two rows of the log, which also has the first and the last step.
         continue_from: a checkpoint of the same run to go on from.
 
     Raises:
         ValueError: checkpoints without ``out`` or beyond the last step, sizes below 1, a parameter outside every tap,
-            a class index that no output has, or a checkpoint that does not fit.
+            a class index that no output has, a checkpoint that does not fit or is of a later step than the last, LBFGS,
+            or in forward mode a gradient that takes a backward pass.
     """
-    steps_per_epoch = -(-len(data.train_inputs) // batch_size) if batch_size >= 1 else 0
-    _refuse_bad_arguments(epochs, batch_size, n_guesses, log_every, checkpoints, out, epochs * steps_per_epoch)
+    sizes = {"epochs": epochs, "batch_size": batch_size, "n_guesses": n_guesses, "log_every": log_every}
+    for name, value, least in [*((name, size, 1) for name, size in sizes.items()), ("seed", seed, 0)]:
+        _refuse_bad_number(name, value, least)
+    steps_per_epoch = -(-len(data.train_inputs) // batch_size)
+    last_step = epochs * steps_per_epoch
+    _refuse_bad_checkpoints(checkpoints, out, last_step)
     estimator = resolve(gradient)
+    if isinstance(estimator, Backpropagation) and autodiff == "forward":
+        raise ValueError("backpropagation takes a backward pass: autodiff='forward' is for estimators")
     network = copy.deepcopy(network)
     chosen_optimizer = optimizer(network.parameters())
+    if isinstance(chosen_optimizer, torch.optim.LBFGS):
+        raise ValueError("LBFGS wants several gradients of one function a step: use an optimiser that wants one")
     scheduler = schedule(chosen_optimizer) if schedule else None
     step = 0
     if continue_from is not None:
         step = load_checkpoint(continue_from, network, chosen_optimizer, scheduler)
+    if step > last_step:
+        raise ValueError(f"the checkpoint {continue_from} is of step {step}, but the run ends at step {last_step}")
     if not isinstance(estimator, Backpropagation):
-        first = slice(0, min(batch_size, 64))
-        checked = capture(network, loss_fn, data.train_inputs[first], data.train_targets[first], autodiff=autodiff)
+        inputs, targets = (part[: min(batch_size, 64)] for part in (data.train_inputs, data.train_targets))
+        checked = checked_for_training(network, loss_fn, inputs, targets, autodiff=autodiff)
         _refuse_untapped_parameters(checked)
         if isinstance(estimator, Stateful):
             estimator = estimator.initialised(checked)
@@ -105,7 +122,7 @@ def train(
                 estimator = estimator.with_state(load_estimator_state(continue_from))
     rows: list[dict[str, float]] = []
     saved: dict[int, Path] = {}
-    last_step = epochs * steps_per_epoch
+    diverged = False
     bar = tqdm(total=last_step, initial=step, desc=f"train {label(estimator)}", disable=not progress, unit="step")
     while True:
         if step in checkpoints and out is not None:
@@ -114,33 +131,74 @@ def train(
         logged = step % log_every == 0 or step == last_step
         if logged:
             rows.append({"step": step} | evaluate(network, data, loss_fn))
-        if step == last_step:
-            break
-        inputs, targets = _batch(data, seed, step, steps_per_epoch, batch_size)
         try:
+            if logged:
+                _refuse_infinite(rows[-1]["loss"])
+            if step == last_step:
+                break
+            inputs, targets = _batch(data, seed, step, steps_per_epoch, batch_size)
             if isinstance(estimator, Backpropagation):
                 chosen_optimizer.zero_grad()
-                loss_fn(network(inputs), targets).backward()
+                loss = loss_fn(network(inputs), targets)
+                loss.backward()
                 quality = {"cosine": 1.0, "relative_error": 0.0}
             else:
                 snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
+                loss = snapshot.loss
                 quality = fill_gradients(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
                 if isinstance(estimator, Stateful):
                     estimator = estimator.advanced(snapshot, _generator(seed, step, inputs.device, stream=2))
             if logged:
                 rows[-1] |= quality
-                if not np.isfinite(rows[-1]["loss"]):
-                    raise NonFiniteActivations(f"the loss is {rows[-1]['loss']}")
+            _refuse_infinite(float(loss.detach()))
         except NonFiniteActivations as error:
             tqdm.write(f"training by {label(estimator)} diverged by step {step}: {error}")
+            diverged = True
             break
         chosen_optimizer.step()
-        if scheduler is not None:
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(float(loss.detach()))
+        elif scheduler is not None:
             scheduler.step()
         step += 1
         bar.update()
     bar.close()
-    return Run(network, _log(rows, label(estimator), seed), saved)
+    log = _log(rows, label(estimator), seed)
+    if diverged:
+        log.attrs["diverged_at_step"] = step
+    return Run(network, log, saved)
+
+
+def train_seeds(
+    make_network: Callable[[int], torch.nn.Module],
+    data: Dataset,
+    gradient: str | Estimator = "backpropagation",
+    *,
+    seeds: Sequence[int],
+    out: str | Path | None = None,
+    **settings: Any,
+) -> tuple[xr.Dataset, dict[int, Run]]:
+    """`train` once for each of several seeds, from ``make_network(seed)``.
+
+    Args:
+        out: checkpoints of a seed go to its folder ``seed_N``. settings: of `train`, the same for all.
+
+    Returns:
+        The logs over (seed, step), NaN where a run has no row, and the runs by seed.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different from each other and at least one, got {list(seeds)}")
+    runs = {}
+    for seed in seeds:
+        folder = Path(out) / f"seed_{seed}" if out is not None else None
+        runs[seed] = train(make_network(seed), data, gradient, out=folder, seed=seed, **settings)
+    logs = xr.concat([run.log for run in runs.values()], dim="seed", join="outer", combine_attrs="drop_conflicts")
+    return logs.assign_coords(seed=list(seeds)), runs
+
+
+def _refuse_infinite(loss: float) -> None:
+    if not np.isfinite(loss):
+        raise NonFiniteActivations(f"the loss is {loss}")
 
 
 def estimate_gradient(
@@ -159,9 +217,14 @@ def estimate_gradient(
     Returns:
         The mean loss on the batch, detached. ``optimizer.step()`` may follow as usual.
 
+    What `capture` checks of the loss once is not checked here: it must be a mean over examples. A stateful estimator
+    guesses with the state that it has; how it learns from step to step, see `fill_gradients`.
+
     Raises:
-        ValueError: a parameter outside every tap, NaN activations.
+        ValueError: an empty batch, a parameter outside every tap, a module that lets examples interact or draws noise
+            of its own, NaN activations, no guess, in forward mode a gradient that takes a backward pass.
     """
+    _refuse_bad_number("n_guesses", n_guesses, 1)
     snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
     _refuse_untapped_parameters(snapshot)
     fill_gradients(snapshot, resolve(estimator), n_guesses, generator, False)
@@ -173,18 +236,24 @@ def fill_gradients(
 ) -> dict[str, float]:
     """Fills ``.grad`` of the snapshot's network with a mean of guesses, for a loop that keeps the snapshot.
 
+    Parameters that require no gradient get none; one that several taps share gets the sum of theirs.
     A stateful estimator wants it for ``estimator.advanced(snapshot, generator)`` after the step. With ``compare``,
     returns the mean's cosine with the exact gradient and its relative error; otherwise NaN for both.
     """
     modules = dict(snapshot.network.named_modules())
     with torch.no_grad():
         gradients = estimator(snapshot, n_guesses, generator).weight_gradients(snapshot)
+    filled: set[int] = set()
     for tap, gradient in zip(snapshot.taps, gradients, strict=True):
         module = modules[tap.name]
         columns = gradient.shape[1] - tap.has_bias
-        module.weight.grad = gradient[:, :columns].contiguous()
+        parts = [(module.weight, gradient[:, :columns])]
         if tap.has_bias:
-            module.bias.grad = gradient[:, columns].contiguous()
+            parts.append((module.bias, gradient[:, columns]))
+        for parameter, part in parts:
+            if parameter.requires_grad:
+                parameter.grad = parameter.grad + part if id(parameter) in filled else part.contiguous()
+                filled.add(id(parameter))
     if not compare or snapshot.autodiff == "forward":
         return {"cosine": np.nan, "relative_error": np.nan}
     guess = torch.cat([g.flatten() for g in gradients]).double()
@@ -262,7 +331,7 @@ def save_checkpoint(
         "schedule": scheduler.state_dict() if scheduler is not None else None,
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={"training": json.dumps(described)})
+    save_file(tensors, temporary, metadata={"training": json.dumps(_with_text_keys(described))})
     os.replace(temporary, path)
     return path
 
@@ -286,7 +355,7 @@ def load_checkpoint(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if "training" not in metadata:
         raise ValueError(f"{path} is not a checkpoint written by fganalysis")
-    described = json.loads(metadata["training"])
+    described = json.loads(metadata["training"], object_hook=_with_own_keys)
     own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
     expected = {name: value.shape for name, value in network.state_dict().items()}
     if {name: value.shape for name, value in own.items()} != expected:
@@ -306,6 +375,18 @@ def load_checkpoint(
     return int(described["step"])
 
 
+def _with_text_keys(value: Any) -> Any:
+    """For JSON, which makes text of every key: the numbers that a schedule has for keys become pairs."""
+    if isinstance(value, dict):
+        entries = {key: _with_text_keys(entry) for key, entry in value.items()}
+        return entries if all(isinstance(key, str) for key in entries) else {PAIRS: list(entries.items())}
+    return [_with_text_keys(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _with_own_keys(value: dict[str, Any]) -> dict[Any, Any]:
+    return dict(value[PAIRS]) if set(value) == {PAIRS} else value
+
+
 def load_estimator_state(path: str | Path) -> dict[str, Tensor]:
     """The state of a stateful estimator from a checkpoint; empty where none was saved."""
     return {
@@ -315,19 +396,14 @@ def load_estimator_state(path: str | Path) -> dict[str, Tensor]:
     }
 
 
-def _refuse_bad_arguments(
-    epochs: int,
-    batch_size: int,
-    n_guesses: int,
-    log_every: int,
-    checkpoints: Sequence[int],
-    out: str | Path | None,
-    last_step: int,
-) -> None:
-    sizes = {"epochs": epochs, "batch_size": batch_size, "n_guesses": n_guesses, "log_every": log_every}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+def _refuse_bad_number(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be one whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _refuse_bad_checkpoints(checkpoints: Sequence[int], out: str | Path | None, last_step: int) -> None:
     if len(checkpoints) and out is None:
         raise ValueError("checkpoints need a folder: give `out`")
     outside = [step for step in checkpoints if not 0 <= step <= last_step]

@@ -174,6 +174,7 @@ class SometimesResidual(nn.Module):
 
 def test_a_training_step_checks_a_few_examples_and_a_capture_all_of_them() -> None:
     inputs, targets = batch(80)
+    torch.manual_seed(0)
     network = SometimesResidual()
     for large, refused in ((3, True), (4, False)):  # Of 80 examples every third is looked at.
         inputs[:, 0] = 0.0

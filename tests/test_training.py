@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,20 +83,70 @@ def test_training_does_not_touch_the_global_generators() -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
 
 
-def test_forward_mode_training_builds_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    reverse = fga.train(NETWORK, DATA, "activity", epochs=1, batch_size=30)
+@pytest.mark.parametrize("gradient", ["activity", "weight", "upstream", "forward_direct_feedback"])
+def test_forward_mode_training_builds_no_graph(gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reverse = fga.train(NETWORK, DATA, gradient, epochs=1, batch_size=30)
 
     def refused(*arguments: object, **settings: object) -> None:
         raise AssertionError("a backward pass ran")
 
-    checked = fga.training.capture  # The check on entry compares both modes once: it is not a part of training.
-    monkeypatch.setattr(fga.training, "capture", lambda *a, **k: checked(*a, **(k | {"autodiff": "reverse"})))
-    monkeypatch.setattr(torch.autograd, "grad", refused)
-    monkeypatch.setattr(torch.Tensor, "backward", refused)
-    forward = fga.train(NETWORK, DATA, "activity", epochs=1, batch_size=30, autodiff="forward")
+    def saved(tensor: torch.Tensor) -> None:
+        raise AssertionError("a tensor was kept for a backward pass")
+
+    for owner, name in ((torch.autograd, "grad"), (torch.autograd, "backward"), (torch.Tensor, "backward")):
+        monkeypatch.setattr(owner, name, refused)
+    with torch.autograd.graph.saved_tensors_hooks(saved, lambda kept: kept):
+        forward = fga.train(NETWORK, DATA, gradient, epochs=1, batch_size=30, autodiff="forward")
+        with pytest.raises(AssertionError, match="kept for a backward pass"):
+            NETWORK(DATA.train_inputs)
     for one, other in zip(forward.network.parameters(), reverse.network.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert np.isnan(forward.log["cosine"]).all()
+
+
+@pytest.mark.parametrize("gradient", ["backpropagation", "minibatch"])
+def test_forward_mode_refuses_what_takes_a_backward_pass(gradient: str) -> None:
+    with pytest.raises(ValueError, match=r"autodiff='forward'"):
+        fga.train(NETWORK, DATA, gradient, epochs=1, autodiff="forward")
+
+
+class _NoBackward(torch.autograd.Function):
+    """Doubles its input, in forward mode alone; with ``dropped`` forward mode loses the tangent."""
+
+    dropped = False
+
+    @staticmethod
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        return 2 * inputs
+
+    @staticmethod
+    def setup_context(context: Any, inputs: Any, output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def jvp(context: Any, tangent: torch.Tensor) -> torch.Tensor:
+        return (0 if _NoBackward.dropped else 2) * tangent
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return _NoBackward.apply(inputs), dims[0]
+
+
+class _Doubled(torch.nn.Module):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return _NoBackward.apply(inputs)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_forward_mode_trains_where_there_is_no_backward_pass(dropped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_NoBackward, "dropped", dropped)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8), _Doubled(), torch.nn.Linear(8, 3))
+    if dropped:
+        with pytest.raises(ValueError, match="forward mode gives other slopes"):
+            fga.train(network, DATA, "weight", epochs=1, autodiff="forward")
+    else:
+        run = fga.train(network, DATA, "weight", epochs=2, batch_size=30, autodiff="forward")
+        assert np.isfinite(run.log["loss"]).all()
 
 
 def test_the_log_says_how_good_the_step_was() -> None:
@@ -105,16 +156,31 @@ def test_the_log_says_how_good_the_step_was() -> None:
     assert (run.log["relative_error"].values[:-1] > 0).all()
 
 
+@pytest.mark.parametrize("log_every", [2, 100])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_a_diverging_run_stops_and_keeps_what_it_has(gradient: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverging_run_stops_and_keeps_what_it_has(
+    gradient: str, log_every: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     sgd = partial(torch.optim.SGD, lr=1e30)
-    run = fga.train(NETWORK, DATA, gradient, epochs=20, batch_size=20, optimizer=sgd, log_every=2)
+    run = fga.train(NETWORK, DATA, gradient, epochs=20, batch_size=20, optimizer=sgd, log_every=log_every)
     assert "diverged by step" in capsys.readouterr().out
-    assert 1 <= run.log.sizes["step"] < 30
+    assert run.log.sizes["step"] >= 1 and 0 < run.log.attrs["diverged_at_step"] < 30
+
+
+def test_a_run_that_diverges_in_its_last_step_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    sgd = partial(torch.optim.SGD, lr=1e38)
+    run = fga.train(NETWORK, DATA, "activity", epochs=1, batch_size=60, optimizer=sgd)
+    assert "diverged by step 1" in capsys.readouterr().out and run.log.attrs["diverged_at_step"] == 1
+    assert "diverged_at_step" not in fga.train(NETWORK, DATA, "activity", epochs=1).log.attrs
 
 
 BAD = [
     ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ({"epochs": 1.5}, "epochs must be one whole number, got 1.5"),
+    ({"seed": [0, 1]}, r"seed must be one whole number, got \[0, 1\]"),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"optimizer": torch.optim.LBFGS}, "LBFGS wants several gradients"),
+    ({"autodiff": "foward", "gradient": "activity"}, "autodiff must be 'reverse' or 'forward', got 'foward'"),
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ({"n_guesses": 0}, "n_guesses must be at least 1, got 0"),
     ({"checkpoints": [0]}, "checkpoints need a folder"),
@@ -143,6 +209,80 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     run = fga.train(NETWORK, DATA, epochs=1, checkpoints=[0], out=tmp_path)
     with pytest.raises(ValueError, match="is of another network"):
         load_checkpoint(run.checkpoints[0], fga.networks.mlp([6, 7, 3]))
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
+    run = fga.train(NETWORK, DATA, epochs=3, batch_size=20, checkpoints=[9], out=tmp_path)
+    with pytest.raises(ValueError, match="is of step 9, but the run ends at step 6"):
+        fga.train(NETWORK, DATA, epochs=2, batch_size=20, continue_from=run.checkpoints[9])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[2, 4], gamma=0.1),
+        partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=6),
+        partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0),
+    ],
+)
+def test_a_schedule_goes_on_from_a_checkpoint(schedule: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 20, "schedule": schedule}
+    settings["optimizer"] = partial(torch.optim.SGD, lr=0.5)
+    whole = fga.train(NETWORK, DATA, "activity", checkpoints=[1], out=tmp_path, **settings)
+    assert same(
+        fga.train(NETWORK, DATA, "activity", continue_from=whole.checkpoints[1], **settings).network, whole.network
+    )
+
+
+def test_several_seeds_are_several_runs(tmp_path: Path) -> None:
+    def network(seed: int) -> torch.nn.Module:
+        return fga.networks.mlp([6, 8, 3], seed=seed)
+
+    log, runs = fga.train_seeds(network, DATA, "activity", seeds=[3, 5], epochs=1, checkpoints=[0], out=tmp_path)
+    assert log["loss"].dims == ("seed", "step") and log["seed"].values.tolist() == [3, 5]
+    alone = fga.train(network(5), DATA, "activity", epochs=1, seed=5)
+    assert same(alone.network, runs[5].network) and not same(runs[3].network, runs[5].network)
+    np.testing.assert_array_equal(log["loss"].sel(seed=5), alone.log["loss"])
+    assert runs[3].checkpoints[0] != runs[5].checkpoints[0]
+    with pytest.raises(ValueError, match="seeds must be different"):
+        fga.train_seeds(network, DATA, seeds=[1, 1])
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_frozen_weights_stay(gradient: str) -> None:
+    network = copy.deepcopy(NETWORK)
+    frozen = next(network.parameters()).requires_grad_(False)
+    trained = fga.train(network, DATA, gradient, epochs=1)
+    assert torch.equal(next(trained.network.parameters()), frozen) and not same(trained.network, network)
+
+
+def test_a_weight_of_two_taps_gets_the_sum_of_theirs() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh(), torch.nn.Linear(6, 6))
+    network[2].weight = network[0].weight
+    inputs, targets = DATA.train_inputs, DATA.train_targets
+    loss_fn = torch.nn.functional.cross_entropy
+    exact = torch.autograd.grad(loss_fn(network(inputs), targets), [*network.parameters()])
+    for _ in range(2):  # The second time there is a gradient from the first.
+        fga.estimate_gradient(network, loss_fn, inputs, targets, "backpropagation", torch.Generator())
+        for parameter, gradient in zip(network.parameters(), exact, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+
+
+BAD_BATCHES = [
+    ({"n_guesses": 0}, "n_guesses must be at least 1, got 0"),
+    ({"autodiff": "foward"}, "autodiff must be 'reverse' or 'forward', got 'foward'"),
+    ({"inputs": torch.zeros(0, 6), "targets": torch.zeros(0).long()}, "the batch is empty"),
+    ({"network": torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.Dropout())}, "is dropout in training mode"),
+    ({"autodiff": "forward", "estimator": "minibatch"}, "trains without a backward pass"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), BAD_BATCHES)
+def test_a_loop_of_ones_own_is_refused_in_one_sentence(changed: dict, message: str) -> None:
+    asked = {"network": NETWORK, "loss_fn": torch.nn.functional.cross_entropy, "estimator": "activity"}
+    asked |= {"inputs": DATA.train_inputs, "targets": DATA.train_targets, "generator": torch.Generator()}
+    with pytest.raises(ValueError, match=message):
+        fga.estimate_gradient(**(asked | changed))
 
 
 def test_a_parameter_outside_every_tap_is_refused() -> None:
