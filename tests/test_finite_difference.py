@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -269,6 +270,33 @@ def test_an_epsilon_that_underflows_is_refused_in_one_sentence(central: bool) ->
         with pytest.raises(ValueError, match=message) as caught:
             FiniteDifference(epsilon, central)(single_precision(), 1, torch.Generator().manual_seed(0))
         assert "\n" not in str(caught.value) and "float32" in str(caught.value)
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_an_epsilon_that_overflows_is_refused_and_ends_a_run(central: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshot, estimator = single_precision(), FiniteDifference(1e30, central)
+    message = "epsilon=1e+30 is too large: a loss at moved weights is not finite"
+    with pytest.raises(ValueError, match=re.escape(message) + "$"):
+        estimator(snapshot, 2, torch.Generator().manual_seed(0))
+    data = fga.datasets.Dataset(snapshot.inputs, snapshot.targets, snapshot.inputs, snapshot.targets)
+    run = fga.train(snapshot.network, data, estimator, loss_fn=snapshot.loss_fn, epochs=1)
+    assert run.log.sizes["step"] == 1 and message in "".join(capsys.readouterr())
+    for trained, before in zip(run.network.parameters(), snapshot.network.parameters(), strict=True):
+        assert torch.equal(trained, before)
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_a_seed_and_a_slope_are_the_guess(central: bool) -> None:
+    """The directions are all that is drawn, so that they are had again from the generator's state, bit for bit."""
+    snapshot, estimator = laws.tiny_snapshot((3, 4, 2), bias=True), FiniteDifference(1e-3, central)
+    generator = torch.Generator().manual_seed(5)
+    state = generator.get_state()
+    found = estimator(snapshot, 3, generator)
+    again = torch.Generator()
+    again.set_state(state)
+    for direction, z in zip(found.directions, estimator.draw(snapshot, 3, again), strict=True):
+        assert torch.equal(direction, z)
+    assert torch.equal(generator.get_state(), again.get_state())
 
 
 def test_a_loss_that_is_flat_has_slopes_of_zero() -> None:

@@ -2,8 +2,10 @@
 
     one-sided:  Ĝ = (L(θ+εz) − L(θ))/ε · z        central:  Ĝ = (L(θ+εz) − L(θ−εz))/2ε · z
 
-z ~ law, one draw per guess for the weights of all taps. Only the loss is evaluated, at weights made for the evaluation:
-the network's own are never written to, so there is nothing to restore.
+z ~ law, one draw per guess for the weights of all taps, from the generator alone: a seed and a guess's slope, two
+numbers, are the guess, and `FiniteDifference.draw` makes its z again. Only the loss is evaluated, at weights made for
+the evaluation: the network's own are never written to, so there is nothing to restore. The guesses of a call share
+batched products, and each holds z and one moved copy of the weights.
 Random: z. The error of a guess against (z·G) z is O(ε) one-sided, O(ε²) central, plus the loss's rounding error over ε.
 Bias: O(ε²) for both where the law is symmetric, as z and −z come equally often; one-sided with a skewed law O(ε).
 Sources: Spall 1992 (SPSA); Malladi et al. 2023 (MeZO).
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from fganalysis.estimates import WeightEstimates
 from fganalysis.noise import GAUSSIAN, Noise
-from fganalysis.snapshot import Snapshot
+from fganalysis.snapshot import NonFiniteActivations, Snapshot
 
 PROBES = 8
 
@@ -35,7 +37,7 @@ class FiniteDifference:
 
     Raises:
         ValueError: epsilon that is not positive and finite; at a call, epsilon so small that θ+εz is θ in the network's
-            data type, or that no loss differs by as much as its rounding.
+            data type, or that no loss differs by as much as its rounding, or so large that a loss is not finite.
     """
 
     epsilon: float = 1e-3
@@ -47,16 +49,20 @@ class FiniteDifference:
             raise ValueError(f"epsilon must be positive and finite, got {self.epsilon}")
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        directions = self._draw(snapshot, n_guesses, generator)
+        directions = self.draw(snapshot, n_guesses, generator)
         if not _moves(snapshot, directions, self.epsilon):
             raise ValueError(f"epsilon={self.epsilon:g} underflows: no weight changes by it in {snapshot.loss.dtype}")
         differences = self._differences(snapshot, directions)
+        if not torch.isfinite(differences).all():
+            # As training knows it, a run that diverges stops there and keeps what it has.
+            raise NonFiniteActivations(f"epsilon={self.epsilon:g} is too large: a loss at moved weights is not finite")
         if not differences.any():
             self._refuse_rounded_losses(snapshot)
         slopes = differences / (2 * self.epsilon if self.central else self.epsilon)
         return WeightEstimates(slopes.unsqueeze(1).expand(-1, len(directions)), directions)
 
-    def _draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """z, (guess, unit, input) a tap: all that a call draws; a generator in the same state gives it again."""
         return tuple(
             self.noise.draw((n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
             for tap in snapshot.taps
@@ -73,7 +79,7 @@ class FiniteDifference:
     def _refuse_rounded_losses(self, snapshot: Snapshot) -> None:
         """Differences that are all zero are right where the loss is flat, and rounding where a larger step moves it."""
         generator = torch.Generator(snapshot.outputs.device).manual_seed(0)
-        probes = self._draw(snapshot, PROBES, generator)
+        probes = self.draw(snapshot, PROBES, generator)
         step = torch.finfo(snapshot.loss.dtype).eps ** (1 / 3)
         if step <= self.epsilon or self._differences(snapshot, probes).any():
             return
