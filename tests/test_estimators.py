@@ -21,7 +21,9 @@ from fganalysis.estimators import (
     ForwardDirectFeedback,
     ForwardDirectFeedbackAdam,
     LocalLoss,
+    Minibatch,
     MultiTangent,
+    NewtonSchulzUpstream,
     OrthogonalUpstream,
     PreconditionedUpstream,
     Stateful,
@@ -258,6 +260,10 @@ def test_k_above_the_rank_of_every_jacobian_is_refused(exact: bool) -> None:
     [
         (lambda: OrthogonalUpstream(k=0), "k must be a whole number of at least 1 or 'rank', got 0"),
         (lambda: OrthogonalUpstream(which="middle"), "which must be 'top' or 'bottom', got 'middle'"),
+        (lambda: MultiTangent(k="3"), "k must be a whole number of at least 1, got '3'$"),
+        (lambda: NewtonSchulzUpstream(k=True), "k must be a whole number of at least 1, got True$"),
+        (lambda: Minibatch(size=2.5), "size must be a whole number of at least 1, got 2.5$"),
+        (lambda: LocalLoss("mlp", width=0), "width must be a whole number of at least 1, got 0$"),
         (lambda: PreconditionedUpstream(sigma=0.0), "sigma must be positive, got 0.0"),
         (lambda: ActivityPerturbation(slope="steep")(TANH, 1, torch.Generator()), "slope must be"),
         (lambda: WeightPerturbation(layers="none")(TANH, 1, torch.Generator()), "layers must be"),
@@ -272,6 +278,7 @@ MISFITS: list[tuple[Estimator, str]] = [
     (LocalLoss("cnn"), r"a cnn head needs at least 15 units, the block of tap '0' has 4$"),
     (MultiTangent(k=40, combine="orthogonal"), r"k must be at most the dimension, 39 weights, got 40$"),
     (OrthogonalUpstream(k=4), r"k=4 is above the rank of every upstream Jacobian, at most 3 here$"),
+    (NewtonSchulzUpstream(k=4), r"k=4 is above the rank of every upstream Jacobian, at most 3 here$"),
     (FiniteDifference(epsilon=1e-30), r"epsilon=1e-30 underflows: no weight changes by it in torch.float64$"),
 ]
 
@@ -293,7 +300,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence_wherever_it_is_asked_for(
             entrance()
 
 
-@pytest.mark.parametrize(("estimator", "message"), MISFITS[1:3])
+@pytest.mark.parametrize(("estimator", "message"), MISFITS[1:4])
 def test_more_directions_than_there_are_have_no_prediction_either(estimator: Estimator, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fga.predict(RELU, estimator)

@@ -261,9 +261,10 @@ def test_what_does_not_fit_is_refused_in_one_sentence(kind: Kind) -> None:
     for rate in (0.0, 1.5):
         with pytest.raises(ValueError, match=f"rate must be above 0 and at most 1, got {rate}"):
             kind(rate=rate)
-    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
-        kind(steps=-1)
-    with pytest.raises(ValueError, match="histories must be at least 1, got 0"):
+    for steps in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"steps must be a whole number of at least 0, got {steps}"):
+            kind(steps=steps)
+    with pytest.raises(ValueError, match="histories must be a whole number of at least 1, got 0"):
         kind().initialised(SNAPSHOT, histories=0)
     three = kind().initialised(SNAPSHOT, histories=3)
     with pytest.raises(ValueError, match="feedback holds 3 histories: n_guesses must be as many, got 2"):

@@ -334,7 +334,6 @@ def test_trained_heads_guess_better_than_random_directions() -> None:
         ({"target": "both"}, "target must be 'global' or 'local', got 'both'"),
         ({"space": "input"}, "space must be 'activation' or 'weight', got 'input'"),
         ({"mode": "thawed"}, "mode must be 'frozen' or 'trained' or 'redrawn', got 'thawed'"),
-        ({"width": 0}, "width must be at least 1, got 0"),
         ({"rate": 0.0}, "rate must be positive, got 0.0"),
     ],
 )
@@ -352,7 +351,7 @@ def test_a_head_that_does_not_fit_is_refused_in_one_sentence() -> None:
         guesses(other, narrow)
     with pytest.raises(ValueError, match="mode 'trained' needs trained heads: use train_heads"):
         guesses(LocalLoss(mode="trained"))
-    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_steps must be a whole number of at least 1, got 0"):
         train_heads(LocalLoss(), SNAPSHOT, 0)
 
 

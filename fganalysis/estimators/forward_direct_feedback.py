@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.adam import AdamState, numbered
+from fganalysis.estimators.checks import check_whole
 from fganalysis.estimators.feedback import check_matrices, output_changes, output_error, repeated
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
@@ -146,8 +147,7 @@ def guesses_from(snapshot: Snapshot, feedback: Sequence[Tensor], n_guesses: int)
 
 
 def _zeros(snapshot: Snapshot, histories: int) -> tuple[Tensor, ...]:
-    if histories < 1:
-        raise ValueError(f"histories must be at least 1, got {histories}")
+    check_whole("histories", histories)
     outputs = snapshot.taps[-1].outputs
     return tuple(outputs.new_zeros(histories, outputs.shape[1], tap.units) for tap in snapshot.taps[:-1])
 
@@ -163,8 +163,7 @@ def _each(feedback: Sequence[Tensor], n_guesses: int) -> tuple[Tensor, ...]:
 def _check_settings(rate: float, steps: int) -> None:
     if not 0 < rate <= 1:
         raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
+    check_whole("steps", steps, least=0)
 
 
 def _check_histories(feedback: Sequence[Tensor], snapshot: Snapshot, n_guesses: int) -> None:

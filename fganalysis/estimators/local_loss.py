@@ -22,6 +22,7 @@ from torch import Tensor
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators import heads
 from fganalysis.estimators.adam import AdamState
+from fganalysis.estimators.checks import check_whole
 from fganalysis.estimators.feedback import output_error, repeated
 from fganalysis.snapshot import Snapshot, Tap
 
@@ -62,8 +63,8 @@ class LocalLoss:
             if getattr(self, name) not in get_args(choices):
                 known = " or ".join(map(repr, get_args(choices)))
                 raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
-        if self.width is not None and self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
+        if self.width is not None:
+            check_whole("width", self.width)
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, got {self.rate}")
 
@@ -219,8 +220,7 @@ def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> Local
 
     Raises ValueError for n_steps below 1, for heads that do not fit and for class indices beyond the outputs.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+    check_whole("n_steps", n_steps)
     heads.check_targets(snapshot.targets, snapshot.outputs.shape[1])
     if estimator.optimiser is None:
         estimator = estimator.initialised(snapshot)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import check_whole
 from fganalysis.snapshot import Snapshot
 
 
@@ -40,10 +41,16 @@ WITHOUT_REPLACEMENT = WithoutReplacement()
 
 @dataclass(frozen=True)
 class Minibatch:
-    """ĝ_b = (B/m) g_b on m = ``size`` rows, zero on the others; a call raises ValueError for a size not in 1…B."""
+    """ĝ_b = (B/m) g_b on m = ``size`` rows, zero on the others.
+
+    Raises ValueError for a size that is no whole number of at least 1; at a call, for one above B.
+    """
 
     size: int = 1
     rows: Rows = WITHOUT_REPLACEMENT
+
+    def __post_init__(self) -> None:
+        check_whole("size", self.size)
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         check_size(self.size, snapshot.n_examples)
@@ -54,6 +61,6 @@ class Minibatch:
 
 
 def check_size(size: int, n_examples: int) -> None:
-    """Raises ValueError for a size that no subset of the batch has."""
-    if not 1 <= size <= n_examples:
-        raise ValueError(f"size must be from 1 to the batch's {n_examples} examples, got {size}")
+    """Raises ValueError for a size above that of the batch."""
+    if size > n_examples:
+        raise ValueError(f"size must be at most the batch's {n_examples} examples, got {size}")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import WeightEstimates
+from fganalysis.estimators.checks import check_whole
 from fganalysis.estimators.directional import check_switches
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
@@ -33,8 +34,9 @@ class MultiTangent:
     tap's weights alone, each with slopes of its own.
 
     Raises:
-        ValueError: k below 1, an unknown ``combine``; at a call, for the projection, k above the number of weights (the
-            smallest tap's, when separate) or tangents that are linearly dependent, as signs in few dimensions are.
+        ValueError: k that is no whole number of at least 1, an unknown ``combine``; at a call, for the projection, k
+            above the number of weights (the smallest tap's, when separate) or tangents that are linearly dependent, as
+            signs in few dimensions are.
     """
 
     k: int = 1
@@ -43,8 +45,7 @@ class MultiTangent:
     layers: Layers = "joint"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        check_whole("k", self.k)
         if self.combine not in ("mean", "orthogonal"):
             raise ValueError(f"combine must be 'mean' or 'orthogonal', got {self.combine!r}")
 

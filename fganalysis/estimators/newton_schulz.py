@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import check_rank, check_whole
 from fganalysis.estimators.directional import Slope, guess_along, identity, per_example
 from fganalysis.estimators.newton_schulz_polynomials import apply, nearest
 from fganalysis.jacobian import UpstreamJacobian
@@ -24,7 +25,10 @@ from fganalysis.snapshot import Layers, Snapshot
 
 @dataclass(frozen=True)
 class NewtonSchulzUpstream:
-    """ĝ = t p^N(J/‖J‖₂)ᵀ ε, the step at the ``k``-th singular value; the other fields are those of MATH.md §1."""
+    """ĝ = t p^N(J/‖J‖₂)ᵀ ε, the step at the ``k``-th singular value; the other fields are those of MATH.md §1.
+
+    Raises ValueError for k that is no whole number of at least 1; at a call, when no tap and example has k directions.
+    """
 
     k: int = 10
     noise: Noise = GAUSSIAN
@@ -33,8 +37,7 @@ class NewtonSchulzUpstream:
     layers: Layers = "joint"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        check_whole("k", self.k)
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         steps = snapshot.remember(("newton_schulz", self.k), lambda: self._steps(snapshot))
@@ -42,12 +45,15 @@ class NewtonSchulzUpstream:
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
     def _steps(self, snapshot: Snapshot) -> list[Tensor]:
-        return [self._step(jacobian) for jacobian in snapshot.upstream]
+        leading = [one.singular_vectors(min(self.k, *one.weight.shape))[1] for one in snapshot.upstream]
+        check_rank(self.k, max((int((values > 0).sum(1).max()) for values in leading), default=0))
+        return [self._step(jacobian, values) for jacobian, values in zip(snapshot.upstream, leading, strict=True)]
 
-    def _step(self, jacobian: UpstreamJacobian) -> Tensor:
-        """p^N(J/‖J‖₂) of every example, (example, next_unit, unit); zero where the Jacobian is zero."""
-        k = min(self.k, *jacobian.weight.shape)
-        values = jacobian.singular_vectors(k)[1]
+    def _step(self, jacobian: UpstreamJacobian, values: Tensor) -> Tensor:
+        """p^N(J/‖J‖₂) of every example, (example, next_unit, unit); zero where the Jacobian is zero.
+
+        values: (example, mode), the singular values from the first to the k-th.
+        """
         norms = values[:, :1]
         safe = torch.where(norms > 0, norms, 1.0)
         return apply(nearest((values[:, -1:] / safe)[:, 0]), jacobian.dense() / safe.unsqueeze(-1))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import check_rank
 from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
@@ -63,13 +64,8 @@ class OrthogonalUpstream:
             )
             most = max(most, int((values > 0).sum(1).max()))
             pairs.append((left, right))
-        self.check_rank(most)
+        check_rank(self.k, most)
         return pairs
-
-    def check_rank(self, most: int) -> None:
-        """Raises ValueError when k is above ``most``, the highest rank of any tap's and example's Jacobian."""
-        if self.k != "rank" and most < self.k:
-            raise ValueError(f"k={self.k} is above the rank of every upstream Jacobian, at most {most} here")
 
 
 def _projector(left: Tensor, right: Tensor) -> Factor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fganalysis import estimators
+from fganalysis.estimators.checks import check_rank
 from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, nearest
 from fganalysis.jacobian import OVERSAMPLING
 from fganalysis.noise import Gaussian
@@ -116,7 +117,7 @@ def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) ->
         found = [upstream.orthogonal(*jacobian, k, which, precision) for jacobian in jacobians]
     else:
         found = [upstream.iterated(*jacobian, k, iterations, OVERSAMPLING) for jacobian in jacobians]
-    estimator.check_rank(max((int(one.left.any(axis=1).sum(1).max()) for one in found), default=0))
+    check_rank(estimator.k, max((int(one.left.any(axis=1).sum(1).max()) for one in found), default=0))
     return [*found, _identity(snapshot)]
 
 
@@ -131,12 +132,15 @@ def orthogonal_guess(snapshot: Snapshot, estimator: estimators.OrthogonalUpstrea
 
 def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> list[Factor]:
     factors: list[Factor] = []
+    precision, ranks = torch.finfo(snapshot.outputs.dtype).eps, [0]
     for jacobian in jacobians_of(snapshot):
         values = upstream.singular_triplets(*jacobian)[1]
+        ranks.append(int((values > max(jacobian[0].shape) * precision * values[:, :1]).sum(1).max()))
         norms = np.where(values[:, 0] > 0, values[:, 0], 1.0)
         relative = values[:, min(estimator.k, values.shape[1]) - 1] / norms
         coefficients = nearest(torch.from_numpy(relative)).numpy()
         factors.append(upstream.newton_schulz(*jacobian, np.repeat(coefficients[:, None, :], COMPOSITIONS, axis=1)))
+    check_rank(estimator.k, max(ranks))
     return [*factors, _identity(snapshot)]
 
 
