@@ -199,6 +199,15 @@ def test_guesses_are_drawn_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(found @ gradient, found.square().sum(1))
 
 
+def test_the_gram_matrix_is_summed_over_a_few_columns_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = laws.tiny_snapshot((3, 4, 2))
+    (whole,) = laws.guesses_of(MultiTangent(3, "orthogonal"), snapshot)
+    monkeypatch.setattr(multi_tangent, "COLUMNS_AT_ONCE", 5)
+    (parts,) = laws.guesses_of(MultiTangent(3, "orthogonal"), snapshot)
+    torch.testing.assert_close(parts, whole)
+    assert not torch.equal(parts, whole), "another order of summation leaves another rounding"
+
+
 def test_named_laws_hold() -> None:
     snapshot = laws.tiny_snapshot((3, 4, 3, 2), n_examples=3, bias=True)
     forward = laws.tiny_snapshot((3, 4, 3, 2), 3, bias=True, autodiff="forward")
