@@ -85,6 +85,10 @@ TABLE = [
     Row(LocalLoss(mode="redrawn", space="weight"), (*ALWAYS, "examples")),
     # Without a history of its own it guesses nothing, and the history is one network's.
     Row(LocalLoss(mode="trained", rate=0.1), ("state",)),
+    # The state of what they wrap is theirs.
+    Row(Averaged(ForwardDirectFeedbackAdam(rate=0.1), 2), ("state",)),
+    Row(Subsampled(LocalLoss(mode="trained", rate=0.1), 1), ("state",)),
+    Row(Averaged(Subsampled(ForwardDirectFeedback(rate=0.3), 2), 2), ("state",)),
     Row(Minibatch(size=1), (*UNBIASED, PREDICTED)),
     Row(Averaged(Minibatch(size=1), 3), (*ALWAYS, "units", PREDICTED)),
     Row(Averaged(WeightPerturbation(), 2), ALWAYS),

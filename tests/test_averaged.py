@@ -181,8 +181,3 @@ def test_averaging_what_is_not_random_changes_nothing() -> None:
 
 def test_names_tell_apart_what_is_averaged() -> None:
     assert label(Averaged(OrthogonalUpstream(k=2), 4)) == "Averaged(estimator=orthogonal(k=2), n_averaged=4)"
-
-
-def test_a_mean_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="n_averaged must be at least 1, got 0"):
-        Averaged(Backpropagation(), 0)

@@ -84,9 +84,13 @@ def resolve(estimator: str | Estimator) -> Estimator:
     """An instance from a key of the table (with default settings) or the instance itself.
 
     Raises:
-        ValueError: an unknown key; the message lists the known ones.
+        ValueError: an unknown key, where the message lists the known ones; what is neither a key nor an instance.
     """
+    if isinstance(estimator, type):
+        raise ValueError(f"an estimator must be a key or an instance, got the class {estimator.__name__}")
     if not isinstance(estimator, str):
+        if not callable(estimator):
+            raise ValueError(f"an estimator must be a key or an instance, got {estimator!r}")
         return estimator
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; known ones: {', '.join(ESTIMATORS)}")

@@ -8,13 +8,16 @@ error is bias² + variance/m, whose floor at large m is the bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.checks import check_whole
+from fganalysis.estimators.wrapped import wrap
 from fganalysis.snapshot import Snapshot
 
 NUMBERS_HELD = 2**24  # numbers of single guesses held at once, where one guess is not more
@@ -22,14 +25,17 @@ NUMBERS_HELD = 2**24  # numbers of single guesses held at once, where one guess 
 
 @dataclass(frozen=True)
 class Averaged:
-    """The mean of ``n_averaged`` guesses of ``estimator``, an instance; raises ValueError for less than one."""
+    """The mean of ``n_averaged`` guesses of ``estimator``, a key or an instance; it learns where that learns.
 
-    estimator: Callable[[Snapshot, int, torch.Generator], Estimates]
+    Raises ValueError for an unknown key and for an ``n_averaged`` that is no whole number of at least 1.
+    """
+
+    estimator: Any
     n_averaged: int
 
     def __post_init__(self) -> None:
-        if self.n_averaged < 1:
-            raise ValueError(f"n_averaged must be at least 1, got {self.n_averaged}")
+        wrap(self)
+        check_whole("n_averaged", self.n_averaged)
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
         numbers = sum(max(tap.outputs.numel(), tap.weight.numel()) for tap in snapshot.taps)

@@ -11,32 +11,41 @@ that of the whole batch restricted to them (every linear guess), the bias is the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates, Estimates
 from fganalysis.estimators.averaged import block_of
+from fganalysis.estimators.checks import check_whole
 from fganalysis.estimators.minibatch import WITHOUT_REPLACEMENT, Rows, check_size
+from fganalysis.estimators.wrapped import wrap
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.snapshot import Snapshot, Tap
 
 
 @dataclass(frozen=True)
 class Subsampled:
-    """``estimator``, an instance, on ``size`` rows drawn without replacement for every guess.
+    """``estimator``, a key or an instance, on ``size`` rows drawn without replacement for every guess.
+
+    Where the estimator learns, so does this, by the estimator's own step on the whole batch.
 
     Closed form for guesses at the weights and for those whose part on some rows is that part of a guess on the batch.
     None where examples share both noise and slope, nor where a guess mixes them otherwise (activation mixing, local
     loss in weight space, feedback that is learned within the guess, a part of a part). `fganalysis.variance_parts`
-    and `fganalysis.predict_variance_parts` give both parts. A call raises ValueError for a size not in 1…B.
+    and `fganalysis.predict_variance_parts` give both parts. Raises ValueError for an unknown key and for a size that is
+    no whole number of at least 1; at a call, for one above B.
     """
 
-    estimator: Callable[[Snapshot, int, torch.Generator], Estimates]
+    estimator: Any
     size: int
     rows: Rows = WITHOUT_REPLACEMENT
+
+    def __post_init__(self) -> None:
+        wrap(self)
+        check_whole("size", self.size)
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
         chosen = self.draw_rows(snapshot, n_guesses, generator)
@@ -50,7 +59,7 @@ class Subsampled:
 
     def guesses_on(self, snapshot: Snapshot, rows: Tensor, n_guesses: int, generator: torch.Generator) -> Estimates:
         """Guesses that all use the given rows, written to their places in the whole batch."""
-        estimates = self.estimator(restricted(snapshot, rows), n_guesses, generator)
+        estimates: Estimates = self.estimator(restricted(snapshot, rows), n_guesses, generator)
         if not isinstance(estimates, ActivationEstimates):
             return estimates
         placed = []
