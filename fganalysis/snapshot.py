@@ -210,7 +210,8 @@ def capture(
     Raises:
         ValueError: an empty batch, a network without Linear modules or with a tap that is used twice, a module that
             lets examples interact or draws noise of its own (BatchNorm, Dropout in training mode), a loss that is not
-            a mean over examples or fails for class indices beyond the outputs, NaN or infinite activations.
+            a mean over examples or fails for class indices beyond the outputs, NaN or infinite activations,
+            activations in another precision than single or double.
     """
     snapshot = freeze(copy.deepcopy(network), loss_fn, inputs, targets, autodiff=autodiff, step=step)
     _refuse_loss_that_is_no_mean(snapshot)
@@ -301,6 +302,8 @@ def _tap(
 ) -> Tap:
     if inputs.ndim != 2:
         raise ValueError(f"tap {name!r} gets inputs of shape {tuple(inputs.shape)}: only (example, input) is supported")
+    if outputs.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"tap {name!r} has activations of {outputs.dtype}: only float32 and float64 are supported")
     if not torch.isfinite(outputs).all():
         raise NonFiniteActivations(f"tap {name!r} has NaN or infinite activations")
     weight = module.weight.detach()

@@ -236,3 +236,11 @@ def test_integer_targets_that_the_loss_accepts_are_no_classes() -> None:
         fga.capture(network, broken, inputs, torch.tensor([0, 0, 0]))
     with pytest.raises(IndexError, match="of its own"):
         fga.capture(network, broken, inputs, torch.tensor([0.5, 9.0, 0.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_refused_by_name(dtype: torch.dtype) -> None:
+    inputs, targets = batch()
+    network = fga.networks.mlp([3, 4, 2], seed=0, dtype=dtype)
+    with pytest.raises(ValueError, match=f"tap '0' has activations of {dtype}: only float32 and float64"):
+        fga.capture(network, cross_entropy, inputs.to(dtype), targets)
