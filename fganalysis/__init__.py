@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from fganalysis import datasets, estimators, networks, plotting, schema, testing
+from fganalysis import (
+    curvature,
+    datasets,
+    estimators,
+    gradient_stream,
+    networks,
+    plotting,
+    schema,
+    subspace,
+    testing,
+)
 from fganalysis.checking import Verdict, check_unbiased
 from fganalysis.diagnosis import diagnose
 from fganalysis.predictions import predict, predict_variance_parts
@@ -20,10 +30,12 @@ __all__ = [
     "agreement",
     "capture",
     "check_unbiased",
+    "curvature",
     "datasets",
     "diagnose",
     "estimate_gradient",
     "estimators",
+    "gradient_stream",
     "networks",
     "open_results",
     "plotting",
@@ -31,6 +43,7 @@ __all__ = [
     "predict_variance_parts",
     "sample",
     "schema",
+    "subspace",
     "summary",
     "testing",
     "train",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import fganalysis
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # What a module must not import, by dotted prefix. A package stands for all its modules.
@@ -65,6 +67,19 @@ def imported(name: str, source: str) -> set[str]:
             names.add(origin)
             names.update(f"{origin}.{alias.name}" for alias in node.names)
     return names
+
+
+def test_parts_for_arrays_of_ones_own_are_public_and_cost_no_import_of_their_own() -> None:
+    for name in ("subspace", "gradient_stream", "curvature"):
+        assert name in fganalysis.__all__
+        source = (ROOT / "fganalysis" / f"{name}.py").read_text(encoding="utf-8")
+        above = {found.split(".")[0] for line in ast.parse(source).body for found in imported_at_once(line)}
+        assert above <= {"numpy", "torch", "fganalysis", *sys.stdlib_module_names}
+
+
+def imported_at_once(line: ast.stmt) -> set[str]:
+    """Give what one line outside of functions imports."""
+    return imported("", ast.unparse(line)) if isinstance(line, ast.Import | ast.ImportFrom) else set()
 
 
 def within(name: str, prefix: str) -> bool:
