@@ -6,6 +6,7 @@ not fit each other.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,8 @@ def double(array: Array, name: str, least_dims: int) -> Tensor:
     if not isinstance(array, np.ndarray | Tensor):
         raise ValueError(f"{name} must be a NumPy array or a torch tensor, got {type(array).__name__}")
     precision(array)
+    if isinstance(array, Tensor) and array.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got the layout {array.layout}")
     if array.ndim < least_dims or 0 in array.shape:
         raise ValueError(f"{name} must have at least {least_dims} dimensions, none empty, got {tuple(array.shape)}")
     if isinstance(array, Tensor):
@@ -50,6 +53,19 @@ def same_kind(first: Array, second: Array) -> None:
     kinds = [f"a tensor on {a.device}" if isinstance(a, Tensor) else "a NumPy array" for a in (first, second)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"arrays of one call must be of one kind and device, got {kinds[0]} and {kinds[1]}")
+
+
+def same_batch(first: torch.Size, second: torch.Size) -> None:
+    """Refuses leading dimensions that do not broadcast."""
+    if any(one != other and 1 not in (one, other) for one, other in zip(first[::-1], second[::-1], strict=False)):
+        raise ValueError(f"leading dimensions must broadcast, got {tuple(first)} and {tuple(second)}")
+
+
+def check_whole(**numbers: object) -> None:
+    """Refuses numbers that are no integers, by name: slices and sizes take no others."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise ValueError(f"{name} must be a whole number, got {number!r}")
 
 
 def same_units(first: int, second: int) -> None:

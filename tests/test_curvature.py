@@ -99,6 +99,23 @@ def test_mistakes_are_refused_by_name() -> None:
     snapshot = tiny_snapshot((2, 2, 2))
     with pytest.raises(ValueError, match="k must be between 1 and 7, one less than the weights, got 8"):
         curvature.dominant(curvature.hessian_product(snapshot), snapshot, 8)
+    with pytest.raises(ValueError, match=r"k must be a whole number, got 2\.5"):
+        curvature.dominant(curvature.hessian_product(snapshot), snapshot, 2.5)  # type: ignore[arg-type]
+    for start in (np.ones(3), np.ones((8, 1))):
+        with pytest.raises(ValueError, match=r"start must have the shape \(8,\), got \(3,\)|got \(8, 1\)"):
+            curvature.dominant(curvature.hessian_product(snapshot), snapshot, 2, start=start)
+    for make in PRODUCTS.values():
+        with pytest.raises(ValueError, match=r"vector must have the shape \(35,\), got \(8,\)"):
+            curvature.dominant(make(SNAPSHOTS["no bias"]), snapshot, 2)
+    with pytest.raises(ValueError, match=r"product must return the shape \(8,\), got \(3,\)"):
+        curvature.dominant(lambda vector: vector[:3], snapshot, 2)
+    with pytest.raises(ValueError, match="the product has NaN or infinite entries"):
+        curvature.dominant(lambda vector: vector * float("nan"), snapshot, 2)
+    flat = fga.capture(
+        fga.networks.mlp([5, 3], seed=0), lambda outputs, _: outputs.mean(), torch.ones(6, 5), torch.zeros(6)
+    )
+    with pytest.raises(ValueError, match="the product is zero at the start of Lanczos"):
+        curvature.dominant(curvature.hessian_product(flat), flat, 2)
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
     normed = fga.capture(network, torch.nn.functional.cross_entropy, torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1]))
     for make in PRODUCTS.values():
