@@ -69,7 +69,8 @@ def subspaces(snapshot: Snapshot) -> xr.Dataset:
     """The subspaces that the gradient lives in, `fganalysis.spectra`, and what they say of the upstream guesses.
 
     Bias, variance and efficiency of the orthogonal upstream guess for every k = mode, its best k, and the same
-    quantities of the upstream guess; Gaussian noise, independent and joint, a slope for each example. Every Jacobian is
+    quantities of the upstream guess; Gaussian noise, independent and joint, a slope for each example. Where singular
+    values are equal: means over random bases of their span, see `theory.subspace`. Every Jacobian is
     decomposed, which takes longest: a tenth of a second an example, layer and core at width 1024. NaN where the
     upstream Jacobians are unknown or there are none.
     """

@@ -7,14 +7,14 @@ and says how much it lost. What arrays they take and refuse: see `fganalysis.sub
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
 from torch import Tensor
 
-from fganalysis.sound_arrays import Array, double, like, same_kind, same_units
-from fganalysis.subspace import Modes, kept_modes, modes
+from fganalysis.sound_arrays import Array, check_whole, double, like, precision, same_kind, same_units
+from fganalysis.subspace import Modes, kept_modes, modes, rounding_gap
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +23,18 @@ class StreamingSubspace(Generic[Array]):
 
     Exact but for rounding: squared singular values are good to unit · 2e-16 of the largest. Smaller ones count as zero,
     so singular values below √unit · 1.5e-8 of the largest are not seen. Summaries add in any order.
+    precision: the coarsest of the gradients', for which singular values count as equal.
     """
 
     n_examples: int
     gram: Array
+    precision: float
 
     @classmethod
     def of(cls, gradients: Array) -> StreamingSubspace[Array]:
         """The summary of gradients (…, unit); raises ValueError where their squares leave the range of a double."""
         rows = _rows(gradients)
-        return StreamingSubspace(len(rows), like(rows.mT @ rows, gradients))
+        return StreamingSubspace(len(rows), like(rows.mT @ rows, gradients), precision(gradients))
 
     def add(self, gradients: Array) -> StreamingSubspace[Array]:
         """This summary with more gradients, (…, unit)."""
@@ -42,14 +44,16 @@ class StreamingSubspace(Generic[Array]):
         """The summary of both; raises ValueError for different units."""
         same_kind(self.gram, other.gram)
         same_units(self.gram.shape[-1], other.gram.shape[-1])
-        return StreamingSubspace(self.n_examples + other.n_examples, self.gram + other.gram)
+        coarsest = max(self.precision, other.precision)
+        return StreamingSubspace(self.n_examples + other.n_examples, self.gram + other.gram, coarsest)
 
     def modes(self) -> Modes[Array]:
         """The modes of all rows seen: values (mode,) and vectors (unit, mode), with ``unit`` modes."""
         gram = double(self.gram, "gram", 2)
         squares, vectors = torch.linalg.eigh(gram)
         resolution = math.sqrt(gram.shape[0] * torch.finfo(torch.float64).eps)
-        return kept_modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), resolution, self.gram)
+        gap = max(resolution, rounding_gap(gram.shape[0], self.precision))
+        return kept_modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), resolution, gap, self.gram)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,8 @@ class IncrementalSubspace(Generic[Array]):
 
         values_i² ≤ σ_i² ≤ values_i² + error        ‖A‖_F² = Σ values_i² + lost        0 ≤ ‖Av‖² − ‖Bv‖² ≤ error ‖v‖²
 
-    Exact while no more than ``rank`` directions were seen. A long tail makes the error large: read it.
+    Exact while no more than ``rank`` directions were seen. A long tail makes the error large: read it. precision: the
+    coarsest of the gradients', for which singular values count as equal.
     """
 
     rank: int
@@ -69,33 +74,39 @@ class IncrementalSubspace(Generic[Array]):
     rows: Array
     error: float
     lost: float
+    precision: float
 
     @classmethod
     def of(cls, gradients: Array, rank: int) -> IncrementalSubspace[Array]:
         """The summary of gradients (…, unit); raises ValueError for a rank below 1."""
+        check_whole(rank=rank)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         rows = _rows(gradients)
-        return IncrementalSubspace(rank, 0, like(rows[:0], gradients), 0.0, 0.0)._with(rows, len(rows), 0.0, 0.0)
+        empty = IncrementalSubspace(rank, 0, like(rows[:0], gradients), 0.0, 0.0, precision(gradients))
+        return empty._with(rows, len(rows), 0.0, 0.0, precision(gradients))
 
     def add(self, gradients: Array) -> IncrementalSubspace[Array]:
         """This summary with more gradients, (…, unit)."""
         same_kind(self.rows, gradients)
         rows = _rows(gradients)
-        return self._with(rows, len(rows), 0.0, 0.0)
+        return self._with(rows, len(rows), 0.0, 0.0, precision(gradients))
 
     def merge(self, other: IncrementalSubspace[Array]) -> IncrementalSubspace[Array]:
         """The summary of both, truncated once more; raises ValueError for different units or ranks."""
         same_kind(self.rows, other.rows)
         if self.rank != other.rank:
             raise ValueError(f"summaries must have the same rank, got {self.rank} and {other.rank}")
-        return self._with(_rows(other.rows), other.n_examples, other.error, other.lost)
+        return self._with(_rows(other.rows), other.n_examples, other.error, other.lost, other.precision)
 
     def modes(self) -> Modes[Array]:
         """The modes kept: values (mode,) and vectors (unit, mode), with at most ``rank`` modes."""
-        return modes(self.rows)
+        found = modes(self.rows)
+        return replace(found, gap=max(found.gap, rounding_gap(len(self.rows), self.precision)))
 
-    def _with(self, rows: Tensor, n_examples: int, error: float, lost: float) -> IncrementalSubspace[Array]:
+    def _with(
+        self, rows: Tensor, n_examples: int, error: float, lost: float, precision: float
+    ) -> IncrementalSubspace[Array]:
         same_units(self.rows.shape[-1], rows.shape[-1])
         stacked = torch.cat([torch.as_tensor(self.rows), rows])
         values, right = torch.linalg.svd(stacked, full_matrices=False)[1:]
@@ -107,6 +118,7 @@ class IncrementalSubspace(Generic[Array]):
             like(kept, self.rows),
             self.error + error + (float(dropped[0]) if len(dropped) else 0.0),
             self.lost + lost + float(dropped.sum()),
+            max(self.precision, precision),
         )
 
 

@@ -11,7 +11,10 @@ and the overlap of the activation gradient with the k leading right singular vec
 
 A random subspace of R^d gives k/d. One inside the row space of J_b, of r dimensions, gives k/r, and there g_b lies
 whatever was trained: g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant subspace is no evidence that descending in it
-works (Song et al. 2025). Ranks and overlaps are plain numbers, singular values have the unit of their matrix.
+works (Song et al. 2025). Where singular values are equal (all of them, for an orthogonal weight) their vectors are no
+more than one basis of many: o_k² is then what a random basis of their span is expected to give, which rises linearly in
+k from one end of the span to the other. Ranks and overlaps are plain numbers, singular values have the unit of their
+matrix.
 """
 
 from __future__ import annotations
@@ -36,14 +39,17 @@ Array = NDArray[np.float64]
 class UpstreamModes:
     """All modes of one tap's upstream Jacobians, and how its activation gradients lie in them.
 
-    values: (example, mode), σ descending, zero beyond the rank. vectors: (example, unit, mode), right singular vectors
-    in the network's precision, zero beyond the rank. components: (example, mode), (v_iᵀg)². squared_gradient:
-    (example,). smaller_side: min(next_unit, unit); there are fewer modes where no example's rank is that high.
+    values: (example, mode), σ descending, zero beyond the rank. parts: (example, unit, mode), v_i v_iᵀg in the
+    network's precision, zero beyond the rank. components: (example, mode), (v_iᵀg)². Both are means over the modes
+    whose singular values are equal. tied: (example, mode), whether σ equals the next one, see
+    `fganalysis.subspace.Modes`. squared_gradient: (example,). smaller_side: min(next_unit, unit); there are fewer modes
+    where no example's rank is that high.
     """
 
     values: Array
-    vectors: NDArray[np.floating]
+    parts: NDArray[np.floating]
     components: Array
+    tied: NDArray[np.bool_]
     squared_gradient: Array
     smaller_side: int
 
@@ -71,36 +77,40 @@ def upstream_modes(jacobian: UpstreamJacobian, gradient: Tensor) -> UpstreamMode
         _active_modes(jacobian.weight, derivative, g)
         for derivative, g in zip(jacobian.derivative, gradient, strict=True)
     ]
-    n_modes = max(1, *(len(values) for values, _, _ in found))
+    n_modes = max(1, *(len(values) for values, *_ in found))
     values = gradient.new_zeros(len(found), n_modes, dtype=torch.float64)
     components = torch.zeros_like(values)
-    vectors = gradient.new_zeros(*gradient.shape, n_modes)
-    for example, (own, squares, right) in enumerate(found):
+    tied = torch.zeros_like(values, dtype=torch.bool)
+    parts = gradient.new_zeros(*gradient.shape, n_modes)
+    for example, (own, squares, part, distinct) in enumerate(found):
         values[example, : len(own)] = own
         components[example, : len(own)] = squares
-        vectors[example, :, : len(own)] = right
+        parts[example, :, : len(own)] = part
+        tied[example, : len(distinct)] = ~distinct
     return UpstreamModes(
         values.cpu().numpy(),
-        vectors.cpu().numpy(),
+        parts.cpu().numpy(),
         components.cpu().numpy(),
+        tied.cpu().numpy(),
         gradient.double().square().sum(1).cpu().numpy(),
         min(jacobian.weight.shape),
     )
 
 
-def _active_modes(weight: Tensor, derivative: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One example's nonzero σ (mode,), (v_iᵀg)² (mode,) and v_i (unit, mode), these in the precision of the weight."""
+def _active_modes(weight: Tensor, derivative: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One example's nonzero σ (mode,), components (mode,), parts (unit, mode) and which σ are distinct (mode − 1,)."""
     active = derivative != 0
     if not bool(active.any()):
         nothing = weight.new_zeros(0)
-        return nothing, nothing, weight.new_zeros(len(derivative), 0)
+        return nothing, nothing, weight.new_zeros(len(derivative), 0), nothing.bool()
     rows = weight[:, active] * derivative[active]
     modes = subspace.modes(rows) if rows.dtype == torch.float64 else _modes_of_gram(rows)
     rank = int(modes.rank)
-    kept = modes.vectors[:, :rank]
-    right = weight.new_zeros(len(derivative), rank)
-    right[active] = kept.to(weight.dtype)
-    return modes.values[:rank], (gradient[active].double() @ kept).square(), right
+    kept, distinct = modes.vectors[:, :rank], modes.distinct[: rank - 1]
+    along = gradient[active].double() @ kept
+    part = weight.new_zeros(len(derivative), rank)
+    part[active] = subspace.spread_evenly(kept * along, distinct).to(weight.dtype)
+    return modes.values[:rank], subspace.spread_evenly(along.square(), distinct), part, distinct
 
 
 def _modes_of_gram(rows: Tensor) -> subspace.Modes[Tensor]:
@@ -110,8 +120,9 @@ def _modes_of_gram(rows: Tensor) -> subspace.Modes[Tensor]:
     """
     doubled = rows.double()
     squares, vectors = torch.linalg.eigh(doubled.mT @ doubled)
-    zero = max(rows.shape) * torch.finfo(rows.dtype).eps
-    return subspace.kept_modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), zero, doubled)
+    precision = torch.finfo(rows.dtype).eps
+    zero, gap = max(rows.shape) * precision, subspace.rounding_gap(min(rows.shape), precision)
+    return subspace.kept_modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), zero, gap, doubled)
 
 
 def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Generic
 
 import numpy as np
@@ -23,39 +24,48 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fganalysis.sound_arrays import Array, double, like, precision, same_kind, same_units
+from fganalysis.sound_arrays import Array, check_whole, double, like, precision, same_batch, same_kind, same_units
 
 SHARE_TOLERANCE = 1e-12  # ten equal modes hold 0.9 of the energy in nine of them whatever the rounding of a sum
 ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision
+LEAST_GAP = 1e-10  # closer singular values, relative to the largest, leave vectors that rounding turns visibly
+GAP_ROUNDING = 10.0  # torch's orthogonal matrices in single precision have gaps of five times their precision
 
 
 @dataclass(frozen=True, eq=False)
 class Modes(Generic[Array]):
-    """Singular values (…, mode), descending, and right singular vectors (…, unit, mode); both zero beyond the rank."""
+    """Singular values (…, mode), descending, and right singular vectors (…, unit, mode); both zero beyond the rank.
+
+    gap: singular values this close, relative to the largest, are equal. Their vectors are any basis of what they span.
+    """
 
     values: Array
     vectors: Array
+    gap: float = LEAST_GAP
 
     @property
     def rank(self) -> Array:
         """How many singular values count as nonzero, (…)."""
         return (self.values > 0).sum(-1)
 
-    def leading(self, k: int, gap: float = 1e-10) -> Array:
+    @property
+    def distinct(self) -> Array:
+        """Whether each nonzero singular value differs from the next, (…, mode − 1); zeros differ from everything."""
+        following = self.values[..., 1:]
+        return (self.values[..., :-1] - following > self.gap * self.values[..., :1]) | (following == 0)
+
+    def leading(self, k: int) -> Array:
         """The basis (…, unit, k) of the k leading modes.
 
         Raises ValueError where that subspace is not determined: k outside 1 … rank of every matrix, or singular values
-        k and k+1 closer than ``gap`` times the largest, so that any mixture of their modes would do as well.
+        k and k+1 that are equal, so that any mixture of their modes would do as well.
         """
+        check_whole(k=k)
         least = int(self.rank.min())
         if not 1 <= k <= least:
             raise ValueError(f"k must be between 1 and {least}, the smallest rank, got {k}")
-        if k < self.values.shape[-1]:
-            gaps = self.values[..., k - 1] - self.values[..., k]
-            if bool((gaps <= gap * self.values[..., 0]).any()):
-                raise ValueError(
-                    f"singular values {k} and {k + 1} are equal, so {k} leading directions are undetermined"
-                )
+        if k < self.values.shape[-1] and not bool(self.distinct[..., k - 1].all()):
+            raise ValueError(f"singular values {k} and {k + 1} are equal, so {k} leading directions are undetermined")
         return self.vectors[..., :k]
 
 
@@ -67,10 +77,12 @@ def singular_values(matrix: Array) -> Array:
 def modes(matrix: Array) -> Modes[Array]:
     """Singular values and right singular vectors by LAPACK: (…, example, unit) → min(example, unit) modes.
 
-    Singular values up to max(example, unit) · precision of the matrix · σ₁ count as zero.
+    Singular values up to max(example, unit) · precision of the matrix · σ₁ count as zero, and those closer than
+    10 · √min(example, unit) · precision · σ₁, or 1e-10 · σ₁, as equal.
     """
     values, right = torch.linalg.svd(double(matrix, "matrix", 2), full_matrices=False)[1:]
-    return kept_modes(values, right.mT, max(matrix.shape[-2:]) * precision(matrix), matrix)
+    zero, gap = max(matrix.shape[-2:]) * precision(matrix), rounding_gap(min(matrix.shape[-2:]), precision(matrix))
+    return kept_modes(values, right.mT, zero, gap, matrix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +112,15 @@ def randomised_modes(
     rows = double(matrix, "matrix", 2)
     if rows.ndim != 2:
         raise ValueError(f"matrix must be (example, unit), got the shape {tuple(rows.shape)}")
+    check_whole(k=k, seed=seed, oversampling=oversampling, power_iterations=power_iterations)
     if not 1 <= k <= min(rows.shape):
         raise ValueError(f"k must be between 1 and {min(rows.shape)}, the smaller side of the matrix, got {k}")
     if oversampling < 0 or power_iterations < 0:
         raise ValueError(
             f"oversampling and power_iterations must not be negative, got {oversampling}, {power_iterations}"
         )
+    largest = float(rows.abs().max()) or 1.0
+    rows = rows / largest  # squares in the residuals underflow or overflow otherwise, and the bounds with them
     shape = (rows.shape[0], min(k + oversampling, *rows.shape))
     start = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     basis = torch.linalg.qr(rows.mT @ start.to(rows.device))[0]
@@ -116,13 +131,17 @@ def randomised_modes(
     left, values, right = left[:, :k], values[:k], (basis @ inner.mT)[:, :k]
     error = torch.linalg.vector_norm(rows.mT @ left - right * values, dim=0) / math.sqrt(2)
     remainder = torch.linalg.matrix_norm(rows - image @ basis.mT)
-    found = kept_modes(values, right, max(rows.shape) * precision(matrix), matrix)
-    return RandomisedModes(found, like(error, matrix), float(remainder))
+    zero, gap = max(rows.shape) * precision(matrix), rounding_gap(min(rows.shape), precision(matrix))
+    found = kept_modes(values * largest, right, zero, gap, matrix)
+    return RandomisedModes(found, like(error * largest, matrix), float(remainder) * largest)
 
 
 def energy_curve(values: Array) -> Array:
-    """k ↦ Σ_{i≤k} σ_i² / Σ σ_i², the share of the energy in the k leading modes, (…, mode); NaN for a zero spectrum."""
-    return like(_shares(values).cumsum(-1), values)
+    """k ↦ Σ_{i≤k} σ_i² / Σ σ_i², the share of the energy in the k leading modes, (…, mode); NaN for a zero spectrum.
+
+    Raises ValueError for singular values (…, mode) that rise.
+    """
+    return like(_descending_shares(values).cumsum(-1), values)
 
 
 def stable_rank(values: Array) -> Array:
@@ -146,28 +165,34 @@ def participation_ratio(values: Array) -> Array:
 def modes_for_energy(values: Array, share: float = 0.9) -> Array:
     """The least number of leading modes that holds ``share`` of the energy, to within 1e-12; 0 for a zero spectrum.
 
-    Raises ValueError for a share outside (0, 1].
+    Raises ValueError for a share outside (0, 1] and for singular values that rise.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}")
-    short = _shares(values).nan_to_num(1.0).cumsum(-1) < share - SHARE_TOLERANCE
+    if not isinstance(share, Real) or not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share!r}")
+    short = _descending_shares(values).nan_to_num(1.0).cumsum(-1) < share - SHARE_TOLERANCE
     nonzero = double(values, "values", 1).amax(-1) > 0
     return like((short.sum(-1) + 1) * nonzero, values)
 
 
-def overlap_curve(gradient: Array, basis: Array) -> Array:
+def overlap_curve(gradient: Array, basis: Array | Modes[Array]) -> Array:
     """k ↦ o_k² = ‖V_kᵀg‖²/‖g‖², the share of a gradient's square in the first k directions of a basis, (…, mode).
 
     gradient: (…, unit). basis: (…, unit, mode), orthonormal or zero columns in order; leading dimensions broadcast.
+    Columns are taken as they come; of `Modes`, a k between equal singular values gets what a random basis of their span
+    is expected to give, which rises linearly from one end of the span to the other and does not see the basis drawn.
     A zero gradient gives NaN. Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
     """
+    found = basis if isinstance(basis, Modes) else None
+    basis = basis.vectors if isinstance(basis, Modes) else basis
     same_kind(gradient, basis)
     vectors, columns = double(gradient, "gradient", 1), double(basis, "basis", 2)
     same_units(vectors.shape[-1], columns.shape[-2])
-    np.broadcast_shapes(vectors.shape[:-1], columns.shape[:-2])
+    same_batch(vectors.shape[:-1], columns.shape[:-2])
     _check_orthonormal(columns, precision(basis), zero_columns=True)
     vectors = vectors / vectors.abs().amax(-1, keepdim=True)  # squares of tiny gradients underflow
     components = (vectors[..., None, :] @ columns)[..., 0, :].square()
+    if found is not None:
+        components = spread_evenly(components, torch.as_tensor(found.distinct))
     curve = components.cumsum(-1) / vectors.square().sum(-1, keepdim=True)
     return like(curve.clamp(max=1.0), gradient)
 
@@ -183,7 +208,7 @@ def principal_angles(first: Array, second: Array) -> Array:
     same_kind(first, second)
     wide, narrow = double(first, "first", 2), double(second, "second", 2)
     same_units(wide.shape[-2], narrow.shape[-2])
-    np.broadcast_shapes(wide.shape[:-2], narrow.shape[:-2])
+    same_batch(wide.shape[:-2], narrow.shape[:-2])
     for columns, basis in ((wide, first), (narrow, second)):
         _check_orthonormal(columns, precision(basis), zero_columns=False)
     if wide.shape[-1] < narrow.shape[-1]:
@@ -222,9 +247,12 @@ def random_alignment(k: int | NDArray[np.int64], other_k: int | NDArray[np.int64
         E tr(PQ) = km/d        Var tr(PQ) = 2km(d−k)(d−m) / (d²(d−1)(d+2))
 
     Single ordered angles have no such elementary form. k, other_k (m): numbers or arrays. Raises ValueError outside
-    0 … unit (d).
+    0 … unit (d), and for none or no whole numbers.
     """
+    check_whole(unit=unit)
     first, second = np.asarray(k, dtype=np.float64), np.asarray(other_k, dtype=np.float64)
+    if 0 in (first.size, second.size) or any(bool((one != np.floor(one)).any()) for one in (first, second)):
+        raise ValueError(f"dimensions of subspaces must be whole numbers, at least one, got {k} and {other_k}")
     if unit < 1 or min(first.min(), second.min()) < 0 or max(first.max(), second.max()) > unit:
         raise ValueError(f"dimensions of subspaces must lie between 0 and unit = {unit}, got {k} and {other_k}")
     n_angles = np.maximum(np.minimum(first, second), 1)
@@ -250,7 +278,29 @@ def _shares(values: Array) -> Tensor:
     return squares / squares.sum(-1, keepdim=True)
 
 
-def kept_modes(values: Tensor, vectors: Tensor, resolution: float, source: Array) -> Modes[Array]:
+def _descending_shares(values: Array) -> Tensor:
+    shares, sigma = _shares(values), double(values, "values", 1)
+    if bool((sigma.diff(dim=-1) > precision(values) * sigma.amax(-1, keepdim=True)).any()):
+        raise ValueError("singular values must be in descending order")
+    return shares
+
+
+def rounding_gap(smaller_side: int, precision: float) -> float:
+    """Singular values closer than this, relative to the largest, are equal but for the rounding of their matrix."""
+    return max(LEAST_GAP, GAP_ROUNDING * math.sqrt(smaller_side) * precision)
+
+
+def spread_evenly(parts: Tensor, distinct: Tensor) -> Tensor:
+    """Parts (…, mode) with those of equal singular values replaced by their mean; distinct: see `Modes`."""
+    if bool(distinct.all()):
+        return parts
+    ends = torch.cat([distinct.new_zeros((*distinct.shape[:-1], 1)), distinct], dim=-1)
+    span = ends.cumsum(-1).expand(parts.shape)
+    sums, sizes = (torch.zeros_like(parts).scatter_add(-1, span, one) for one in (parts, torch.ones_like(parts)))
+    return (sums / sizes.clamp(min=1)).gather(-1, span)
+
+
+def kept_modes(values: Tensor, vectors: Tensor, resolution: float, gap: float, source: Array) -> Modes[Array]:
     """Modes of the kind of array of ``source``, with those up to ``resolution`` of the largest set to zero."""
     kept = values > resolution * values[..., :1]
-    return Modes(like(values * kept, source), like(vectors * kept[..., None, :], source))
+    return Modes(like(values * kept, source), like(vectors * kept[..., None, :], source), gap)

@@ -1,10 +1,13 @@
 """Spectra and overlaps of a snapshot against NumPy, and the predictions made of them against theory and sampling."""
 
+import copy
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fganalysis as fga
 from fganalysis import schema
@@ -185,6 +188,38 @@ def test_dead_examples_and_zero_gradients() -> None:
     for name in ("overlap", "kept_energy", "best_k", "best_k_of_each_layer", "orthogonal_efficiency"):
         assert bool(found[name].isnull().all()), name
     np.testing.assert_array_equal(found["orthogonal_variance"], 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_equal_singular_values_give_the_same_story_however_units_are_permuted(dtype: torch.dtype, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inputs, targets = torch.randn(5, 6, generator=generator).to(dtype), torch.tensor([0, 1, 2, 0, 1])
+    network = fga.networks.mlp([6, 8, 8, 3], bias=False, seed=seed, dtype=dtype)
+    weights = dict(network.named_parameters())
+    torch.nn.init.orthogonal_(weights["2.weight"], generator=generator)
+    order = torch.randperm(8, generator=generator)
+    permuted = copy.deepcopy(network)
+    moved = {"0.weight": weights["0.weight"][order], "2.weight": weights["2.weight"][:, order]}
+    permuted.load_state_dict(moved, strict=False)
+    snapshot, other = (
+        fga.capture(one, torch.nn.functional.cross_entropy, inputs, targets) for one in (network, permuted)
+    )
+    found, again = subspaces(snapshot), subspaces(other)
+    # Biases are roots of differences: rounding shows as its root.
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-6
+    for name in ("overlap", "overlap_spread", "orthogonal_bias", "orthogonal_variance", "orthogonal_efficiency"):
+        scale = float(np.abs(found[name]).max())
+        np.testing.assert_allclose(again[name], found[name], atol=tolerance * scale, err_msg=name)
+    np.testing.assert_array_equal(again["best_k"], found["best_k"])
+    # Behind an orthogonal weight every subspace of the range is as good as a random one.
+    own = found.sel(layer="0").isel(mode=slice(8))
+    dead = snapshot.gradients[0].square().sum(1) == 0
+    if not dead.any():
+        np.testing.assert_allclose(own["overlap"], own["random_overlap_in_range"], atol=1e-5)
+    modes = upstream_modes(snapshot.upstream[0], snapshot.gradients[0])
+    np.testing.assert_array_equal(modes.tied.sum(1), (modes.rank - 1).clip(0))
 
 
 def test_a_network_that_is_no_chain_has_spectra_and_no_overlaps() -> None:

@@ -53,6 +53,12 @@ class Net:
             curves.append(OverlapCurve(overlap, squared, np.sum(values > 0, 1)))
         return curves
 
+    def parts(self, layer: int) -> tuple[Array, NDArray[np.bool_]]:
+        """v_i v_iᵀg (example, unit, mode), and no two singular values equal."""
+        right = self.svd(layer)[2]
+        along = np.einsum("bu,bum->bm", self.gradients[layer], right)
+        return right * along[:, None], np.zeros(along.shape, dtype=bool)
+
     def spectra(self) -> list[UpstreamSpectrum]:
         spectra = []
         for layer, gradient in enumerate(self.gradients[:-1]):
@@ -161,7 +167,7 @@ def test_every_k_of_the_orthogonal_guess_is_exact(net: Net, layers: subspace.Lay
     terms = subspace.orthogonal_terms(curves, net.output(), ks)
     activation = subspace.activation_quantities(terms, layers)
     cross = [
-        subspace.orthogonal_cross_terms(net.svd(layer)[2], net.gradients[layer], net.inputs[layer], ks)
+        subspace.orthogonal_cross_terms(*net.parts(layer), net.gradients[layer], net.inputs[layer], ks)
         for layer in range(len(curves))
     ]
     last = subspace.cross_terms(net.gradients[-1], net.gradients[-1], net.inputs[-1])
@@ -177,6 +183,55 @@ def test_every_k_of_the_orthogonal_guess_is_exact(net: Net, layers: subspace.Lay
     # All directions: no bias, as the gradient lies in the row space of the Jacobian.
     np.testing.assert_allclose(activation.squared_bias[:, -1], 0, atol=1e-10)
     np.testing.assert_allclose(weight.squared_bias[:, -1], 0, atol=1e-10)
+
+
+@passes
+def test_between_equal_singular_values_it_is_the_mean_over_bases_of_their_span(layers: subspace.Layers) -> None:
+    """Each example draws its basis alone. All that is asked for is linear in V_kV_kᵀ, whose mean over the c cyclic
+    orders of one basis is that over all bases: c² pairs of orders for two examples are the whole law."""
+    rng = np.random.default_rng(7)
+    gradient, inputs, output = rng.normal(size=(2, 6)), rng.normal(size=(2, 3)), rng.normal(size=(2, 2))
+    basis = np.linalg.qr(rng.normal(size=(2, 6, 4)))[0]
+    spans = [[0], [1, 2, 3]]
+    ks = np.arange(1, 5)
+
+    def terms(right: Array, tied: bool) -> tuple[subspace.GuessTerms, list[subspace.CrossTerms]]:
+        along = np.einsum("bu,bum->bm", gradient, right)
+        parts, components, equal = right * along[:, None], along**2, np.zeros((2, 4), dtype=bool)
+        for span in spans if tied else []:
+            parts[:, :, span] = parts[:, :, span].mean(2, keepdims=True)
+            components[:, span] = components[:, span].mean(1, keepdims=True)
+            equal[:, span[:-1]] = True
+        squared = np.sum(gradient**2, axis=1)
+        curve = OverlapCurve(np.cumsum(components, 1) / squared[:, None], squared, np.array([4, 4]))
+        found = subspace.orthogonal_terms([curve], Output(np.sum(output**2, axis=1), 2), ks)
+        last = subspace.cross_terms(output, output, inputs)
+        repeated = replace(last, inner=np.repeat(last.inner, 4), mean_square=np.repeat(last.mean_square, 4))
+        return found, [subspace.orthogonal_cross_terms(parts, equal, gradient, inputs, ks), repeated]
+
+    def quantities(right: Array, tied: bool) -> list[Quantities]:
+        found, cross = terms(right, tied)
+        return [subspace.activation_quantities(found, layers), subspace.weight_quantities(found, cross, layers)]
+
+    orders = [[0, *np.roll([1, 2, 3], shift)] for shift in range(3)]
+    drawn = [
+        quantities(np.stack([basis[0][:, one], basis[1][:, other]]), tied=False)
+        for one, other in itertools.product(orders, orders)
+    ]
+    for space, predicted in enumerate(quantities(basis, tied=True)):
+        every = [one[space] for one in drawn]
+        for name in ("squared_bias", "variance", "mse"):
+            mean = np.mean([getattr(one, name) for one in every], axis=0)
+            np.testing.assert_allclose(getattr(predicted, name), mean, rtol=1e-10, atol=1e-10)
+        # Ratios are those of a basis drawn with every guess: of mean ⟨ḡ, g⟩ and mean E‖ĝ‖², not their mean ratio.
+        second = [np.divide(one.efficiency, one.best_scale**2) for one in every]
+        inner = [one.best_scale * size for one, size in zip(every, second, strict=True)]
+        scale = np.mean(inner, axis=0) / np.mean(second, axis=0)
+        np.testing.assert_allclose(predicted.best_scale, scale, rtol=1e-10)
+        np.testing.assert_allclose(predicted.efficiency, scale * np.mean(inner, axis=0), rtol=1e-10)
+        # Negative control: one of the bases alone says something else, inside the span and not at its ends.
+        apart = np.abs(every[0].variance - predicted.variance).max(0)
+        assert (apart[[1, 2]] > 1e-3).all() and (apart[[0, 3]] < 1e-10).all()
 
 
 @nets
@@ -371,7 +426,9 @@ def test_settings_and_shapes_that_do_not_fit_are_refused_by_name() -> None:
         subspace.weight_quantities(terms, [cross, cross])
     with pytest.raises(ValueError, match=r"mean and gradients must be \(example, unit\)"):
         subspace.cross_terms(np.ones((2, 3)), np.ones((1, 3)), np.ones((1, 2)))
-    with pytest.raises(ValueError, match=r"vectors must be \(example, unit, mode\)"):
-        subspace.orthogonal_cross_terms(np.ones((2, 3)), np.ones((1, 3)), np.ones((1, 2)), np.array([1]))
+    parts, tied = np.ones((1, 3, 2)), np.zeros((1, 2), dtype=bool)
+    for wrong_parts, wrong_tied in ((np.ones((2, 3)), tied), (parts, tied[:, :1])):
+        with pytest.raises(ValueError, match=r"parts must be \(example, unit, mode\) and tied \(example, mode\)"):
+            subspace.orthogonal_cross_terms(wrong_parts, wrong_tied, np.ones((1, 3)), np.ones((1, 2)), np.array([1]))
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        subspace.orthogonal_cross_terms(np.ones((1, 3, 2)), np.ones((1, 3)), np.ones((1, 2)), np.array([0]))
+        subspace.orthogonal_cross_terms(parts, tied, np.ones((1, 3)), np.ones((1, 2)), np.array([0]))

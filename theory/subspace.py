@@ -17,6 +17,12 @@ inner products of the mean guess *between* examples. `cross_terms` and `orthogon
 The noise is Gaussian. Another fourth moment κ adds (κ−3) Σ_j (A_jᵀg)²‖A_j‖² to the variance, with Σ = AAᵀ, and A is
 more than its spectrum. Nor are noise shared between examples and one slope for the whole batch treated here.
 
+Equal singular values leave V_k undetermined for a k between them. Given a curve that rises linearly there (and, in
+weight space, the parts that `orthogonal_cross_terms` describes) bias², variance and mse are the means over random bases
+of the span, drawn for each example on its own: all three are linear in each example's V_kV_kᵀ. Efficiency
+and best scale are ratios and no such means; they are those of a guess that draws the basis afresh every time, whose
+⟨ḡ, g⟩ and E‖ĝ‖² those means are.
+
 Squared gradients are in (loss per unit of activation)². Raises ValueError for shapes that do not fit, for NaN or
 infinite entries and for numbers that no gradient or spectrum has. Sources: MATH.md §3, §7; Wang et al. 2025; Singhal et
 al. 2023.
@@ -171,16 +177,24 @@ def cross_terms(mean: Array, gradients: Array, inputs: Array) -> CrossTerms:
     )
 
 
-def orthogonal_cross_terms(vectors: NDArray[np.floating], gradients: Array, inputs: Array, ks: Counts) -> CrossTerms:
+def orthogonal_cross_terms(
+    parts: NDArray[np.floating], tied: NDArray[np.bool_], gradients: Array, inputs: Array, ks: Counts
+) -> CrossTerms:
     """The cross terms of a hidden tap for every k of ``ks`` (setting,), adding up one mode after the other.
 
-    vectors: (example, unit, mode), right singular vectors of the upstream Jacobians in descending order, zero beyond
-    the rank. gradients, inputs: as in `cross_terms`. A k beyond the last mode counts as all modes.
+    parts: (example, unit, mode), v_i v_iᵀg of the right singular vectors of the upstream Jacobians in descending order,
+    zero beyond the rank. tied: (example, mode), whether a singular value equals the next. Of c equal ones each has the
+    same part p = P g/c, P the projector on their span, and of m of them the random projector P_m has E P_m g = m p and
+
+        E‖P_m g‖² − ‖E P_m g‖² = (m/c − m²/c²) ‖P g‖² = m (c − m) ‖p‖²
+
+    which counts with ‖x_b‖², as examples' bases are independent. gradients, inputs: as in `cross_terms`. A k beyond the
+    last mode counts as all modes.
     """
-    if vectors.ndim != 3 or vectors.shape[:2] != gradients.shape:
+    if parts.ndim != 3 or parts.shape[:2] != gradients.shape or tied.shape != (len(parts), parts.shape[2]):
         raise ValueError(
-            f"vectors must be (example, unit, mode) for gradients (example, unit), got the shapes {vectors.shape} and "
-            f"{gradients.shape}"
+            "parts must be (example, unit, mode) and tied (example, mode) for gradients (example, unit), "
+            f"got the shapes {parts.shape}, {tied.shape} and {gradients.shape}"
         )
     if np.min(ks) < 1:
         raise ValueError(f"k must be at least 1, got {np.min(ks)}")
@@ -189,13 +203,26 @@ def orthogonal_cross_terms(vectors: NDArray[np.floating], gradients: Array, inpu
     mixing = inputs if inputs.shape[0] >= inputs.shape[1] else np.linalg.qr(inputs.T)[1].T
     truth = gradients.T @ mixing
     guess = np.zeros_like(truth)
-    inner, mean_square = np.empty(vectors.shape[2]), np.empty(vectors.shape[2])
-    components = np.einsum("bu,bum->bm", gradients, vectors)
-    for mode in range(vectors.shape[2]):
-        guess += (vectors[:, :, mode] * components[:, mode, None]).T @ mixing
-        inner[mode], mean_square[mode] = np.vdot(guess, truth), np.vdot(guess, guess)
-    chosen = np.minimum(ks, vectors.shape[2]) - 1
+    n_modes = parts.shape[2]
+    inner, mean_square = np.empty(n_modes), np.empty(n_modes)
+    inside = _pairs_split(tied)
+    for mode in range(n_modes):
+        part = parts[:, :, mode].astype(np.float64)
+        guess += part.T @ mixing
+        scatter = whole.squared_input @ (inside[:, mode] * np.sum(part**2, axis=1))
+        inner[mode], mean_square[mode] = np.vdot(guess, truth), np.vdot(guess, guess) + scatter
+    chosen = np.minimum(ks, n_modes) - 1
     return CrossTerms(whole.squared_input, inner[chosen], mean_square[chosen], whole.squared_gradient)
+
+
+def _pairs_split(tied: NDArray[np.bool_]) -> Counts:
+    """m (c − m) where a k takes m of c equal singular values, (example, mode): 0 where it takes all or none."""
+    taken, left = np.ones(tied.shape, dtype=np.int64), np.zeros(tied.shape, dtype=np.int64)
+    for mode in range(1, tied.shape[1]):
+        taken[:, mode] += taken[:, mode - 1] * tied[:, mode - 1]
+    for mode in range(tied.shape[1] - 2, -1, -1):
+        left[:, mode] = (left[:, mode + 1] + 1) * tied[:, mode]
+    return taken * left
 
 
 def best_setting(quantities: Quantities) -> Counts:

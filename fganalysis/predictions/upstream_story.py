@@ -23,7 +23,7 @@ def story(snapshot: Snapshot, modes: Sequence[UpstreamModes], ks: NDArray[np.int
 
     curves = [energy_curves.OverlapCurve(one.overlap, one.squared_gradient, one.rank) for one in modes]
     terms = subspace.orthogonal_terms(curves, output, ks)
-    cross = [subspace.orthogonal_cross_terms(one.vectors, g, x, ks) for one, g, x in hidden]
+    cross = [subspace.orthogonal_cross_terms(one.parts, one.tied, g, x, ks) for one, g, x in hidden]
     same = np.ones(len(ks))  # The output tap's guess does not know of k.
     flat = replace(last, inner=last.inner * same, mean_square=last.mean_square * same)
     orthogonal = [subspace.activation_quantities(terms), subspace.weight_quantities(terms, [*cross, flat])]
