@@ -28,12 +28,15 @@ def verb(interval: Interval, more: str, less: str, neither: str, zero: float = 0
 
 
 def scientific(interval: Interval) -> str:
-    """(2.17 ± 0.65)·10⁻³."""
+    """(2.17 ± 0.65)·10⁻³; 2.17·10⁻³ without an interval."""
     if not math.isfinite(interval.mean) or interval.mean == 0:
         return f"{interval.mean:.3g}"
     power = math.floor(math.log10(abs(interval.mean)))
     raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"({interval.mean / 10**power:.2f} ± {interval.half / 10**power:.2f})·10{raised}"
+    mean = f"{interval.mean / 10**power:.2f}"
+    if not math.isfinite(interval.half):
+        return f"{mean}·10{raised}"
+    return f"({mean} ± {interval.half / 10**power:.2f})·10{raised}"
 
 
 def capital(text: str) -> str:

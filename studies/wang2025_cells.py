@@ -2,7 +2,8 @@
 
 train_accuracy, test_accuracy, loss (step)              the log
 jacobian_rank, overlap, squared_overlap (when, layer)  of the upstream Jacobian, before and after (figure 1)
-variance, bias, covariance_norm (guess_kind, layer)     as the paper defines them, after training (tables 2 and 5)
+variance, bias (guess_kind, layer)                      as the paper defines them, after training (tables 2 and 5)
+covariance_norm (guess_kind, layer)                     predicted, up to table 2's width; not in the oldest cells
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ MEASURED: dict[str, dict[str, Estimator]] = {
     },
     "preconditioned": {"preconditioned": RowSpace(dead_units=True)},
 }
-WIDEST_BOTTOM = 128  # Table 2's width: the control decomposes the Jacobian of every example.
+# Table 2's width: the control and the covariance norm decompose the Jacobian of every example.
+WIDEST_DECOMPOSED = 128
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def cell(training: Training) -> xr.Dataset:
     before_after = xr.concat(looks, dim=xr.IndexVariable("when", ["before", "after"]))
     parts = [run.log, before_after]
     guesses = MEASURED.get(training.method, {})
-    chosen = {name: one for name, one in guesses.items() if name != "orthogonal, bottom" or width <= WIDEST_BOTTOM}
+    chosen = {name: one for name, one in guesses.items() if name != "orthogonal, bottom" or width <= WIDEST_DECOMPOSED}
     if chosen:
         parts.append(_metrics(_captured(run.network, *batch), chosen, training.seed))
     return xr.merge(parts, combine_attrs="override")
@@ -157,13 +159,17 @@ def _look(network: torch.nn.Module, inputs: Tensor, targets: Tensor) -> xr.Datas
 
 
 def _metrics(snapshot: Snapshot, guesses: dict[str, Estimator], seed: int) -> xr.Dataset:
-    """The paper's variance, bias and covariance norm of the hidden layers, measured, in activation space."""
+    """The paper's variance and bias of the hidden layers, measured, and its covariance norm, in closed form."""
     rows, layers = [], list(range(1, len(snapshot.upstream) + 1))
+    hidden = list(snapshot.layers[:-1])
     for name, estimator in guesses.items():
-        own = fga.sample(snapshot, estimator, METRIC_GUESSES, seed, workers=1).sel(layer=list(snapshot.layers[:-1]))
+        own = fga.sample(snapshot, estimator, METRIC_GUESSES, seed, workers=1).sel(layer=hidden)
         variables = {}
         for metric in ("variance", "bias", "variance_se", "bias_se"):
             source = own[f"wang2025_{metric}"]
             variables[metric] = ("layer", source.values, source.attrs)
+        if max(jacobian.weight.shape[1] for jacobian in snapshot.upstream) <= WIDEST_DECOMPOSED:
+            norm = fga.predict(snapshot, estimator)["wang2025_covariance_norm"].sel(layer=hidden)
+            variables["covariance_norm"] = ("layer", norm.values, norm.attrs)
         rows.append(xr.Dataset(variables, coords={"layer": layers}).expand_dims(guess_kind=[name]))
     return xr.concat(rows, dim="guess_kind", data_vars="all")

@@ -85,8 +85,125 @@ def test_the_order_is_judged_on_differences_seed_by_seed() -> None:
     paired = wang2025_page.difference(tree, "orthogonal, k = 10", "upstream", 128)
     assert paired.mean == pytest.approx(0.010) and 0 < paired.low < 0.010
     page = wang2025_page.text(tree)
-    assert "holds at width 128" in page
+    assert "Seed by seed, W̃⊥ (k = 10) above W̃ᵀ above activity perturbation holds at width 128." in page
     assert "| 128 | W̃ᵀ | activity perturbation | 0.011 ± 0.002 | better | no |" in page
+
+
+def test_the_page_says_that_the_ordering_holds_with_intervals_apart() -> None:
+    values = {"activity": [0.30, 0.31], "upstream": [0.50, 0.51], "orthogonal, k = 10": [0.90, 0.91]}
+    page = wang2025_page.text(wang2025_page.collect(log(values, 256)))
+    assert "At width 256, after 300 epochs, the ordering of table 3 holds with intervals apart for all three" in page
+    assert (
+        "At width 128, after 300 epochs, the ordering of table 3 is not judged: it takes two seeds that W̃⊥, k = 10 and "
+        "W̃ᵀ have in common." in page
+    )
+
+
+def test_the_page_says_why_the_ordering_does_not_hold_with_intervals_apart() -> None:
+    """Seeds have variance .01 in both, their difference 1e-6: 1 - 1e-6/.02 of it is common. And activity is far off."""
+    seeds = np.array([0.5, 0.6, 0.7])
+    better = seeds + np.array([0.019, 0.020, 0.021])
+    values = {"activity": [0.1, 0.1, 0.11], "upstream": list(seeds), "orthogonal, k = 10": list(better)}
+    page = wang2025_page.text(wang2025_page.collect(log(values)))
+    assert "At width 128, after 300 epochs, the ordering of table 3 does not hold with intervals apart:" in page
+    assert (
+        "- W̃⊥, k = 10 and W̃ᵀ: the means differ by 0.020, the intervals reach 0.251 and 0.248, as seeds have standard "
+        "deviations of 0.101 (3 seeds) and 0.100 (3 seeds). 100% of that variance is common to both (a seed's weights "
+        "and batches): seed by seed the difference is 0.020 ± 0.002, better." in page
+    )
+    assert "- W̃ᵀ and activity" not in page
+
+
+def test_a_difference_that_nothing_common_explains_is_not_told_apart() -> None:
+    values = {"activity": [0.1, 0.1, 0.11], "upstream": [0.5, 0.6, 0.7], "orthogonal, k = 10": [0.7, 0.6, 0.5]}
+    page = wang2025_page.text(wang2025_page.collect(log(values)))
+    assert "None of that variance is common to both: seed by seed the difference is 0.0 ± 0.5, not told apart." in page
+
+
+def metrics(values: dict[str, list[float]]) -> xr.Dataset:
+    """(guess_kind, layer) of every guess of table 2, all alike; what is not told is 1."""
+    kinds = list(wang2025_page.TABLE_2)
+    names = ("variance", "variance_se", "bias", "bias_se")
+    found = {name: [1.0, 1.0, 1.0] for name in names} | values
+    return xr.Dataset(
+        {name: (("guess_kind", "layer"), [row] * len(kinds)) for name, row in found.items()},
+        coords={"guess_kind": kinds, "layer": [1, 2, 3]},
+    )
+
+
+def test_table_2_names_the_layers_that_hold_the_paper_and_shows_the_covariance_norm_where_it_is() -> None:
+    """Variances of three seeds about 1.5e-4 in layers 1 and 3: there alone is W̃ᵀ's 1.50e-4. The norm is rounded."""
+    cells = log({"orthogonal, k = 10": [0.3, 0.4, 0.5], "orthogonal, k = 1": [0.3]})
+    for index, one in enumerate(one for one in list(cells) if one.method == "orthogonal, k = 10"):
+        own = {"variance": [(1.4 + index / 10) * 1e-4, 1.0, (1.4 + index / 10) * 1e-4]}
+        cells[one] = xr.merge([cells[one], metrics(own)])
+    without = wang2025_page.text(wang2025_page.collect(cells))
+    spread = "(1.50 ± 0.25)·10⁻⁴"
+    assert f"| upstream | variance | 1.50e-04 | {spread} | (1.00 ± 0.00)·10⁰ | {spread} | 1 and 3 |" in without
+    assert (
+        "| upstream | bias | 2.75e-04 | (1.00 ± 0.00)·10⁰ | (1.00 ± 0.00)·10⁰ | (1.00 ± 0.00)·10⁰ | none |" in without
+    )
+    assert "| upstream | covariance norm | 8.40e-02 | – | – | – | – |" in without
+
+    first = Training("orthogonal, k = 10", 128, 0, 300)
+    cells[first] = cells[first].assign(covariance_norm=(("guess_kind", "layer"), np.full((3, 3), 0.08487)))
+    one = wang2025_page.collect(cells)
+    assert "| orthogonal | covariance norm | 8.50e-02 | 8.49·10⁻² | 8.49·10⁻² | 8.49·10⁻² | – |" in wang2025_page.text(
+        one
+    )
+    second = Training("orthogonal, k = 10", 128, 1, 300)
+    again = wang2025_page.cells(one)  # As a run that is taken up finds them.
+    xr.testing.assert_identical(again[first]["covariance_norm"].drop_attrs(), cells[first]["covariance_norm"])
+    again[second] = again[second].assign(covariance_norm=again[first]["covariance_norm"])
+    page = wang2025_page.text(wang2025_page.collect(again))
+    row = "(8.49 ± 0.00)·10⁻² | (8.49 ± 0.00)·10⁻² | (8.49 ± 0.00)·10⁻²"
+    assert f"| orthogonal | covariance norm | 8.50e-02 | {row} | 1, 2 and 3 |" in page
+
+
+def test_the_cell_s_covariance_norm_is_that_of_ten_directions() -> None:
+    batch = torch.randn(4, 40, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
+    guess: dict[str, fga.estimators.Estimator] = {"orthogonal": OrthogonalUpstream(k=10)}
+    for width, expected in ((128, np.sqrt(118) / 128), (129, None)):
+        snapshot = wang2025_cells._captured(fga.networks.mlp([40, *[width] * 3, 10], bias=False, seed=0), *batch)
+        found = wang2025_cells._metrics(snapshot, guess, seed=0)
+        assert ("covariance_norm" in found) == (expected is not None)
+        if expected is not None:
+            np.testing.assert_allclose(found["covariance_norm"], np.full((1, 3), expected), rtol=1e-6)
+
+
+def test_figure_1_looks_for_the_paper_s_numbers_after_training_by_orthogonal() -> None:
+    """Seeds .8, .9, 1: a run lies within .9 ± .50, which holds the overlaps and no rank."""
+    page = wang2025_page.text(
+        wang2025_page.collect(log({"orthogonal, k = 10": [0.8, 0.9, 1.0], "upstream": [0.8, 1.0]}))
+    )
+    ours = "0.9 ± 0.2 | 0.9 ± 0.2"
+    assert f"| 128 | W̃⊥, k = 10 | 1 | 64 | {ours} | above | 0.91 | {ours} | yes | {ours} |" in page
+    assert (
+        "| 128 | W̃ᵀ | 1 | – | 0.9 ± 1.3 | 0.9 ± 1.3 | – | – | 0.9 ± 1.3 | 0.9 ± 1.3 | – | 0.9 ± 1.3 | 0.9 ± 1.3 |"
+        in page
+    )
+
+
+def test_one_seed_is_printed_without_an_interval() -> None:
+    own = xr.Dataset(
+        {name: (("guess_kind", "layer"), [[1.52e-4] * 3]) for name in ("variance", "variance_se", "bias", "bias_se")},
+        coords={"guess_kind": ["preconditioned"], "layer": [1, 2, 3]},
+    )
+    cells = {one: xr.merge([cell, own]) for one, cell in log({"preconditioned": [0.3]}, 256).items()}
+    page = wang2025_page.text(wang2025_page.collect(cells))
+    assert "| W̃^P | variance | 1.75e-04 | 1.52·10⁻⁴ | – | – |" in page
+
+
+@pytest.mark.parametrize("iterated", [True, False])
+def test_more_iterations_are_announced_where_they_are_compared(iterated: bool, tmp_path: Path) -> None:
+    values = {"orthogonal, k = 10": [0.3, 0.4]} | ({"orthogonal, k = 10, iterated": [0.3, 0.41]} if iterated else {})
+    tree = wang2025_page.collect(log(values))
+    tree.attrs["trainings"] = "2 of 2"
+    wang2025_page.write(tree, tmp_path)
+    page = (tmp_path / "wang2025.md").read_text()
+    assert (
+        ("more iterations are compared below" in page) == ("Does the cheap decomposition matter?" in page) == iterated
+    )
 
 
 def test_a_printed_number_is_looked_for_in_the_interval_of_one_more_run() -> None:
