@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fganalysis.intervals import Z95, Array, Estimate, Shape, mean, proportion, shape, skewed, student_widening
+from fganalysis.intervals import FEW, Z95, Array, Estimate, Shape, mean, proportion, shape, skewed, student_widening
 from fganalysis.squared_norm import LEAST_GROUPS, SquaredNorm, root, squared_norm
 
 __all__ = [
@@ -30,9 +30,11 @@ __all__ = [
     "wang2025",
 ]
 
+SIGNED = ("shrinkage", "cosine", "best_scale", "variance")  # An estimate of a variance may be negative.
+NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias", "wang2025_bias")
 NEAR = 4.0  # Standard errors from zero within which a square has the law of a squared norm.
 ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for,
-ROOM_IN_GROUPS = 5.0  # and groups like the largest that of the seed paper's variance does.
+ROOM_IN_GROUPS = 6.0  # and groups like the largest that of the seed paper's variance does.
 CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
 
 
@@ -55,7 +57,7 @@ def quantities(
     squared_bias = bias_law.estimate()
     bias = root(squared_bias)
     errors = q - 2 * p + squared_gradient[..., None]
-    return {
+    found = {
         "squared_bias": squared_bias,
         "bias": bias,
         "relative_bias": bias.scaled(1 / np.sqrt(g2)),
@@ -68,6 +70,9 @@ def quantities(
         "best_scale": _best_scale(p, q),
         "descent_probability": _positive(p),
     }
+    for name, estimate in found.items():
+        found[name] = estimate.of_few(p.shape[-1], -np.inf if name in SIGNED else 0.0, FEW * (1 + (name in NORMS)))
+    return found
 
 
 def cosine_quantiles(
@@ -86,7 +91,8 @@ def wang2025(second_moment: Array, error: Array, sizes: Array) -> dict[str, Esti
             e = ĝ_b − g_b, (…, group, unit). sizes: (group,), guesses in each.
     """
     bias = root(squared_norm(error @ error.swapaxes(-1, -2), sizes).estimate())
-    return {"wang2025_bias": bias, "wang2025_variance": _norm_of_variance(second_moment, error, sizes)}
+    found = {"wang2025_bias": bias, "wang2025_variance": _norm_of_variance(second_moment, error, sizes)}
+    return {name: part.of_few(int(sizes.sum()), 0.0, FEW * (1 + (name in NORMS))) for name, part in found.items()}
 
 
 def _norm_of_variance(second_moment: Array, error: Array, sizes: Array) -> Estimate:

@@ -64,7 +64,7 @@ def variance_parts(
         means = [tuple(t / float(size) for t in total) for total, size in zip(totals, sizes, strict=True)]
         gram = _with_all_layers(pair.error_grams(snapshot, means))
     between = moments.less_squared_bias(np.stack(products, -1), squared_norm(gram, sizes), gram, group_of_draw)
-    return VarianceParts(mean(np.stack(within, -1)), between)
+    return VarianceParts(mean(np.stack(within, -1)).of_few(n_draws), between.of_few(n_draws))
 
 
 def _with_all_layers(grams: Tensor) -> Array:

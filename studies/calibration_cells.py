@@ -168,7 +168,7 @@ def measured(draws: Draws, snapshot: Snapshot) -> dict[str, Estimate]:
     )
     shape = draws.inner_product.shape[:-1]
     for index, (second, error) in enumerate(zip(draws.second_moments, draws.errors, strict=True)):
-        for name, estimate in moments.wang2025(second, error, np.ones(groups)).items():
+        for name, estimate in moments.wang2025(second, error, np.full(groups, n_guesses / groups)).items():
             own = found.setdefault(name, Estimate.missing(shape))
             for whole, part in (
                 (own.value, estimate.value),
