@@ -42,9 +42,9 @@ BOUNDS = {
 class Settings:
     """How many samples, of how many guesses."""
 
-    repeats: int = 2000
+    repeats: int = 5000
     """Samples of every estimator, each with all its intervals."""
-    guesses: tuple[int, ...] = (256, 1024)
+    guesses: tuple[int, ...] = (64, 256, 1024)
     """Guesses in a sample, multiples of 16; from 1024 on there are 64 groups."""
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
     """Names of the estimators."""
@@ -115,6 +115,7 @@ def _coverage(settings: Settings, n_guesses: int, bar: tqdm) -> xr.Dataset:
         "above_truth": "samples whose interval lies above the truth",
         "below_truth": "samples whose interval lies below the truth",
         "missing": "samples without an interval",
+        "repeats": "samples",
         "truth": "true value",
         "truth_is_closed_form": "1 where the truth is a closed form, 0 where it is the mean of all samples",
         "z_quantile": "quantile over samples of (value - truth)/(half-width/1.96)",

@@ -89,6 +89,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "activity, on half the batch": Subsampled(ActivityPerturbation(), 2),  # The two parts of its variance.
 }
 PARTS = ("variance within", "variance between")  # `fganalysis.variance_parts`.
+REPEATS_OF_PARTS = 2000  # At most: they are drawn one by one.
 COUNTED = (*schema.QUANTITIES, *PARTS)
 HEAVY = ("activity, shared, batch slope", "activity, Laplace", "rare events")
 UNBIASED: dict[str, Estimator] = {"activity": ActivityPerturbation(), "rare events": RareEvents(0.03)}
@@ -191,7 +192,7 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
     if isinstance(estimator, Subsampled):
         exact = fga.predict_variance_parts(estimator, snapshot)
         truths = dict(zip(PARTS, (exact.within.value, exact.between.value), strict=True))
-        for _ in range(repeats):
+        for _ in range(min(repeats, REPEATS_OF_PARTS)):
             found = fga.variance_parts(estimator, snapshot, n_guesses, generator)
             for quantity, estimate in zip(PARTS, (found.within, found.between), strict=True):
                 one = Estimate(*(part[None] for part in dataclasses.astuple(estimate)))
@@ -263,6 +264,7 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
         "above_truth": (low > truth + margin).sum(0),
         "below_truth": (high < truth - margin).sum(0),
         "missing": (~reported).sum(0),
+        "repeats": np.full(truth.shape, len(value)),
     }
     variables: dict[str, tuple] = {key: (grid, np.where(varies, count, np.nan)) for key, count in counts.items()}
     variables |= {

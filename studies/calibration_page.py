@@ -9,7 +9,8 @@ from scipy import special, stats
 
 from fganalysis import schema
 from fganalysis.error_blocks import BLOCKS, FIRST_BLOCK, GROWTH
-from studies.calibration_cells import COUNTED, HEAVY, LEVELS
+from fganalysis.intervals import ENOUGH
+from studies.calibration_cells import COUNTED, HEAVY, LEVELS, REPEATS_OF_PARTS
 from studies.markdown import table
 
 Array = NDArray[np.float64]
@@ -28,34 +29,34 @@ def cells(tree: xr.DataTree) -> xr.Dataset:
     rows = []
     for name in sorted(tree["coverage"].children, key=int):
         dataset = tree["coverage"][name].to_dataset()
-        repeats = int(dataset.attrs["repeats"])
         flat = dataset.drop_vars(["z_quantile", "level"]).stack(cell=["estimator", "quantity", schema.SPACE, "layer"])
         flat = flat.isel(cell=np.flatnonzero(~np.isnan(flat["above_truth"].values))).reset_index("cell")
         wrong = (flat["above_truth"] + flat["below_truth"]).values
+        repeats = flat["repeats"].values
         flat["coverage"] = ("cell", 1 - wrong / repeats)
         bounds = _binomial(repeats - wrong, repeats)
         flat["coverage_low"], flat["coverage_high"] = (("cell", bound) for bound in bounds)
         flat["guesses"] = ("cell", np.full(len(wrong), int(name)))
-        flat["kind"] = ("cell", _kinds(flat, repeats, int(name)))
+        flat["kind"] = ("cell", _kinds(flat, int(name)))
         rows.append(flat)
     return xr.concat(rows, dim="cell", data_vars="all")
 
 
-def _binomial(hits: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _binomial(hits: np.ndarray, n: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Clopper and Pearson's 95 % interval."""
     low = np.where(hits > 0, special.betaincinv(np.maximum(hits, 1), n - hits + 1, 0.025), 0.0)
     high = np.where(hits < n, special.betaincinv(hits + 1, np.maximum(n - hits, 1), 0.975), 1.0)
     return low, high
 
 
-def _kinds(flat: xr.Dataset, repeats: int, n_guesses: int) -> np.ndarray:
+def _kinds(flat: xr.Dataset, n_guesses: int) -> np.ndarray:
     truth = flat["truth"].values
     kinds = np.full(len(truth), "held", dtype="<U8")
     kinds[flat["coverage_low"].values > WANTED[1]] = "wide"
     kinds[flat["coverage_high"].values < WANTED[0]] = "tight"
     edge = np.minimum(truth, 1 - truth) * n_guesses < 10
     kinds[(flat["quantity"].values == "descent_probability") & edge] = "discrete"
-    kinds[flat["missing"].values > MOST_MISSING * repeats] = "seldom"
+    kinds[flat["missing"].values > MOST_MISSING * flat["repeats"].values] = "seldom"
     return kinds
 
 
@@ -64,6 +65,7 @@ def page(tree: xr.DataTree) -> str:
     found = cells(tree)
     repeats = int(next(iter(tree["coverage"].children.values())).attrs["repeats"])
     counted = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
+    widened = (counted["guesses"] < ENOUGH).values
     alarms, power = tree["false_alarms"].to_dataset(), tree["power"].to_dataset()
     lines = [
         "# Do the intervals reported hold the truth as often as they say, and does check_unbiased keep its rates?",
@@ -71,7 +73,8 @@ def page(tree: xr.DataTree) -> str:
         "Written by `python -m studies.calibration` from its result: do not edit. Networks 4-6-6-3 (ReLU, 4 examples) "
         "and, for one output, 3-4-1 (tanh, one example), squared error, without biases, double precision; every layer "
         f"and all together, both spaces. {repeats} samples of every estimator, so that a coverage of 95 % is known to "
-        f"± {_half(repeats):.1%}. The truth is the closed form, or, where none is known, the mean of all samples. "
+        f"± {_half(repeats):.1%}; of the parts of a variance {REPEATS_OF_PARTS} at most. The truth is the closed form, or, "
+        "where none is known, the mean of all samples. "
         "Switches where not named: independent noise, example slope, joint layers, Gaussian. Heavy-tailed: "
         f"{'; '.join(HEAVY)} (kurtosis of the noise 6; the gradient over .1 in a tenth of the guesses).",
         "",
@@ -86,10 +89,17 @@ def page(tree: xr.DataTree) -> str:
     ]
     for guesses in sorted(set(found["guesses"].values.tolist())):
         lines += [f"### {guesses} guesses", "", _by_quantity(found, guesses), ""]
+        if guesses < ENOUGH:
+            lines += [
+                f"Intervals of fewer than {ENOUGH} guesses are widened on purpose (`fganalysis.intervals`): so few "
+                "show too little of the tails of what they are drawn from.",
+                "",
+            ]
     lines += [
         "![Coverage of every interval](calibration_coverage.png)",
         "",
-        _words(counted, found),
+        *([_words(counted.isel(cell=np.flatnonzero(widened)), f"Below {ENOUGH} guesses"), ""] if widened.any() else []),
+        _words(counted.isel(cell=np.flatnonzero(~widened)), f"From {ENOUGH} guesses on"),
         "",
         *_exceptions(found),
         "## z of measured against true values",
@@ -164,24 +174,25 @@ def _by_quantity(found: xr.Dataset, guesses: int) -> str:
     return table(header, rows)
 
 
-def _words(counted: xr.Dataset, found: xr.Dataset) -> str:
+def _words(counted: xr.Dataset, where: str) -> str:
     kinds, shares = counted["kind"].values, counted["coverage"].values
     heavy = np.isin(counted["estimator"].values, HEAVY)
     held, wide, tight = (kinds == kind for kind in ("held", "wide", "tight"))
     by_chance = held & ((shares < WANTED[0]) | (shares > WANTED[1]))
     return (
-        f"In all {len(kinds)} cells: {held.sum()} held ({by_chance.sum()} of them outside the range by no more than "
-        f"chance), {wide.sum()} wide, {tight.sum()} tight; of the {heavy.sum()} heavy-tailed ones "
+        f"{where}, in {len(kinds)} cells: {held.sum()} held ({by_chance.sum()} of them outside the range by no more "
+        f"than chance), {wide.sum()} wide, {tight.sum()} tight; of the {heavy.sum()} heavy-tailed ones "
         f"{(heavy & tight).sum()} tight. Mean coverage {shares.mean():.2%}, of the heavy-tailed ones "
-        f"{shares[heavy].mean():.2%}. In every one of the {found.sizes['cell']} cells, "
-        f"{float((1 - found['coverage']).max()):.1%} of the samples at most have an interval that is wrong."
+        f"{shares[heavy].mean():.2%}. In every one of these cells {float((1 - counted['coverage']).max()):.1%} of the "
+        "samples at most have an interval that is wrong."
     )
 
 
 def _exceptions(found: xr.Dataset) -> list[str]:
     """Every cell outside the range, grouped by estimator, quantity and guesses."""
     rows = []
-    outside = found.isel(cell=np.flatnonzero(found["kind"].values != "held"))
+    kinds, few = found["kind"].values, found["guesses"].values < ENOUGH
+    outside = found.isel(cell=np.flatnonzero(np.where(few, kinds == "tight", kinds != "held")))
     keys = list(
         zip(*(outside[name].values.tolist() for name in ("kind", "estimator", "quantity", "guesses")), strict=True)
     )
@@ -199,8 +210,8 @@ def _exceptions(found: xr.Dataset) -> list[str]:
     return [
         "## Every cell outside 93.5–96.5 %",
         "",
-        "Layers are numbered from 1. Where most of the noise lies in one direction and the bias across it, as that of "
-        "a truncated upstream guess does, the interval is wide: what of the variance the bias adds is estimated with "
+        f"Below {ENOUGH} guesses the tight ones alone. Layers are numbered from 1. Where most of the noise lies in one "
+        "direction and the bias across it, as that of a truncated upstream guess does, the interval is wide: what of the variance the bias adds is estimated with "
         "an error as large as the variance (`fganalysis.squared_norm`).",
         "",
         table(["kind", "estimator", "quantity", "guesses", "space and layer", "coverage, %"], rows),

@@ -85,3 +85,17 @@ def test_a_proportion_at_its_end_has_an_error() -> None:
     found = proportion(np.array(100.0), 100)
     assert found.value == 1.0 == found.high and 0.005 < found.se < 0.05
     assert 0.95 < found.low < 0.98
+
+
+def test_intervals_of_few_guesses_are_wider_or_missing() -> None:
+    estimate = Estimate(*(np.array([number]) for number in (1.0, 0.2, 0.0, 2.0)))
+    for n, factor in ((256, 1.0), (1000, 1.0), (64, 1 + 30 * (1 / 64 - 1 / 256)), (32, 1 + 30 * (1 / 32 - 1 / 256))):
+        wider = estimate.of_few(n)
+        np.testing.assert_allclose([wider.value[0], wider.se[0]], [1.0, 0.2 * factor])
+        np.testing.assert_allclose([wider.low[0], wider.high[0]], [1 - factor, 1 + factor])
+        np.testing.assert_allclose(estimate.of_few(n, least=0.0).low[0], 0.0)
+    none = estimate.of_few(31)
+    assert none.value[0] == 1.0 and np.isnan([none.se[0], none.low[0], none.high[0]]).all()
+    # The estimate of a norm may lie outside its own interval, which is widened about its nearer end.
+    negative = Estimate(*(np.array([number]) for number in (-1.0, 0.2, 0.0, 2.0))).of_few(64, least=0.0)
+    assert negative.low[0] == 0.0 and negative.high[0] > 2.0 and negative.value[0] == -1.0

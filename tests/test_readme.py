@@ -141,6 +141,8 @@ def test_every_number_in_the_prose_is_one_of_the_code() -> None:
         "95",  # Per cent: what Z95 stands for, asserted below.
         str(sampling.MOST_GROUPS),
         str(moments.LEAST_GROUPS),
+        str(intervals.LEAST),
+        str(intervals.ENOUGH),
     }
     assert torch.special.ndtr(torch.tensor(moments.Z95)).item() == pytest.approx(0.975)
     found = numbers_in(PROSE)
