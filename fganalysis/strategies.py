@@ -92,9 +92,13 @@ def estimators(keys: Sequence[str] | None = None) -> SearchStrategy[Estimator]:
         keys: which ones; default all whose settings all have defaults.
 
     Raises:
-        KeyError: an unknown key.
+        ValueError: an unknown key, or none.
     """
     chosen = [key for key in ESTIMATORS if _has_defaults(key)] if keys is None else keys
+    unknown = [key for key in chosen if key not in ESTIMATORS]
+    if unknown or not chosen:
+        told = f"unknown estimator {unknown[0]!r}" if unknown else "keys must name an estimator"
+        raise ValueError(f"{told}; known ones: {', '.join(ESTIMATORS)}")
     return strategies.one_of([_instances(key) for key in chosen])
 
 

@@ -87,6 +87,13 @@ def test_keys_choose_the_estimators(data: st.DataObject) -> None:
     assert type(estimator) in (ESTIMATORS["weight"], ESTIMATORS["minibatch"])
 
 
+def test_keys_that_choose_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown estimator 'guesswork'; known ones: backpropagation, weight"):
+        strategies.estimators(["weight", "guesswork"])
+    with pytest.raises(ValueError, match="keys must name an estimator; known ones: backpropagation, weight"):
+        strategies.estimators([])
+
+
 def test_a_seed_drawn_is_a_generator_reproduced() -> None:
     drawn = []
 
