@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -120,10 +123,10 @@ def test_parameters_may_be_moved_and_put_back() -> None:
     torch.testing.assert_close(once, reference, rtol=1e-4, atol=1e-6)
 
 
-def returning(change: Callable[[Gradients], Gradients]) -> Callable[[Snapshot, int, torch.Generator], object]:
+def returning(change: Callable[[Gradients], Any]) -> Callable[[Snapshot, int, torch.Generator], object]:
     def careless(
         network: torch.nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, generator: torch.Generator
-    ) -> Gradients:
+    ) -> Any:
         return change(true_gradient(network, loss_fn, inputs, targets))
 
     return from_function(careless)
@@ -132,16 +135,40 @@ def returning(change: Callable[[Gradients], Gradients]) -> Callable[[Snapshot, i
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda g: {n: v for n, v in g.items() if n != "2.bias"}, "careless returned no gradient for '2.bias'"),
+        (lambda g: {n: v for n, v in g.items() if n != "2.bias"}, "returned no gradient for '2.bias'"),
         (lambda g: g | {"3.weight": g["2.weight"]}, "for '3.weight', which is no parameter of the network"),
-        (lambda g: g | {"0.bias": g["0.weight"]}, r"careless returned \(2, 2\) for '0.bias' of shape \(2,\)"),
+        (lambda g: g | {"0.bias": g["0.weight"]}, r"returned \(2, 2\) for '0.bias' of shape \(2,\)"),
         (lambda g: {n: v + 0 * torch.randn(v.shape) for n, v in g.items()}, "drew from torch's global generator"),
+        (lambda g: {n: v + 0 * np.random.randn() for n, v in g.items()}, "drew from numpy's global generator"),
+        (lambda g: {n: v + 0 * random.random() for n, v in g.items()}, "drew from random's global generator"),
+        (lambda g: None, "returned NoneType, not gradients by parameter name"),
+        (lambda g: list(g.values()), "returned list, not gradients by parameter name"),
+        (lambda g: g | {"0.bias": g["0.bias"].numpy()}, "returned ndarray for '0.bias', not a tensor of real numbers"),
+        (lambda g: g | {"0.bias": 1.0}, "returned float for '0.bias', not a tensor of real numbers"),
+        (
+            lambda g: {n: 1j * v for n, v in g.items()},
+            r"returned torch\.complex128 for '0\.weight', not a tensor of real",
+        ),
     ],
-    ids=["missing", "unknown", "misshapen", "global noise"],
+    ids=["missing", "unknown", "misshapen", "torch", "numpy", "random", "none", "list", "array", "float", "complex"],
 )
 def test_careless_functions_are_refused_in_a_sentence(change: Callable[[Gradients], Gradients], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        returning(change)(SNAPSHOT, 1, torch.Generator())
+    with pytest.raises(ValueError, match=rf"careless \(generator seed 7\) .*{message}"):
+        returning(change)(SNAPSHOT, 1, torch.Generator().manual_seed(7))
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ValueError, match="function must be callable, got 3"):
+        from_function(3)  # type: ignore[arg-type]
+
+
+def test_the_second_number_of_a_pair_that_numpy_keeps_is_seen() -> None:
+    """numpy draws normal numbers in pairs: giving out the second moves no position in its stream."""
+    np.random.randn()
+    with pytest.raises(ValueError, match="drew from numpy's global generator"):
+        returning(lambda g: {n: v + (0 if n != "0.weight" else np.random.randn()) for n, v in g.items()})(
+            SNAPSHOT, 1, torch.Generator()
+        )
 
 
 def test_a_function_that_trains_the_network_is_refused() -> None:
@@ -155,7 +182,10 @@ def test_a_function_that_trains_the_network_is_refused() -> None:
         return gradients
 
     before = [parameter.clone() for parameter in SNAPSHOT.network.parameters()]
-    with pytest.raises(ValueError, match=r"trains left parameter '0\.weight' changed: put it back before returning"):
+    with pytest.raises(
+        ValueError,
+        match=r"trains \(generator seed \d+\) left parameter '0\.weight' changed: put it back before returning",
+    ):
         from_function(trains)(SNAPSHOT, 1, torch.Generator())
     for parameter, kept in zip(SNAPSHOT.network.parameters(), before, strict=True):
         torch.testing.assert_close(parameter, kept, rtol=0, atol=0)

@@ -24,9 +24,12 @@ Each guess is one call of the function, so a guess costs what that costs: nothin
 from __future__ import annotations
 
 import copy
+import pickle
+import random
 import threading
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,14 +46,21 @@ def from_function(
 
     Args:
         function: returns one guess of the gradient, by parameter name as in ``network.named_parameters()``, in loss per
-            unit of weight. It runs with autograd on, on a copy of the network whose ``.grad`` are empty; it may change
-            parameters but must put them back; all its noise must come from the generator, or a seed would not
-            reproduce it. Its ``__name__`` names the results.
+            unit of weight. Nothing looks at what it returns for parameters that are in no Linear module, such as those
+            of a LayerNorm: a verdict names them, and says nothing of them. It runs with autograd on, on a copy of the
+            network whose ``.grad`` are empty; it may change parameters but must put them back; all its noise must come
+            from the generator, or a seed would not reproduce it. Its ``__name__`` names the results.
 
     Returns:
-        An estimator, which raises ValueError when the function leaves out a weight of a tap, names what is no
-        parameter, returns another shape, leaves the network changed or draws from torch's global generator.
+        An estimator, which raises ValueError, with the seed of its generator, when the function returns no mapping to
+        real tensors, leaves out a weight of a tap, names what is no parameter, returns another shape, leaves the
+        network changed or draws from a global generator of torch, NumPy or Python.
+
+    Raises:
+        ValueError: what cannot be called.
     """
+    if not callable(function):
+        raise ValueError(f"function must be callable, got {function!r}")
 
     # One call at a time: the levels of torch's forward mode are shared by threads, and the function may use it.
     one_at_a_time = threading.Lock()
@@ -61,16 +71,18 @@ def from_function(
 
     def guesses_of(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         network = copy.deepcopy(snapshot.network)
-        drawn_before = torch.random.get_rng_state()
+        who = f"{name} (generator seed {generator.initial_seed()})"
+        drawn_before = _global_generators()
         guesses = []
         for _ in range(n_guesses):
             network.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 guess = function(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets, generator)
-            guesses.append(_by_tap(guess, snapshot, name))
-        if not torch.equal(drawn_before, torch.random.get_rng_state()):
-            raise ValueError(f"{name} drew from torch's global generator: draw from the generator that it is given")
-        _refuse_changes(network, snapshot, name)
+            guesses.append(_by_tap(guess, snapshot, who))
+        for library, state in _global_generators().items():
+            if state != drawn_before[library]:
+                raise ValueError(f"{who} drew from {library}'s global generator: draw from the one that it is given")
+        _refuse_changes(network, snapshot, who)
         directions = tuple(torch.stack(per_tap) for per_tap in zip(*guesses, strict=True))
         return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
 
@@ -79,12 +91,25 @@ def from_function(
     return estimate
 
 
+def _global_generators() -> dict[str, object]:
+    return {
+        "torch": torch.random.get_rng_state().numpy().tobytes(),
+        "numpy": pickle.dumps(np.random.get_state(legacy=False)),
+        "random": random.getstate(),
+    }
+
+
 def _by_tap(guess: Mapping[str, Tensor], snapshot: Snapshot, name: str) -> list[Tensor]:
     """One guess as (unit, input) a tap, the bias its last column."""
+    if not isinstance(guess, Mapping):
+        raise ValueError(f"{name} returned {type(guess).__name__}, not gradients by parameter name")
     known = {parameter: tuple(value.shape) for parameter, value in snapshot.network.named_parameters()}
     for parameter, value in guess.items():
         if parameter not in known:
             raise ValueError(f"{name} returned a gradient for {parameter!r}, which is no parameter of the network")
+        if not isinstance(value, Tensor) or value.is_complex():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} returned {kind} for {parameter!r}, not a tensor of real numbers")
         if tuple(value.shape) != known[parameter]:
             raise ValueError(f"{name} returned {tuple(value.shape)} for {parameter!r} of shape {known[parameter]}")
     return [_of_tap(guess, tap, name).to(tap.weight) for tap in snapshot.taps]
