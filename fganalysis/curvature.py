@@ -127,10 +127,8 @@ def _weights(snapshot: Snapshot) -> Tensor:
 
 def _outputs(snapshot: Snapshot) -> Callable[[Tensor], Tensor]:
     """The network's outputs on the batch as a function of all weights, (weight,) → (example, …)."""
-    tapped = {f"{tap.name}.{leaf}" if tap.name else leaf for tap in snapshot.taps for leaf in ("weight", "bias")}
-    for name, parameter in snapshot.network.named_parameters():
-        if parameter.requires_grad and name not in tapped:
-            raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
+    for name in snapshot.untapped_parameters:
+        raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
 
     def outputs(weights: Tensor) -> Tensor:
         parameters, start = {}, 0

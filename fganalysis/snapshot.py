@@ -99,6 +99,13 @@ class Snapshot:
     def layers(self) -> tuple[str, ...]:
         return tuple(tap.name for tap in self.taps)
 
+    @property
+    def untapped_parameters(self) -> tuple[str, ...]:
+        """Parameters that need a gradient and sit in no tap, by name: no estimator or comparison looks at them."""
+        tapped = {f"{tap.name}.{leaf}".removeprefix(".") for tap in self.taps for leaf in ("weight", "bias")}
+        parameters = self.network.named_parameters()
+        return tuple(name for name, parameter in parameters if parameter.requires_grad and name not in tapped)
+
     @cached_property
     def gradients(self) -> tuple[Tensor, ...]:
         """Exact activation gradients g_l by one backward pass, (example, unit) a tap, loss per unit of activation."""

@@ -412,7 +412,5 @@ def _refuse_bad_checkpoints(checkpoints: Sequence[int], out: str | Path | None, 
 
 
 def _refuse_untapped_parameters(snapshot: Snapshot) -> None:
-    tapped = {f"{tap.name}.{leaf}" if tap.name else leaf for tap in snapshot.taps for leaf in ("weight", "bias")}
-    for name, parameter in snapshot.network.named_parameters():
-        if parameter.requires_grad and name not in tapped:
-            raise ValueError(f"parameter {name!r} is in no Linear module, so an estimator has no gradient for it")
+    for name in snapshot.untapped_parameters:
+        raise ValueError(f"parameter {name!r} is in no Linear module, so an estimator has no gradient for it")
