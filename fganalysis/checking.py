@@ -25,6 +25,7 @@ times ‖C‖_F/(tolerance ‖g‖)², ‖C‖_F the Frobenius norm of a guess's
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -35,8 +36,10 @@ from fganalysis.guess_errors import LEARNED, GuessErrors
 from fganalysis.seeded_blocks import Seeds
 from fganalysis.sequential import NormBound, boundary, spent
 from fganalysis.snapshot import Snapshot
+from fganalysis.sound_guesses import check_arguments
 
 Outcome = Literal["unbiased", "biased", "undecided"]
+NAMED = 8  # Parameters that the text of a verdict names; its field names them all.
 
 
 @dataclass(frozen=True)
@@ -143,16 +146,20 @@ def check_unbiased(
         workers: threads on the CPU; does not change the verdict. Default one, or the cores for large guesses.
 
     Raises:
-        ValueError: alpha or tolerance outside (0, 1) or not positive, too few guesses, a space without guesses, a
-            gradient of zero, a guess that is NaN or infinite.
+        ValueError: alpha outside (0, 1), a tolerance that is not positive and finite or within rounding errors, too few
+            guesses, a seed below 0, no snapshot, a space without guesses, a gradient of zero, guesses that are NaN or
+            infinite, not as many as asked for or of another shape or data type than the gradient.
     """
+    check_arguments(snapshot, seed)
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
-    if max_guesses < LEAST_GUESSES:
-        raise ValueError(f"max_guesses must be at least {LEAST_GUESSES}, got {max_guesses}")
+    if not 0 < tolerance < np.inf:
+        raise ValueError(f"tolerance must be positive and finite, got {tolerance}")
+    if not isinstance(max_guesses, Integral) or max_guesses < LEAST_GUESSES:
+        raise ValueError(f"max_guesses must be a whole number of at least {LEAST_GUESSES}, got {max_guesses}")
     blocks = Blocks(resolve(estimator), snapshot, space)
+    if tolerance <= 2 * blocks.precision:
+        raise ValueError(f"tolerance must be above rounding errors, {2 * blocks.precision:.2g} here, got {tolerance}")
     share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, label(estimator))
     bounds: list[NormBound] = []
     outcome: Outcome = "undecided"

@@ -17,6 +17,7 @@ from fganalysis.estimators import Estimator
 from fganalysis.guess_errors import GuessErrors
 from fganalysis.seeded_blocks import Seeds, one_torch_thread
 from fganalysis.snapshot import Snapshot
+from fganalysis.sound_guesses import first_guess, guesses_of
 
 BLOCKS = 64
 FIRST_BLOCK = 16
@@ -45,7 +46,7 @@ class Blocks:
         self._estimator, self._snapshot = estimator, snapshot
         with torch.no_grad():
             # Also makes what is made once per snapshot, on the main thread.
-            probe = estimator(snapshot, 1, torch.Generator(snapshot.outputs.device).manual_seed(0))
+            probe = first_guess(estimator, snapshot, torch.Generator(snapshot.outputs.device).manual_seed(0))
             self._at_activations = probe.dense(snapshot)[0] is not None
         self._numbers = probe.numbers_per_guess()
         exact: dict[str, tuple[Tensor, ...]] = {"weight": snapshot.weight_gradients}
@@ -54,9 +55,9 @@ class Blocks:
         if space is not None and space not in exact:
             raise ValueError(f"the estimator makes no guess in {space!r} space, only in: {', '.join(exact)}")
         self._exact = {name: [g.double() for g in exact[name]] for name in exact if space in (None, name)}
-        precision = ROUNDING * torch.finfo(snapshot.outputs.dtype).eps
+        self.precision = ROUNDING * torch.finfo(snapshot.outputs.dtype).eps
         self.errors = [
-            GuessErrors(name, snapshot.layers, [gradient.cpu().numpy() for gradient in gradients], precision)
+            GuessErrors(name, snapshot.layers, [gradient.cpu().numpy() for gradient in gradients], self.precision)
             for name, gradients in self._exact.items()
         ]
         if any(errors.norm == 0 for errors in self.errors):
@@ -88,7 +89,7 @@ class Blocks:
         totals: list[Tensor] = []
         with torch.no_grad():
             for start in range(0, block_size, at_once):
-                guesses = self._estimator(self._snapshot, min(at_once, block_size - start), generator)
+                guesses = guesses_of(self._estimator, self._snapshot, min(at_once, block_size - start), generator)
                 new = [total.double() for total in guesses.total()]
                 totals = [old + more for old, more in zip(totals, new, strict=True)] if totals else new
             sums = {"activation": totals, "weight": totals}
@@ -97,13 +98,7 @@ class Blocks:
                 sums["weight"] = [total.T @ tap.inputs.double() for total, tap in taps]
             flat = []
             for name, exact in self._exact.items():
-                pairs = list(zip(sums[name], exact, strict=True))
-                for total, gradient in pairs:
-                    if total.shape != gradient.shape:
-                        raise ValueError(
-                            f"the estimator's guesses have the shape {tuple(total.shape)}, the {name} gradient "
-                            f"{tuple(gradient.shape)}"
-                        )
+                pairs = zip(sums[name], exact, strict=True)
                 errors = torch.cat([(total - block_size * gradient).flatten() for total, gradient in pairs])
                 flat.append(errors.cpu().numpy())
         return flat

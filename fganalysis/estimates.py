@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fganalysis.snapshot import Snapshot
 Sums = tuple[Tensor, ...]
 
 
+@runtime_checkable
 class Estimates(Protocol):
     """What the sampler asks of a block of guesses."""
 

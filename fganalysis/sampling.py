@@ -23,6 +23,7 @@ from fganalysis.estimates import Estimates, Sums
 from fganalysis.estimators import Estimator, label, resolve, settings
 from fganalysis.seeded_blocks import Seeds, one_torch_thread
 from fganalysis.snapshot import Snapshot
+from fganalysis.sound_guesses import check_arguments, first_guess, guesses_of
 
 NUMBERS_PER_BLOCK = 2**20  # A block that fits the caches: larger ones spend their time on page faults.
 MOST_GUESSES_PER_BLOCK = 16
@@ -93,15 +94,17 @@ def sample(
         Gram matrix of group means, from which everything else was derived.
 
     Raises:
-        ValueError: n_guesses below 2, an unknown estimator, memory too small for one block.
+        ValueError: n_guesses below 2, an unknown estimator, memory too small for one block, a seed below 0, no
+            snapshot, guesses that are not as many as asked for or of another shape or data type than the gradient.
     """
+    check_arguments(snapshot, seed)
     if n_guesses < 2:
         raise ValueError(f"n_guesses must be at least 2, got {n_guesses}")
     chosen, name = resolve(estimator), label(estimator)
     with torch.no_grad():
         seeds = Seeds.of(seed, snapshot, name)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
-        probe = chosen(snapshot, 1, seeds.generator(2**31))
+        probe = first_guess(chosen, snapshot, seeds.generator(2**31))
         probe.inner_products(snapshot)
         numbers = probe.numbers_per_guess()
         block_size = block_size or default_block_size(numbers)
@@ -117,7 +120,7 @@ def sample(
 
         def run(index: int) -> _Block:
             with torch.no_grad():
-                guesses = chosen(snapshot, block_size, seeds.generator(index))
+                guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index))
                 return _reduce(guesses.first(min(block_size, n_guesses - index * block_size)), snapshot)
 
         groups, scalars = _Groups(n_groups), []

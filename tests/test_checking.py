@@ -239,24 +239,21 @@ def broken(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Ac
     )
 
 
-def misshapen(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-    directions = tuple(torch.ones(n_guesses, g.shape[1], g.shape[0]) for g in snapshot.weight_gradients)
-    return WeightEstimates(torch.ones(n_guesses, len(directions)), directions)
-
-
 def test_wrong_arguments_and_guesses_are_refused() -> None:
     with pytest.raises(ValueError, match="alpha must be between 0 and 1, got 1"):
         check_unbiased("activity", SNAPSHOT, alpha=1)
-    with pytest.raises(ValueError, match="tolerance must be positive, got 0"):
-        check_unbiased("activity", SNAPSHOT, tolerance=0)
-    with pytest.raises(ValueError, match="max_guesses must be at least 2048, got 2047"):
-        check_unbiased("activity", SNAPSHOT, max_guesses=2047)
+    for tolerance in (0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"tolerance must be positive and finite, got {tolerance}"):
+            check_unbiased("activity", SNAPSHOT, tolerance=tolerance)
+    with pytest.raises(ValueError, match=r"tolerance must be above rounding errors, 1\.4e-14 here, got 1e-18"):
+        check_unbiased("backpropagation", SNAPSHOT, tolerance=1e-18)
+    for max_guesses in (2047, 1e4, np.nan):
+        with pytest.raises(ValueError, match=f"max_guesses must be a whole number of at least 2048, got {max_guesses}"):
+            check_unbiased("activity", SNAPSHOT, max_guesses=max_guesses)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no guess in 'activation' space, only in: weight"):
         check_unbiased("weight", SNAPSHOT, space="activation")
     with pytest.raises(ValueError, match=r"a guess that is NaN or infinite \(seed 5\)"):
         check_unbiased(broken, SNAPSHOT, seed=5)
-    with pytest.raises(ValueError, match=r"guesses have the shape \(3, 4\), the weight gradient \(4, 3\)"):
-        check_unbiased(misshapen, SNAPSHOT)
     flat = fga.capture(
         SNAPSHOT.network, lambda outputs, targets: 0.0 * outputs.mean(), SNAPSHOT.inputs, SNAPSHOT.targets
     )
