@@ -74,8 +74,10 @@ class Verdict:
     """Unbiased to within the tolerance, biased, or undecided; ``str`` makes a paragraph of it.
 
     Attributes:
-        n_guesses: drawn. guesses_needed: where undecided, an estimate of how many a verdict would take in all.
+        n_guesses: drawn. guesses_needed: where undecided, an estimate of how many a verdict would take in all: that
+            of "biased" where there is half the evidence for it, else that of "unbiased", before which a bias may show.
         findings: one a space in which the estimator guesses; first the one that decided.
+        not_looked_at: parameters that the verdict says nothing of: they need a gradient and are in no Linear module.
     """
 
     outcome: Outcome
@@ -86,6 +88,7 @@ class Verdict:
     n_guesses: int
     guesses_needed: int
     findings: tuple[Finding, ...]
+    not_looked_at: tuple[str, ...]
 
     def __str__(self) -> str:
         detectable = max(finding.detectable for finding in self.findings)
@@ -93,8 +96,14 @@ class Verdict:
         return (
             f"{self.estimator} is {self._reason()}. Seed {self.seed}, alpha {self.alpha:g}, tolerance "
             f"{self.tolerance:g}, {self.n_guesses} guesses: enough to exclude a relative bias of {detectable:.2g} in "
-            f"any direction and to find an error of scale of {detectable_scale:.2g}."
+            f"any direction and to find an error of scale of {detectable_scale:.2g}.{self._rest()}"
         )
+
+    def _rest(self) -> str:
+        if not self.not_looked_at:
+            return ""
+        names, more = ", ".join(map(repr, self.not_looked_at[:NAMED])), len(self.not_looked_at) - NAMED
+        return f" Not looked at, as they are in no Linear module: {names}{f' and {more} more' if more > 0 else ''}."
 
     def _reason(self) -> str:
         # Four digits of 1 - 1e-6 would be a confidence of 1.
@@ -107,7 +116,8 @@ class Verdict:
         if self.outcome == "undecided":
             return (
                 f"undecided: relative bias {first.relative_bias:.2g}, at most {upper:.2g} ({confidence}) in "
-                f"{first.space} space; a verdict would take about {self.guesses_needed:.2g} guesses"
+                f"{first.space} space; a verdict would take about {self.guesses_needed:.2g} guesses, "
+                "or fewer if a bias shows before"
             )
         return (
             f"biased in {first.space} space: relative bias {first.relative_bias:.3g}, at least {lower:.2g} and at most "
@@ -182,6 +192,7 @@ def check_unbiased(
         n_guesses=n_guesses,
         guesses_needed=int(n_guesses * max(1.0, _factor_needed(blocks.errors, bounds, tolerance, share))),
         findings=tuple(findings),
+        not_looked_at=snapshot.untapped_parameters,
     )
 
 
@@ -194,9 +205,13 @@ def _outcome(errors: list[GuessErrors], bounds: list[NormBound], tolerance: floa
 
 
 def _factor_needed(errors: list[GuessErrors], bounds: list[NormBound], tolerance: float, share: float) -> float:
-    """How many times the guesses so far a verdict would take: "unbiased" unless there is more than noise to be seen."""
+    """How many times the guesses so far a verdict would take: "unbiased" unless much of the evidence is there.
+
+    Less evidence than half is noise as often as not, and extrapolated from noise "biased" always seems near.
+    """
     bounded = max(bound.factor_needed(tolerance * space.norm) for space, bound in zip(errors, bounds, strict=True))
-    seen = [space for space in errors if space.evidence.log(space.rounding()) > 0 or np.isinf(bounded)]
+    half = -np.log(share) / 2
+    seen = [space for space in errors if space.evidence.log(space.rounding()) >= half or np.isinf(bounded)]
     return min([bounded, *(space.evidence.factor_needed(share, space.rounding()) for space in seen)])
 
 

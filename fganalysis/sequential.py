@@ -127,9 +127,10 @@ class NormBound:
     def factor_needed(self, tolerance: float) -> float:
         """How many times the guesses so far it would take to bring ``upper`` to the tolerance; inf if U is above it.
 
-        With s the share of a², w and so on that is left: √(a²s) + √((a² + w)s + U) = tolerance, quadratic in √s.
+        With s the share of a², w and so on that is left: √(a²s) + √((a² + w)s + U) = tolerance, quadratic in √s. Of U
+        only what is above w: with few guesses the noise of U alone exceeds the tolerance in half of the runs.
         """
-        room = tolerance**2 - max(self.squared, 0.0)
+        room = tolerance**2 - max(self.squared - self.across, 0.0)
         if room <= 0:
             return float("inf")
         slope = tolerance * np.sqrt(self.along)

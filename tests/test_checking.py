@@ -199,6 +199,49 @@ def test_an_undecided_run_tells_how_many_guesses_it_would_take() -> None:
     assert 0.3 < short.guesses_needed / long.n_guesses < 3
 
 
+def test_the_guesses_that_an_unbiased_estimator_takes_are_told_at_every_seed() -> None:
+    """Noise taken for a bias would tell a hundredth of them in half of the runs; a longer run tells the same number."""
+    snapshot = tiny_snapshot((3, 4, 4, 3), n_examples=4)
+    short = [check_unbiased("activity", snapshot, max_guesses=4096, seed=seed) for seed in range(12)]
+    long = check_unbiased("activity", snapshot, max_guesses=2**15)
+    assert {run.outcome for run in [*short, long]} == {"undecided"}
+    for run in short:
+        assert 0.5 < run.guesses_needed / long.guesses_needed < 2
+
+
+def test_the_guesses_that_a_biased_estimator_takes_are_told_once_half_the_evidence_is_there() -> None:
+    """To a factor of three; before, what is told may be the number for "unbiased", and the text allows for it."""
+    inner = fga.estimators.WeightPerturbation()
+
+    def ten_percent_more(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        estimates = inner(snapshot, n_guesses, generator)
+        return replace(estimates, coefficients=1.1 * estimates.coefficients)
+
+    runs = [
+        check_unbiased(ten_percent_more, SNAPSHOT, tolerance=0.01, max_guesses=4096, seed=seed) for seed in range(20)
+    ]
+    whole = [check_unbiased(ten_percent_more, SNAPSHOT, tolerance=0.01, seed=seed).n_guesses for seed in range(5)]
+    undecided = [run for run in runs if run.outcome == "undecided"]
+    seen = [run for run in undecided if run.findings[0].log_evidence >= np.log(100) / 2]
+    assert 5 <= len(seen) < len(undecided)
+    for run in seen:
+        assert 1 / 3 < run.guesses_needed / np.median(whole) < 3
+    assert all("guesses, or fewer if a bias shows before" in str(run) for run in undecided)
+
+
+def test_a_verdict_names_the_parameters_that_it_says_nothing_of() -> None:
+    layers = [torch.nn.Linear(3, 4), *(torch.nn.LayerNorm(4) for _ in range(5)), torch.nn.Tanh(), torch.nn.Linear(4, 2)]
+    network = torch.nn.Sequential(*layers).double()
+    inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    snapshot = fga.capture(network, torch.nn.functional.mse_loss, inputs, inputs[:, :2])
+    verdict = check_unbiased("backpropagation", snapshot)
+    assert verdict.not_looked_at == tuple(f"{layer}.{part}" for layer in range(1, 6) for part in ("weight", "bias"))
+    assert "Not looked at, as they are in no Linear module: '1.weight', '1.bias', '2.weight'" in str(verdict)
+    assert str(verdict).endswith("'4.bias' and 2 more.")
+    everything = check_unbiased("backpropagation", SNAPSHOT)
+    assert everything.not_looked_at == () and "Not looked at" not in str(everything)
+
+
 def test_one_space_may_be_asked_for() -> None:
     verdict = check_unbiased("upstream", RELU, space="weight")
     assert [finding.space for finding in verdict.findings] == ["weight"]

@@ -150,7 +150,7 @@ def test_norm_bound_shrinks_as_its_factor_says() -> None:
     bound = norm_bound(groups @ groups.T, 0.01)
     factor = bound.factor_needed(0.1)
     along, across = bound.along / factor, bound.across / factor
-    left = np.sqrt(along) + np.sqrt(along + across + max(bound.squared, 0.0))
+    left = np.sqrt(along) + np.sqrt(along + across + max(bound.squared - bound.across, 0.0))
     assert left == pytest.approx(0.1)
     assert norm_bound(np.ones((64, 64)), 0.01).factor_needed(0.9) == np.inf
 
