@@ -73,8 +73,8 @@ def page(tree: xr.DataTree) -> str:
         "Written by `python -m studies.calibration` from its result: do not edit. Networks 4-6-6-3 (ReLU, 4 examples) "
         "and, for one output, 3-4-1 (tanh, one example), squared error, without biases, double precision; every layer "
         f"and all together, both spaces. {repeats} samples of every estimator, so that a coverage of 95 % is known to "
-        f"± {_half(repeats):.1%}; of the parts of a variance {REPEATS_OF_PARTS} at most. The truth is the closed form, or, "
-        "where none is known, the mean of all samples. "
+        f"± {_half(repeats):.1%}; of the parts of a variance {REPEATS_OF_PARTS} at most. The truth is the closed "
+        "form, or, where none is known, the mean of all samples. "
         "Switches where not named: independent noise, example slope, joint layers, Gaussian. Heavy-tailed: "
         f"{'; '.join(HEAVY)} (kurtosis of the noise 6; the gradient over .1 in a tenth of the guesses).",
         "",
@@ -211,8 +211,8 @@ def _exceptions(found: xr.Dataset) -> list[str]:
         "## Every cell outside 93.5–96.5 %",
         "",
         f"Below {ENOUGH} guesses the tight ones alone. Layers are numbered from 1. Where most of the noise lies in one "
-        "direction and the bias across it, as that of a truncated upstream guess does, the interval is wide: what of the variance the bias adds is estimated with "
-        "an error as large as the variance (`fganalysis.squared_norm`).",
+        "direction and the bias across it, as that of a truncated upstream guess does, the interval is wide: what of "
+        "the variance the bias adds is estimated with an error as large as the variance (`fganalysis.squared_norm`).",
         "",
         table(["kind", "estimator", "quantity", "guesses", "space and layer", "coverage, %"], rows),
         "",

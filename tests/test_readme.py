@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis import moments, sampling, schema
+from fganalysis import intervals, moments, sampling, schema
 from fganalysis.estimators import ESTIMATORS, ActivityPerturbation
 from fganalysis.snapshot import Snapshot
 from studies import bias_variance
