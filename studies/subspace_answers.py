@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import xarray as xr
 
 from studies.markdown import listed, table, verb
 from studies.seed_intervals import over_seeds
+from studies.subspace_best_k import best_k
 from studies.subspace_cells import METHODS
 from studies.subspace_figures import NAMES
-from studies.subspace_overlaps import best_k, overlaps
+from studies.subspace_overlaps import overlaps
 from studies.subspace_picks import all_widths, hidden_layers, output_layer
-from studies.subspace_progress import descent, widths_compared
+from studies.subspace_progress import descent
+from studies.subspace_widths import widths_compared
 
 
 def answers(collected: xr.Dataset) -> str:
@@ -39,8 +42,8 @@ def _head(collected: xr.Dataset, settings: dict[str, Any]) -> list[str]:
     return [
         "# The subspace the gradient lives in",
         "",
-        "Written by `python -m studies.subspaces` from its Dataset `collected.nc`: do not edit. Every number is a mean "
-        f"over {collected.sizes['seed']} seeds with its 95 % interval.",
+        "Written by `python -m studies.subspaces` from its Dataset [subspaces.nc](subspaces.nc): do not edit. Every "
+        f"number is a mean over {collected.sizes['seed']} seeds with its 95 % interval. {_time(collected)}",
         "",
         f"MLPs on {settings['dataset']} with three hidden ReLU layers and no biases, trained by AdamW (learning rate "
         f"{settings['learning_rate']:g}, batches of {settings['training_batch']}, {common:.0f} steps at every width, "
@@ -76,8 +79,11 @@ def _rest(collected: xr.Dataset, k: int) -> list[str]:
     for method in METHODS[1:]:
         own = at_end.sel(trained_by=method, layer=first)
         turned = [own["turned"].sel(matrix=name) for name in ("activation_gradient", "upstream_jacobian")]
-        cells = [*turned, own["random_angle"], own["single_rank"], own["stacked_rank"]]
-        turning.append([NAMES[method], *(str(over_seeds(cell)) for cell in cells)])
+        random = (
+            f"{float(own['random_alignment'].mean()):.3g} (spread {float(own['random_alignment_spread'].mean()):.2g})"
+        )
+        ranks_ = (own["single_rank"], own["stacked_rank"])
+        turning.append([NAMES[method], *_means(turned), random, *_means(ranks_)])
     states = {"at initialisation": ("initial_weight_rank", "backpropagation")}
     states |= {NAMES[method]: ("weight_rank", method) for method in METHODS[1:]}
     weights = [
@@ -95,8 +101,9 @@ def _rest(collected: xr.Dataset, k: int) -> list[str]:
         "",
         "![principal angles over the steps](subspaces_principal_angles.png)",
         "",
-        f"How far the {k} leading directions turn between the first and the last step (mean principal angle, degrees), "
-        "and the entropy rank of one step's activation gradients beside that of all looked-at steps' together:",
+        f"How far the {k} leading directions turn between the first and the last step (mean squared cosine of the "
+        "principal angles, beside that of random subspaces, exact and with its standard deviation), and the entropy "
+        "rank of one step's activation gradients beside that of all looked-at steps' together:",
         "",
         table(["", "of the gradients", "of the Jacobians", "random", "rank, one step", "rank, all steps"], turning),
         "",
@@ -110,6 +117,17 @@ def _rest(collected: xr.Dataset, k: int) -> list[str]:
         f"rank of layers {listed(layers[1:-1])}, to {sharper['upstream']} of what it was; W̃⊥ brings it to "
         f"{sharper['orthogonal']} and backpropagation to {sharper['backpropagation']}.",
     ]
+
+
+def _time(collected: xr.Dataset) -> str:
+    if "whole_run" not in collected.attrs:
+        return "Its run was resumed, so how long the whole takes was not measured."
+    run = json.loads(collected.attrs["whole_run"])
+    return f"It took {run['minutes']:.1f} minutes with {run['workers']} processes on {run['cores']} cores."
+
+
+def _means(variables: Iterable[xr.DataArray]) -> list[str]:
+    return [str(over_seeds(one)) for one in variables]
 
 
 def _learned(own: xr.Dataset) -> str:

@@ -2,7 +2,9 @@
 
 /subspace    what `fganalysis.diagnosis.subspaces` says at the looked-at steps
 /measured    sampled bias, variance and efficiency of the orthogonal upstream guess, over k
-/beside      predicted efficiency of plain activity perturbation; the overlap's root, as the seed paper prints it
+/beside      predicted efficiency of plain activity perturbation; the overlap's root, as the seed paper prints it; the
+             mean orthogonal guess of the weights
+/path        loss and overlap over the steps, for comparisons at equal loss
 /turning     principal angles between the leading k-dimensional subspaces of any two steps; gradients of all steps
 /weights     singular values of the weights, before and after
 /curvature   shares of the weight gradient in dominant eigenvectors of Hessian and Gauss–Newton matrix
@@ -29,7 +31,7 @@ from fganalysis.diagnosis import subspaces
 from fganalysis.estimators import Backpropagation, Estimator, OrthogonalUpstream, Upstream
 from fganalysis.gradient_stream import StreamingSubspace
 from fganalysis.snapshot import Snapshot
-from fganalysis.training import load_checkpoint
+from fganalysis.training import evaluate, load_checkpoint
 from studies.descent import projected_gradients
 
 METHODS = ("initialisation", "backpropagation", "orthogonal", "upstream")
@@ -37,6 +39,8 @@ MANY_EXAMPLES = 512  # for what needs no decomposition of every example's Jacobi
 DRAWN_PAIRS = 32  # of random subspaces, whose mean angle has no closed form; it then is known to a quarter degree
 TURNING = ("activation_gradient", "upstream_jacobian")
 MEASURED = ("squared_bias", "variance", "efficiency")
+LOOKED_AT = 16  # steps in /path, each a fifth later than the one before
+VERSION = 2  # of what a cell keeps: one that keeps less is computed again
 DIRECTIONS = ("hessian", "gauss_newton")
 
 
@@ -80,12 +84,13 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
         return xr.DataTree.from_dict(_looks(training, data, [_captured(network, data, 0)]))
     last = training.epochs * -(-len(data.train_inputs) // training.training_batch)
     steps = sorted({0, training.common_step, *(last >> halvings for halvings in range(7))})
+    path = sorted({round(last / 1.2**earlier) for earlier in range(LOOKED_AT)} | {training.common_step})
     run = fga.train(
         network,
         data,
         training.estimator(),
         epochs=training.epochs,
-        checkpoints=steps,
+        checkpoints=sorted({*steps, *path}),
         out=scratch,
         batch_size=training.training_batch,
         optimizer=partial(torch.optim.AdamW, lr=training.learning_rate),
@@ -98,6 +103,12 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
         snapshots.append(_captured(network, data, step))
     nodes = _looks(training, data, [one for one in snapshots if one.step in (training.common_step, last)])
     nodes |= {"weights": _weights([snapshots[0], snapshots[-1]]), "training": run.log}
+    looks = []
+    for step in path:
+        load_checkpoint(run.checkpoints[step], network)
+        loss = evaluate(network, data, torch.nn.functional.cross_entropy)["loss"]
+        looks.append(_overlaps(_captured(network, data, step, training.batch), training.k).assign(loss=loss))
+    nodes["path"] = xr.concat(looks, dim=xr.IndexVariable("step", path))
     if training.closely:
         nodes["turning"] = _turning(snapshots, training.k)
     shutil.rmtree(scratch)
@@ -130,7 +141,7 @@ def _measured(snapshot: Snapshot, training: Training) -> xr.Dataset:
         guesses |= {k: OrthogonalUpstream(k=k, exact=True) for k in training.ks if k < highest}
         guesses[training.width] = OrthogonalUpstream(k="rank")
     guesses = dict(sorted(guesses.items()))
-    names = [name for quantity in MEASURED for name in (quantity, quantity + schema.SE)]
+    names = [quantity + suffix for quantity in MEASURED for suffix in ("", schema.SE, schema.LOW, schema.HIGH)]
     parts = [
         fga.sample(snapshot, guess, training.guesses, training.seed, workers=1)[names].drop_vars(schema.ESTIMATOR)
         for guess in guesses.values()
@@ -139,14 +150,39 @@ def _measured(snapshot: Snapshot, training: Training) -> xr.Dataset:
 
 
 def _beside(snapshot: Snapshot, k: int) -> xr.Dataset:
+    """What is predicted of other guesses, and of the mean orthogonal guess Ḡ = Σ_b ḡ_b x_bᵀ of the weights' gradient G.
+
+    weight_overlap: squared cosine of Ḡ and G. agreement: ‖Ḡ‖² over Σ_b ‖ḡ_b x_bᵀ‖², 1 for examples at right angles.
+    """
     found = fga.predict(snapshot, "activity")[["efficiency"]].drop_vars(schema.ESTIMATOR)
-    roots = []
-    for jacobian, gradient in zip(snapshot.upstream, snapshot.gradients, strict=False):
-        right = jacobian.singular_vectors(min(k, *jacobian.weight.shape))[2]
-        kept = torch.einsum("bum,bu->bm", right, gradient).norm(dim=1) / gradient.norm(dim=1)
-        roots.append(float(kept[kept.isfinite()].mean()))
+    roots, sums = [], []
+    for tap, gradient, right in zip(snapshot.taps, snapshot.gradients, [*_leading(snapshot, k), None], strict=True):
+        mean = gradient
+        if right is not None:
+            mean = torch.einsum("bum,bvm,bv->bu", right, right, gradient)
+            kept = mean.norm(dim=1) / gradient.norm(dim=1)
+            roots.append(float(kept[kept.isfinite()].mean()))
+        guess, truth = (one.T.double() @ tap.inputs.double() for one in (mean, gradient))
+        alone = (mean.double().square().sum(1) * tap.inputs.double().square().sum(1)).sum()
+        sums.append([float(one) for one in ((guess * truth).sum(), guess.square().sum(), truth.square().sum(), alone)])
+    inner, square, whole, alone_square = np.array([*sums, np.sum(sums, axis=0)]).T
     found["overlap_root"] = (schema.LAYER, [*roots, np.nan, np.nan])
+    found["weight_overlap"] = (schema.LAYER, inner**2 / (square * whole))
+    found["agreement"] = (schema.LAYER, square / alone_square)
     return found
+
+
+def _overlaps(snapshot: Snapshot, k: int) -> xr.Dataset:
+    """o² at k of every hidden layer, example mean."""
+    overlap = []
+    for right, gradient in zip(_leading(snapshot, k), snapshot.gradients, strict=False):
+        kept = torch.einsum("bum,bu->bm", right, gradient).square().sum(1) / gradient.square().sum(1)
+        overlap.append(float(kept[kept.isfinite()].mean()))
+    return xr.Dataset({"overlap": (schema.LAYER, overlap)}, {schema.LAYER: list(snapshot.layers[:-1])})
+
+
+def _leading(snapshot: Snapshot, k: int) -> list[Tensor]:
+    return [jacobian.singular_vectors(min(k, *jacobian.weight.shape))[2] for jacobian in snapshot.upstream]
 
 
 def _turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
@@ -159,7 +195,8 @@ def _turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
     steps = [one.step for one in snapshots]
     shape = (len(TURNING), len(layers), len(steps), len(steps))
     angle, alignment = np.empty(shape), np.empty(shape)
-    random, drawn, stacked, single = (np.empty(len(layers)) for _ in range(4))
+    drawn, stacked, single = (np.empty(len(layers)) for _ in range(3))
+    random = [subspace.random_alignment(k, k, tap.units) for tap in snapshots[0].taps[:-1]]
     generator = torch.Generator().manual_seed(0)
     for layer in range(len(layers)):
         units = snapshots[0].taps[layer].units
@@ -173,7 +210,6 @@ def _turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
             angles = subspace.principal_angles(basis[:, None], basis[None, :])
             angle[matrix, layer] = angles.rad2deg().mean(-1)
             alignment[matrix, layer] = angles.cos().square().mean(-1)
-        random[layer] = subspace.random_alignment(k, k, units).mean
         pairs = torch.linalg.qr(torch.randn(2, DRAWN_PAIRS, units, k, generator=generator, dtype=torch.float64))[0]
         drawn[layer] = subspace.principal_angles(pairs[0], pairs[1]).rad2deg().mean()
         whole = streams[0]
@@ -187,7 +223,16 @@ def _turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
             "angle": (grid, angle, {"units": "degrees", "long_name": f"mean of {k} principal angles"}),
             "alignment": (grid, alignment, {"units": "1", "long_name": "mean squared cosine of the principal angles"}),
             "random_angle": ("layer", drawn, {"units": "degrees", "long_name": "angle of random subspaces, drawn"}),
-            "random_alignment": ("layer", random, {"units": "1", "long_name": "the same for a random subspace"}),
+            "random_alignment": (
+                "layer",
+                [float(one.mean) for one in random],
+                {"units": "1", "long_name": "the same for a random subspace"},
+            ),
+            "random_alignment_spread": (
+                "layer",
+                [float(one.spread) for one in random],
+                {"units": "1", "long_name": "standard deviation of that of a random subspace"},
+            ),
             "stacked_rank": ("layer", stacked, {"units": "1", "long_name": "entropy rank of all steps' gradients"}),
             "single_rank": ("layer", single, {"units": "1", "long_name": "entropy rank of a step's, mean over steps"}),
         },

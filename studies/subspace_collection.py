@@ -7,15 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import xarray as xr
 
 from fganalysis import schema
-from fganalysis.schema import SE
+from fganalysis.intervals import Z95
+from fganalysis.schema import HIGH, LOW, SE
 from studies.subspace_cells import METHODS
 
 Key = tuple[int, str, int]
 MOMENTS = ("common", "last")
-AT_K = ("overlap", "random_overlap", "random_overlap_in_range", "kept_energy", "orthogonal_efficiency")
+AT_K = (
+    "overlap",
+    "random_overlap",
+    "random_overlap_spread",
+    "random_overlap_in_range",
+    "kept_energy",
+    "orthogonal_efficiency",
+)
 FREE_OF_K = ("best_k", "upstream_efficiency", "entropy_rank", "stable_rank", "modes_for_90")
 SWEEP = (1, 10, 25)  # the k of the seed paper's Table 1, beside the full rank
 WELL_KNOWN = 0.1  # a sampled efficiency is compared where its standard error is below a tenth of it
@@ -25,18 +34,24 @@ NOTES = {
     "upstream_share": ("share of the squared activation gradient at a tap, all taps one", "1"),
     "cross_layer": ("noise that a tap's guess takes from all taps over what it would make alone", "1"),
     "activity_efficiency": ("efficiency of activity perturbation", "1"),
+    "random_overlap_in_range_spread": ("standard deviation of that overlap, of examples that share their rank", "1"),
+    "weight_overlap": ("squared cosine of the mean guess of the weights' gradient with that gradient", "1"),
+    "agreement": ("squared norm of the mean guess of the weights' gradient over the sum of its examples'", "1"),
+    "equal_step": ("step whose loss is nearest to that of the orthogonal guess after its last step", "step"),
+    "equal_loss": ("loss on the training set at the equal step", "loss"),
+    "equal_overlap": ("overlap at the equal step, example mean", "1"),
     "overlap_root": ("norm of the gradient in the k leading directions over its norm, example mean", "1"),
     "sweep_efficiency": ("predicted efficiency at the k of the seed paper's sweep", "1"),
     "predicted_choice": ("k of the highest predicted efficiency among those sampled", "1"),
     "sampled_choice": ("k of the highest sampled efficiency among those sampled", "1"),
     "regret": ("predicted efficiency lost by taking the sampled choice, over the highest predicted", "1"),
-    "z": ("(sampled - predicted) / standard error, of the orthogonal upstream guess", "1"),
+    "z": ("(sampled - predicted) / (1/1.96 of the way to the interval's bound on that side)", "1"),
     "loss": ("loss on the training set", "loss"),
     "initial_loss": ("loss on the training set before training", "loss"),
     "train_accuracy": ("accuracy on the training set", "1"),
     "weight_rank": ("stable rank of the weights after the last step", "1"),
     "initial_weight_rank": ("stable rank of the weights before training", "1"),
-    "turned": ("mean principal angle between the leading subspaces of the first and the last step", "degrees"),
+    "turned": ("mean squared cosine of the angles between the leading subspaces of first and last step", "1"),
 }
 
 
@@ -54,6 +69,7 @@ def collect(trainings: Mapping[Key, xr.DataTree], descents: xr.Dataset, k: int) 
     collected = _joined("width", by_width).assign_coords(width=widths, trained_by=list(METHODS), seed=seeds)
     renamed = descents.rename({name: f"descent_{name}" for name in descents.data_vars})
     collected = collected.merge(renamed.rename(step="descent_step"))
+    collected = collected.merge(_at_equal_loss(trainings), join="left")
     known = schema.variables()
     for name, array in collected.data_vars.items():
         if name in NOTES:
@@ -74,6 +90,8 @@ def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
     for name in FREE_OF_K:
         found[name] = spaces[name]
     found["training_step"] = spaces["step"].variable
+    share = found["random_overlap_in_range"]  # k/rank: o² ~ Beta(k/2, (rank − k)/2)
+    found["random_overlap_in_range_spread"] = (2 * share**2 * (1 - share) / (k + 2 * share)) ** 0.5
     efficiency = spaces["orthogonal_efficiency"]
     full = int(spaces["mode"][-1])
     sweep = [efficiency.sel(mode=min(one, full), drop=True) for one in (*SWEEP, width)]
@@ -86,7 +104,9 @@ def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
     variance = spaces["orthogonal_variance"].sel(space="activation", mode=k, drop=True)
     found["cross_layer"] = (variance - kept) / (k * kept)
     beside = tree["beside"].to_dataset()
-    found["activity_efficiency"], found["overlap_root"] = beside["efficiency"], beside["overlap_root"]
+    found["activity_efficiency"] = beside["efficiency"]
+    for name in ("overlap_root", "weight_overlap", "agreement"):
+        found[name] = beside[name]
     found = found.merge(_sampled(tree["measured"].to_dataset(), spaces))
     if "curvature" in tree.children:
         own = tree["curvature"].to_dataset().drop_vars(["eigenvalue", "mode"])
@@ -100,14 +120,30 @@ def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
         found["initial_weight_rank"], found["weight_rank"] = (weights.isel(step=end, drop=True) for end in (0, -1))
     if "turning" in tree.children:
         turning = tree["turning"].to_dataset()
-        found["turned"] = turning["angle"].isel(step=0, other_step=-1, drop=True)
-        for name in ("random_angle", "stacked_rank", "single_rank"):
+        found["turned"] = turning["alignment"].isel(step=0, other_step=-1, drop=True)
+        for name in ("random_alignment", "random_alignment_spread", "stacked_rank", "single_rank"):
             found[name] = turning[name]
     twice = found.sizes["step"] == 1
     found = found.isel(step=[0, -1]).rename(step="moment").assign_coords(moment=list(MOMENTS))
     if twice:  # Comparisons are counted: once each.
         for name in COUNTED & set(found.data_vars):
             found[name] = found[name].where(found["moment"] == "last")
+    return found
+
+
+def _at_equal_loss(trainings: Mapping[Key, xr.DataTree]) -> xr.Dataset:
+    """Every training at the step, among those of /path, whose loss is nearest to that of W̃⊥ after its last step."""
+    looks = []
+    for (width, method, seed), tree in trainings.items():
+        if "path" not in tree.children:
+            continue
+        path = tree["path"].to_dataset()
+        target = trainings[width, "orthogonal", seed]["path"]["loss"].isel(step=-1, drop=True)
+        nearest = path.isel(step=int(np.argmin(np.abs(path["loss"].values - float(target))))).reset_coords("step")
+        nearest = nearest.rename(step="equal_step", loss="equal_loss", overlap="equal_overlap")
+        looks.append(nearest.expand_dims(width=[width], trained_by=[method], seed=[seed]))
+    found = xr.combine_by_coords(looks, join="outer")
+    assert isinstance(found, xr.Dataset)
     return found
 
 
@@ -121,10 +157,13 @@ def _sampled(measured: xr.Dataset, spaces: xr.Dataset) -> xr.Dataset:
     }
     sampled, error = measured["efficiency"], measured["efficiency" + SE]
     sound = (error < WELL_KNOWN * sampled) & (expected["efficiency"] > 0)
-    distances = [
-        ((measured[name] - value) / measured[name + SE]).where(sound if name == "efficiency" else True)
-        for name, value in expected.items()
-    ]
+    distances = []
+    for name, value in expected.items():
+        difference = measured[name] - value
+        side = abs(measured[name] - xr.where(difference > 0, measured[name + LOW], measured[name + HIGH])) / Z95
+        if name == "squared_bias":  # Its interval ends at zero.
+            side = measured[name + SE]
+        distances.append((difference / side).where(sound if name == "efficiency" else True))
     found = xr.concat(distances, dim=xr.IndexVariable("quantity", list(expected))).to_dataset(name="z")
     if measured.sizes["k"] > 1:
         by_sample, by_theory = (one.fillna(-1).argmax("k") for one in (sampled, expected["efficiency"]))

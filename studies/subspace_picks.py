@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import xarray as xr
 
 from fganalysis import schema
-from studies.markdown import listed, verb
 from studies.seed_intervals import Interval
 from studies.subspace_cells import METHODS
 
@@ -33,9 +31,10 @@ def all_widths(collected: xr.Dataset) -> list[int]:
     return [int(width) for width in collected["width"].values]
 
 
-def verbs(intervals: Sequence[Interval], more: str, less: str, neither: str) -> str:
-    said = [verb(one, more, less, neither) for one in intervals]
-    return said[0] if len(set(said)) == 1 else listed(said)
+def factor(logarithm: Interval) -> str:
+    """A positive number, from the interval of its logarithm: 0.0102 (0.0077 to 0.0135)."""
+    mean, low, high = (f"{np.exp(one):.3g}" for one in (logarithm.mean, logarithm.low, logarithm.high))
+    return f"{mean} ({low} to {high})"
 
 
 def within(own: Interval, low: float, high: float) -> str:

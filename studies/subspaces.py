@@ -18,6 +18,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from tqdm import tqdm
 
 from fganalysis import plotting, store
 from studies import descent, subspace_answers, subspace_collection, subspace_figures
-from studies.subspace_cells import METHODS, Training, training_cell
+from studies.subspace_cells import METHODS, VERSION, Training, training_cell
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Settings:
     workers: int = 2
     """Processes, of one thread each."""
     out: Path = Path("results/subspaces")
-    """Where cells and the collected result go."""
+    """Where cells go."""
     report: Path = Path("docs/results")
-    """Where subspaces.md and its figures go."""
+    """Where the collected cells, subspaces.nc, the page subspaces.md and its figures go."""
 
     def __post_init__(self) -> None:
         if len(self.epochs) != len(self.widths):
@@ -90,7 +91,8 @@ class Cell:
     def settings(self) -> str:
         chosen = self.training or self.descent
         assert chosen is not None
-        return json.dumps(dataclasses.asdict(chosen), sort_keys=True)
+        version = {"version": VERSION} if self.training is not None else {}
+        return json.dumps(dataclasses.asdict(chosen) | version, sort_keys=True)
 
     def finished(self) -> bool:
         if not self.path.exists():
@@ -145,7 +147,8 @@ def cells(settings: Settings) -> list[Cell]:
 
 def main(settings: Settings) -> xr.Dataset:
     """Computes what is missing, collects it, and writes the answers and figures."""
-    run(cells(settings), settings.workers)
+    wanted, kept, started = cells(settings), settings.report / "subspaces.nc", time.perf_counter()
+    computed = run(wanted, settings.workers)
     trainings = {
         (width, method, seed): store.read(settings.out / f"width_{width}" / f"{method}_seed_{seed}.nc")
         for width in settings.widths
@@ -158,25 +161,33 @@ def main(settings: Settings) -> xr.Dataset:
     )
     collected = subspace_collection.collect(trainings, descents, settings.k)
     collected.attrs["study_settings"] = json.dumps(dataclasses.asdict(settings), default=str)
-    store.write(collected, settings.out / "collected.nc")
-    text = subspace_answers.answers(collected)
     settings.report.mkdir(parents=True, exist_ok=True)
-    (settings.report / "subspaces.md").write_text(text, encoding="utf-8")
     for name, figure in subspace_figures.figures(trainings, collected, settings.k).items():
         plotting.save(figure, settings.report / f"subspaces_{name}.png")
+    if computed == len(wanted):
+        took = {"minutes": (time.perf_counter() - started) / 60, "workers": settings.workers, "cores": os.cpu_count()}
+        collected.attrs["whole_run"] = json.dumps(took)
+    elif not computed and kept.exists():
+        before = store.read(kept).attrs
+        if before["study_settings"] == collected.attrs["study_settings"] and "whole_run" in before:
+            collected.attrs["whole_run"] = before["whole_run"]
+    store.write(collected, kept)
+    text = subspace_answers.answers(store.read(kept).to_dataset())  # The page says what is kept and nothing else.
+    (settings.report / "subspaces.md").write_text(text, encoding="utf-8")
     print(text)
-    print(f"Cells are in {settings.out}, the answers and figures in {settings.report}")
+    print(f"Cells are in {settings.out}, their collection, the answers and figures in {settings.report}")
+    print(f"It took {(time.perf_counter() - started) / 60:.1f} minutes for {computed} of {len(wanted)} cells")
     return collected
 
 
-def run(wanted: Iterable[Cell], workers: int) -> None:
-    """Computes the cells that are not finished, each in a process of one thread, and shows how far it is."""
+def run(wanted: Iterable[Cell], workers: int) -> int:
+    """Computes the cells that are not finished, each in a process of one thread, and says how many those were."""
     missing = [cell for cell in wanted if not cell.finished()]
-    if not missing:
-        return
-    with _computing(workers) as each:
-        for _ in tqdm(each(missing), "cells", len(missing), unit="cell"):
-            pass
+    if missing:
+        with _computing(workers) as each:
+            for _ in tqdm(each(missing), "cells", len(missing), unit="cell"):
+                pass
+    return len(missing)
 
 
 def _finish(cell: Cell) -> Path:

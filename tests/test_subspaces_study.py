@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -13,14 +14,16 @@ import tyro
 import xarray as xr
 from scipy import stats
 
-from fganalysis import store
+from fganalysis import store, subspace
 from studies import subspaces
 from studies.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
 from studies.seed_intervals import Interval, over_seeds
 from studies.subspace_answers import answers
-from studies.subspace_cells import METHODS, _mean_gram, _turning
-from studies.subspace_collection import NOTES
+from studies.subspace_best_k import PAPER_SWEEP, Ranking, _mean_square
+from studies.subspace_cells import METHODS, VERSION, _beside, _mean_gram, _turning
+from studies.subspace_collection import NOTES, _sampled
 from studies.subspace_figures import progress_of
+from studies.subspace_picks import factor
 from studies.subspaces import Settings
 from tests.laws import tiny_snapshot
 
@@ -93,7 +96,7 @@ def test_processes_change_nothing(finished: Finished, tmp_path: Path) -> None:
 
 
 def test_the_collected_dataset_names_everything(finished: Finished) -> None:
-    collected = store.read(finished.settings.out / "collected.nc").to_dataset()
+    collected = store.read(finished.settings.report / "subspaces.nc").to_dataset()
     assert collected.sizes["width"] == 2 and list(collected["trained_by"].values) == list(METHODS)
     for name, array in collected.data_vars.items():
         assert array.attrs.get("units") and array.attrs.get("long_name"), name
@@ -134,6 +137,179 @@ def test_cross_layer_noise_makes_a_layers_efficiency(finished: Finished) -> None
     np.testing.assert_allclose(own["orthogonal_efficiency"], expected, rtol=1e-6)
 
 
+def test_the_page_follows_from_the_kept_dataset_alone(finished: Finished, tmp_path: Path) -> None:
+    kept = store.read(finished.settings.report / "subspaces.nc").to_dataset()
+    assert answers(kept) == finished.text
+    again = store.write(kept, tmp_path / "again.nc")
+    assert answers(store.read(again).to_dataset()) == finished.text
+    for name in ("branch", "trained_by", "layer", "matrix", "quantity"):
+        np.testing.assert_array_equal(kept[name], finished.collected[name])
+
+
+def test_the_page_says_how_long_a_whole_run_took(finished: Finished) -> None:
+    """Collecting again keeps what the whole run took; a run that was resumed has no such number."""
+    settings = finished.settings
+    run = json.loads(finished.collected.attrs["whole_run"])
+    assert run["minutes"] > 0 and run["workers"] == 1 and run["cores"] >= 1
+    assert f"It took {run['minutes']:.1f} minutes with 1 processes on {run['cores']} cores." in finished.text
+    again = subspaces.main(settings)
+    assert again.attrs["whole_run"] == finished.collected.attrs["whole_run"]
+    subspaces.cells(settings)[-1].path.unlink()
+    resumed = subspaces.main(settings)
+    assert "whole_run" not in resumed.attrs
+    page = (settings.report / "subspaces.md").read_text(encoding="utf-8")
+    assert "was resumed" in page and page == answers(resumed)
+    store.write(finished.collected, settings.report / "subspaces.nc")
+
+
+def test_a_cell_that_keeps_less_is_computed_again(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subspaces, "VERSION", VERSION + 1)
+    stale = {cell.path.parent.name for cell in subspaces.cells(finished.settings) if not cell.finished()}
+    assert stale == {"width_8", "width_12"}
+
+
+def test_z_takes_the_bound_on_the_side_of_the_prediction(finished: Finished) -> None:
+    tree = store.read(finished.settings.out / "width_8" / "backpropagation_seed_0.nc")
+    measured, spaces = tree["measured"].to_dataset(), tree["subspace"].to_dataset()
+    wider = measured.copy()
+    for name in ("efficiency", "variance"):
+        wider[name + "_low"] = 2 * measured[name + "_low"] - measured[name]
+    before, after = (_sampled(one, spaces)["z"] for one in (measured, wider))
+    for name in ("efficiency", "variance"):
+        z, changed = before.sel(quantity=name), after.sel(quantity=name)
+        np.testing.assert_allclose(changed.where(z > 0), z.where(z > 0) / 2, rtol=1e-9)
+        np.testing.assert_allclose(changed.where(z <= 0), z.where(z <= 0), rtol=1e-9)
+        assert bool((z > 0).any()) and bool((z < 0).any())
+
+
+def test_methods_are_compared_at_the_loss_that_the_orthogonal_guess_ends_with(finished: Finished) -> None:
+    folder = finished.settings.out / "width_8"
+    target = store.read(folder / "orthogonal_seed_1.nc")["path"].to_dataset()["loss"].values[-1]
+    for method in METHODS[1:]:
+        path = store.read(folder / f"{method}_seed_1.nc")["path"].to_dataset()
+        nearest = path.isel(step=int(np.argmin(np.abs(path["loss"].values - target))))
+        own = finished.collected.sel(width=8, trained_by=method, seed=1)
+        assert float(own["equal_step"]) == int(nearest["step"]) and float(own["equal_loss"]) == float(nearest["loss"])
+        np.testing.assert_array_equal(own["equal_overlap"].sel(layer=path["layer"]), nearest["overlap"])
+    last = finished.collected.sel(trained_by="orthogonal", moment="last")
+    np.testing.assert_allclose(last["equal_loss"], last["loss"])
+    np.testing.assert_allclose(last["equal_overlap"].sel(layer="0"), last["overlap"].sel(layer="0"), rtol=1e-4)
+
+
+def test_random_values_have_their_spread(finished: Finished) -> None:
+    start = finished.collected.sel(trained_by="initialisation", moment="last", layer="0", width=12, seed=0)
+    np.testing.assert_allclose(start["random_overlap_spread"], subspace.random_overlap(3, 12).spread)
+    share = float(start["random_overlap_in_range"])
+    variance = stats.beta(3 / 2, (3 / share - 3) / 2).var()
+    np.testing.assert_allclose(start["random_overlap_in_range_spread"], variance**0.5)
+    assert f"{float(start['random_overlap']):.3g} (spread {float(start['random_overlap_spread']):.2g})" in finished.text
+
+
+def test_the_mean_guess_of_the_weights() -> None:
+    snapshot = tiny_snapshot((3, 5, 4, 2), n_examples=6)
+    found = _beside(snapshot, 2)
+    inner, square, whole, alone = (np.zeros(4) for _ in range(4))
+    for layer, (tap, gradient) in enumerate(zip(snapshot.taps, snapshot.gradients, strict=True)):
+        parts = []
+        for example, (g, x) in enumerate(zip(gradient.numpy(), tap.inputs.numpy(), strict=True)):
+            if layer < 2:
+                right = np.linalg.svd(snapshot.upstream[layer].dense()[example].numpy())[2][:2].T
+                g = right @ (right.T @ g)
+            parts.append(np.outer(g, x))
+        guess, truth = np.sum(parts, axis=0), snapshot.weight_gradients[layer].numpy()
+        for own, value in zip(
+            (inner, square, whole, alone),
+            (np.sum(guess * truth), np.sum(guess**2), np.sum(truth**2), np.sum(np.square(parts))),
+            strict=True,
+        ):
+            own[layer] = value
+            own[3] += value
+    used = [0, 1, 2, 3]
+    np.testing.assert_allclose(found["weight_overlap"], (inner**2 / (square * whole))[used], rtol=1e-6)
+    np.testing.assert_allclose(found["agreement"], (square / alone)[used], rtol=1e-6)
+
+
+def test_overlap_agreement_and_noise_make_the_efficiency_of_the_weights(finished: Finished) -> None:
+    """c²·A/(1 + A + N): with the own squares s = ‖Ḡ‖²/A, N + 1 = variance/s."""
+    tree = store.read(finished.settings.out / "width_12" / "initialisation_seed_0.nc")
+    spaces = tree["subspace"].to_dataset().sel(space="weight", mode=3).isel(step=0)
+    beside = tree["beside"].to_dataset().isel(step=0)
+    gradient = (tree["subspace"].to_dataset()["singular_value"].isel(step=0).sel(matrix="weight_gradient") ** 2).sum(
+        "mode"
+    )
+    for layer in ("0", "2"):
+        overlap, agreement = (float(beside[name].sel(layer=layer)) for name in ("weight_overlap", "agreement"))
+        own, whole = spaces.sel(layer=layer), float(gradient.sel(layer=layer))
+        # ‖Ḡ − G‖² = ‖Ḡ‖² − 2 c ‖Ḡ‖ ‖G‖ + ‖G‖², and the mean guess is no longer than its projection on G allows.
+        roots = np.roots([1, -2 * (overlap * whole) ** 0.5, whole - float(own["orthogonal_bias"]) ** 2])
+        expected = [
+            overlap * agreement / (agreement + agreement * float(own["orthogonal_variance"]) / root.real**2)
+            for root in roots
+        ]
+        assert min(abs(np.array(expected) / float(own["orthogonal_efficiency"]) - 1)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rows", "best", "counts"),
+    [
+        # One seed's efficiencies are a hundred times larger and like another k: their arithmetic mean would follow it.
+        ({"10": (3, 3, 100), "25": (2, 2, 150), "rank": (1, 1, 60), "1": (0.1, 0.1, 5)}, "10 or 25", (5, 0, 1)),
+        ({"10": (4, 8, 40), "25": (2, 4.1, 20), "rank": (1, 2, 10.2), "1": (0.5, 1, 5)}, "10", (6, 0, 0)),
+        ({"10": (1, 2, 10), "25": (2, 4.1, 20), "rank": (4, 8, 40.5), "1": (8, 16, 80)}, "1", (0, 6, 0)),
+    ],
+)
+def test_rankings_compare_logs_seed_by_seed(
+    rows: dict[str, tuple[float, ...]], best: str, counts: tuple[int, int, int]
+) -> None:
+    efficiency = xr.DataArray(list(rows.values()), {"sweep": list(rows), "seed": [0, 1, 2]}, ("sweep", "seed"))
+    found = Ranking.of(efficiency)
+    assert str(found) == best
+    assert tuple(found.pairs.values()) == counts
+
+
+def test_the_seed_papers_order_can_fail(finished: Finished) -> None:
+    sweep = finished.collected["sweep_efficiency"]
+    for order, said in (("paper", "yes"), ("reversed", "no")):
+        ranks = np.arange(1.0, 5) if order == "reversed" else np.arange(4.0, 0, -1)
+        made = xr.DataArray(ranks, {"sweep": list(PAPER_SWEEP)}, ("sweep",))
+        own = (0 * sweep.fillna(0) + made.sel(sweep=sweep["sweep"]) / 100).transpose(*sweep.dims)
+        assert f"With the seed paper's sweep {said}:" in answers(finished.collected.assign(sweep_efficiency=own))
+
+
+def test_intervals_of_positive_numbers_stay_positive() -> None:
+    values = np.array([1e-4, 1e-4, 1e-2])
+    assert over_seeds(values).low < 0
+    mean, low, high = (float(part) for part in re.findall(r"[\d.]+(?:e[-+]\d+)?", factor(over_seeds(np.log(values)))))
+    assert 0 < low < mean < high
+    np.testing.assert_allclose([mean, mean**2], [stats.gmean(values), low * high], rtol=0.02)
+
+
+def test_mean_squares_take_shared_draws_as_one() -> None:
+    draws = np.random.default_rng(0).standard_normal((2, 3, 2, 50))
+    dims = ("width", "seed", "moment", "k")
+    alone = _mean_square(xr.DataArray(draws, dims=dims))
+    shared = _mean_square(xr.DataArray(np.repeat(draws[..., None], 10, -1), dims=(*dims, "layer")))
+    np.testing.assert_allclose([shared.mean, shared.half], [alone.mean, alone.half])
+    np.testing.assert_allclose(alone.mean, np.square(draws).mean())
+    np.testing.assert_allclose(alone.half, 1.96 * np.square(draws).std() / draws.size**0.5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("power", "trend"), [(1.0, "rises"), (-1.0, "falls")])
+def test_what_is_learned_is_said_with_its_slope(finished: Finished, power: float, trend: str) -> None:
+    accuracy = finished.collected["train_accuracy"]
+    made = (accuracy["width"] / 12.0) ** power * 0.2 + 0 * accuracy.fillna(0)
+    text = answers(finished.collected.assign(train_accuracy=made.transpose(*accuracy.dims)))
+    assert f"W̃⊥'s training accuracy {trend} (" in text
+
+
+def test_after_300_epochs_accuracy_grows_with_width() -> None:
+    """Answer (c) says so and links to wang2025."""
+    training = store.read(Path(__file__).parents[1] / "docs" / "results" / "wang2025.nc")["training"].to_dataset()
+    accuracy = training["train_accuracy"].sel(trained_by="orthogonal, k = 10")
+    by_width = accuracy.max("step").mean("seed").dropna("width")
+    assert by_width.sizes["width"] >= 3 and bool((by_width.diff("width") > 0).all())
+
+
 def test_answers_are_made_of_the_dataset(finished: Finished) -> None:
     assert finished.text == answers(finished.collected)
     for letter in "abcd":
@@ -158,7 +334,7 @@ def test_verdicts_follow_the_numbers(finished: Finished, high: tuple[str, ...], 
     made = xr.where(overlap["trained_by"].isin(high), 1.0, 0.1 + 0 * overlap).transpose(*overlap.dims)
     text = answers(finished.collected.assign(overlap=made))
     assert f"- (a) {whose}" in text
-    beyond = "above backpropagation at widths 8 and 12 and below it at no width" if high == ("orthogonal",) else ""
+    beyond = "After their last steps it is higher at widths 8 and 12," if high == ("orthogonal",) else ""
     assert beyond in text
 
 
@@ -197,6 +373,8 @@ def test_angles_between_steps() -> None:
     np.testing.assert_allclose(angle, angle.swapaxes(2, 3), atol=1e-5)
     assert float(found["stacked_rank"].min()) >= float(found["single_rank"].min())
     np.testing.assert_allclose(found["random_alignment"], [2 / 5, 2 / 4])
+    expected = [subspace.random_alignment(2, 2, units).spread for units in (5, 4)]
+    np.testing.assert_allclose(found["random_alignment_spread"], expected)
 
 
 def test_intervals_are_students() -> None:
