@@ -39,7 +39,8 @@ MANY_EXAMPLES = 512  # for what needs no decomposition of every example's Jacobi
 DRAWN_PAIRS = 32  # of random subspaces, whose mean angle has no closed form; it then is known to a quarter degree
 TURNING = ("activation_gradient", "upstream_jacobian")
 MEASURED = ("squared_bias", "variance", "efficiency")
-LOOKED_AT = 16  # steps in /path, each a fifth later than the one before
+FOLLOWED = "backpropagation"  # has many steps in /path, at one of which its loss is that of a slower one after its last
+LOOKED_AT = 16  # of them, each a fifth later than the one before
 VERSION = 2  # of what a cell keeps: one that keeps less is computed again
 DIRECTIONS = ("hessian", "gauss_newton")
 
@@ -84,7 +85,7 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
         return xr.DataTree.from_dict(_looks(training, data, [_captured(network, data, 0)]))
     last = training.epochs * -(-len(data.train_inputs) // training.training_batch)
     steps = sorted({0, training.common_step, *(last >> halvings for halvings in range(7))})
-    path = sorted({round(last / 1.2**earlier) for earlier in range(LOOKED_AT)} | {training.common_step})
+    path = sorted({round(last / 1.2**earlier) for earlier in range(LOOKED_AT if training.method == FOLLOWED else 1)})
     run = fga.train(
         network,
         data,

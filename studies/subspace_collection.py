@@ -37,7 +37,7 @@ NOTES = {
     "random_overlap_in_range_spread": ("standard deviation of that overlap, of examples that share their rank", "1"),
     "weight_overlap": ("squared cosine of the mean guess of the weights' gradient with that gradient", "1"),
     "agreement": ("squared norm of the mean guess of the weights' gradient over the sum of its examples'", "1"),
-    "equal_step": ("step whose loss is nearest to that of the orthogonal guess after its last step", "step"),
+    "equal_step": ("kept step whose loss is nearest to that of the orthogonal guess after its last step", "step"),
     "equal_loss": ("loss on the training set at the equal step", "loss"),
     "equal_overlap": ("overlap at the equal step, example mean", "1"),
     "overlap_root": ("norm of the gradient in the k leading directions over its norm, example mean", "1"),
