@@ -89,7 +89,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "activity, on half the batch": Subsampled(ActivityPerturbation(), 2),  # The two parts of its variance.
 }
 PARTS = ("variance within", "variance between")  # `fganalysis.variance_parts`.
-REPEATS_OF_PARTS = 2000  # At most: they are drawn one by one.
+REPEATS_OF_PARTS = 1000  # At most: they are drawn one by one.
 COUNTED = (*schema.QUANTITIES, *PARTS)
 HEAVY = ("activity, shared, batch slope", "activity, Laplace", "rare events")
 UNBIASED: dict[str, Estimator] = {"activity": ActivityPerturbation(), "rare events": RareEvents(0.03)}
