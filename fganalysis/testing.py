@@ -13,15 +13,16 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fganalysis.checking import assert_unbiased, check_unbiased
-from fganalysis.estimators import Estimator, resolve
+from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.matching import assert_moments_match
+from fganalysis.noise import Noise
 from fganalysis.snapshot import Snapshot
 
 __all__ = [
@@ -48,7 +49,8 @@ class Enumeration:
     """A noise law of finite support that hands out, in turn, the coordinates of every point of its product space.
 
     ``values`` and ``probabilities`` are those of one entry; ``first`` and ``count`` say which points of the product
-    space the next draws return. ``drawn`` counts the coordinates handed out so far.
+    space the next draws return. ``drawn`` counts the coordinates handed out so far. ``n_points``, if it is given, is
+    what the first dimension of every draw must be.
     """
 
     values: tuple[float, ...]
@@ -56,9 +58,14 @@ class Enumeration:
     fourth_moment: float
     first: int = 0
     drawn: int = field(default=0, repr=False)
+    n_points: int | None = field(default=None, repr=False)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
         n_points, n_coordinates = shape[0], math.prod(shape[1:])
+        if self.n_points not in (None, n_points):
+            raise ValueError(
+                f"noise of shape {tuple(shape)} was drawn for {self.n_points} guesses: they must come first"
+            )
         digits = self.digits(torch.arange(self.first, self.first + n_points), self.drawn, n_coordinates)
         self.drawn += n_coordinates
         return torch.tensor(self.values, dtype=like.dtype)[digits].view(shape).to(like.device)
@@ -124,30 +131,64 @@ def exact_moments(
         max_points: refuse larger enumerations.
 
     Raises:
-        ValueError: an estimator without a ``noise`` field, or an enumeration above ``max_points`` (with its size).
+        ValueError: an enumeration above ``max_points`` (with its size); random numbers from elsewhere than a ``noise``
+            field; noise whose first dimension is not the guess.
+        TypeError: a class for an estimator, a ``noise`` field that is no law or cannot be replaced, another ``law``.
     """
     chosen: Any = resolve(estimator)
+    if isinstance(chosen, type):
+        raise TypeError(f"estimator must be an instance, got the class {chosen.__name__}")
     if not hasattr(chosen, "noise"):
         return _without_noise(chosen, snapshot)
-    noise = law()
+    name = label(chosen)
+    injectable = is_dataclass(chosen) and isinstance(chosen.noise, Noise)
+    if not injectable:
+        raise TypeError(f"{name} must be a dataclass with a noise law in its `noise` field, to inject another")
+    noise = law() if callable(law) else law
+    if not callable(law) or not isinstance(noise, Enumeration):
+        raise TypeError("law must be a function that makes an Enumeration, such as signs and three_points")
     injected = replace(chosen, noise=noise)
-    generator = torch.Generator(snapshot.outputs.device).manual_seed(0)
-    injected(snapshot, 1, generator)
+    noise.n_points = 1
+    _call(injected, snapshot, 1)
     n_coordinates, base = noise.drawn, len(noise.values)
+    if n_coordinates == 0:
+        return _without_noise(injected, snapshot)
     n_points = base**n_coordinates
     if n_points > max_points:
-        raise ValueError(f"the enumeration has {base}^{n_coordinates} points, above max_points={max_points}")
+        raise ValueError(f"{name}: the enumeration has {base}^{n_coordinates} points, above max_points={max_points}")
     sums: list[_WeightedSums] = []
     for start in range(0, n_points, 2**12):
         count = min(2**12, n_points - start)
-        noise.first, noise.drawn = start, 0
-        with torch.no_grad():
-            spaces = injected(snapshot, count, generator).dense(snapshot)
+        noise.first, noise.drawn, noise.n_points = start, 0, count
+        spaces = _call(injected, snapshot, count)
+        if noise.drawn != n_coordinates:
+            raise ValueError(f"{name} drew {n_coordinates} numbers a guess in one call and {noise.drawn} in another")
         weights = noise.weights(count, n_coordinates).to(snapshot.outputs.device)
         if not sums:
             sums = [_WeightedSums() for _ in spaces]
         for space, guesses in zip(sums, spaces, strict=True):
             space.add(weights, guesses)
+    return _moments(sums, n_points)
+
+
+def _call(estimator: Estimator, snapshot: Snapshot, n_guesses: int, seed: int = 0) -> Sequence[Tensor | None]:
+    """Dense guesses of an estimator that must not draw anything from its generator, or torch's global one."""
+    generator = torch.Generator(snapshot.outputs.device).manual_seed(seed)
+    before = generator.get_state(), torch.get_rng_state()
+    with torch.no_grad():
+        spaces = estimator(snapshot, n_guesses, generator).dense(snapshot)
+    if not all(map(torch.equal, before, (generator.get_state(), torch.get_rng_state()))):
+        raise ValueError(_draws_in_secret(estimator))
+    return spaces
+
+
+def _draws_in_secret(estimator: Estimator) -> str:
+    if hasattr(estimator, "noise"):
+        return f"{label(estimator)} draws from the generator itself, which no law from its `noise` field can enumerate"
+    return f"{label(estimator)} draws noise but has no `noise` field to inject a law into"
+
+
+def _moments(sums: list[_WeightedSums], n_points: int) -> ExactMoments:
     (activation_mean, activation_covariance), (weight_mean, weight_covariance) = (s.moments() for s in sums)
     assert weight_mean is not None and weight_covariance is not None
     return ExactMoments(activation_mean, activation_covariance, weight_mean, weight_covariance, n_points)
@@ -173,17 +214,12 @@ class _WeightedSums:
 
 
 def _without_noise(estimator: Estimator, snapshot: Snapshot) -> ExactMoments:
-    """Moments of a deterministic estimator; two calls with different generators must agree."""
-    calls: list[Sequence[Tensor | None]] = []
-    for seed in (0, 1):
-        generator = torch.Generator(snapshot.outputs.device).manual_seed(seed)
-        calls.append(estimator(snapshot, 1, generator).dense(snapshot))
+    """Moments of a deterministic estimator; two calls must agree."""
+    calls = [_call(estimator, snapshot, 1, seed) for seed in (0, 1)]
     for one, other in zip(*calls, strict=True):
         if one is not None and other is not None and not torch.equal(one, other):
-            raise ValueError(f"{type(estimator).__name__} draws noise but has no `noise` field to inject a law into")
+            raise ValueError(_draws_in_secret(estimator))
     sums = [_WeightedSums() for _ in calls[0]]
     for space, guess in zip(sums, calls[0], strict=True):
-        space.add(torch.ones(1, dtype=torch.float64), guess)
-    (activation_mean, activation_covariance), (weight_mean, weight_covariance) = (s.moments() for s in sums)
-    assert weight_mean is not None and weight_covariance is not None
-    return ExactMoments(activation_mean, activation_covariance, weight_mean, weight_covariance, 1)
+        space.add(torch.ones(1, dtype=torch.float64, device=snapshot.outputs.device), guess)
+    return _moments(sums, 1)

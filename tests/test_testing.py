@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ import torch
 from scipy.linalg import block_diag
 
 import fganalysis as fga
-from fganalysis.estimates import ActivationEstimates, Estimates
-from fganalysis.estimators import ActivityPerturbation, Backpropagation, WeightPerturbation
+from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators import ActivityPerturbation, Backpropagation, Estimator, WeightPerturbation
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
@@ -118,7 +119,7 @@ def test_weight_guesses_have_no_activation_moments() -> None:
 
 
 def test_an_enumeration_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the enumeration has 3\^4 points, above max_points=80"):
+    with pytest.raises(ValueError, match=r"^activity: the enumeration has 3\^4 points, above max_points=80"):
         exact_moments(ActivityPerturbation(), TINY, max_points=80)
     assert exact_moments(ActivityPerturbation(), TINY, max_points=81).n_points == 81
     with pytest.raises(ValueError, match=r"the enumeration has 3\^8000 points, above max_points=2097152"):
@@ -152,6 +153,82 @@ class DrawsInSecret:
 def test_noise_that_cannot_be_injected_is_refused() -> None:
     with pytest.raises(ValueError, match="DrawsInSecret draws noise but has no `noise` field to inject a law into"):
         exact_moments(DrawsInSecret(), TINY)
+
+
+def rarely_random(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+    """The gradient over p with p = .03: two calls are alike nearly always."""
+    hits = (torch.rand(n_guesses, 1, generator=generator, dtype=torch.float64) < 0.03) / 0.03
+    gradients = snapshot.weight_gradients
+    return WeightEstimates(hits.expand(-1, len(gradients)), tuple(g.expand(n_guesses, *g.shape) for g in gradients))
+
+
+def drawn_elsewhere(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+    return rarely_random(snapshot, n_guesses, torch.default_generator)
+
+
+@dataclass(frozen=True)
+class Injectable:
+    """Activity perturbation with noise of whatever shape ``draw`` gives it."""
+
+    draw: Callable[[Noise, int, torch.Size, torch.Generator], torch.Tensor]
+    noise: Any = GAUSSIAN
+
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        directions = [self.draw(self.noise, n_guesses, tap.outputs.shape, generator) for tap in snapshot.taps]
+        slopes = snapshot.slopes(directions).squeeze(1)
+        return ActivationEstimates(tuple(slopes.unsqueeze(-1) * direction for direction in directions))
+
+
+def with_dropout(noise: Noise, n: int, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    keep = torch.rand(n, 1, 1, generator=generator, dtype=torch.float64) < 0.5
+    return noise.draw((n, *shape), generator, LIKE) * keep * 2
+
+
+def example_first(noise: Noise, n: int, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    return noise.draw((shape[0], n, shape[1]), generator, LIKE).transpose(0, 1)
+
+
+def once_for_all(noise: Noise, n: int, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    return noise.draw((1, *shape), generator, LIKE).expand(n, -1, -1)
+
+
+def more_for_many(noise: Noise, n: int, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    return noise.draw((n, *shape, min(n, 2)), generator, LIKE)[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (rarely_random, "rarely_random draws noise but has no `noise` field to inject"),
+        (drawn_elsewhere, "drawn_elsewhere draws noise but has no `noise` field to inject"),
+        (Injectable(with_dropout), r"Injectable\(.*\) draws from the generator itself, which no law from its `noise`"),
+        (Injectable(example_first), r"noise of shape \(2, 1, 1\) was drawn for 1 guesses: they must come first"),
+        (Injectable(once_for_all), r"noise of shape \(1, 2, 1\) was drawn for 16 guesses: they must come first"),
+        (Injectable(more_for_many), r"Injectable\(.*\) drew 4 numbers a guess in one call and 8 in another"),
+    ],
+)
+def test_an_enumeration_that_would_not_be_exact_is_refused(estimator: Estimator, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        exact_moments(estimator, laws.tiny_snapshot((1, 1, 1), n_examples=2), signs)
+
+
+def test_what_is_no_estimator_or_law_is_refused() -> None:
+    class Plain:
+        noise = GAUSSIAN
+
+    wrong: dict[str, tuple[Any, Any]] = {
+        r"Injectable\(.*\) must be a dataclass with a noise law in its `noise` field": (
+            Injectable(with_dropout, 0.1),
+            signs,
+        ),
+        "Plain must be a dataclass with a noise law": (Plain(), signs),
+        "estimator must be an instance, got the class ActivityPerturbation": (ActivityPerturbation, signs),
+        "law must be a function that makes an Enumeration, such as signs": (ActivityPerturbation(), signs()),
+        "law must be a function that makes an Enumeration, such": (ActivityPerturbation(), fga.noise.Rademacher),
+    }
+    for message, (estimator, law) in wrong.items():
+        with pytest.raises(TypeError, match=message):
+            exact_moments(estimator, TINY, law)
 
 
 def test_what_is_asserted_in_test_suites_is_found_here() -> None:
