@@ -30,6 +30,7 @@ LEVEL = 0.975
 LEAST = 32  # Guesses that an interval takes.
 ENOUGH = 256  # Guesses from which on what they show of their own tails will do, found by `studies.calibration`,
 FEW = 30.0  # and by how much the intervals of fewer are widened: by FEW (1/n − 1/ENOUGH).
+TAIL = 0.025
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,15 @@ def shape(values: Array) -> Shape:
     return Shape(n, np.sqrt(second / (n - 1)), skewness, kurtosis)
 
 
-def skewed(value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0) -> Estimate:
+def skewed(value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0, *, tail: float = TAIL) -> Estimate:
     """The interval of the module docstring for a value whose influence values have this shape.
 
     Args:
-        bias: E value − truth, in the units of the value. bend: c.
+        bias: E value − truth, in the units of the value. bend: c. tail: probability beyond each bound.
     """
     n, root = found.n, 1 / np.sqrt(found.n)
     degrees = np.clip(2 * n / np.maximum(found.kurtosis - 1, 1e-9), 1.0, n - 1.0)
-    quantile = special.stdtrit(degrees, LEVEL)
+    quantile = -special.stdtrit(degrees, tail)
     some = np.where(found.se > 0, found.se, 1.0)
     curvature = root * (found.skewness + 1.5 * np.asarray(bend))
     curvature = np.where(np.abs(curvature) < 1e-6, 1e-6, curvature)

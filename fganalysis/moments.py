@@ -23,9 +23,11 @@ __all__ = [
     "Z95",
     "Estimate",
     "cosine_quantiles",
+    "cosines",
     "less_squared_bias",
     "mean",
     "quantities",
+    "squared_tangent",
     "student_widening",
     "wang2025",
 ]
@@ -65,7 +67,7 @@ def quantities(
         "directional_bias": _directional_bias(gram, sizes, p, group_of_guess, g2),
         "variance": less_squared_bias(errors, bias_law, gram, group_of_guess),
         "mse": mean(errors),
-        "cosine": mean(_cosines(p, q, g2)),
+        "cosine": mean(cosines(p, q, g2)),
         "efficiency": _efficiency(p, q, g2),
         "best_scale": _best_scale(p, q),
         "descent_probability": _positive(p),
@@ -80,7 +82,7 @@ def cosine_quantiles(
 ) -> Array:
     """Quantiles over guesses of the cosine with the gradient, (level, …)."""
     g2 = np.where(squared_gradient > 0, squared_gradient, np.nan)
-    return np.quantile(_cosines(inner_product, squared_length, g2), levels, axis=-1)
+    return np.quantile(cosines(inner_product, squared_length, g2), levels, axis=-1)
 
 
 def wang2025(second_moment: Array, error: Array, sizes: Array) -> dict[str, Estimate]:
@@ -114,7 +116,8 @@ def _norm_of_variance(second_moment: Array, error: Array, sizes: Array) -> Estim
     return replace(found, high=np.maximum(found.high, value + ROOM_IN_GROUPS * influence.max(-1) / groups))
 
 
-def _cosines(p: Array, q: Array, g2: Array) -> Array:
+def cosines(p: Array, q: Array, g2: Array) -> Array:
+    """Of every guess with the gradient, (…, guess); 0 where the guess is zero, NaN where ``g2`` is."""
     lengths = np.sqrt(q * g2[..., None])
     return np.divide(p, lengths, out=np.where(np.isnan(lengths), np.nan, np.zeros_like(p)), where=lengths > 0)
 
@@ -200,9 +203,17 @@ def _directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArr
 
     NaN where c is less than 5 of its standard errors.
     """
-    groups = gram.shape[-1]
-    if groups < LEAST_GROUPS:
+    if gram.shape[-1] < LEAST_GROUPS:
         return Estimate.missing(p.shape[:-1])
+    found = squared_tangent(gram, sizes, p, group_of_guess, g2)
+    squared, estimate = found.value, found.estimate()
+    low, high = (bound / (1 + bound) for bound in (estimate.low, estimate.high))
+    return Estimate(squared / (1 + squared), estimate.se / (1 + squared) ** 2, low, high)
+
+
+def squared_tangent(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray[np.int64], g2: Array) -> SquaredNorm:
+    """tan² of the mean guess to the gradient, and its law: see `_directional_bias`."""
+    groups = gram.shape[-1]
     length = np.sqrt(g2)[..., None]
     weights = sizes / sizes.sum()
     component = _group_means(p, group_of_guess, groups) / length
@@ -213,14 +224,12 @@ def _directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArr
     centre = np.where(clear, along.value, np.nan)[..., None]
     deviation = component - centre
     overlap = (across @ weights) / centre
-    squared_tangent = (overlap @ weights)[..., None, None] / centre[..., None]
+    tangent = (overlap @ weights)[..., None, None] / centre[..., None]
     influence = (
         across
         - deviation[..., :, None] * overlap[..., None, :]
         - deviation[..., None, :] * overlap[..., :, None]
-        + deviation[..., :, None] * deviation[..., None, :] * squared_tangent
+        + deviation[..., :, None] * deviation[..., None, :] * tangent
     ) / centre[..., None] ** 2
     unbiased = squared_norm(across, sizes).value / (centre[..., 0] ** 2 - along.se**2)
-    found = squared_norm(influence, sizes).moved(unbiased).estimate()
-    low, high = (bound / (1 + bound) for bound in (found.low, found.high))
-    return Estimate(unbiased / (1 + unbiased), found.se / (1 + unbiased) ** 2, low, high)
+    return squared_norm(influence, sizes).moved(unbiased)

@@ -93,16 +93,34 @@ class SquaredNorm:
         # Wilson and Hilferty 1931: the cube root of a gamma variable of shape root² is nearly normal.
         u = (self.value - truth) / np.sqrt(variance)
         z = 3 * root * (np.cbrt(1 + u / root) - 1 + 1 / (9 * root**2))
+        degrees = self._degrees(truth, variance, linear)
+        # Wallace 1959: what is Student's, made normal.
+        normal = np.sqrt(degrees * np.log1p(z**2 / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
+        return np.asarray(np.copysign(normal, z))
+
+    def reach(self, truth: Array, tail: float) -> tuple[Array, Array]:
+        """How far U may lie below and above ``truth``, each exceeded with probability at most ``tail``, however small.
+
+        Above, where ``score`` has that tail. Below, U's law ends early and the variance is what is least certain: as
+        far as a symmetric law with the groups' degrees of freedom would reach.
+        """
+        truth = np.maximum(truth, 0.0)
+        variance, linear, skewness = self._law(truth)
+        root = 2 / skewness
+        z = -special.stdtrit(self._degrees(truth, variance, linear), tail)
+        above = root * ((1 + z / (3 * root) - 1 / (9 * root**2)) ** 3 - 1)
+        spread = np.sqrt(variance)
+        return -special.stdtrit(self.degrees, tail) * spread, above * spread
+
+    def _degrees(self, truth: Array, variance: Array, linear: Array) -> Array:
+        """Of freedom, after Satterthwaite, of U's variance for a true θ."""
         # v₀ is a square: in one dimension its estimate varies as if from fewer groups, in many it hardly varies.
         own = self.variance_without_bias
         one = self.skewness**2 / 8
         few = 3 * one + 2 / self.degrees
         # In many dimensions ℓ̂ has an error of its own, of the order of v₀, but at θ = 0, where ℓ is known.
         noise = own * (1 - one) * np.minimum(truth / (2 * np.sqrt(own + SMALLEST)), 1.0)
-        degrees = np.maximum(self.degrees * variance**2 / ((linear + noise) ** 2 + own**2 * few + SMALLEST**2), 1.0)
-        # Wallace 1959: what is Student's, made normal.
-        normal = np.sqrt(degrees * np.log1p(z**2 / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
-        return np.asarray(np.copysign(normal, z))
+        return np.maximum(self.degrees * variance**2 / ((linear + noise) ** 2 + own**2 * few + SMALLEST**2), 1.0)
 
     def interval(self) -> tuple[Array, Array]:
         """Bounds of θ, 0 ≤ low ≤ high."""

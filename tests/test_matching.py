@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy import special, stats
 
 import fganalysis as fga
 from fganalysis.estimates import WeightEstimates
 from fganalysis.estimators import ActivityPerturbation, Estimator, OrthogonalUpstream, WeightPerturbation, label
+from fganalysis.far_tails import RawSample
 from fganalysis.matching import assert_moments_match
 from fganalysis.noise import Rademacher, Sphere
 from fganalysis.snapshot import Snapshot
+from studies import calibration_cells
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot((3, 4, 2), n_examples=3, activation=torch.nn.Softplus)
@@ -41,7 +46,7 @@ def test_right_predictions_match(estimator: Estimator) -> None:
         (ActivityPerturbation(shared=True), ActivityPerturbation(), "descent_probability"),  # noise shared in secret
         (ActivityPerturbation(), ActivityPerturbation(layers="separate"), "best_scale"),  # other layers' noise
         (OrthogonalUpstream(k=1), OrthogonalUpstream(k=2), "directional_bias"),  # off by one dimension
-        (fga.estimators.Upstream(), fga.estimators.PreconditionedUpstream(), "variance"),
+        (fga.estimators.Upstream(), fga.estimators.PreconditionedUpstream(), "squared_bias"),
     ],
     ids=lambda value: value if isinstance(value, str) else label(value),
 )
@@ -54,7 +59,7 @@ def test_wrong_predictions_are_named(measured: Estimator, predicted: Estimator, 
 
 
 def test_a_guess_scaled_by_one_in_a_hundred_is_caught_where_the_noise_is_small() -> None:
-    """Deterministic but for a tenth of noise, 4096 guesses find 1 %: a z of 4.2 standard errors is .7 %."""
+    """Deterministic but for a tenth of noise, 4096 guesses find 1 %: the margin is .7 %."""
 
     def nearly_exact(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         noise = torch.randn(n_guesses, 1, generator=generator, dtype=torch.float64)
@@ -84,8 +89,65 @@ def test_detectable_discrepancies_are_found_every_other_time() -> None:
     assert 0.25 < np.mean(failed) < 0.75
 
 
+def test_a_right_prediction_does_not_fail_at_few_guesses() -> None:
+    """At alpha = .001 none of 24 seeds may fail; with value ± z SE every sixth did."""
+    snapshot = calibration_cells.network("activity")
+    predicted = fga.predict(snapshot, "activity")
+    for seed in range(24):
+        assert_moments_match("activity", predicted, snapshot, n_guesses=256, alpha=1e-3, seed=seed)
+
+
+def test_a_large_kurtosis_does_not_fail_a_right_prediction() -> None:
+    """Sixth powers of normal numbers: value ± z SE takes them for too small in more than 3 % of samples, not .5 %."""
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((4000, 256)) ** 6
+    zero = np.zeros(values.shape[:-1])
+    sample = RawSample(zero[..., None] + 0 * values, values, zero[:, None, None], np.zeros(256, int), zero, zero, zero)
+    tail = 0.005
+    margin = sample.margin("mse", np.full(zero.shape, 15.0), tail)
+    difference = margin.value - margin.prediction
+    error = values.std(-1) / 16
+    plain = np.mean(difference < special.ndtri(tail) * error)
+    assert plain > 0.03
+    assert np.mean(-difference > margin.below) <= tail + 3 * (tail / 4000) ** 0.5
+    assert np.mean(difference > margin.above) <= tail + 3 * (tail / 4000) ** 0.5
+
+
+def test_the_margin_of_a_proportion_is_binomial() -> None:
+    p = np.where(np.arange(400) < 100, 1.0, -1.0)
+    zero = np.zeros(())
+    sample = RawSample(p, p**2, np.zeros((4, 4)), np.zeros(400, int), zero + 1, zero, zero)
+    margin = sample.margin("descent_probability", zero + 0.25, 1e-5)
+    np.testing.assert_allclose(stats.binom.sf(99, 400, margin.value - margin.above), 1e-5)
+    np.testing.assert_allclose(stats.binom.cdf(100, 400, margin.value + margin.below), 1e-5)
+
+
+def test_too_few_guesses_are_refused() -> None:
+    with pytest.raises(ValueError, match="n_guesses must be at least 256, got 255"):
+        assert_moments_match("weight", fga.predict(SNAPSHOT, "weight"), SNAPSHOT, n_guesses=255)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    right = fga.predict(SNAPSHOT, "weight")
+    wrong = {
+        "predicted has the layer 'first'; known ones: 0, 2, all": right.assign_coords(layer=["first", "2", "all"]),
+        "predicted has the space 'weights'; known": right.assign_coords(space=["activation", "weights"]),
+        "predicted has the unknown quantity 'varience'; known ones: bias, ": right.rename(variance="varience"),
+        "predicted 'variance' is infinite somewhere": right.assign(variance=right["variance"] * np.inf),
+        "predicted 'mse' must have the dimensions space and layer": xr.Dataset({"mse": 3.0}),
+        "predicted 'bias' must have the dimensions space and layer": right.drop_vars("layer"),
+        "predicted 'squared_bias' must have the dimensions": right[["squared_bias"]].expand_dims("step"),
+    }
+    for message, predicted in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            assert_moments_match("weight", predicted, SNAPSHOT)
+    nothing_of_it: Any = {"variance": 3.0}
+    with pytest.raises(TypeError, match=r"predicted must be an xarray.Dataset, got dict"):
+        assert_moments_match("weight", nothing_of_it, SNAPSHOT)
+
+
 def test_there_must_be_something_to_compare() -> None:
     with pytest.raises(ValueError, match="nothing to compare: predicted has no finite value"):
-        assert_moments_match("weight", xr.Dataset(), SNAPSHOT, n_guesses=16)
+        assert_moments_match("weight", fga.predict(SNAPSHOT, "weight")[["wang2025_bias"]], SNAPSHOT)
     with pytest.raises(ValueError, match="alpha must be between 0 and 1, got 0"):
         assert_moments_match("weight", xr.Dataset(), SNAPSHOT, alpha=0)
