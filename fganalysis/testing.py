@@ -141,7 +141,7 @@ def exact_moments(
     if not hasattr(chosen, "noise"):
         return _without_noise(chosen, snapshot)
     name = label(chosen)
-    injectable = is_dataclass(chosen) and isinstance(chosen.noise, Noise)
+    injectable = isinstance(chosen.noise, Noise) and is_dataclass(chosen)
     if not injectable:
         raise TypeError(f"{name} must be a dataclass with a noise law in its `noise` field, to inject another")
     noise = law() if callable(law) else law
