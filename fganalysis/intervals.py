@@ -26,11 +26,10 @@ from scipy import special
 
 Array = NDArray[np.float64]
 Z95 = 1.959963984540054
-LEVEL = 0.975
 LEAST = 32  # Guesses that an interval takes.
 ENOUGH = 256  # Guesses from which on what they show of their own tails will do, found by `studies.calibration`,
 FEW = 30.0  # and by how much the intervals of fewer are widened: by FEW (1/n − 1/ENOUGH).
-TAIL = 0.025
+TAIL = 0.025  # Of a 95 % interval, on each side.
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Estimate:
     @classmethod
     def student(cls, value: Array, se: Array, degrees: ArrayLike) -> Estimate:
         """The symmetric interval with Student's quantile."""
-        half = se * special.stdtrit(degrees, LEVEL)
+        half = se * special.stdtrit(degrees, 1 - TAIL)
         return cls(value, se, value - half, value + half)
 
     def scaled(self, factor: Array) -> Estimate:
@@ -134,4 +133,4 @@ def proportion(hits: Array, n: int) -> Estimate:
 
 def student_widening(degrees: int) -> float:
     """Student's 97.5 % quantile over the normal one: what makes ± 1.96 standard errors cover 95 %."""
-    return float(special.stdtrit(degrees, LEVEL)) / Z95
+    return float(special.stdtrit(degrees, 1 - TAIL)) / Z95
