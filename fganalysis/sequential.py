@@ -135,7 +135,7 @@ class NormBound:
             return float("inf")
         slope = tolerance * np.sqrt(self.along)
         root = room / max(slope + np.sqrt(slope**2 + self.across * room), 1e-300)
-        return float(1 / root**2)
+        return float(1 / root / root)
 
 
 def norm_bound(gram: Array, alpha: float) -> NormBound:

@@ -132,12 +132,10 @@ def exact_moments(
 
     Raises:
         ValueError: an enumeration above ``max_points`` (with its size); random numbers from elsewhere than a ``noise``
-            field; noise whose first dimension is not the guess.
-        TypeError: a class for an estimator, a ``noise`` field that is no law or cannot be replaced, another ``law``.
+            field; noise whose first dimension is not the guess; a class for an estimator.
+        TypeError: a ``noise`` field that is no law or cannot be replaced, another ``law``.
     """
     chosen: Any = resolve(estimator)
-    if isinstance(chosen, type):
-        raise TypeError(f"estimator must be an instance, got the class {chosen.__name__}")
     if not hasattr(chosen, "noise"):
         return _without_noise(chosen, snapshot)
     name = label(chosen)
