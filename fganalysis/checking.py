@@ -25,13 +25,13 @@ times ‖C‖_F/(tolerance ‖g‖)², ‖C‖_F the Frobenius norm of a guess's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
 
 import numpy as np
 
 from fganalysis.error_blocks import LEAST_GUESSES, Blocks, Space, block_sizes
 from fganalysis.estimators import Estimator, label, resolve
+from fganalysis.estimators.checks import check_whole
 from fganalysis.guess_errors import LEARNED, GuessErrors
 from fganalysis.seeded_blocks import Seeds
 from fganalysis.sequential import NormBound, boundary, spent
@@ -165,8 +165,7 @@ def check_unbiased(
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     if not 0 < tolerance < np.inf:
         raise ValueError(f"tolerance must be positive and finite, got {tolerance}")
-    if not isinstance(max_guesses, Integral) or max_guesses < LEAST_GUESSES:
-        raise ValueError(f"max_guesses must be a whole number of at least {LEAST_GUESSES}, got {max_guesses}")
+    check_whole("max_guesses", max_guesses, LEAST_GUESSES)
     blocks = Blocks(resolve(estimator), snapshot, space)
     if tolerance <= 2 * blocks.precision:
         raise ValueError(f"tolerance must be above rounding errors, {2 * blocks.precision:.2g} here, got {tolerance}")

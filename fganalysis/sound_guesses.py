@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 
 from fganalysis.estimates import Estimates
 from fganalysis.estimators import Estimator
+from fganalysis.estimators.checks import check_whole
 from fganalysis.snapshot import Snapshot
 
 
@@ -15,8 +14,7 @@ def check_arguments(snapshot: object, seed: object) -> None:
     """Raises ValueError for what is no snapshot, or a seed that is no whole number of at least 0."""
     if not isinstance(snapshot, Snapshot):
         raise ValueError(f"snapshot must be what fga.capture returns, got {type(snapshot).__name__}")
-    if not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    check_whole("seed", seed, 0)
 
 
 def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:

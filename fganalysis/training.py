@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
+from fganalysis.estimators.checks import check_whole
 from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, checked_for_training, freeze, mean_loss
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -95,7 +96,7 @@ def train(
     """
     sizes = {"epochs": epochs, "batch_size": batch_size, "n_guesses": n_guesses, "log_every": log_every}
     for name, value, least in [*((name, size, 1) for name, size in sizes.items()), ("seed", seed, 0)]:
-        _refuse_bad_number(name, value, least)
+        check_whole(name, value, least)
     steps_per_epoch = -(-len(data.train_inputs) // batch_size)
     last_step = epochs * steps_per_epoch
     _refuse_bad_checkpoints(checkpoints, out, last_step)
@@ -224,7 +225,7 @@ def estimate_gradient(
         ValueError: an empty batch, a parameter outside every tap, a module that lets examples interact or draws noise
             of its own, NaN activations, no guess, in forward mode a gradient that takes a backward pass.
     """
-    _refuse_bad_number("n_guesses", n_guesses, 1)
+    check_whole("n_guesses", n_guesses, 1)
     snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
     _refuse_untapped_parameters(snapshot)
     fill_gradients(snapshot, resolve(estimator), n_guesses, generator, False)
@@ -394,13 +395,6 @@ def load_estimator_state(path: str | Path) -> dict[str, Tensor]:
         for name, value in load_file(path).items()
         if name.startswith("estimator.")
     }
-
-
-def _refuse_bad_number(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be one whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _refuse_bad_checkpoints(checkpoints: Sequence[int], out: str | Path | None, last_step: int) -> None:

@@ -175,14 +175,14 @@ def test_a_run_that_diverges_in_its_last_step_says_so(capsys: pytest.CaptureFixt
 
 
 BAD = [
-    ({"epochs": 0}, "epochs must be at least 1, got 0"),
-    ({"epochs": 1.5}, "epochs must be one whole number, got 1.5"),
-    ({"seed": [0, 1]}, r"seed must be one whole number, got \[0, 1\]"),
-    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+    ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
+    ({"seed": [0, 1]}, r"seed must be a whole number of at least 0, got \[0, 1\]"),
+    ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
     ({"optimizer": torch.optim.LBFGS}, "LBFGS wants several gradients"),
     ({"autodiff": "foward", "gradient": "activity"}, "autodiff must be 'reverse' or 'forward', got 'foward'"),
-    ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"n_guesses": 0}, "n_guesses must be at least 1, got 0"),
+    ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+    ({"n_guesses": 0}, "n_guesses must be a whole number of at least 1, got 0"),
     ({"checkpoints": [0]}, "checkpoints need a folder"),
     ({"checkpoints": [99], "out": "somewhere"}, "checkpoint at step 99 is outside the run, which ends at step 10"),
     ({"gradient": "guesswork"}, "unknown estimator 'guesswork'"),
@@ -269,7 +269,7 @@ def test_a_weight_of_two_taps_gets_the_sum_of_theirs() -> None:
 
 
 BAD_BATCHES = [
-    ({"n_guesses": 0}, "n_guesses must be at least 1, got 0"),
+    ({"n_guesses": 0}, "n_guesses must be a whole number of at least 1, got 0"),
     ({"autodiff": "foward"}, "autodiff must be 'reverse' or 'forward', got 'foward'"),
     ({"inputs": torch.zeros(0, 6), "targets": torch.zeros(0).long()}, "the batch is empty"),
     ({"network": torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.Dropout())}, "is dropout in training mode"),
