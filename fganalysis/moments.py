@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 SIGNED = ("shrinkage", "cosine", "best_scale", "variance")  # An estimate of a variance may be negative.
-NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias", "wang2025_bias")
+NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias", "wang2025_bias", "wang2025_variance")
 NEAR = 4.0  # Standard errors from zero within which a square has the law of a squared norm.
 ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for,
 ROOM_IN_GROUPS = 6.0  # and groups like the largest that of the seed paper's variance does.

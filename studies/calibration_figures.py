@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import stats
 
 from studies.calibration_cells import COUNTED, HEAVY, LEVELS
-from studies.calibration_page import WANTED, cells, promised, shown
+from studies.calibration_page import WANTED, cells, promised, shown, z_shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def _z_figure(tree: xr.DataTree) -> Figure:
     import matplotlib.pyplot as plt
     import seaborn
 
-    names = sorted(tree["coverage"].children, key=int)
+    names = z_shown(tree)
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
         figure, grid = plt.subplots(
             1, len(names), figsize=(9.5, 4.2), sharex=True, sharey=True, squeeze=False, layout="constrained"

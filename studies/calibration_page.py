@@ -219,10 +219,16 @@ def _exceptions(found: xr.Dataset) -> list[str]:
     ]
 
 
+def z_shown(tree: xr.DataTree) -> list[str]:
+    """The numbers of guesses whose z are looked at: where intervals are not widened on purpose, if there are any."""
+    names = sorted(tree["coverage"].children, key=int)
+    return [name for name in names if int(name) >= ENOUGH] or names
+
+
 def _z_words(tree: xr.DataTree) -> str:
     expected = stats.norm.ppf(LEVELS)
     words = []
-    for name in sorted(tree["coverage"].children, key=int):
+    for name in z_shown(tree):
         quantiles = tree["coverage"][name]["z_quantile"].sel(quantity=[*shown(tree)])
         own = quantiles.transpose("level", ...).values.reshape(len(LEVELS), -1)
         own = own[:, ~np.isnan(own).any(0)]
