@@ -31,12 +31,12 @@ import numpy as np
 
 from fganalysis.error_blocks import LEAST_GUESSES, Blocks, Space, block_sizes
 from fganalysis.estimators import Estimator, label, resolve
-from fganalysis.estimators.checks import check_whole
 from fganalysis.guess_errors import LEARNED, GuessErrors
 from fganalysis.seeded_blocks import Seeds
 from fganalysis.sequential import NormBound, boundary, spent
 from fganalysis.snapshot import Snapshot
 from fganalysis.sound_guesses import check_arguments
+from fganalysis.whole_numbers import check_whole
 
 Outcome = Literal["unbiased", "biased", "undecided"]
 NAMED = 8  # Parameters that the text of a verdict names; its field names them all.

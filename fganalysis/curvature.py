@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis.snapshot import Snapshot
-from fganalysis.sound_arrays import check_whole
+from fganalysis.whole_numbers import check_whole
 
 Product = Callable[[Tensor], Tensor]
 
@@ -93,7 +93,7 @@ def dominant(
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     weights = _weights(snapshot)
-    check_whole(k=k)
+    check_whole("k", k, None)
     if not 1 <= k < len(weights):
         raise ValueError(f"k must be between 1 and {len(weights) - 1}, one less than the weights, got {k}")
 

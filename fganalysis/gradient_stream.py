@@ -13,8 +13,9 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from fganalysis.sound_arrays import Array, check_whole, double, like, precision, same_kind, same_units
+from fganalysis.sound_arrays import Array, double, like, precision, same_kind, same_units
 from fganalysis.subspace import Modes, kept_modes, modes, rounding_gap
+from fganalysis.whole_numbers import check_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class IncrementalSubspace(Generic[Array]):
     @classmethod
     def of(cls, gradients: Array, rank: int) -> IncrementalSubspace[Array]:
         """The summary of gradients (…, unit); raises ValueError for a rank below 1."""
-        check_whole(rank=rank)
+        check_whole("rank", rank, None)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         rows = _rows(gradients)

@@ -129,8 +129,3 @@ def proportion(hits: Array, n: int) -> Estimate:
     centre = (hits + Z95**2 / 2) / total
     se = np.sqrt(centre * (1 - centre) / total)
     return Estimate(hits / n, se, np.maximum(centre - Z95 * se, 0.0), np.minimum(centre + Z95 * se, 1.0))
-
-
-def student_widening(degrees: int) -> float:
-    """Student's 97.5 % quantile over the normal one: what makes ± 1.96 standard errors cover 95 %."""
-    return float(special.stdtrit(degrees, 1 - TAIL)) / Z95

@@ -16,11 +16,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fganalysis.intervals import FEW, Z95, Array, Estimate, Shape, mean, proportion, shape, skewed, student_widening
+from fganalysis.intervals import FEW, Array, Estimate, Shape, mean, proportion, shape, skewed
 from fganalysis.squared_norm import LEAST_GROUPS, SquaredNorm, root, squared_norm
 
 __all__ = [
-    "Z95",
     "Estimate",
     "cosine_quantiles",
     "cosines",
@@ -28,7 +27,6 @@ __all__ = [
     "mean",
     "quantities",
     "squared_tangent",
-    "student_widening",
     "wang2025",
 ]
 

@@ -6,7 +6,6 @@ not fit each other.
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,13 +58,6 @@ def same_batch(first: torch.Size, second: torch.Size) -> None:
     """Refuses leading dimensions that do not broadcast."""
     if any(one != other and 1 not in (one, other) for one, other in zip(first[::-1], second[::-1], strict=False)):
         raise ValueError(f"leading dimensions must broadcast, got {tuple(first)} and {tuple(second)}")
-
-
-def check_whole(**numbers: object) -> None:
-    """Refuses numbers that are no integers, by name: slices and sizes take no others."""
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Integral):
-            raise ValueError(f"{name} must be a whole number, got {number!r}")
 
 
 def same_units(first: int, second: int) -> None:

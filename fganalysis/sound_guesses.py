@@ -6,8 +6,8 @@ import torch
 
 from fganalysis.estimates import Estimates
 from fganalysis.estimators import Estimator
-from fganalysis.estimators.checks import check_whole
 from fganalysis.snapshot import Snapshot
+from fganalysis.whole_numbers import check_whole
 
 
 def check_arguments(snapshot: object, seed: object) -> None:

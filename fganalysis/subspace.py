@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fganalysis.sound_arrays import Array, check_whole, double, like, precision, same_batch, same_kind, same_units
+from fganalysis.sound_arrays import Array, double, like, precision, same_batch, same_kind, same_units
+from fganalysis.whole_numbers import check_whole
 
 SHARE_TOLERANCE = 1e-12  # ten equal modes hold 0.9 of the energy in nine of them whatever the rounding of a sum
 ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision
@@ -60,7 +61,7 @@ class Modes(Generic[Array]):
         Raises ValueError where that subspace is not determined: k outside 1 … rank of every matrix, or singular values
         k and k+1 that are equal, so that any mixture of their modes would do as well.
         """
-        check_whole(k=k)
+        check_whole("k", k, None)
         least = int(self.rank.min())
         if not 1 <= k <= least:
             raise ValueError(f"k must be between 1 and {least}, the smallest rank, got {k}")
@@ -112,7 +113,10 @@ def randomised_modes(
     rows = double(matrix, "matrix", 2)
     if rows.ndim != 2:
         raise ValueError(f"matrix must be (example, unit), got the shape {tuple(rows.shape)}")
-    check_whole(k=k, seed=seed, oversampling=oversampling, power_iterations=power_iterations)
+    check_whole("k", k, None)
+    check_whole("seed", seed, None)
+    check_whole("oversampling", oversampling, None)
+    check_whole("power_iterations", power_iterations, None)
     if not 1 <= k <= min(rows.shape):
         raise ValueError(f"k must be between 1 and {min(rows.shape)}, the smaller side of the matrix, got {k}")
     if oversampling < 0 or power_iterations < 0:
@@ -249,7 +253,7 @@ def random_alignment(k: int | NDArray[np.int64], other_k: int | NDArray[np.int64
     Single ordered angles have no such elementary form. k, other_k (m): numbers or arrays. Raises ValueError outside
     0 … unit (d), and for none or no whole numbers.
     """
-    check_whole(unit=unit)
+    check_whole("unit", unit, None)
     first, second = np.asarray(k, dtype=np.float64), np.asarray(other_k, dtype=np.float64)
     if 0 in (first.size, second.size) or any(bool((one != np.floor(one)).any()) for one in (first, second)):
         raise ValueError(f"dimensions of subspaces must be whole numbers, at least one, got {k} and {other_k}")

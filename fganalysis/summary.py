@@ -112,6 +112,14 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def error_towards(prediction: xr.DataArray, measured: xr.Dataset, name: str) -> xr.DataArray:
+    """What a difference from the prediction is measured by, in `z_scores`."""
+    if name in NOT_NEGATIVE:
+        return measured[name + schema.SE]
+    side = xr.where(measured[name] > prediction, measured[name + schema.LOW], measured[name + schema.HIGH])
+    return abs(measured[name] - side) / Z95
+
+
 def z_scores(tree: xr.DataTree) -> xr.Dataset:
     """(measured − predicted)/error of every quantity with a closed form, over the dimensions of the result.
 
@@ -125,11 +133,7 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
     scores = {}
     for name in COMPARED:
-        difference = measured[name] - predicted[name]
-        error = measured[name + schema.SE]
-        if name not in NOT_NEGATIVE:
-            bound = xr.where(difference > 0, measured[name + schema.LOW], measured[name + schema.HIGH])
-            error = abs(measured[name] - bound) / Z95
+        difference, error = measured[name] - predicted[name], error_towards(predicted[name], measured, name)
         known = schema.QUANTITIES[name]
         scale: xr.DataArray = xr.ones_like(difference)
         if name in RELATIVE_ROUNDING:

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis import plotting
-from fganalysis.moments import Z95
+from fganalysis.intervals import Z95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import fganalysis as fga
 from fganalysis import plotting, store
 from fganalysis.estimators import ActivityPerturbation, Estimator, WeightPerturbation
-from fganalysis.moments import Z95
+from fganalysis.intervals import Z95
 from fganalysis.snapshot import Snapshot
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import xarray as xr
 from scipy import special
 
 from fganalysis import schema
-from fganalysis.moments import Z95
+from fganalysis.intervals import Z95
 from studies.markdown import capital, listed, table, verb
 from studies.seed_intervals import Interval, over_seeds
 from studies.subspace_figures import NAMES

@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from fganalysis import schema
-from fganalysis.intervals import Z95
-from fganalysis.schema import HIGH, LOW, SE
+from fganalysis.schema import SE
+from fganalysis.summary import error_towards
 from studies.subspace_cells import METHODS
 
 Key = tuple[int, str, int]
@@ -159,11 +159,8 @@ def _sampled(measured: xr.Dataset, spaces: xr.Dataset) -> xr.Dataset:
     sound = (error < WELL_KNOWN * sampled) & (expected["efficiency"] > 0)
     distances = []
     for name, value in expected.items():
-        difference = measured[name] - value
-        side = abs(measured[name] - xr.where(difference > 0, measured[name + LOW], measured[name + HIGH])) / Z95
-        if name == "squared_bias":  # Its interval ends at zero.
-            side = measured[name + SE]
-        distances.append((difference / side).where(sound if name == "efficiency" else True))
+        z = (measured[name] - value) / error_towards(value, measured, name)
+        distances.append(z.where(sound if name == "efficiency" else True))
     found = xr.concat(distances, dim=xr.IndexVariable("quantity", list(expected))).to_dataset(name="z")
     if measured.sizes["k"] > 1:
         by_sample, by_theory = (one.fillna(-1).argmax("k") for one in (sampled, expected["efficiency"]))

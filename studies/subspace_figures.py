@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis import schema
-from fganalysis.moments import Z95
+from fganalysis.intervals import Z95
 from studies.descent import BRANCHES, REFERENCE
 from studies.seed_intervals import half_widths
 from studies.subspace_cells import METHODS, TURNING

@@ -19,7 +19,7 @@ TINY = fdfa.Settings(
     sweep_rates=(0.3,),
     examples=8,
     trained_epochs=1,
-    histories=64,
+    histories=160,
     pooled=6,
     longest=20,
     guesses=96,
@@ -61,11 +61,11 @@ def test_measured_meets_predicted(tree: xr.DataTree) -> None:
 
 
 def test_the_stationary_variance_is_the_activity_perturbed_one_times_the_rates_factor(tree: xr.DataTree) -> None:
-    """Within 4 standard errors of at most 20 %; twice as much would be seen."""
+    """Within 4 standard errors of at most 15 %; twice as much would be seen."""
     variance = tree["variance"].to_dataset()
     known = variance["ratio"].notnull()
     assert int(known.sum()) == 2 * 2 * 3 * 2  # stages, spaces, layers, widths
-    assert float(variance["ratio_se"].max()) < 0.2
+    assert float(variance["ratio_se"].max()) < 0.15
     z = ((variance["ratio"] - 1) / variance["ratio_se"]).where(known)
     assert float(abs(z).max()) < 4
     hidden = variance["ratio"].sel(layer="hidden")

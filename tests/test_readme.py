@@ -144,7 +144,7 @@ def test_every_number_in_the_prose_is_one_of_the_code() -> None:
         str(intervals.LEAST),
         str(intervals.ENOUGH),
     }
-    assert torch.special.ndtr(torch.tensor(moments.Z95)).item() == pytest.approx(0.975)
+    assert torch.special.ndtr(torch.tensor(intervals.Z95)).item() == pytest.approx(0.975)
     found = numbers_in(PROSE)
     # 0 and 1 are values, not settings.
     assert found - known - {"0", "1"} == set()

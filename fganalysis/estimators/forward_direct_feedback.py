@@ -21,10 +21,10 @@ from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.adam import AdamState, numbered
-from fganalysis.estimators.checks import check_whole
 from fganalysis.estimators.feedback import check_matrices, output_changes, output_error, repeated
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
+from fganalysis.whole_numbers import check_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.estimators.checks import check_whole
 from fganalysis.snapshot import Snapshot
+from fganalysis.whole_numbers import check_whole
 
 
 class Rows(Protocol):

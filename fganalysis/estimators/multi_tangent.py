@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import WeightEstimates
-from fganalysis.estimators.checks import check_whole
 from fganalysis.estimators.directional import check_switches
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
+from fganalysis.whole_numbers import check_whole
 
 NUMBERS_HELD = 2**24  # tangent entries held at once; the tangents of one guess are held whatever their number
 COLUMNS_AT_ONCE = 2**12  # of the tangents, made double: as many as a cache holds; all at once take twice the time

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.estimators.checks import check_rank, check_whole
+from fganalysis.estimators.checks import check_rank
 from fganalysis.estimators.directional import Slope, guess_along, identity, per_example
 from fganalysis.estimators.newton_schulz_polynomials import apply, nearest
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
+from fganalysis.whole_numbers import check_whole
 
 
 @dataclass(frozen=True)
