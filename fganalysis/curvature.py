@@ -5,22 +5,21 @@
 θ are the taps' weights one after the other, flattened as `Snapshot.weight_gradients` are (unit by unit, a bias as the
 last input), so that a weight gradient is a vector of the same space. Gur-Ari et al. 2018: after a few steps most of the
 gradient lies in the span of the leading eigenvectors, as many as there are classes. Eigenvalues are in loss per squared
-unit of weight. Forward and reverse mode of torch.func give the products and SciPy's Lanczos method the vectors, not
-curvlinops, the field's library: it requires torchvision, which does not import beside the CPU wheel of torch. It is an
-extra, `curvature`, for the test that compares the products.
+unit of weight. The products are those of curvlinops (Dangel et al. 2025), the vectors SciPy's Lanczos method's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fganalysis.snapshot import Snapshot
+from fganalysis.snapshot import Loss, Snapshot
 from fganalysis.whole_numbers import check_whole
 
 Product = Callable[[Tensor], Tensor]
@@ -40,13 +39,9 @@ def hessian_product(snapshot: Snapshot) -> Product:
     Raises ValueError for a parameter that needs a gradient and sits in no tap, and the product for a vector of another
     length.
     """
-    loss, weights = _loss(snapshot), _weights(snapshot)
+    from curvlinops import HessianLinearOperator
 
-    def product(vector: Tensor) -> Tensor:
-        _check_length(vector, weights)
-        return torch.func.jvp(torch.func.grad(loss), (weights,), (vector,))[1]
-
-    return product
+    return _product(snapshot, HessianLinearOperator)
 
 
 def gauss_newton_product(snapshot: Snapshot) -> Product:
@@ -54,19 +49,9 @@ def gauss_newton_product(snapshot: Snapshot) -> Product:
 
     Positive semi-definite for losses convex in the outputs. Raises ValueError as `hessian_product` does.
     """
-    outputs = _outputs(snapshot)
-    weights = _weights(snapshot)
+    from curvlinops import GGNLinearOperator
 
-    def loss(values: Tensor) -> Tensor:
-        return snapshot.loss_fn(values, snapshot.targets)
-
-    def product(vector: Tensor) -> Tensor:
-        _check_length(vector, weights)
-        forward = torch.func.jvp(outputs, (weights,), (vector,))
-        curved = torch.func.jvp(torch.func.grad(loss), forward[:1], forward[1:])[1]
-        return torch.func.vjp(outputs, weights)[1](curved)[0]
-
-    return product
+    return _product(snapshot, GGNLinearOperator)
 
 
 def dominant(
@@ -116,34 +101,44 @@ def dominant(
     return Eigenpairs(values[::-1].copy(), vectors[:, ::-1].copy())
 
 
-def _check_length(vector: Tensor, weights: Tensor) -> None:
-    if vector.shape != weights.shape:
-        raise ValueError(f"vector must have the shape {tuple(weights.shape)}, got {tuple(vector.shape)}")
-
-
 def _weights(snapshot: Snapshot) -> Tensor:
     return torch.cat([tap.weight.flatten() for tap in snapshot.taps])
 
 
-def _outputs(snapshot: Snapshot) -> Callable[[Tensor], Tensor]:
-    """The network's outputs on the batch as a function of all weights, (weight,) → (example, …)."""
+class _Loss(torch.nn.Module):
+    """The snapshot's loss as the module that curvlinops takes, which asks whether it is a mean or a sum."""
+
+    reduction = "mean"
+
+    def __init__(self, loss_fn: Loss) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # The zero has a second derivative: without any, products depend on no vector, and curvlinops's vmap fails.
+        return self.loss_fn(outputs, targets) + 0 * outputs.cos().sum()
+
+
+def _product(snapshot: Snapshot, operator_class: Callable[..., Any]) -> Product:
+    """A curvlinops operator on the taps' parameters as a map of vectors in the order of the weight gradients."""
     for name in snapshot.untapped_parameters:
         raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
+    modules = [snapshot.network.get_submodule(tap.name) for tap in snapshot.taps]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    data = [(snapshot.inputs, snapshot.targets)]
+    # One batch, every time the same, and no module that draws noise: `capture` refuses those.
+    operator = operator_class(snapshot.network, _Loss(snapshot.loss_fn), parameters, data, check_deterministic=False)
+    sizes = [tap.weight.numel() for tap in snapshot.taps]
 
-    def outputs(weights: Tensor) -> Tensor:
-        parameters, start = {}, 0
-        for tap in snapshot.taps:
-            matrix = weights[start : start + tap.weight.numel()].view(tap.weight.shape)
-            prefix = f"{tap.name}." if tap.name else ""
-            parameters[f"{prefix}weight"] = matrix[:, : matrix.shape[1] - tap.has_bias]
-            if tap.has_bias:
-                parameters[f"{prefix}bias"] = matrix[:, -1]
-            start += matrix.numel()
-        return torch.func.functional_call(snapshot.network, parameters, (snapshot.inputs,))
+    def product(vector: Tensor) -> Tensor:
+        if vector.shape != (sum(sizes),):
+            raise ValueError(f"vector must have the shape ({sum(sizes)},), got {tuple(vector.shape)}")
+        parts: list[Tensor] = []
+        for tap, part in zip(snapshot.taps, vector.split(sizes), strict=True):
+            matrix = part.view(tap.weight.shape)
+            parts += [matrix[:, :-1], matrix[:, -1]] if tap.has_bias else [matrix]
+        found = iter(operator @ parts)
+        columns = [[next(found), next(found)[:, None]] if tap.has_bias else [next(found)] for tap in snapshot.taps]
+        return torch.cat([torch.cat(of_tap, dim=1).flatten() for of_tap in columns])
 
-    return outputs
-
-
-def _loss(snapshot: Snapshot) -> Callable[[Tensor], Tensor]:
-    outputs = _outputs(snapshot)
-    return lambda weights: snapshot.loss_fn(outputs(weights), snapshot.targets)
+    return product

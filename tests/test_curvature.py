@@ -1,4 +1,4 @@
-"""Curvature products and eigenvectors against the dense matrices of tiny networks, and against curvlinops."""
+"""Curvature products and eigenvectors against the dense matrices of tiny networks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -121,17 +121,3 @@ def test_mistakes_are_refused_by_name() -> None:
     for make in PRODUCTS.values():
         with pytest.raises(ValueError, match=r"parameter '1\.weight' is in no Linear module"):
             make(normed)
-
-
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_curvlinops_says_the_same(name: str) -> None:
-    curvlinops = pytest.importorskip("curvlinops", reason="an extra: pip install -c constraints.txt .[curvature]")
-    snapshot = SNAPSHOTS["no bias"]
-    operator = {"hessian": curvlinops.HessianLinearOperator, "gauss_newton": curvlinops.GGNLinearOperator}[name](
-        snapshot.network,
-        torch.nn.CrossEntropyLoss(),
-        list(snapshot.network.parameters()),
-        [(snapshot.inputs, snapshot.targets)],
-    )
-    vector = torch.randn(operator.shape[1], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    np.testing.assert_allclose(PRODUCTS[name](snapshot)(vector), (operator @ vector).detach(), atol=1e-12)
