@@ -14,6 +14,7 @@ the variance estimate, 2n/(κ − 1) for a sample of kurtosis κ: few, so a wide
 What no sample can tell: a rare event that it has not met. An estimator that owes its mean to events rarer than about 20
 over the number of guesses has intervals that are too tight. Fewer than 256 guesses show too little of the tails of
 common ones too: those intervals are widened, at 64 by a third, those of norms by two thirds. Fewer than 32 have none.
+An interval that may cover far more than 95 %, whatever the reason, says so: `Estimate.wide`.
 """
 
 from __future__ import annotations
@@ -30,16 +31,21 @@ LEAST = 32  # Guesses that an interval takes.
 ENOUGH = 256  # Guesses from which on what they show of their own tails will do, found by `studies.calibration`,
 FEW = 30.0  # and by how much the intervals of fewer are widened: by FEW (1/n − 1/ENOUGH).
 TAIL = 0.025  # Of a 95 % interval, on each side.
+FEW_HITS = 10  # Guesses on one side below which a proportion's interval is wide.
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Values, standard errors and the bounds of the 95 % intervals, all of one shape."""
+    """Values, standard errors and the bounds of the 95 % intervals, all of one shape.
+
+    wide: where an interval may cover far more than 95 %, up to nearly all, because nothing shorter is known to hold.
+    """
 
     value: Array
     se: Array
     low: Array
     high: Array
+    wide: NDArray[np.bool_] | bool = False
 
     @classmethod
     def missing(cls, shape: tuple[int, ...]) -> Estimate:
@@ -53,7 +59,7 @@ class Estimate:
 
     def scaled(self, factor: Array) -> Estimate:
         """Everything times a positive number."""
-        return Estimate(self.value * factor, self.se * factor, self.low * factor, self.high * factor)
+        return Estimate(self.value * factor, self.se * factor, self.low * factor, self.high * factor, self.wide)
 
     def score(self, truth: Array) -> Array:
         """How far the value lies above ``truth``, in units of 1/1.96 of its interval on that side."""
@@ -67,11 +73,12 @@ class Estimate:
         factor = 1 + few * max(1 / n_guesses - 1 / ENOUGH, 0.0)
         centre = np.clip(self.value, self.low, self.high)
         low, high = (centre + factor * (bound - centre) for bound in (self.low, self.high))
-        return Estimate(self.value, factor * self.se, np.maximum(low, least), high)
+        return Estimate(self.value, factor * self.se, np.maximum(low, least), high, self.wide | (n_guesses < ENOUGH))
 
     def where(self, condition: NDArray[np.bool_]) -> Estimate:
         """NaN where the condition does not hold."""
-        return Estimate(*(np.where(condition, part, np.nan) for part in (self.value, self.se, self.low, self.high)))
+        value, se, low, high = (np.where(condition, x, np.nan) for x in (self.value, self.se, self.low, self.high))
+        return Estimate(value, se, low, high, self.wide)
 
 
 @dataclass(frozen=True)
@@ -123,9 +130,10 @@ def mean(values: Array) -> Estimate:
 def proportion(hits: Array, n: int) -> Estimate:
     """A proportion with Agresti and Coull's interval, which has a width at 0 and 1 and is never too tight.
 
-    Counts are discrete: where fewer than ten guesses are on one side, no interval covers 95 %, this one more.
+    Counts are discrete: where fewer than ten guesses are on one side, no interval covers 95 %, this one more: wide.
     """
     total = n + Z95**2
     centre = (hits + Z95**2 / 2) / total
     se = np.sqrt(centre * (1 - centre) / total)
-    return Estimate(hits / n, se, np.maximum(centre - Z95 * se, 0.0), np.minimum(centre + Z95 * se, 1.0))
+    few = np.asarray(np.minimum(hits, n - hits) < FEW_HITS)
+    return Estimate(hits / n, se, np.maximum(centre - Z95 * se, 0.0), np.minimum(centre + Z95 * se, 1.0), few)

@@ -35,6 +35,7 @@ NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias", "wang2025_
 NEAR = 4.0  # Standard errors from zero within which a square has the law of a squared norm.
 ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for,
 ROOM_IN_GROUPS = 6.0  # and groups like the largest that of the seed paper's variance does.
+NOTABLE = 0.1  # Of an interval's length: by what such room must widen it to be called wide.
 CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
 
 
@@ -111,7 +112,9 @@ def _norm_of_variance(second_moment: Array, error: Array, sizes: Array) -> Estim
     # What is across the vector makes it longer: ‖v + ξ‖ ≈ ‖v‖ + ξ∥ + ‖ξ⊥‖²/2‖v‖.
     across = (parts**2).sum((-2, -1)) - (influence**2).sum(-1)
     found = skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
-    return replace(found, high=np.maximum(found.high, value + ROOM_IN_GROUPS * influence.max(-1) / groups))
+    higher = value + ROOM_IN_GROUPS * influence.max(-1) / groups
+    wide = higher > found.high + NOTABLE * (found.high - found.low)
+    return replace(found, high=np.maximum(found.high, higher), wide=wide)
 
 
 def cosines(p: Array, q: Array, g2: Array) -> Array:
@@ -156,7 +159,9 @@ def _efficiency(p: Array, q: Array, g2: Array) -> Estimate:
     apart = np.abs(rho) > NEAR * found.se
     value = rho**2 - (u**2).mean(-1) / max(n - 1, 1)
     lower = np.minimum(squares[0], value / (1 + ROOM * v.max(-1) / n))
-    return Estimate(value, 2 * np.abs(rho) * found.se, np.where(apart, lower, low), np.where(apart, squares[1], high))
+    wide = ~apart | (lower < squares[0] - NOTABLE * (squares[1] - squares[0]))
+    low, high = np.where(apart, lower, low), np.where(apart, squares[1], high)
+    return Estimate(value, 2 * np.abs(rho) * found.se, low, high, wide)
 
 
 def _group_means(values: Array, group_of_guess: NDArray[np.int64], groups: int) -> Array:
@@ -206,7 +211,7 @@ def _directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArr
     found = squared_tangent(gram, sizes, p, group_of_guess, g2)
     squared, estimate = found.value, found.estimate()
     low, high = (bound / (1 + bound) for bound in (estimate.low, estimate.high))
-    return Estimate(squared / (1 + squared), estimate.se / (1 + squared) ** 2, low, high)
+    return Estimate(squared / (1 + squared), estimate.se / (1 + squared) ** 2, low, high, estimate.wide)
 
 
 def squared_tangent(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray[np.int64], g2: Array) -> SquaredNorm:

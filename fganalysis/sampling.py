@@ -221,10 +221,7 @@ def _dataset(
     grid = (schema.SPACE, schema.LAYER)
     variables: dict[str, tuple] = {}
     for quantity, estimate in estimates.items():
-        variables[quantity] = (grid, estimate.value)
-        variables[quantity + schema.SE] = (grid, estimate.se)
-        variables[quantity + schema.LOW] = (grid, estimate.low)
-        variables[quantity + schema.HIGH] = (grid, estimate.high)
+        variables |= {name: (grid, part) for name, part in _named(quantity, estimate).items()}
     levels = list(schema.COSINE_QUANTILES.values())
     for quantile, values in zip(
         schema.COSINE_QUANTILES, moments.cosine_quantiles(inner, norms, squared_gradient, levels), strict=True
@@ -236,6 +233,13 @@ def _dataset(
     variables["gram"] = ((*grid, schema.GROUP, schema.OTHER_GROUP), gram)
     variables["group_size"] = ((schema.GROUP,), np.bincount(group_of_guess, minlength=gram.shape[-1]))
     return xr.Dataset(variables, coords=coordinates(snapshot, name))
+
+
+def _named(quantity: str, estimate: moments.Estimate) -> dict[str, np.ndarray]:
+    """The parts of an estimate by their names in a result; wide is 1 or 0, and NaN where there is no interval."""
+    wide = np.where(np.isnan(estimate.low), np.nan, estimate.wide)
+    parts = {"": estimate.value, schema.SE: estimate.se, schema.LOW: estimate.low, schema.HIGH: estimate.high}
+    return {quantity + suffix: part for suffix, part in (parts | {schema.WIDE: wide}).items()}
 
 
 def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
@@ -261,7 +265,9 @@ def squared_gradients(snapshot: Snapshot) -> np.ndarray:
 def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> xr.Dataset:
     """The seed paper's bias and variance per tap (MATH.md §4), from the group sums; NaN without activation guesses."""
     layers = [*snapshot.layers, schema.ALL_LAYERS]
-    found = {name: np.full((4, len(layers)), np.nan) for name in ("wang2025_bias", "wang2025_variance")}
+    found: dict[str, np.ndarray] = {}
+    for name in ("wang2025_bias", "wang2025_variance"):
+        found |= _named(name, moments.Estimate.missing((len(layers),)))
     if groups.square_totals[0]:
         sizes = groups.sizes.astype(float)
         for index, gradient in enumerate(snapshot.gradients):
@@ -273,12 +279,6 @@ def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> x
             )
             second = (squares - 2 * cross + gradient.square().sum(0)).double().cpu().numpy() / snapshot.n_examples
             for name, estimate in moments.wang2025(second, errors, sizes).items():
-                found[name][:, index] = estimate.value, estimate.se, estimate.low, estimate.high
-    suffixes = ("", schema.SE, schema.LOW, schema.HIGH)
-    return xr.Dataset(
-        {
-            name + suffix: (schema.LAYER, values)
-            for name, parts in found.items()
-            for suffix, values in zip(suffixes, parts, strict=True)
-        }
-    )
+                for part, values in _named(name, estimate).items():
+                    found[part][index] = values
+    return xr.Dataset({name: (schema.LAYER, values) for name, values in found.items()})

@@ -14,7 +14,7 @@ SPACES = ("activation", "weight")
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
 ALL_LAYERS = "all"
 SE = "_se"
-LOW, HIGH = "_low", "_high"
+LOW, HIGH, WIDE = "_low", "_high", "_wide"
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Variable:
 GRADIENT_UNITS = "loss per unit of the space"
 SQUARED_UNITS = "(loss per unit of the space)^2"
 
-# Estimated quantities: each has beside it, under the same name, its standard error (`_se`) and the bounds of its 95 %
-# interval (`_low`, `_high`).
+# Estimated quantities: each has beside it, under the same name, its standard error (`_se`), the bounds of its 95 %
+# interval (`_low`, `_high`) and whether that is wide, so that it may cover far more than 95 % (`_wide`, 1 or 0).
 QUANTITIES = {
     "bias": Variable("norm of the bias", GRADIENT_UNITS),
     "squared_bias": Variable("squared norm of the bias, unbiased U-statistic (may be negative)", SQUARED_UNITS),
@@ -119,12 +119,16 @@ STORY = {
 
 
 def variables() -> dict[str, Variable]:
-    """Every variable that a result may hold, standard errors and bounds included."""
+    """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
     beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
     errors = {
         name + suffix: Variable(words + variable.long_name, variable.units, variable.dims)
         for name, variable in QUANTITIES.items()
         for suffix, words in beside.items()
+    }
+    errors |= {
+        name + WIDE: Variable("1 if the interval is wide, 0 if not, of: " + variable.long_name, "1", variable.dims)
+        for name, variable in QUANTITIES.items()
     }
     return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
 

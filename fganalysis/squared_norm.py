@@ -38,6 +38,7 @@ MOST_SKEWNESS = np.sqrt(8.0)  # Of the square of one normal number.
 TWO_SIDED_FROM = 2.0  # In standard deviations of U.
 TWO_SIDED_SKEWNESS = 2.2  # Below which U can be too small by 1.96 standard deviations.
 NOISE_IN_ALONG = 5.0  # In standard deviations: what of ℓ̂ may be noise.
+RESOLVED = 0.9  # Share of the variance from which on the part that a bias adds is known well enough.
 STEPS = 32  # Halvings of a bracket.
 SMALLEST = 1e-150  # Its square is a number still: a variance of zero divides nothing by zero.
 
@@ -140,13 +141,23 @@ class SquaredNorm:
 
     def estimate(self) -> Estimate:
         """U with its standard error, that at θ = U, and the interval of θ."""
-        return Estimate(self.value, self.spread(self.value), *self.interval())
+        return Estimate(self.value, self.spread(self.value), *self.interval(), self.unresolved())
+
+    def unresolved(self) -> NDArray[np.bool_]:
+        """Where a bias of this size may add to U's variance as much as v₀, and what it adds is not told from nothing.
+
+        The interval has to allow for it: where the bias lies across the noise it adds nothing, and 97 to 99 % are
+        covered.
+        """
+        own, along = self.variance_without_bias, 4 * np.maximum(self.along, 0.0)
+        matters = 4 * self.most * np.maximum(self.value, 0.0) > own
+        return np.asarray(matters & (along < RESOLVED * (along + own)))
 
 
 def root(squared: Estimate) -> Estimate:
     """√θ: 0 where U is negative. The interval is the root of that of θ, the standard error its larger half/1.96."""
     value, low, high = (np.sqrt(np.maximum(part, 0.0)) for part in (squared.value, squared.low, squared.high))
-    return Estimate(value, np.maximum(high - value, value - low) / Z95, low, high)
+    return Estimate(value, np.maximum(high - value, value - low) / Z95, low, high, squared.wide)
 
 
 def _last(holds: Callable[[Array], Array], start: Array, stop: Array) -> Array:

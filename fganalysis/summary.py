@@ -44,7 +44,7 @@ RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 
 
 def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
-    """A row per step, estimator, space and layer; a column per quantity, its error, its bounds and its prediction.
+    """A row per step, estimator, space and layer; a column per quantity, its error, its interval and its prediction.
 
     Spaces in which an estimator makes no guess are left out. Numbers are not rounded; see `formatted`.
 
@@ -64,7 +64,8 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
         # What follows from the snapshot alone is not sampled: it is among the predictions only.
         columns[name] = measured[name] if name in measured else predicted[name]
         if name in schema.QUANTITIES:
-            columns |= {name + suffix: measured[name + suffix] for suffix in (schema.SE, schema.LOW, schema.HIGH)}
+            beside = (schema.SE, schema.LOW, schema.HIGH, schema.WIDE)
+            columns |= {name + suffix: measured[name + suffix] for suffix in beside}
             columns[name + PREDICTED] = predicted[name]
     table = xr.Dataset(columns)
     dims = [dim for dim in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if dim in table.dims]
@@ -73,12 +74,15 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
 
 
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
-    """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error."""
+    """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
+
+    ``±≤`` where the interval is wide: the error is that or less.
+    """
     keys = [name for name in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if name in frame]
     shown = frame[keys].copy()
     for name in quantities:
         shown[name] = [
-            _cell(row.get(name, np.nan), row.get(name + schema.SE, np.nan), row.get(name + PREDICTED, np.nan))
+            _cell(*(row.get(name + suffix, np.nan) for suffix in ("", schema.SE, PREDICTED, schema.WIDE)))
             for _, row in frame.iterrows()
         ]
     return shown
@@ -162,7 +166,7 @@ def node(tree: xr.DataTree, name: str) -> xr.Dataset:
     return dataset
 
 
-def _cell(value: float, error: float, predicted: float) -> str:
+def _cell(value: float, error: float, predicted: float, wide: float) -> str:
     if np.isnan(value):
         return "–"
     digits = 3
@@ -172,5 +176,6 @@ def _cell(value: float, error: float, predicted: float) -> str:
     else:
         if error > 0 and value != 0:
             digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1
-        text = f"{value:.{digits}g}" + (f" ± {error:.1g}" if np.isfinite(error) else "")
+        sign = "±≤" if wide == 1 else "±"
+        text = f"{value:.{digits}g}" + (f" {sign} {error:.1g}" if np.isfinite(error) else "")
     return text + (f" | {predicted:.{max(digits, 2)}g}" if np.isfinite(predicted) else "")

@@ -115,6 +115,7 @@ def _coverage(settings: Settings, n_guesses: int, bar: tqdm) -> xr.Dataset:
         "above_truth": "samples whose interval lies above the truth",
         "below_truth": "samples whose interval lies below the truth",
         "missing": "samples without an interval",
+        "said_wide": "samples whose interval is said to be wide",
         "repeats": "samples",
         "truth": "true value",
         "truth_is_closed_form": "1 where the truth is a closed form, 0 where it is the mean of all samples",

@@ -170,14 +170,9 @@ def measured(draws: Draws, snapshot: Snapshot) -> dict[str, Estimate]:
     shape = draws.inner_product.shape[:-1]
     for index, (second, error) in enumerate(zip(draws.second_moments, draws.errors, strict=True)):
         for name, estimate in moments.wang2025(second, error, np.full(groups, n_guesses / groups)).items():
-            own = found.setdefault(name, Estimate.missing(shape))
-            for whole, part in (
-                (own.value, estimate.value),
-                (own.se, estimate.se),
-                (own.low, estimate.low),
-                (own.high, estimate.high),
-            ):
-                whole[:, 0, index] = part
+            own = found.setdefault(name, replace(Estimate.missing(shape), wide=np.zeros(shape, dtype=bool)))
+            for field in dataclasses.fields(Estimate):
+                getattr(own, field.name)[:, 0, index] = getattr(estimate, field.name)
     return found
 
 
@@ -195,7 +190,7 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
         for _ in range(min(repeats, REPEATS_OF_PARTS)):
             found = fga.variance_parts(estimator, snapshot, n_guesses, generator)
             for quantity, estimate in zip(PARTS, (found.within, found.between), strict=True):
-                one = Estimate(*(part[None] for part in dataclasses.astuple(estimate)))
+                one = Estimate(*(np.asarray(part)[None] for part in dataclasses.astuple(estimate)))
                 parts.setdefault(quantity, []).append((one, np.full(one.value.shape, np.nan)))
     else:
         truths = closed_forms(snapshot, estimator, name)
@@ -243,6 +238,7 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
     value, low, high = (
         np.concatenate([getattr(estimate, field) for estimate, _ in parts]) for field in ("value", "low", "high")
     )
+    wide = np.concatenate([np.broadcast_to(estimate.wide, estimate.value.shape) for estimate, _ in parts])
     exact = truths[quantity]
     known = ~np.isnan(exact)
     reported = ~np.isnan(low)
@@ -264,6 +260,7 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
         "above_truth": (low > truth + margin).sum(0),
         "below_truth": (high < truth - margin).sum(0),
         "missing": (~reported).sum(0),
+        "said_wide": (wide & reported).sum(0),
         "repeats": np.full(truth.shape, len(value)),
     }
     variables: dict[str, tuple] = {key: (grid, np.where(varies, count, np.nan)) for key, count in counts.items()}

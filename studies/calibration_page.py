@@ -25,6 +25,7 @@ def cells(tree: xr.DataTree) -> xr.Dataset:
 
     ``kind``: "held" within 93.5–96.5 % or not distinguishable from it, "wide" above, "tight" below; "seldom" where more
     than a tenth of the samples have no interval; "discrete" for probabilities that a sample meets fewer than ten times.
+    ``said_wide``: the share of intervals that are said to be wide.
     """
     rows = []
     for name in sorted(tree["coverage"].children, key=int):
@@ -38,6 +39,7 @@ def cells(tree: xr.DataTree) -> xr.Dataset:
         flat["coverage_low"], flat["coverage_high"] = (("cell", bound) for bound in bounds)
         flat["guesses"] = ("cell", np.full(len(wrong), int(name)))
         flat["kind"] = ("cell", _kinds(flat, int(name)))
+        flat["said_wide"] = ("cell", flat["said_wide"].values / np.maximum(repeats - flat["missing"].values, 1))
         rows.append(flat)
     return xr.concat(rows, dim="cell", data_vars="all")
 
@@ -82,7 +84,8 @@ def page(tree: xr.DataTree) -> str:
         "",
         "Of all (estimator, space, layer) of a quantity: mean coverage, lowest and highest, each with its 95 % "
         "binomial interval, and how many lie below 93.5 % or above 96.5 % by more than chance (their binomial interval "
-        "leaves the range out). `seldom`: cells with an interval in fewer than nine samples of ten, by the rule that a "
+        "leaves the range out), and of the wide ones how many say so: `x_wide` is 1 in at least half of the samples. "
+        "`seldom`: cells with an interval in fewer than nine samples of ten, by the rule that a "
         "direction needs a mean guess of five standard errors along the gradient; `discrete`: probabilities that a "
         "sample meets fewer than ten times. Neither counts in the other columns; both are in the last table.",
         "",
@@ -167,10 +170,12 @@ def _by_quantity(found: xr.Dataset, guesses: int) -> str:
                 f"{float(kept['coverage'].mean()):.1%}",
                 _percent(lowest),
                 _percent(highest),
-                *(str(int((kinds == kind).sum())) for kind in ("tight", "wide", "seldom", "discrete")),
+                *(str(int((kinds == kind).sum())) for kind in ("tight", "wide")),
+                str(int(((kinds == "wide") & _says_so(own)).sum())),
+                *(str(int((kinds == kind).sum())) for kind in ("seldom", "discrete")),
             ]
         )
-    header = ["quantity", "cells", "mean", "lowest", "highest", "tight", "wide", "seldom", "discrete"]
+    header = ["quantity", "cells", "mean", "lowest", "highest", "tight", "wide", "saying so", "seldom", "discrete"]
     return table(header, rows)
 
 
@@ -181,11 +186,15 @@ def _words(counted: xr.Dataset, where: str) -> str:
     by_chance = held & ((shares < WANTED[0]) | (shares > WANTED[1]))
     return (
         f"{where}, in {len(kinds)} cells: {held.sum()} held ({by_chance.sum()} of them outside the range by no more "
-        f"than chance), {wide.sum()} wide, {tight.sum()} tight; of the {heavy.sum()} heavy-tailed ones "
-        f"{(heavy & tight).sum()} tight. Mean coverage {shares.mean():.2%}, of the heavy-tailed ones "
-        f"{shares[heavy].mean():.2%}. In every one of these cells {float((1 - counted['coverage']).max()):.1%} of the "
-        "samples at most have an interval that is wrong."
+        f"than chance), {wide.sum()} wide, {(wide & _says_so(counted)).sum()} of which say so, {tight.sum()} tight; of "
+        f"the {heavy.sum()} heavy-tailed ones {(heavy & tight).sum()} tight. Mean coverage {shares.mean():.2%}, of the "
+        f"heavy-tailed ones {shares[heavy].mean():.2%}. In every one of these cells "
+        f"{float((1 - counted['coverage']).max()):.1%} of the samples at most have an interval that is wrong."
     )
+
+
+def _says_so(found: xr.Dataset) -> NDArray[np.bool_]:
+    return np.asarray(found["said_wide"].values >= 0.5)
 
 
 def _exceptions(found: xr.Dataset) -> list[str]:
@@ -203,8 +212,8 @@ def _exceptions(found: xr.Dataset) -> list[str]:
             f"{space} {'all' if layer == 0 else layer}"
             for space, layer in zip(own[schema.SPACE].values, own["layer"].values, strict=True)
         )
-        coverage = own["coverage"].values * 100
-        rows.append([key[0], key[1], f"`{key[2]}`", str(key[3]), places, f"{coverage.min():.1f}–{coverage.max():.1f}"])
+        shares = (f"{100 * own[name].min():.1f}–{100 * own[name].max():.1f}" for name in ("coverage", "said_wide"))
+        rows.append([key[0], key[1], f"`{key[2]}`", str(key[3]), places, *shares])
     if not rows:
         return []
     return [
@@ -214,7 +223,7 @@ def _exceptions(found: xr.Dataset) -> list[str]:
         "direction and the bias across it, as that of a truncated upstream guess does, the interval is wide: what of "
         "the variance the bias adds is estimated with an error as large as the variance (`fganalysis.squared_norm`).",
         "",
-        table(["kind", "estimator", "quantity", "guesses", "space and layer", "coverage, %"], rows),
+        table(["kind", "estimator", "quantity", "guesses", "space and layer", "coverage, %", "said wide, %"], rows),
         "",
     ]
 

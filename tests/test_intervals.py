@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ def test_the_interval_of_a_proportion_is_never_tight(expected: float) -> None:
 
 
 def test_a_proportion_at_its_end_has_an_error() -> None:
+    assert proportion(np.array([9.0, 10.0, 90.0, 91.0]), 100).wide.tolist() == [True, False, False, True]
     found = proportion(np.array(100.0), 100)
     assert found.value == 1.0 == found.high and 0.005 < found.se < 0.05
     assert 0.95 < found.low < 0.98
@@ -94,8 +96,9 @@ def test_intervals_of_few_guesses_are_wider_or_missing() -> None:
         np.testing.assert_allclose([wider.value[0], wider.se[0]], [1.0, 0.2 * factor])
         np.testing.assert_allclose([wider.low[0], wider.high[0]], [1 - factor, 1 + factor])
         np.testing.assert_allclose(estimate.of_few(n, least=0.0).low[0], 0.0)
+        assert bool(wider.wide) == (n < 256) and replace(estimate, wide=True).of_few(n).wide
     none = estimate.of_few(31)
-    assert none.value[0] == 1.0 and np.isnan([none.se[0], none.low[0], none.high[0]]).all()
+    assert none.value[0] == 1.0 and np.isnan([none.se[0], none.low[0], none.high[0]]).all() and not none.wide
     # The estimate of a norm may lie outside its own interval, which is widened about its nearer end.
     negative = Estimate(*(np.array([number]) for number in (-1.0, 0.2, 0.0, 2.0))).of_few(64, least=0.0)
     assert negative.low[0] == 0.0 and negative.high[0] > 2.0 and negative.value[0] == -1.0

@@ -76,6 +76,17 @@ def test_one_direction_of_noise_tells_a_bias_along_it_from_one_across_it() -> No
         assert covered(found.estimate(), expected) >= HELD[0]
 
 
+@pytest.mark.parametrize("dimension", [1, 6])
+def test_an_interval_that_covers_far_more_says_so(dimension: int) -> None:
+    """A bias across the noise adds nothing to U's variance, and no sample tells that; one along it is soon known."""
+    expected = truth(dimension, 20.0)
+    across = squared_norm(grams(dimension, 0.0) + expected, np.ones(GROUPS)).estimate()
+    assert covered(across, expected) > 0.97 and across.wide.mean() > 0.9
+    assert root(across).wide is across.wide
+    for bias, most in ((0.0, 0.3), (100.0, 0.01)):
+        assert squared_norm(grams(dimension, bias), np.ones(GROUPS)).estimate().wide.mean() < most
+
+
 @pytest.mark.parametrize("dimension", [1, 50])
 def test_scores_are_standard_normal_numbers(dimension: int) -> None:
     for bias in (0.0, 10.0):

@@ -32,7 +32,7 @@ def test_a_row_for_every_estimator_space_and_layer_with_a_guess() -> None:
     for name in TABLE:
         assert name in frame, name
         paired = name in schema.QUANTITIES
-        for suffix in ("_se", "_low", "_high", "_predicted"):
+        for suffix in ("_se", "_low", "_high", "_wide", "_predicted"):
             assert (name + suffix in frame) == paired, name
 
 
@@ -48,7 +48,7 @@ def test_its_numbers_are_those_of_the_tree() -> None:
 
 def test_quantities_can_be_chosen() -> None:
     frame = fga.summary(TREE, ["shrinkage"])
-    suffixes = ("", "_se", "_low", "_high", "_predicted")
+    suffixes = ("", "_se", "_low", "_high", "_wide", "_predicted")
     assert list(frame.columns) == [*KEYS, *("shrinkage" + suffix for suffix in suffixes)]
     assert len(frame) == 15
     for name in ("nonsense", "inner_product"):
@@ -90,6 +90,12 @@ def test_a_cell_is_rounded_by_its_error(value: float, error: float, predicted: f
     shown = formatted(frame, ["mse"])
     assert shown.loc[0, "mse"] == text
     assert shown.loc[0, "layer"] == "all"
+
+
+def test_a_wide_interval_is_marked() -> None:
+    columns = {"layer": ["all"], "mse": [1.0], "mse_se": [0.1], "mse_predicted": [1.1]}
+    for wide, text in ((1.0, "1 ±≤ 0.1 | 1.1"), (0.0, "1 ± 0.1 | 1.1"), (np.nan, "1 ± 0.1 | 1.1")):
+        assert formatted(pd.DataFrame(columns | {"mse_wide": [wide]}), ["mse"]).loc[0, "mse"] == text
 
 
 def changed(name: str, where: dict[str, str], value: float | None = None, error: float | None = None) -> xr.DataTree:
