@@ -78,3 +78,12 @@ class Sphere:
 
 
 GAUSSIAN = Gaussian()
+
+
+def is_isotropic(law: Noise) -> bool:
+    """Whether O ε has the law of ε for every rotation O of a noise vector.
+
+    That is known of two laws here, and asked of their class: moments do not tell, as a law of finite support can share
+    the Gaussian's up to any order.
+    """
+    return type(law) in (Gaussian, Sphere)

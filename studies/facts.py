@@ -38,12 +38,13 @@ from theory import upstream
 
 Array = NDArray[np.float64]
 HIDDEN = ["0", "2", "4"]  # The taps of layers 1, 2 and 3.
-# A pass a layer: the other layers' noise, fact 4, would hide the bias that is looked for.
+# A pass a layer: the other layers' noise, fact 4, would hide the bias that is looked for. W̃^P is decomposed, as its
+# definition has it: left to choose, it takes fact 3 for granted.
 SAME_LAW: dict[str, Estimator] = {
     "orthogonal, k = 10": OrthogonalUpstream(k=10, layers="separate"),
     "orthogonal, k = rank": OrthogonalUpstream(k="rank", layers="separate"),
     "activity, live units": ActivityPerturbation(active_only=True, layers="separate"),
-    "preconditioned": PreconditionedUpstream(layers="separate"),
+    "preconditioned": PreconditionedUpstream(exact=True, layers="separate"),
     "activity": ActivityPerturbation(layers="separate"),
 }
 # guess → estimator, then what is printed: variance, bias, covariance norm (none in table 5).
