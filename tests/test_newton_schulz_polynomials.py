@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fganalysis.estimators import newton_schulz_polynomials
+from fganalysis.estimators import NewtonSchulzUpstream, newton_schulz, newton_schulz_polynomials
 from fganalysis.estimators.newton_schulz_polynomials import (
     COEFFICIENTS,
     COMPOSITIONS,
@@ -16,6 +16,7 @@ from fganalysis.estimators.newton_schulz_polynomials import (
     fit,
     nearest,
 )
+from fganalysis.jacobian import UpstreamJacobian
 
 TABLE = list(zip(THRESHOLDS, COEFFICIENTS, strict=True))
 
@@ -112,3 +113,22 @@ def test_five_compositions_are_five(monkeypatch: pytest.MonkeyPatch) -> None:
     five = apply(coefficients, matrices)
     monkeypatch.setattr(newton_schulz_polynomials, "COMPOSITIONS", 4)
     assert (apply(coefficients, matrices) - five).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("next_units", "units"), [(12, 12), (3, 12), (12, 5)])
+def test_the_guess_multiplies_live_units_alone_and_loses_nothing(
+    next_units: int, units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examples with no, few and all units live, in other orders and sizes of chunks, beside p⁵ of the whole J."""
+    monkeypatch.setattr(newton_schulz, "EXAMPLES_AT_ONCE", 4)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(next_units, units, generator=generator, dtype=torch.float64)
+    derivative = torch.randn(9, units, generator=generator, dtype=torch.float64).relu()
+    derivative[3], derivative[5] = 0, 1
+    jacobian = UpstreamJacobian(weight, derivative)
+    values = torch.linalg.svdvals(jacobian.dense())[:, :3]
+    step = NewtonSchulzUpstream(k=3)._step(jacobian, values)
+    norms = torch.where(values[:, :1] > 0, values[:, :1], 1.0)
+    wanted = apply(nearest((values[:, -1:] / norms)[:, 0]), jacobian.dense() / norms[:, :, None])
+    torch.testing.assert_close(step, wanted, rtol=1e-9, atol=1e-12)
+    assert not step[3].any() and bool(step[5].any())

@@ -4,6 +4,8 @@
 
 so that singular values above σ_k go to about 1 and those below to about 0. Each example is normalised by its own
 spectral norm, and gets the polynomial whose threshold (0.1 … 0.9) is nearest to its own σ_k/σ_1.
+A unit with φ' = 0 is a column of zeros in J and in p^N(J): examples with about as many live units go together, and the
+matrices that are multiplied have a column for each live unit alone.
 Random: ε. Biased: the mean is p^N(J)ᵀp^N(J) g. Source: Wang, Markou, Campbell 2025.
 """
 
@@ -22,6 +24,8 @@ from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
 from fganalysis.whole_numbers import check_whole
+
+EXAMPLES_AT_ONCE = 16  # in the products: as many as a cache holds at 512 units
 
 
 @dataclass(frozen=True)
@@ -56,5 +60,13 @@ class NewtonSchulzUpstream:
         values: (example, mode), the singular values from the first to the k-th.
         """
         norms = values[:, :1]
-        safe = torch.where(norms > 0, norms, 1.0)
-        return apply(nearest((values[:, -1:] / safe)[:, 0]), jacobian.dense() / safe.unsqueeze(-1))
+        coefficients = nearest((values[:, -1:] / torch.where(norms > 0, norms, 1.0))[:, 0])
+        derivative = jacobian.derivative / torch.where(norms > 0, norms, 1.0)
+        step = jacobian.weight.new_zeros(len(derivative), *jacobian.weight.shape)
+        n_live = derivative.count_nonzero(1)
+        for rows in n_live.argsort().split(EXAMPLES_AT_ONCE):
+            size = max(1, int(n_live[rows].max()))
+            live = (derivative[rows] != 0).to(torch.uint8).topk(size, dim=1).indices
+            columns = jacobian.weight.T[live].mT * derivative[rows].gather(1, live)[:, None, :]
+            step[rows[:, None], :, live] = apply(coefficients[rows], columns).mT
+        return step
