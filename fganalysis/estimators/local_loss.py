@@ -12,8 +12,9 @@ at the block's output; here it is at the tap, where gradients are measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -198,16 +199,22 @@ class LocalLoss:
             found.append(head)
         return found
 
+    @cached_property
+    def _seeded(self) -> dict[Hashable, list[heads.Parameters]]:
+        """The seed's heads for the blocks met last: large ones take longer to draw than the network's whole step."""
+        return {}
+
     def _initial(self, snapshot: Snapshot) -> list[heads.Parameters]:
-        def make() -> list[heads.Parameters]:
+        shapes = tuple(self._shapes(snapshot))
+        key = (shapes, snapshot.outputs.dtype, snapshot.outputs.device)
+        if key not in self._seeded:
             generator = torch.Generator().manual_seed(self.seed)
             # In float32 and then converted, so that a float32 and a float64 network get the same heads.
             like = torch.zeros(0, dtype=torch.float32)
-            drawn = [heads.drawn(shape, 1, generator, like) for shape in self._shapes(snapshot)]
-            return [tuple(tensor[0].to(snapshot.outputs) for tensor in head) for head in drawn]
-
-        initial: list[heads.Parameters] = snapshot.remember(("heads", self.head, self.width, self.seed), make)
-        return initial
+            drawn = [heads.drawn(shape, 1, generator, like) for shape in shapes]
+            self._seeded.clear()
+            self._seeded[key] = [tuple(tensor[0].to(snapshot.outputs) for tensor in head) for head in drawn]
+        return self._seeded[key]
 
     def _shapes(self, snapshot: Snapshot) -> list[heads.Shapes]:
         outputs = snapshot.outputs.shape[1]
