@@ -10,9 +10,11 @@ entries, and different vectors are independent. The fourth-order moments that th
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,6 +80,28 @@ class Sphere:
 
 
 GAUSSIAN = Gaussian()
+NUMBERS_IN_PART = 2**18
+
+
+def draw_in_parts(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """What `Gaussian` draws, on all of torch's threads: other numbers from the same generator, of the same law.
+
+    One number of the generator seeds a generator for each part, so that the result does not depend on the threads. A
+    generator on a GPU draws on its own.
+    """
+    if generator.device.type != "cpu":
+        return GAUSSIAN.draw(shape, generator, like)
+    noise = torch.empty(shape, dtype=like.dtype, device=like.device)
+    parts = noise.view(-1).split(NUMBERS_IN_PART)
+    entropy = int(torch.randint(2**62, (), generator=generator))
+    seeds = np.random.SeedSequence(entropy).generate_state(len(parts), np.uint64).tolist()
+
+    def fill(part: Tensor, seed: int) -> None:
+        part.normal_(generator=torch.Generator().manual_seed(seed))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, parts, seeds))
+    return noise
 
 
 def is_isotropic(law: Noise) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fganalysis as fga
+from fganalysis import noise
 from fganalysis.estimators import MultiTangent, WeightPerturbation, multi_tangent
 from fganalysis.noise import GAUSSIAN, Rademacher
 from fganalysis.snapshot import Layers, Snapshot
@@ -88,9 +89,9 @@ def test_the_orthogonal_combination_is_the_projection_on_the_span(
     seed: int, k: int, layers: Layers, scale: float
 ) -> None:
     snapshot = laws.tiny_snapshot((4, 3, 4), seed=seed, activation=torch.nn.ReLU)
-    noise = Recorded([], scale)
-    found = MultiTangent(k, "orthogonal", noise, layers)(snapshot, 3, torch.Generator().manual_seed(seed))
-    per_tap = [tangent.flatten(2) for tangent in noise.kept]
+    recorded = Recorded([], scale)
+    found = MultiTangent(k, "orthogonal", recorded, layers)(snapshot, 3, torch.Generator().manual_seed(seed))
+    per_tap = [tangent.flatten(2) for tangent in recorded.kept]
     guesses = [direction.flatten(1) for direction in found.directions]
     spaces = [(torch.cat(per_tap, 2), torch.cat(guesses, 1), torch.cat(gradients_of(snapshot)))]
     if layers == "separate":
@@ -206,6 +207,24 @@ def test_the_gram_matrix_is_summed_over_a_few_columns_at_a_time(monkeypatch: pyt
     (parts,) = laws.guesses_of(MultiTangent(3, "orthogonal"), snapshot)
     torch.testing.assert_close(parts, whole)
     assert not torch.equal(parts, whole), "another order of summation leaves another rounding"
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_many_tangents_are_drawn_in_parts_and_projected_on_all_the_same(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as weights give the gradient, fewer a part of it, whatever memory the tangents lie in."""
+    snapshot = laws.tiny_snapshot((3, 2, 3))
+    wanted, gradient = MultiTangent(3, "orthogonal", layers=layers), torch.cat(gradients_of(snapshot))
+    (whole,) = laws.guesses_of(wanted, snapshot)
+    monkeypatch.setattr(multi_tangent, "NUMBERS_IN_PART", 0)
+    monkeypatch.setattr(noise, "NUMBERS_IN_PART", 7)
+    (parts,) = laws.guesses_of(wanted, snapshot)
+    assert not torch.equal(parts, whole)
+    torch.testing.assert_close(parts @ gradient, parts.square().sum(1))
+    every = MultiTangent(6 if layers == "separate" else 12, "orthogonal", layers=layers)
+    for guess in laws.guesses_of(every, snapshot)[0]:
+        torch.testing.assert_close(guess, gradient, rtol=1e-7, atol=1e-9)
 
 
 def test_named_laws_hold() -> None:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fganalysis.noise import Gaussian, Noise, Rademacher, Sphere
+from fganalysis import noise as noise_laws
+from fganalysis.noise import Gaussian, Noise, Rademacher, Sphere, draw_in_parts
 
 LAWS = [Gaussian(), Rademacher(), Sphere()]
 LIKE = torch.zeros(1, dtype=torch.float64)
@@ -43,3 +44,32 @@ def test_draws_follow_the_generator_alone(law: Noise) -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(torch.random.get_rng_state(), before)
     assert isinstance(law, Noise)
+
+
+def test_normals_drawn_in_parts_depend_on_the_generator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_laws, "NUMBERS_IN_PART", 64)
+    before, n_threads = torch.random.get_rng_state(), torch.get_num_threads()
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    found = []
+    try:
+        for generator, threads in zip(generators, (1, 4), strict=True):
+            torch.set_num_threads(threads)
+            found.append([draw_in_parts((50, 40), generator, LIKE) for _ in range(2)])
+    finally:
+        torch.set_num_threads(n_threads)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    # No two parts are alike, of one draw or of two.
+    parts = torch.cat([draw.flatten()[: 31 * 64].view(31, 64) for draw in found[0]])
+    assert len(parts.unique(dim=0)) == 62
+
+
+def test_normals_drawn_in_parts_are_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 000 numbers in parts of 1000: moments and the correlation between parts to 4 standard errors."""
+    monkeypatch.setattr(noise_laws, "NUMBERS_IN_PART", 1000)
+    noise = draw_in_parts((400, 1000), torch.Generator().manual_seed(0), LIKE)
+    neighbours = noise[1:] * noise[:-1]
+    for values, expected in ((noise, 0.0), (noise**2, 1.0), (noise**3, 0.0), (noise**4, 3.0), (neighbours, 0.0)):
+        error = float(values.std()) / values.numel() ** 0.5
+        assert abs(float(values.mean()) - expected) <= 4 * error

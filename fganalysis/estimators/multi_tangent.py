@@ -19,12 +19,12 @@ from torch import Tensor
 
 from fganalysis.estimates import WeightEstimates
 from fganalysis.estimators.directional import check_switches
-from fganalysis.noise import GAUSSIAN, Noise
+from fganalysis.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts
 from fganalysis.snapshot import Layers, Snapshot
 from fganalysis.whole_numbers import check_whole
 
 NUMBERS_HELD = 2**24  # tangent entries held at once; the tangents of one guess are held whatever their number
-COLUMNS_AT_ONCE = 2**12  # of the tangents, made double: as many as a cache holds; all at once take twice the time
+COLUMNS_AT_ONCE, BLOCKS_AT_ONCE = 2**11, 8  # of the tangents, made double: a product each, on all threads, in cache
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,7 @@ class MultiTangent:
 
     def _guesses(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
         """Combined guesses, (guess, unit, input) a tap."""
-        tangents = [
-            self.noise.draw((n_guesses, self.k, *tap.weight.shape), generator, tap.weight, vector_dims=2)
-            for tap in snapshot.taps
-        ]
+        tangents = self._tangents(snapshot, n_guesses, generator)
         slopes = snapshot.weight_slopes([tangent.flatten(0, 1) for tangent in tangents], self.layers)
         slopes = slopes.unflatten(0, (n_guesses, self.k)).mT  # (guess, 1 or layer, tangent)
         coefficients = slopes / self.k if self.combine == "mean" else _projection_coefficients(tangents, slopes)
@@ -83,16 +80,23 @@ class MultiTangent:
             for of_tap, tangent in zip(coefficients.expand(-1, len(tangents), -1).unbind(1), tangents, strict=True)
         ]
 
+    def _tangents(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
+        """V, (guess, tangent, unit, input) a tap."""
+        shapes, like = [tap.weight.shape for tap in snapshot.taps], snapshot.outputs
+        sizes = [shape.numel() for shape in shapes]
+        if type(self.noise) is not Gaussian or n_guesses * self.k * sum(sizes) <= NUMBERS_IN_PART:
+            return [self.noise.draw((n_guesses, self.k, *shape), generator, like, vector_dims=2) for shape in shapes]
+        # In one piece of memory: several of this size go back to the system after every step, and come cleared anew.
+        whole = draw_in_parts((n_guesses, self.k, sum(sizes)), generator, like)
+        return [part.unflatten(2, shape) for part, shape in zip(whole.split(sizes, dim=2), shapes, strict=True)]
+
 
 def _projection_coefficients(tangents: Sequence[Tensor], slopes: Tensor) -> Tensor:
     """c with VVᵀ c = V G by Cholesky, (guess, 1 or layer, tangent), in double precision.
 
     The Gram matrix has the square of V's condition, which for square Gaussian V is about P: too much for float32.
     """
-    grams = []
-    for tangent in tangents:
-        parts = (part.double() for part in tangent.flatten(2).split(COLUMNS_AT_ONCE, dim=2))
-        grams.append(sum((part @ part.mT for part in parts), slopes.new_zeros((), dtype=torch.float64)))
+    grams = [_gram(tangent.flatten(2)) for tangent in tangents]
     gram = sum(grams[1:], grams[0]).unsqueeze(1) if slopes.shape[1] == 1 else torch.stack(grams, dim=1)
     triangle, failed = torch.linalg.cholesky_ex(gram)
     # Of dependent tangents the last ones' remainder, the diagonal, is rounding error and may be on either side of zero.
@@ -101,3 +105,15 @@ def _projection_coefficients(tangents: Sequence[Tensor], slopes: Tensor) -> Tens
     if bool(failed.any()) or bool((left_over < 8 * k**0.5 * torch.finfo(torch.float64).eps).any()):
         raise ValueError(f"the k={k} tangents of a guess are linearly dependent: use a continuous law or a smaller k")
     return torch.cholesky_solve(slopes.double().unsqueeze(-1), triangle).squeeze(-1)
+
+
+def _gram(tangents: Tensor) -> Tensor:
+    """V Vᵀ, (guess, tangent, tangent), in double precision from the tangents (guess, tangent, weight)."""
+    n_blocks = tangents.shape[2] // COLUMNS_AT_ONCE
+    rest = tangents[:, :, n_blocks * COLUMNS_AT_ONCE :].double()
+    gram = rest @ rest.mT
+    blocks = tangents[:, :, : n_blocks * COLUMNS_AT_ONCE].unflatten(2, (n_blocks, COLUMNS_AT_ONCE)).transpose(1, 2)
+    for some in blocks.split(BLOCKS_AT_ONCE, dim=1):
+        columns = some.double()
+        gram += (columns @ columns.mT).sum(1)
+    return gram
