@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch.utils.flop_counter import FlopCounterMode
 
-from fganalysis.estimators import ESTIMATORS, label, resolve
+import fganalysis as fga
+from fganalysis.estimators import ESTIMATORS, heads, label, resolve
+from fganalysis.estimators.newton_schulz_polynomials import apply
 from studies import step_cost
+from studies import step_cost_arithmetic as arithmetic
 
 
 def test_every_estimator_that_can_train_is_timed() -> None:
@@ -20,7 +24,7 @@ def test_every_estimator_that_can_train_is_timed() -> None:
     assert {step_cost.MLP_HEAD, step_cost.CNN_HEAD, step_cost.PROJECTED, step_cost.PRECONDITIONED} <= set(
         step_cost.STEPS
     )
-    assert {*step_cost.WHY, *step_cost.FAST, *step_cost.SLOW} <= set(step_cost.STEPS)
+    assert {*step_cost.LARGE_HEADS, *step_cost.SMALL_HEADS, *step_cost.FAST, *step_cost.SLOW} <= set(step_cost.STEPS)
     assert step_cost.Settings().slow_rounds >= 3
 
 
@@ -98,14 +102,64 @@ def test_the_page_names_what_breaks_its_bound_and_says_why() -> None:
                 "orthogonal (W̃⊥), Krylov": [2, 4],
                 "weight": [4, 8],
                 step_cost.MLP_HEAD: [12, 24],
+                step_cost.NEWTON_SCHULZ: [300, 600],
+                step_cost.PROJECTED: [4, 8],
             }
         )
     )
     assert "SVD of every example does not hold for orthogonal (W̃⊥), Krylov, by the" in page
     assert "at most 3 backpropagation steps holds but for these:" in page
-    assert f"- local loss, MLP head, 12 ×: {step_cost.WHY[step_cost.MLP_HEAD]}." in page
+    assert "- local loss, MLP head, 3 × 1024, 12 ×: a forward pass through its heads takes 7.9 million" in page
+    assert "the network 0.55 million; forward and back to the blocks the heads take 9.7 backpropagation steps" in page
+    assert "- Newton–Schulz (W̃⊥-NS), 300 ×: it takes a polynomial of degree 16807 of every example's" in page
+    assert "and 82.3 by 511 of those, without which no polynomial of J takes given values at 256 singular" in page
+    assert "4 ×: it draws ten directions of all weights" in page
     assert "- weight, 4 ×: no reason is known." in page
     assert "\n- activity" not in page
+
+
+def test_the_page_says_whether_small_heads_keep_the_bound() -> None:
+    exact = {step_cost.EXACT: [20.0, 40.0]}
+    kept = step_cost.page(known({**exact, step_cost.CNN_HEAD: [9, 18]}))
+    assert "convolutions of so few channels run far below the speed of matrix products." in kept
+    assert "keep the bound: MLP head, 3 × 128 (1 ×) and CNN head, 4 channels (1 ×)." in kept
+    broken = step_cost.page(known({**exact, step_cost.CNN_HEAD: [9, 18], step_cost.SMALL_CNN: [4, 8]}))
+    assert "heads smaller than the network do not all keep the bound." in broken
+    assert "heads smaller" not in step_cost.page(known({**exact, step_cost.SMALL_CNN: [4, 8]}))
+
+
+def test_multiply_adds_are_those_of_the_modules_themselves() -> None:
+    """Counted by torch as it runs them, at 2 operations a multiply-add."""
+    width = 32
+    network = fga.networks.mlp(arithmetic.sizes(width), bias=False, seed=0)
+    inputs, targets = torch.randn(5, 40), torch.zeros(5, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        network(inputs)
+    assert counter.get_total_flops() == 2 * 5 * arithmetic.network(width)
+    with FlopCounterMode(display=False) as counter:
+        torch.nn.functional.cross_entropy(network(inputs), targets).backward()
+    assert counter.get_total_flops() == 2 * 5 * arithmetic.backpropagation(width)
+    for kind, head_width in (("mlp", 16), ("cnn", 4), ("linear", None)):
+        (shapes, block) = heads.shapes_of(kind, width, 10, head_width, "0"), torch.rand(5, width)
+        head = [tensor[0] for tensor in heads.drawn(shapes, 1, torch.Generator(), torch.zeros(0))]
+        with FlopCounterMode(display=False) as counter:
+            heads.outputs_of(head, block)
+        assert 3 * counter.get_total_flops() == 2 * 5 * arithmetic.all_heads(kind, head_width, width)
+
+
+def test_newton_schulz_multiplies_as_counted_and_fewer_products_leave_it_out_of_reach() -> None:
+    width, n_examples = 32, 3
+    with FlopCounterMode(display=False) as counter:
+        for above, live in arithmetic.jacobians(width):
+            apply(torch.ones(n_examples, 4), torch.rand(n_examples, above, live))
+    counted = counter.get_total_flops() / (2 * n_examples * arithmetic.backpropagation(width))
+    assert counted == pytest.approx(arithmetic.newton_schulz(width)["matrices"])
+    # An odd polynomial through the values at r singular values: 2r − 1 is the degree, and one less misses.
+    values = np.linspace(0.2, 1, 4)
+    wanted = np.where(values > 0.5, 1.0, 0.1)
+    powers = values[:, None] ** np.arange(1, arithmetic.fewest_products(9, 4) + 1, 2)
+    np.testing.assert_allclose(powers @ np.linalg.lstsq(powers, wanted)[0], wanted)
+    assert np.abs(powers[:, :-1] @ np.linalg.lstsq(powers[:, :-1], wanted)[0] - wanted).max() > 1e-2
 
 
 def test_the_page_says_where_newton_schulz_is_slower_than_the_decomposition() -> None:
