@@ -38,7 +38,8 @@ MOST_SKEWNESS = np.sqrt(8.0)  # Of the square of one normal number.
 TWO_SIDED_FROM = 2.0  # In standard deviations of U.
 TWO_SIDED_SKEWNESS = 2.2  # Below which U can be too small by 1.96 standard deviations.
 NOISE_IN_ALONG = 5.0  # In standard deviations: what of ℓ̂ may be noise.
-RESOLVED = 0.9  # Share of the variance from which on the part that a bias adds is known well enough.
+MATTERS = 0.4  # Of v₀: what a bias must be able to add to U's variance for its share to count,
+RESOLVED = 0.95  # and the share of the variance from which on it is known well enough.
 STEPS = 32  # Halvings of a bracket.
 SMALLEST = 1e-150  # Its square is a number still: a variance of zero divides nothing by zero.
 
@@ -144,13 +145,13 @@ class SquaredNorm:
         return Estimate(self.value, self.spread(self.value), *self.interval(), self.unresolved())
 
     def unresolved(self) -> NDArray[np.bool_]:
-        """Where a bias of this size may add to U's variance as much as v₀, and what it adds is not told from nothing.
+        """Where a bias of this size may add much to U's variance, and what it adds is not well known.
 
         The interval has to allow for it: where the bias lies across the noise it adds nothing, and 97 to 99 % are
         covered.
         """
         own, along = self.variance_without_bias, 4 * np.maximum(self.along, 0.0)
-        matters = 4 * self.most * np.maximum(self.value, 0.0) > own
+        matters = 4 * self.most * np.maximum(self.value, 0.0) > MATTERS * own
         return np.asarray(matters & (along < RESOLVED * (along + own)))
 
 
