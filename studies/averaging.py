@@ -8,6 +8,7 @@ stand beside theory.averaging: relative squared error (‖ḡ − g‖² + V/m)/
 
 √ρ² is the mean cosine where the norm of a mean varies little: from a few guesses on; of a single guess it is above it.
 A cosine beyond the largest group is extrapolated from ceiling, V and ‖ḡ‖² as measured, by the same formula.
+Every estimator is among the guesses; one that draws nothing has V = 0 and is at its ceiling, whatever m.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fganalysis import plotting, store
-from studies import averaging_page
+from studies import averaging_figures, averaging_page
 from studies.averaged_streams import RATIO
-from studies.averaging_cells import FEWEST_GROUPS, GUESSES, cell, trainer
+from studies.averaging_cells import FEWEST_GROUPS, cell, trainer
+from studies.averaging_kinds import GUESSES
 from studies.kept_cells import kept
+from studies.signed import signed_root
 from theory import averaging
 
 Array = NDArray[np.float64]
@@ -43,7 +46,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of weights, order of examples and noise; intervals are over them."""
     guess_kinds: tuple[str, ...] = tuple(GUESSES)
-    """Which estimators, by their names in studies/averaging_cells.py."""
+    """Which estimators, by their names in studies/averaging_kinds.py."""
     guesses: int = 8192
     """Guesses drawn of each estimator, network and step; a multiple of 16."""
     batch: int = 64
@@ -95,7 +98,7 @@ def main(settings: Settings) -> xr.Dataset:
     text = averaging_page.page(dataset)
     settings.page.mkdir(parents=True, exist_ok=True)
     (settings.page / "averaging.md").write_text(text, encoding="utf-8")
-    for name, figure in averaging_page.figures(dataset).items():
+    for name, figure in averaging_figures.figures(dataset).items():
         plotting.save(figure, settings.page / f"averaging_{name}.png")
     print(text)
     return dataset
@@ -110,18 +113,18 @@ def _joined(cells: Any, names: tuple[str, ...]) -> xr.Dataset:
 
 
 def _with_needed(dataset: xr.Dataset, cosines: tuple[float, ...]) -> xr.Dataset:
-    """Adds the predicted curves, and how many guesses reach each cosine, measured and predicted."""
+    """Adds the predicted curves, and how many guesses reach each cosine, measured and predicted; NaN where unknown."""
     m = dataset["averaged"]
     bias, variance = dataset["relative_squared_bias_predicted"], dataset["relative_variance_predicted"]
     dataset["relative_error_predicted"] = bias + variance / m
-    of_mean = [dataset[name] for name in ("squared_ceiling_predicted", "relative_variance_predicted")]
-    of_mean.append(dataset["relative_squared_mean_predicted"])
-    dataset["cosine_predicted"] = np.sqrt(xr.apply_ufunc(averaging.efficiency, *of_mean, m))
+    names = ("squared_ceiling", "relative_variance", "relative_squared_mean")
+    measured, of_mean = ([dataset[name + suffix] for name in names] for suffix in ("", "_predicted"))
+    dataset["cosine_predicted"] = signed_root(xr.apply_ufunc(averaging.efficiency, *of_mean, m))
     targets = xr.DataArray(np.array(cosines), dims="target", coords={"target": list(cosines)})
-    dataset["needed_predicted"] = xr.apply_ufunc(averaging.guesses_needed, targets**2, *of_mean)
-    measured = [dataset[name] for name in ("squared_ceiling", "relative_variance", "relative_squared_mean")]
-    beyond = xr.apply_ufunc(averaging.guesses_needed, targets**2, *measured)
-    beyond = beyond.where(measured[0].notnull())
+    beyond, dataset["needed_predicted"] = (
+        xr.apply_ufunc(averaging.guesses_needed, targets**2, *own).where(own[0].notnull())
+        for own in (measured, of_mean)
+    )
     within = xr.apply_ufunc(
         _crossing,
         dataset["cosine"],
@@ -154,7 +157,7 @@ def _described(dataset: xr.Dataset) -> xr.Dataset:
     names = {
         "relative_error": "squared error of the mean of m guesses over squared gradient norm",
         "cosine": "cosine of the mean of m guesses and the gradient",
-        "squared_ceiling": "squared cosine of the mean of all guesses and the gradient",
+        "squared_ceiling": "squared cosine of the mean of all guesses and the gradient, with the cosine's sign",
         "relative_squared_bias": "squared bias over squared gradient norm",
         "relative_variance": "total variance of one guess over squared gradient norm",
         "relative_squared_mean": "squared norm of the mean of all guesses over squared gradient norm",

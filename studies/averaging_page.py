@@ -1,24 +1,17 @@
-"""The page and the figures of `studies.averaging`, from its Dataset alone."""
+"""The page of `studies.averaging`, from its Dataset alone."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis import schema
+from studies.averaging_agreement import EXACT, agreement, draws_nothing
+from studies.averaging_kinds import GUESSES, family_of, switches
 from studies.markdown import listed, table
-from studies.seed_intervals import half_widths, over_seeds
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "h")
-ROUNDING = 2e-5  # Relative, of sums in single precision: what varies less is not compared.
-MOST = 1e6  # Guesses to which the predicted curves are drawn.
+from studies.seed_intervals import over_seeds
+from studies.signed import signed_root
 
 
 def page(dataset: xr.Dataset) -> str:
@@ -31,11 +24,9 @@ def page(dataset: xr.Dataset) -> str:
         f"MNIST-1D, w = {listed(dataset['width'].values)}, at initialisation and after {attributes['epochs']} epochs "
         f"of backpropagation (AdamW, batch 512); gradients of one batch of {attributes['batch']} examples. "
         f"{dataset.sizes['seed']} seeds of weights and noise; {attributes['guesses']} guesses of each estimator, "
-        f"network and step, cut into groups of m up to {largest}. Noise is independent for each example, slopes are "
-        "each example's own and one pass perturbs all layers, but for `weight` (one direction for the batch, one "
-        "slope), `activity, a pass a layer` (four passes a guess) and `minibatch of 16` (no perturbation at all: "
-        "16 rows of the batch, backpropagated). All layers together; every layer is in the Dataset.",
+        f"network and step, cut into groups of m up to {largest}. All layers together; every layer is in the Dataset.",
         "",
+        *_kinds(dataset),
         "Intervals are 95 % over seeds, of logarithms where the number is an error or a count of guesses.",
         "",
         "## Error against the number of guesses",
@@ -43,9 +34,10 @@ def page(dataset: xr.Dataset) -> str:
         "![Squared error over m](averaging_error.png)",
         "",
         "Weight space. Squared error of the mean of m guesses over the squared gradient norm; lines are bias² + V/m as "
-        "predicted, flat where the bias is reached. An estimate is worse than none at all above 1.",
+        "predicted, flat where the bias is reached. An estimate is worse than none at all above 1. The error of "
+        "`backpropagation` is zero and has no place on the axis.",
         "",
-        *_agreement(dataset),
+        *agreement(dataset),
         "## Cosine against the number of guesses",
         "",
         "![Cosine over m](averaging_cosine.png)",
@@ -57,6 +49,7 @@ def page(dataset: xr.Dataset) -> str:
         "",
         *_verdicts(dataset),
     ]
+    lines += _at_a_glance(dataset)
     lines += _changes(dataset)
     for space in ("weight", "activation"):
         for trained in dataset["trained"].values:
@@ -64,59 +57,90 @@ def page(dataset: xr.Dataset) -> str:
             lines += [f"### {space} space, {trained}", "", _needed(own), ""]
     lines += [
         "Measured (95 % interval) | predicted. `*`: beyond the largest group, extrapolated from ceiling, variance and "
-        "mean as measured. `never`: the ceiling is below in every seed; otherwise the seeds are counted.",
+        "mean as measured. `never`: the ceiling is below in every seed; otherwise the seeds are counted. `–`: no "
+        "closed form.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _agreement(dataset: xr.Dataset) -> list[str]:
-    """How far measured errors are from predicted ones, and cosines from √ρ², over all cells, spaces and layers."""
-    rows = []
-    for m in dataset["averaged"].values:
-        own = dataset.sel(averaged=m)
-        difference = (own["relative_error"] - own["relative_error_predicted"]).values.ravel()
-        error = own["relative_error_se"].values.ravel()
-        seen = (
-            error > ROUNDING * own["relative_error_predicted"].transpose(*own["relative_error_se"].dims).values.ravel()
-        )
-        z = np.abs(difference[seen] / error[seen])
-        off = (own["cosine"] / own["cosine_predicted"]).sel(layer=schema.ALL_LAYERS, space="weight")
-        ratios = [
-            str(over_seeds(off.sel(guess_kind=name).mean(["width", "trained"]))) for name in off["guess_kind"].values
-        ]
-        rows.append([str(m), str(len(z)), f"{(z > 2).mean():.1%}", f"{(z > 3).mean():.1%}", f"{z.max():.1f}", *ratios])
-    groups = dataset.attrs["guesses"] // int(dataset["averaged"][-1])
-    header = ["m", "errors compared", "abs(z) > 2", "abs(z) > 3", "largest", *map(str, dataset["guess_kind"].values)]
-    return [
-        "Measured errors against predicted ones over every width, step, seed, space and layer, z = (measured − "
-        "predicted)/standard error (chance gives 4.6 % and 0.3 %, and more than that where there are few groups: "
-        f"{groups} at the largest m; the layers of one guess are not independent); and, by estimator, the measured "
-        "mean cosine over √ρ²_m in weight space, which is 1 where norms do not vary:",
+def _kinds(dataset: xr.Dataset) -> list[str]:
+    """What every kind perturbs and shares, and which of them draw nothing."""
+    names = [str(name) for name in dataset["guess_kind"].values]
+    rows = [[name, family_of(name), *switches(GUESSES[name])] for name in names]
+    still = [f"`{name}`" for name in names if draws_nothing(dataset, name)]
+    lines = [
+        "The space that a guess is made in, the noise that examples share, whose slope scales the direction, and the "
+        "passes that layers share. Guesses of activation gradients make guesses of weight gradients too.",
         "",
-        table(header, rows),
+        table(["guess", "family", "space", "noise", "slope", "layers"], rows),
+        "",
+    ]
+    if still:
+        lines += [
+            f"{listed(still)} draw nothing when they guess (matrices and heads are drawn once, from the network's "
+            "seed): every guess is the same, so that one is measured, without sampling error, and averaging changes "
+            "nothing.",
+            "",
+        ]
+    return lines
+
+
+def _verdicts(dataset: xr.Dataset) -> list[str]:
+    """One sentence an estimator, from the ceilings in weight space, measured ones where none are predicted."""
+    return [*(f"- {name}: {_verdict(dataset.sel(guess_kind=name))}." for name in dataset["guess_kind"].values), ""]
+
+
+def _verdict(dataset: xr.Dataset) -> str:
+    weights = dataset.sel(space="weight")
+    own = weights.sel(layer=schema.ALL_LAYERS)
+    known = bool(own["squared_ceiling_predicted"].notnull().all())
+    source = "squared_ceiling_predicted" if known else "squared_ceiling"
+    if known and float(own[source].min()) > 1 - EXACT:
+        bias = float(own["relative_squared_bias_predicted"].max())
+        if bias > EXACT:
+            least = f"{float(own['relative_squared_bias_predicted'].min()):.3g}"
+            return f"biased in scale alone, so that any cosine can be bought, but no squared error below {least}"
+        if float(own["relative_variance_predicted"].max()) == 0:
+            return "the gradient itself"
+        return "exactly unbiased, so that any cosine can be bought"
+    hidden = weights.isel(layer=slice(-2))
+    ranges = [_range(signed_root(part[source].values)) for part in (own, hidden)]
+    measured = "" if known else ", as measured,"
+    return (
+        f"the cosine of the mean{measured} lies between {ranges[0]} over widths, steps and seeds, in single hidden "
+        f"layers between {ranges[1]}"
+    )
+
+
+def _range(cosines: NDArray[np.float64]) -> str:
+    known = cosines[np.isfinite(cosines)]
+    return f"{known.min():.2f} and {known.max():.2f}".replace("-", "−") if len(known) else "unknown bounds"
+
+
+def _at_a_glance(dataset: xr.Dataset) -> list[str]:
+    """How many guesses the middle cosine takes, measured, a row a kind."""
+    target = _middle(dataset)
+    own = dataset.sel(space="weight", layer=schema.ALL_LAYERS, target=target)
+    columns = [(trained, width) for trained in own["trained"].values for width in own["width"].values]
+    rows = [
+        [str(name), *(_measured(own.sel(guess_kind=name, trained=t, width=w)).split(" (")[0] for t, w in columns)]
+        for name in own["guess_kind"].values
+    ]
+    return [
+        f"Guesses for a cosine of {target:g}, measured, weight space (intervals and predictions follow below):",
+        "",
+        table(["guess", *(f"{trained}, width {width}" for trained, width in columns)], rows),
         "",
     ]
 
 
-def _verdicts(dataset: xr.Dataset) -> list[str]:
-    """One sentence an estimator, from the predicted ceilings in weight space."""
-    own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
-    lines = []
-    for name in own["guess_kind"].values:
-        ceilings = np.sqrt(own["squared_ceiling_predicted"].sel(guess_kind=name).values.ravel())
-        low, high = ceilings.min(), ceilings.max()
-        reach = (
-            "exactly unbiased, so that any cosine can be bought"
-            if low > 1 - 1e-6
-            else (f"the cosine of the mean lies between {low:.2f} and {high:.2f} over widths, steps and seeds")
-        )
-        lines.append(f"- {name}: {reach}.")
-    return [*lines, ""]
+def _middle(dataset: xr.Dataset) -> float:
+    return float(dataset["target"][dataset.sizes["target"] // 2])
 
 
 def _changes(dataset: xr.Dataset) -> list[str]:
     """What training and width do to the number of guesses, measured, in weight space."""
-    target = float(dataset["target"][dataset.sizes["target"] // 2])
+    target = _middle(dataset)
     needed = dataset["needed"].sel(space="weight", layer=schema.ALL_LAYERS, target=target)
     rows = []
     for name in needed["guess_kind"].values:
@@ -141,6 +165,8 @@ def _factor(counts: NDArray[np.float64], others: NDArray[np.float64]) -> str:
     if not (np.isfinite(counts).all() and np.isfinite(others).all()):
         return "–"
     logs = over_seeds(np.log(counts / others))
+    if not logs.half > 1e-9:
+        return f"{np.exp(logs.mean):.2g}"
     return f"{np.exp(logs.mean):.2g} ({np.exp(logs.low):.2g} – {np.exp(logs.high):.2g})"
 
 
@@ -151,16 +177,26 @@ def _needed(own: xr.Dataset) -> str:
             point = own.sel(guess_kind=name, width=width)
             if np.isnan(point["relative_error"].values).all():
                 continue
-            ceiling = over_seeds(np.sqrt(np.clip(point["squared_ceiling"].values, 0, None)))
-            known = float(np.sqrt(point["squared_ceiling_predicted"]).mean())
-            cells = [str(name), str(width), f"{ceiling} \\| {known:.3f}"]
+            ceiling = over_seeds(signed_root(point["squared_ceiling"].values))
+            known = float(signed_root(point["squared_ceiling_predicted"]).mean())
+            measured, predicted = (
+                unknown if np.isnan(number) else text
+                for number, text, unknown in ((ceiling.mean, str(ceiling), "unclear"), (known, f"{known:.3f}", "–"))
+            )
+            cells = [str(name), str(width), f"{measured} \\| {predicted}"]
             for target in own["target"].values:
                 one = point.sel(target=target)
-                star = "*" if bool(one["extrapolated"].any()) else ""
-                measured, predicted = _count(one["needed"].values, star), _count(one["needed_predicted"].values, "")
-                cells.append(f"{measured} \\| {predicted.split(' (')[0]}")
+                predicted = _count(one["needed_predicted"].values, "").split(" (")[0]
+                known_count = predicted if one["needed_predicted"].notnull().any() else "–"
+                cells.append(f"{_measured(one)} \\| {known_count}")
             rows.append(cells)
     return table(["guess", "width", "ceiling", *(f"cosine {target:g}" for target in own["target"].values)], rows)
+
+
+def _measured(own: xr.Dataset) -> str:
+    """The count over seeds, with a star where one that is printed lies beyond the largest m."""
+    beyond = bool((own["extrapolated"] * np.isfinite(own["needed"])).any())
+    return _count(own["needed"].values, "*" if beyond else "")
 
 
 def _count(needed: NDArray[np.float64], star: str) -> str:
@@ -190,71 +226,3 @@ def _rounded(number: float) -> str:
         return f"{number:.3g}"
     power = 10 ** (int(np.log10(number)) - 2)
     return f"{round(number / power) * power:,}".replace(",", " ")
-
-
-def figures(dataset: xr.Dataset) -> dict[str, Figure]:
-    return {"error": _panels(dataset, "relative_error"), "cosine": _panels(dataset, "cosine")}
-
-
-def _panels(dataset: xr.Dataset, name: str) -> Figure:
-    import matplotlib.pyplot as plt
-    import seaborn
-    from matplotlib.lines import Line2D
-
-    own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
-    widths, steps = own["width"].values, own["trained"].values
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(
-            len(steps),
-            len(widths),
-            figsize=(1.6 * len(widths) + 1.6, 1.6 * len(steps) + 0.4),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-    kinds = [str(kind) for kind in own["guess_kind"].values]
-    styles = list(zip(kinds, seaborn.color_palette("colorblind", len(kinds)), MARKERS, strict=False))
-    for row, trained in enumerate(steps):
-        for axes, width in zip(grid[row], widths, strict=True):
-            for kind, colour, marker in styles:
-                _curve(axes, own.sel(width=width, trained=trained, guess_kind=kind), name, colour, marker)
-            axes.set(xscale="log", title=f"width {width}, {trained}")
-            axes.title.set_fontsize(8)
-            if name == "relative_error":
-                axes.set_yscale("log")
-            else:
-                axes.set_ylim(0, 1.02)
-                axes.set_yticks([0, *dataset["target"].values, 1])
-    figure.supxlabel("m, guesses averaged [1]", fontsize=10)
-    figure.supylabel(
-        f"{'squared error / ‖G‖²' if name == 'relative_error' else 'cosine'}, weight space [1]", fontsize=10
-    )
-    handles = [Line2D([], [], color=c, marker=m, mfc="none", label=kind) for kind, c, m in styles]
-    figure.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="marks: measured\nlines: predicted"
-    )
-    return figure
-
-
-def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any, marker: str) -> None:
-    """Means over seeds, geometric ones of errors, with their intervals, and the mean of the predicted curves."""
-    sizes = own["averaged"].values
-    end = sizes[-1] if name == "relative_error" else MOST
-    m = np.geomspace(1, end, 60)
-    bias, variance, square, ceiling = (
-        own[f"{source}_predicted"].values[:, None]
-        for source in ("relative_squared_bias", "relative_variance", "relative_squared_mean", "squared_ceiling")
-    )
-    curves = bias + variance / m if name == "relative_error" else np.sqrt(ceiling / (1 + variance / square / m))
-    values = own[name].transpose("seed", "averaged").to_numpy()
-    if name == "cosine":
-        axes.plot(m, curves.mean(0), color=colour, lw=1)
-        middle, half = values.mean(0), half_widths(values, 0)
-        low, high = middle - half, middle + half
-    else:
-        axes.plot(m, np.exp(np.log(curves).mean(0)), color=colour, lw=1)
-        centre, half = np.log(values).mean(0), half_widths(np.log(values), 0)
-        low, middle, high = (np.exp(centre + side * half) for side in (-1, 0, 1))
-    bars = [middle - low, high - middle]
-    axes.errorbar(sizes, middle, yerr=bars, ls="", marker=marker, ms=3.5, mfc="none", color=colour, lw=1)

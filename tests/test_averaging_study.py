@@ -7,9 +7,21 @@ import pytest
 import torch
 import xarray as xr
 
-from fganalysis.estimators import ActivityPerturbation, Averaged, Estimator, WeightPerturbation
-from studies import averaging
+from fganalysis.estimators import (
+    ESTIMATORS,
+    ActivityPerturbation,
+    Averaged,
+    Backpropagation,
+    DirectFeedback,
+    Estimator,
+    FeedbackAlignment,
+    LocalLoss,
+    WeightPerturbation,
+)
+from studies import averaging, averaging_figures
 from studies.averaged_streams import means_of_guesses
+from studies.averaging_cells import cell
+from studies.averaging_kinds import FAMILIES, GUESSES, family_of, switches
 from studies.averaging_page import _count
 from tests import laws
 
@@ -23,19 +35,28 @@ TINY = {
 }
 
 
-def run(folder: Path, **changes: int) -> xr.Dataset:
+STILL = ("feedback alignment", "direct feedback", "local loss", "backpropagation")
+
+
+def run(folder: Path, **changes: object) -> xr.Dataset:
     settings = averaging.Settings(**(TINY | changes), out=folder / "out", page=folder / "page")
     return averaging.main(settings)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+    """The study run once, without its figures, which take as long: its folder and its Dataset."""
+    folder = tmp_path_factory.mktemp("averaging")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(averaging_figures, "figures", lambda dataset: {})
+        return folder, run(folder)
+
+
 def test_measured_meets_predicted_and_a_second_run_computes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, xr.Dataset], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = run(tmp_path)
-    page = (tmp_path / "page" / "averaging.md").read_text(encoding="utf-8")
-    assert page in capsys.readouterr().out
-    for figure in ("error", "cosine"):
-        assert (tmp_path / "page" / f"averaging_{figure}.png").stat().st_size > 5000
+    monkeypatch.setattr(averaging_figures, "figures", lambda dataset: {})
+    folder, dataset = finished
     assert all(array.attrs["units"] and array.attrs["long_name"] for array in dataset.values())
     assert dataset["averaged"].values.tolist() == [1, 4, 16, 64, 256]
     own = dataset.sel(layer="all", space="weight", averaged=[1, 4, 16])
@@ -49,16 +70,90 @@ def test_measured_meets_predicted_and_a_second_run_computes_nothing(
     for target in needed["target"].values:
         never = np.isinf(needed.sel(target=target, guess_kind="upstream"))
         assert (never == (ceiling <= target)).all()
-    cells = sorted((tmp_path / "out").rglob("width_*/**/*.nc"))
+    cells = sorted((folder / "out").rglob("width_*/**/*.nc"))
     assert len(cells) == 24
     written = [cell.stat().st_mtime_ns for cell in cells]
-    assert run(tmp_path).identical(dataset)
+    assert run(folder).identical(dataset)
     assert [cell.stat().st_mtime_ns for cell in cells] == written
+    assert (folder / "page" / "averaging.md").read_text(encoding="utf-8") in capsys.readouterr().out
 
 
-def test_what_is_needed_is_between_the_sizes_that_were_measured(tmp_path: Path) -> None:
+def test_every_estimator_is_among_the_guesses() -> None:
+    assert {type(guess) for guess in GUESSES.values()} == set(ESTIMATORS.values())
+    assert len(GUESSES) == sum(len(members) for members in FAMILIES.values())
+
+
+def test_every_kind_of_guess_has_its_rows_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(averaging, "kept", lambda path, settings, make: make())  # Files take as long as the guesses.
+    dataset = run(tmp_path, guess_kinds=tuple(GUESSES), widths=(16,), guesses=256, batch=32)
+    page = (tmp_path / "page" / "averaging.md").read_text(encoding="utf-8")
+    for figure in ("error", "cosine"):
+        assert (tmp_path / "page" / f"averaging_{figure}.png").stat().st_size > 5000
+    own = dataset.sel(layer="all", space="weight")
+    for name in GUESSES:
+        kind = own.sel(guess_kind=name)
+        # Kinds, counts, changes, weight space at two steps; agreement if drawn, activation space if made there.
+        rows = [row for row in page.splitlines() if row.startswith(f"| {name} |")]
+        in_activations = bool(dataset["relative_error"].sel(guess_kind=name, space="activation").notnull().all())
+        assert len(rows) == 5 + (name not in STILL) + 2 * in_activations
+        assert f"| {name} | {family_of(name)} | {' | '.join(switches(GUESSES[name]))} |" in page
+        assert page.count(f"- {name}: ") == 1
+        assert (kind["relative_error_se"].values == 0).all() == (name in STILL)
+        known = bool(kind["relative_error_predicted"].notnull().all())
+        assert known == (name != "finite difference")
+        assert all(("| –" in row.replace("\\", "")) != known for row in rows[-4 if in_activations else -2 :])
+    z = (own["relative_error"] - own["relative_error_predicted"]) / own["relative_error_se"].where(lambda se: se > 0)
+    # Some 170 comparisons, of 16 groups and more; `multi-tangent orthogonal` errs by so little that rounding shows.
+    drawn = z.sel(averaged=[1, 4, 16]).drop_sel(guess_kind="multi-tangent orthogonal, k = 4")
+    assert float(abs(drawn).max()) < 5
+
+
+@pytest.mark.parametrize("estimator", [FeedbackAlignment(), DirectFeedback(), LocalLoss(), Backpropagation()])
+def test_guesses_that_are_all_alike_are_measured_once_and_exactly(estimator: Estimator) -> None:
+    calls = []
+
+    def counted(snapshot: object, n_guesses: int, generator: torch.Generator) -> object:
+        calls.append(n_guesses)
+        return estimator(snapshot, n_guesses, generator)
+
+    snapshot = laws.tiny_snapshot()
+    cell(snapshot, counted, 8192, seed=0)
+    assert calls == [1]
+    found = cell(snapshot, estimator, 8192, seed=0)
+    for name in ("relative_error", "cosine"):
+        assert (found[name] == found[name].isel(averaged=0)).all() and (found[f"{name}_se"] == 0).all()
+    assert (found["relative_variance"] == 0).all() and (found["squared_ceiling_se"] == 0).all()
+    for name in ("squared_ceiling", "relative_squared_bias", "relative_squared_mean"):
+        np.testing.assert_allclose(found[name], found[f"{name}_predicted"], rtol=1e-9, atol=1e-12)
+    exact = isinstance(estimator, Backpropagation)
+    assert ((found["relative_error"] == 0).all() and (found["cosine"] == 1).all()) == exact
+
+
+def test_matrices_that_are_drawn_once_are_those_of_the_seed() -> None:
+    snapshot = laws.tiny_snapshot()
+    errors = [cell(snapshot, FeedbackAlignment(), 64, seed)["relative_error"].values for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(errors[0], errors[1])
+    assert not np.allclose(errors[0][:, 0], errors[2][:, 0])
+
+
+def test_a_mean_that_points_away_never_gets_anywhere() -> None:
+    dims = ("space", "layer", "averaged")
+    ones = {"space": ["weight"], "layer": ["all"], "averaged": [1, 4]}
+    moments = {"squared_ceiling": -0.81, "relative_variance": 0.0, "relative_squared_mean": 1.0}
+    moments |= {f"{name}_predicted": value for name, value in moments.items()} | {
+        "relative_squared_bias_predicted": 2.8
+    }
+    variables = {name: (dims[:2], [[value]]) for name, value in moments.items()}
+    found = averaging._with_needed(xr.Dataset(variables | {"cosine": (dims, [[[-0.9, -0.9]]])}, coords=ones), (0.5,))
+    assert np.isinf(found["needed"]).all() and np.isinf(found["needed_predicted"]).all()
+    np.testing.assert_allclose(found["cosine_predicted"], -0.9)
+
+
+def test_what_is_needed_is_between_the_sizes_that_were_measured(
+    finished: tuple[Path, xr.Dataset],
+) -> None:
     """Where the curve reaches a cosine, the next size below does not and the next above does."""
-    dataset = run(tmp_path).sel(layer="all", space="weight")
+    dataset = finished[1].sel(layer="all", space="weight")
     for name in TINY["guess_kinds"]:
         own = dataset.sel(guess_kind=name)
         for index in np.ndindex(2, 2, 2):
@@ -116,7 +211,7 @@ def test_counts_say_never_and_unclear() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"guess_kinds": ("guesswork",)}, "unknown guess 'guesswork'; known ones: weight; activity"),
+        ({"guess_kinds": ("guesswork",)}, "unknown guess 'guesswork'; known ones: weight; finite difference"),
         ({"seeds": (0,)}, "seeds must be at least 2"),
         ({"guesses": 100}, "guesses must be a multiple of 16 and at least 64, got 100"),
         ({"cosines": (1.0,)}, "cosines must be between 0 and 1"),
