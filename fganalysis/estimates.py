@@ -178,11 +178,15 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def _gram_in_slices(means: list[Tensor], gradient: Tensor, slice_rows: int = 64) -> Tensor:
-    """The Gram matrix of (mean − gradient), a slice of units at a time to bound the memory."""
+    """The Gram matrix of (mean − gradient), a slice of units at a time to bound the memory.
+
+    In double precision: where guesses are much shorter than the gradient, as projections on few tangents are, the error
+    is nearly the gradient, and all that is known of the mean is in its last digits.
+    """
     gram = torch.zeros(len(means), len(means), dtype=torch.float64, device=gradient.device)
     for start in range(0, gradient.shape[0], slice_rows):
         rows = slice(start, start + slice_rows)
-        gram += _gram(torch.stack([mean[rows] for mean in means]).sub_(gradient[rows]))
+        gram += _gram(torch.stack([mean[rows] for mean in means]).double().sub_(gradient[rows]))
     return gram
 
 

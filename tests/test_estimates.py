@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import fganalysis as fga
 from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
 from fganalysis.snapshot import Snapshot
 from tests.laws import tiny_snapshot
@@ -84,3 +85,17 @@ def test_a_wrong_kernel_would_be_seen() -> None:
     estimates = some_estimates("activation", snapshot)
     _, norms = estimates.inner_products(snapshot)
     assert not torch.allclose(norms[0], norms[1], rtol=0.05)
+
+
+def test_a_mean_much_shorter_than_the_gradient_is_known_from_its_error() -> None:
+    """In single precision: of the mean c·g, c = 2⁻¹⁵, the Gram matrix gives ‖c g‖² = ‖error‖² + 2c‖g‖² − ‖g‖²."""
+    network = fga.networks.mlp([40, 128, 128, 10], bias=False, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randn(16, 40, generator=generator), torch.randint(0, 10, (16,), generator=generator)
+    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
+    share = 2.0**-15  # Of a float32 all digits are kept.
+    means = tuple(share * gradient for gradient in snapshot.weight_gradients)
+    estimates = WeightEstimates(torch.ones(1, len(means)), tuple(mean.unsqueeze(0) for mean in means))
+    for gram, gradient in zip(estimates.error_grams(snapshot, [means])[1], snapshot.weight_gradients, strict=True):
+        squared = gradient.double().square().sum()
+        torch.testing.assert_close(gram[0, 0] + (2 * share - 1) * squared, share**2 * squared, rtol=1e-4, atol=0.0)
