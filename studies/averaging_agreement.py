@@ -88,6 +88,7 @@ def _finite_difference(dataset: xr.Dataset) -> list[str]:
     ]
     return [
         "`finite difference` has no closed form. For ε → 0 it is `weight`; the measured error of one guess over that "
-        f"predicted for `weight` is {listed(words)}.",
+        f"predicted for `weight` is {listed(words)}. A guess whose losses differ by less than their rounding is zero, "
+        "and its cosine counts as 0.",
         "",
     ]
