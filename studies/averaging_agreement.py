@@ -9,8 +9,8 @@ from fganalysis import schema
 from studies.markdown import listed, table
 from studies.seed_intervals import over_seeds
 
-ROUNDING = 2e-5  # Relative, of sums in single precision: what varies less is not compared.
-EXACT = 1e-6  # Squared cosines as near to 1, and errors over ‖g‖² as small, are rounding of the gradient itself.
+ROUNDING = 2e-5  # Of ‖ĝ‖², a sum in single precision: an error that varies less is not compared.
+EXACT = 1e-6  # Squared cosines as near to 1, and biases over ‖g‖² as small, are rounding.
 
 
 def draws_nothing(dataset: xr.Dataset, name: str) -> bool:
@@ -51,11 +51,12 @@ def agreement(dataset: xr.Dataset) -> list[str]:
 
 def _scores(own: xr.Dataset) -> list[str]:
     """How many errors are compared with their prediction, how many are 2 and 3 standard errors off, and the worst."""
-    error, predicted, measured = (
-        own[name].transpose(*own["relative_error"].dims).values.ravel()
-        for name in ("relative_error_se", "relative_error_predicted", "relative_error")
+    second = own["relative_squared_mean_predicted"] + own["relative_variance_predicted"] / own["averaged"]
+    error, predicted, measured, length = (
+        array.transpose(*own["relative_error"].dims).values.ravel()
+        for array in (own["relative_error_se"], own["relative_error_predicted"], own["relative_error"], second)
     )
-    seen = error > np.maximum(ROUNDING * predicted, EXACT)
+    seen = error > ROUNDING * length
     z = np.abs((measured - predicted)[seen] / error[seen])
     return [str(len(z)), f"{(z > 2).mean():.1%}", f"{(z > 3).mean():.1%}", f"{z.max():.1f}"] if len(z) else ["–"] * 4
 
