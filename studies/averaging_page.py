@@ -70,7 +70,8 @@ def _kinds(dataset: xr.Dataset) -> list[str]:
     still = [f"`{name}`" for name in names if draws_nothing(dataset, name)]
     lines = [
         "The space that a guess is made in, the noise that examples share, whose slope scales the direction, and the "
-        "passes that layers share. Guesses of activation gradients make guesses of weight gradients too.",
+        "passes that layers share. Guesses of activation gradients make guesses of weight gradients too. A guess is no "
+        "unit of cost: it takes as many passes as it has directions or steps, and with a pass each one a layer.",
         "",
         table(["guess", "family", "space", "noise", "slope", "layers"], rows),
         "",
@@ -87,7 +88,12 @@ def _kinds(dataset: xr.Dataset) -> list[str]:
 
 def _verdicts(dataset: xr.Dataset) -> list[str]:
     """One sentence an estimator, from the ceilings in weight space, measured ones where none are predicted."""
-    return [*(f"- {name}: {_verdict(dataset.sel(guess_kind=name))}." for name in dataset["guess_kind"].values), ""]
+    verdicts = [f"- {name}: {_verdict(dataset.sel(guess_kind=name))}." for name in dataset["guess_kind"].values]
+    note = (
+        "Feedback and local losses take the error at the output tap as it is: their cosine over all layers is to a "
+        "good part that tap's, and what they make of the other layers is in those alone."
+    )
+    return [*verdicts, "", note, ""]
 
 
 def _verdict(dataset: xr.Dataset) -> str:
