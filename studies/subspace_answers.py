@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import xarray as xr
 
-from studies.markdown import listed, table, verb
+from studies.markdown import table
 from studies.seed_intervals import over_seeds
 from studies.subspace_best_k import best_k
 from studies.subspace_cells import METHODS
 from studies.subspace_figures import NAMES
+from studies.subspace_over_time import over_time
 from studies.subspace_overlaps import overlaps
-from studies.subspace_picks import all_widths, hidden_layers, output_layer
+from studies.subspace_picks import all_widths, hidden_layers
 from studies.subspace_progress import descent
 from studies.subspace_widths import widths_compared
 
@@ -27,7 +27,7 @@ def answers(collected: xr.Dataset) -> str:
     lines += [f"- ({letter}) {short}" for letter, (short, _) in zip("abcd", parts, strict=True)]
     for _, section in parts:
         lines += ["", *section]
-    return "\n".join([*lines, "", *_rest(collected, settings["k"])]) + "\n"
+    return "\n".join([*lines, "", *over_time(collected, settings["k"])]) + "\n"
 
 
 def _head(collected: xr.Dataset, settings: dict[str, Any]) -> list[str]:
@@ -63,71 +63,11 @@ def _head(collected: xr.Dataset, settings: dict[str, Any]) -> list[str]:
     ]
 
 
-def _rest(collected: xr.Dataset, k: int) -> list[str]:
-    width = [w for w in all_widths(collected) if bool(collected["turned"].sel(width=w).notnull().any())][-1]
-    first, layers = hidden_layers(collected)[0], [*hidden_layers(collected), output_layer(collected)]
-    at_end = collected.sel(width=width, moment="last")
-    matrices = [str(name) for name in collected["matrix"].values]
-    ranks = [
-        [
-            NAMES[m],
-            *(str(over_seeds(at_end["entropy_rank"].sel(trained_by=m, layer=first, matrix=x))) for x in matrices),
-        ]
-        for m in METHODS
-    ]
-    turning = []
-    for method in METHODS[1:]:
-        own = at_end.sel(trained_by=method, layer=first)
-        turned = [own["turned"].sel(matrix=name) for name in ("activation_gradient", "upstream_jacobian")]
-        random = (
-            f"{float(own['random_alignment'].mean()):.3g} (spread {float(own['random_alignment_spread'].mean()):.2g})"
-        )
-        ranks_ = (own["single_rank"], own["stacked_rank"])
-        turning.append([NAMES[method], *_means(turned), random, *_means(ranks_)])
-    states = {"at initialisation": ("initial_weight_rank", "backpropagation")}
-    states |= {NAMES[method]: ("weight_rank", method) for method in METHODS[1:]}
-    weights = [
-        [name, *(str(over_seeds(at_end[rank].sel(trained_by=method, layer=one))) for one in layers)]
-        for name, (rank, method) in states.items()
-    ]
-    ratio = (at_end["weight_rank"] / at_end["initial_weight_rank"]).sel(layer=layers[1:-1]).mean("layer")
-    sharper = {method: over_seeds(ratio.sel(trained_by=method)) for method in METHODS[1:]}
-    return [
-        "## Ranks, turning and sharpening",
-        "",
-        f"Entropy ranks at width {width}, layer {first}, after the last step:",
-        "",
-        table(["", *(matrix.replace("_", " ") for matrix in matrices)], ranks),
-        "",
-        "![principal angles over the steps](subspaces_principal_angles.png)",
-        "",
-        f"How far the {k} leading directions turn between the first and the last step (mean squared cosine of the "
-        "principal angles, beside that of random subspaces, exact and with its standard deviation), and the entropy "
-        "rank of one step's activation gradients beside that of all looked-at steps' together:",
-        "",
-        table(["", "of the gradients", "of the Jacobians", "random", "rank, one step", "rank, all steps"], turning),
-        "",
-        "![singular values of the weights](subspaces_weights.png)",
-        "",
-        f"Stable rank of the weights at width {width}:",
-        "",
-        table(["", *(f"layer {one}" for one in layers)], weights),
-        "",
-        f"- Self-sharpening: W̃ᵀ {verb(sharper['upstream'], 'raises', 'lowers', 'does not change', 1.0)} the stable "
-        f"rank of layers {listed(layers[1:-1])}, to {sharper['upstream']} of what it was; W̃⊥ brings it to "
-        f"{sharper['orthogonal']} and backpropagation to {sharper['backpropagation']}.",
-    ]
-
-
 def _time(collected: xr.Dataset) -> str:
     if "whole_run" not in collected.attrs:
         return "Its run was resumed, so how long the whole takes was not measured."
     run = json.loads(collected.attrs["whole_run"])
     return f"It took {run['minutes']:.1f} minutes with {run['workers']} processes on {run['cores']} cores."
-
-
-def _means(variables: Iterable[xr.DataArray]) -> list[str]:
-    return [str(over_seeds(one)) for one in variables]
 
 
 def _learned(own: xr.Dataset) -> str:

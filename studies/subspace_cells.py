@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from scipy import linalg
 from torch import Tensor
 
 import fganalysis as fga
@@ -35,13 +36,13 @@ from fganalysis.training import evaluate, load_checkpoint
 from studies.descent import projected_gradients
 
 METHODS = ("initialisation", "backpropagation", "orthogonal", "upstream")
-MANY_EXAMPLES = 512  # for what needs no decomposition of every example's Jacobian
+MANY_EXAMPLES = 256  # for what needs no decomposition of every example's Jacobian
 DRAWN_PAIRS = 32  # of random subspaces, whose mean angle has no closed form; it then is known to a quarter degree
 TURNING = ("activation_gradient", "upstream_jacobian")
 MEASURED = ("squared_bias", "variance", "efficiency")
 FOLLOWED = "backpropagation"  # has many steps in /path, at one of which its loss is that of a slower one after its last
-LOOKED_AT = 16  # of them, each a fifth later than the one before
-VERSION = 2  # of what a cell keeps: one that keeps less is computed again
+LOOKED_AT = 10  # of them, each a third later than the one before
+VERSION = 3  # of what a cell keeps: one that keeps less is computed again
 DIRECTIONS = ("hessian", "gauss_newton")
 
 
@@ -49,7 +50,7 @@ DIRECTIONS = ("hessian", "gauss_newton")
 class Training:
     """What a cell depends on; see `studies.subspaces.Settings`.
 
-    common_step: one that every width has. closely: whether /turning and /curvature are taken and every k is sampled.
+    common_step: one that every width has. closely: whether /curvature is taken and every k is sampled.
     """
 
     width: int
@@ -85,7 +86,9 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
         return xr.DataTree.from_dict(_looks(training, data, [_captured(network, data, 0)]))
     last = training.epochs * -(-len(data.train_inputs) // training.training_batch)
     steps = sorted({0, training.common_step, *(last >> halvings for halvings in range(7))})
-    path = sorted({round(last / 1.2**earlier) for earlier in range(LOOKED_AT if training.method == FOLLOWED else 1)})
+    path = sorted(
+        {round(last / (4 / 3) ** earlier) for earlier in range(LOOKED_AT if training.method == FOLLOWED else 1)}
+    )
     run = fga.train(
         network,
         data,
@@ -110,8 +113,7 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
         loss = evaluate(network, data, torch.nn.functional.cross_entropy)["loss"]
         looks.append(_overlaps(_captured(network, data, step, training.batch), training.k).assign(loss=loss))
     nodes["path"] = xr.concat(looks, dim=xr.IndexVariable("step", path))
-    if training.closely:
-        nodes["turning"] = _turning(snapshots, training.k)
+    nodes["turning"] = _turning(snapshots, training.k)
     shutil.rmtree(scratch)
     return xr.DataTree.from_dict(nodes)
 
@@ -201,23 +203,23 @@ def _turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
     generator = torch.Generator().manual_seed(0)
     for layer in range(len(layers)):
         units = snapshots[0].taps[layer].units
-        streams = [StreamingSubspace.of(g / g.norm()) for g in (one.gradients[layer] for one in snapshots)]
-        grams = [_mean_gram(one, layer) for one in snapshots]
-        bases = [
-            torch.stack([stream.modes().leading(k) for stream in streams]),
-            torch.stack([torch.linalg.eigh(gram).eigenvectors[:, -k:] for gram in grams]),
-        ]
+        gradients = [one.gradients[layer] / one.gradients[layer].norm() for one in snapshots]
+        spectra = [subspace.modes(gradient) for gradient in gradients]
+        bases = (
+            torch.stack([one.leading(k) for one in spectra]),
+            torch.stack([_leading_of_all(one, layer, k) for one in snapshots]),
+        )
         for matrix, basis in enumerate(bases):
             angles = subspace.principal_angles(basis[:, None], basis[None, :])
             angle[matrix, layer] = angles.rad2deg().mean(-1)
             alignment[matrix, layer] = angles.cos().square().mean(-1)
         pairs = torch.linalg.qr(torch.randn(2, DRAWN_PAIRS, units, k, generator=generator, dtype=torch.float64))[0]
         drawn[layer] = subspace.principal_angles(pairs[0], pairs[1]).rad2deg().mean()
-        whole = streams[0]
-        for stream in streams[1:]:
-            whole = whole.merge(stream)
+        whole = StreamingSubspace.of(gradients[0])
+        for gradient in gradients[1:]:
+            whole = whole.add(gradient)
         stacked[layer] = subspace.entropy_rank(whole.modes().values)
-        single[layer] = np.mean([float(subspace.entropy_rank(stream.modes().values)) for stream in streams])
+        single[layer] = np.mean([float(subspace.entropy_rank(one.values)) for one in spectra])
     grid = ("matrix", "layer", "step", "other_step")
     return xr.Dataset(
         {
@@ -241,11 +243,16 @@ def _turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
     )
 
 
-def _mean_gram(snapshot: Snapshot, layer: int) -> Tensor:
-    """Σ_b J_bᵀJ_b = (WᵀW) ∘ (DᵀD) for J_b = W diag(d_b), D the rows d_b."""
+def _leading_of_all(snapshot: Snapshot, layer: int, k: int) -> Tensor:
+    """The k directions (unit, k) of a layer that all examples' Jacobians stacked answer to most, by LAPACK.
+
+    They are eigenvectors of Σ_b J_bᵀJ_b = (WᵀW) ∘ (DᵀD) for J_b = W diag(d_b), D the rows d_b.
+    """
     jacobian = snapshot.upstream[layer]
     weight, derivative = jacobian.weight.double(), jacobian.derivative.double()
-    return (weight.T @ weight) * (derivative.T @ derivative)
+    gram = (weight.T @ weight) * (derivative.T @ derivative)
+    leading = (len(gram) - k, len(gram) - 1)
+    return torch.from_numpy(linalg.eigh(gram.cpu().numpy(), subset_by_index=leading)[1]).to(gram)
 
 
 def _weights(snapshots: list[Snapshot]) -> xr.Dataset:

@@ -51,7 +51,7 @@ NOTES = {
     "train_accuracy": ("accuracy on the training set", "1"),
     "weight_rank": ("stable rank of the weights after the last step", "1"),
     "initial_weight_rank": ("stable rank of the weights before training", "1"),
-    "turned": ("mean squared cosine of the angles between the leading subspaces of first and last step", "1"),
+    "turned": ("mean squared cosine of the angles between the leading subspaces of the first and of this step", "1"),
 }
 
 
@@ -120,7 +120,8 @@ def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
         found["initial_weight_rank"], found["weight_rank"] = (weights.isel(step=end, drop=True) for end in (0, -1))
     if "turning" in tree.children:
         turning = tree["turning"].to_dataset()
-        found["turned"] = turning["alignment"].isel(step=0, other_step=-1, drop=True)
+        from_the_first = turning["alignment"].isel(step=0, drop=True).rename(other_step="step")
+        found["turned"] = from_the_first.sel(step=found["step"])
         for name in ("random_alignment", "random_alignment_spread", "stacked_rank", "single_rank"):
             found[name] = turning[name]
     twice = found.sizes["step"] == 1

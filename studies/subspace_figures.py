@@ -5,7 +5,7 @@ Lines are means over seeds; bars are 95 % intervals over seeds, bands the range 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,12 +42,12 @@ BRANCH_NAMES = {
 
 
 def figures(trainings: Mapping[Key, xr.DataTree], collected: xr.Dataset, k: int) -> dict[str, Figure]:
-    """Every figure by name; curves and angles are those of the widest network whose every k is sampled."""
+    """Every figure by name; curves are those of the widest network whose every k is sampled."""
     widths = [width for width, method, _ in trainings if trainings[width, method, _]["measured"].sizes["k"] > 1]
-    width = max(widths)
+    width, all_widths = max(widths), [width for width, _, _ in trainings]
     return {
         "energy_curves": energy_curves(trainings, width),
-        "principal_angles": principal_angles(trainings, width, k),
+        "principal_angles": principal_angles(trainings, sorted({min(all_widths), max(all_widths)}), k),
         "overlap_by_width": overlap_by_width(collected, k),
         "weights": weights(trainings, width),
         "descent": descent(collected),
@@ -105,32 +105,35 @@ def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
     return figure
 
 
-def principal_angles(trainings: Mapping[Key, xr.DataTree], width: int, k: int) -> Figure:
+def principal_angles(trainings: Mapping[Key, xr.DataTree], widths: Sequence[int], k: int) -> Figure:
     """Between all pairs of steps: how far the leading subspaces of gradients and of Jacobians turn, first layer."""
     trained = [method for method in METHODS if method != "initialisation"]
-    figure, grid = _grid(len(TURNING), len(trained), 2.7, 2.5, share=False)
-    image = None
-    for column, method in enumerate(trained):
-        turning = _over_seeds(trainings, width, method, "turning").isel(layer=0)
-        steps = turning["step"].values
-        for row, matrix in enumerate(TURNING):
-            axes = grid[row, column]
+    rows = [(width, matrix) for width in widths for matrix in TURNING]
+    figure, grid = _grid(len(rows), len(trained), 2.5, 2.1, share=False)
+    image, random = None, {}
+    for row, (width, matrix) in enumerate(rows):
+        for column, method in enumerate(trained):
+            turning = _over_seeds(trainings, width, method, "turning").isel(layer=0)
+            steps, axes = turning["step"].values, grid[row, column]
             angle = turning["angle"].sel(matrix=matrix).mean("seed").transpose("step", "other_step").values
             image = axes.imshow(angle, origin="lower", cmap="viridis", vmin=0, vmax=90)
-            ticks = range(len(steps))
-            axes.set_xticks(ticks, steps if row else [""] * len(steps), fontsize=7, rotation=60)
-            axes.set_yticks(ticks, [""] * len(steps) if column else steps, fontsize=7)
+            below = matrix == TURNING[-1]  # The steps are a width's own.
+            axes.set_xticks(range(len(steps)), steps if below else [""] * len(steps), fontsize=6, rotation=60)
+            axes.set_yticks(range(len(steps)), [""] * len(steps) if column else steps, fontsize=6)
             axes.grid(False)
             if row == 0:
                 axes.set_title(NAMES[method], fontsize=9)
             if column == 0:
-                axes.set_ylabel(matrix.replace("_", " "), fontsize=9)
+                axes.set_ylabel(f"{matrix.replace('_j', ' J').replace('_', ' ')}s\nwidth {width}", fontsize=8)
+            random[width] = float(turning["random_angle"].mean())
+            layer = turning["layer"].item()
     assert image is not None
-    bar = figure.colorbar(image, ax=grid, label=f"mean of {k} principal angles (degrees)")
-    random = float(turning["random_angle"].mean())
-    bar.ax.axhline(random, color="white", lw=1.5)
-    bar.ax.text(-0.15, random, "random", ha="right", va="center", fontsize=7, transform=bar.ax.get_yaxis_transform())
-    figure.supxlabel(f"training step (layer {turning['layer'].item()}, width {width})", fontsize=10)
+    bar = figure.colorbar(image, ax=grid, label=f"mean of {k} principal angles (degrees)", shrink=0.6)
+    place = bar.ax.get_yaxis_transform()
+    for width, one in random.items():
+        bar.ax.axhline(one, color="white", lw=1.5)
+        bar.ax.text(-0.15, one, f"random, {width}", ha="right", va="center", fontsize=7, transform=place)
+    figure.supxlabel(f"training step (layer {layer})", fontsize=10)
     figure.supylabel("training step", fontsize=10)
     return figure
 

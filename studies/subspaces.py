@@ -51,7 +51,7 @@ class Settings:
     guesses: int = 2048
     """Guesses for each of them, at widths up to `sampled_width`; an eighth of them, and `k` alone, at larger ones."""
     sampled_width: int = 128
-    """The largest width at which every k is sampled, and curvature and angles are taken."""
+    """The largest width at which every k is sampled and curvature is taken."""
     batch: int = 32
     """Examples whose gradients and Jacobians are decomposed."""
     training_batch: int = 32

@@ -20,7 +20,7 @@ from studies.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
 from studies.seed_intervals import Interval, over_seeds
 from studies.subspace_answers import answers
 from studies.subspace_best_k import PAPER_SWEEP, Ranking, _mean_square
-from studies.subspace_cells import METHODS, VERSION, _beside, _mean_gram, _turning
+from studies.subspace_cells import METHODS, VERSION, _beside, _leading_of_all, _turning
 from studies.subspace_collection import NOTES, _sampled
 from studies.subspace_figures import progress_of
 from studies.subspace_picks import factor
@@ -364,8 +364,9 @@ def test_all_directions_of_the_row_spaces_hold_the_whole_gradient() -> None:
 
 def test_angles_between_steps() -> None:
     snapshots = [tiny_snapshot((3, 5, 4, 2), n_examples=6, seed=seed) for seed in (0, 1)]
-    gram = sum(j.T @ j for j in snapshots[0].upstream[0].dense())
-    np.testing.assert_allclose(_mean_gram(snapshots[0], 0), gram, rtol=1e-12)
+    stacked = snapshots[0].upstream[0].dense().flatten(0, 1)
+    between = subspace.principal_angles(_leading_of_all(snapshots[0], 0, 2), subspace.modes(stacked).leading(2))
+    np.testing.assert_allclose(between, 0, atol=1e-7)
     snapshots[1] = dataclasses.replace(snapshots[1], step=3)
     found = _turning(snapshots, 2)
     angle = found["angle"].values
