@@ -212,6 +212,8 @@ def _computing(workers: int) -> Iterator[Callable[[list[Cell]], Iterable[Path]]]
     try:
         with multiprocessing.get_context("spawn").Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as p:
             yield lambda missing: p.imap_unordered(_finish, missing)
+            p.close()  # Ended by themselves, the processes leave no locks behind that Python complains of.
+            p.join()
     finally:
         for name, value in before.items():
             if value is None:
