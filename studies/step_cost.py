@@ -42,6 +42,7 @@ STEPS: dict[str, str | Estimator] = {
     "upstream (W̃ᵀ)": "upstream",
     "activation mixing": "activation_mixing",
     "multi-tangent, k = 1": MultiTangent(k=1),
+    "multi-tangent, k = 4, orthogonal": MultiTangent(k=4, combine="orthogonal"),
     PROJECTED: MultiTangent(k=10, combine="orthogonal"),
     "finite difference": "finite_difference",
     "feedback alignment": "feedback_alignment",
