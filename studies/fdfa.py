@@ -34,7 +34,7 @@ STAGES = ("initial", "trained")
 
 @dataclass(frozen=True)
 class Settings:
-    """Some five minutes of one core."""
+    """Some ten minutes of one core."""
 
     dataset: str = "digits"
     """digits, fashion_mnist, mnist or mnist1d."""
@@ -50,7 +50,7 @@ class Settings:
     """Examples in the batch at frozen weights."""
     trained_epochs: int = 20
     """Epochs of backpropagation before the second look at frozen weights."""
-    histories: int = 128
+    histories: int = 256
     """Independent histories of the feedback matrices."""
     pooled: int = 32
     """Single steps for every history that stand for the activity-perturbed gradient."""
