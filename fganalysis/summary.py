@@ -64,8 +64,10 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
         # What follows from the snapshot alone is not sampled: it is among the predictions only.
         columns[name] = measured[name] if name in measured else predicted[name]
         if name in schema.QUANTITIES:
-            beside = (schema.SE, schema.LOW, schema.HIGH, schema.WIDE)
-            columns |= {name + suffix: measured[name + suffix] for suffix in beside}
+            columns |= {name + suffix: measured[name + suffix] for suffix in (schema.SE, schema.LOW, schema.HIGH)}
+            # Results that were stored before intervals said so of themselves do not: NaN, neither wide nor not.
+            unsaid = xr.full_like(measured[name], np.nan)
+            columns[name + schema.WIDE] = measured.get(name + schema.WIDE, unsaid)
             columns[name + PREDICTED] = predicted[name]
     table = xr.Dataset(columns)
     dims = [dim for dim in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if dim in table.dims]

@@ -11,6 +11,7 @@ import xarray as xr
 
 import fganalysis as fga
 from fganalysis import schema
+from fganalysis.diagnosis import join
 from fganalysis.estimators import OrthogonalUpstream
 from fganalysis.intervals import Z95
 from fganalysis.summary import COMPARED, ROUNDING, TABLE, formatted
@@ -19,6 +20,7 @@ from tests import laws
 TREE = fga.diagnose(
     laws.tiny_snapshot((3, 4, 2), n_examples=4), ["backpropagation", "weight", OrthogonalUpstream(k=1)], n_guesses=256
 )
+NODES = ("measured", "predicted")
 KEYS = ["step", "estimator", "space", "layer"]
 
 
@@ -34,6 +36,23 @@ def test_a_row_for_every_estimator_space_and_layer_with_a_guess() -> None:
         paired = name in schema.QUANTITIES
         for suffix in ("_se", "_low", "_high", "_wide", "_predicted"):
             assert (name + suffix in frame) == paired, name
+
+
+def test_a_result_that_was_stored_before_intervals_could_be_wide_is_read() -> None:
+    def older(node: xr.Dataset) -> xr.Dataset:
+        return node.drop_vars([name for name in node.data_vars if str(name).endswith(schema.WIDE)])
+
+    trees = {"new": TREE, "old": xr.DataTree.from_dict({node.path: older(node.to_dataset()) for node in TREE.subtree})}
+    new, old = (fga.summary(tree) for tree in trees.values())
+    said = [name for name in new if name.endswith(schema.WIDE)]
+    assert said and new[said].notna().any().all() and old[said].isna().all().all()
+    pd.testing.assert_frame_equal(old.drop(columns=said), new.drop(columns=said))
+    assert "±≤" not in formatted(old, TABLE).to_string()
+    # Of steps of which one was stored before, the other says it still.
+    trees["old"]["measured"] = trees["old"]["measured"].to_dataset().assign_coords(step=[1])
+    trees["old"]["predicted"] = trees["old"]["predicted"].to_dataset().assign_coords(step=[1])
+    both = fga.summary(join([xr.DataTree.from_dict({n: tree[n] for n in NODES}) for tree in trees.values()]))
+    assert both.groupby("step")["mse_wide"].count().tolist() == [len(new), 0]
 
 
 def test_its_numbers_are_those_of_the_tree() -> None:
