@@ -36,8 +36,8 @@ class Eigenpairs:
 def hessian_product(snapshot: Snapshot) -> Product:
     """v ↦ H v for vectors (weight,): the forward-mode derivative of the gradient along v.
 
-    Raises ValueError for a parameter that needs a gradient and sits in no tap, and the product for a vector of another
-    length.
+    Raises ValueError for a parameter that needs a gradient and sits in no tap or in two, and the product for a vector
+    of another length.
     """
     from curvlinops import HessianLinearOperator
 
@@ -119,12 +119,24 @@ class _Loss(torch.nn.Module):
         return self.loss_fn(outputs, targets) + 0 * outputs.cos().sum()
 
 
+def _parameters(snapshot: Snapshot) -> list[torch.nn.Parameter]:
+    """The weight and, where there is one, the bias of every tap, and nothing else that its module may hold."""
+    found: list[torch.nn.Parameter] = []
+    owner: dict[int, str] = {}
+    for tap in snapshot.taps:
+        for leaf in ("weight", "bias") if tap.has_bias else ("weight",):
+            found.append(snapshot.network.get_submodule(tap.name).get_parameter(leaf))
+            other = owner.setdefault(id(found[-1]), tap.name)
+            if other != tap.name:
+                raise ValueError(f"taps {other!r} and {tap.name!r} share their {leaf}: curvature takes them for two")
+    return found
+
+
 def _product(snapshot: Snapshot, operator_class: Callable[..., Any]) -> Product:
     """A curvlinops operator on the taps' parameters as a map of vectors in the order of the weight gradients."""
     for name in snapshot.untapped_parameters:
         raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
-    modules = [snapshot.network.get_submodule(tap.name) for tap in snapshot.taps]
-    parameters = [parameter for module in modules for parameter in module.parameters()]
+    parameters = _parameters(snapshot)
     data = [(snapshot.inputs, snapshot.targets)]
     # One batch, every time the same, and no module that draws noise: `capture` refuses those.
     operator = operator_class(snapshot.network, _Loss(snapshot.loss_fn), parameters, data, check_deterministic=False)

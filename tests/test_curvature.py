@@ -121,3 +121,31 @@ def test_mistakes_are_refused_by_name() -> None:
     for make in PRODUCTS.values():
         with pytest.raises(ValueError, match=r"parameter '1\.weight' is in no Linear module"):
             make(normed)
+
+
+class Scaled(torch.nn.Linear):
+    """A Linear module with a parameter more, which is not trained."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__(inputs, units)
+        self.scale = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+
+
+@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+def test_what_else_a_module_holds_takes_no_part(make: Callable[[Snapshot], Product]) -> None:
+    snapshot = SNAPSHOTS["bias"]
+    network = torch.nn.Sequential(Scaled(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
+    network.load_state_dict(snapshot.network.state_dict(), strict=False)
+    more = fga.capture(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets)
+    vector = torch.cat([g.flatten() for g in snapshot.weight_gradients])
+    torch.testing.assert_close(make(more)(vector), make(snapshot)(vector), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("leaf", ["weight", "bias"])
+@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+def test_taps_that_share_a_parameter_are_refused_by_name(make: Callable[[Snapshot], Product], leaf: str) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+    setattr(network[2], leaf, getattr(network[0], leaf))
+    tied = fga.capture(network, torch.nn.functional.cross_entropy, torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 1]))
+    with pytest.raises(ValueError, match=f"taps '0' and '2' share their {leaf}: curvature takes them for two"):
+        make(tied)
