@@ -97,7 +97,9 @@ def draw_in_parts(shape: tuple[int, ...], generator: torch.Generator, like: Tens
     seeds = np.random.SeedSequence(entropy).generate_state(len(parts), np.uint64).tolist()
 
     def fill(part: Tensor, seed: int) -> None:
-        part.normal_(generator=torch.Generator().manual_seed(seed))
+        # A thread is in no mode of its own, and outside torch.inference_mode what is made inside may not be written.
+        with torch.inference_mode(noise.is_inference()):
+            part.normal_(generator=torch.Generator().manual_seed(seed))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, parts, seeds))

@@ -73,3 +73,11 @@ def test_normals_drawn_in_parts_are_normal(monkeypatch: pytest.MonkeyPatch) -> N
     for values, expected in ((noise, 0.0), (noise**2, 1.0), (noise**3, 0.0), (noise**4, 3.0), (neighbours, 0.0)):
         error = float(values.std()) / values.numel() ** 0.5
         assert abs(float(values.mean()) - expected) <= 4 * error
+
+
+def test_normals_are_drawn_in_parts_in_inference_mode_too() -> None:
+    """Threads are not in the mode of the one that asks, which made the memory."""
+    shape = (2, noise_laws.NUMBERS_IN_PART)
+    with torch.inference_mode():
+        inside = draw_in_parts(shape, torch.Generator().manual_seed(0), LIKE)
+    assert torch.equal(inside.clone(), draw_in_parts(shape, torch.Generator().manual_seed(0), LIKE))

@@ -102,8 +102,10 @@ def _gradients(
 
     Not by torch.func.grad, which records the backward pass for another one: half as much time again.
     """
-    with torch.enable_grad():
-        signal, *head = (tensor.detach().requires_grad_(of_parameters) for tensor in (block, *parameters))
+    # Within torch.inference_mode nothing is recorded, and what was made there is saved for no backward pass.
+    with torch.inference_mode(False), torch.enable_grad():
+        own = (tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in (block, *parameters))
+        signal, *head = (tensor.requires_grad_(of_parameters) for tensor in own)
         signal.requires_grad_()
         asked = [signal, *head] if of_parameters else [signal]
         return torch.autograd.grad(loss_fn(outputs_of(head, signal), targets), asked)

@@ -13,7 +13,7 @@ at the block's output; here it is at the tap, where gradients are measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -207,14 +207,21 @@ class LocalLoss:
     def _initial(self, snapshot: Snapshot) -> list[heads.Parameters]:
         shapes = tuple(self._shapes(snapshot))
         key = (shapes, snapshot.outputs.dtype, snapshot.outputs.device)
-        if key not in self._seeded:
+        # Asked and answered at once: another thread may guess on another network, whose blocks are then the last ones.
+        found = self._seeded.get(key)
+        if found is None:
             generator = torch.Generator().manual_seed(self.seed)
             # In float32 and then converted, so that a float32 and a float64 network get the same heads.
             like = torch.zeros(0, dtype=torch.float32)
             drawn = [heads.drawn(shape, 1, generator, like) for shape in shapes]
+            found = [tuple(tensor[0].to(snapshot.outputs) for tensor in head) for head in drawn]
             self._seeded.clear()
-            self._seeded[key] = [tuple(tensor[0].to(snapshot.outputs) for tensor in head) for head in drawn]
-        return self._seeded[key]
+            self._seeded[key] = found
+        return found
+
+    def __getstate__(self) -> dict[str, object]:
+        """The fields alone, for copies and pickles: heads of a seed are drawn again in less time than they travel."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def _shapes(self, snapshot: Snapshot) -> list[heads.Shapes]:
         outputs = snapshot.outputs.shape[1]
