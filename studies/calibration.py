@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fganalysis import plotting, store
 from studies import calibration_figures, calibration_page
-from studies.calibration_cells import ESTIMATORS, UNBIASED, coverage, false_alarms, power
+from studies.calibration_cells import ESTIMATORS, UNBIASED, VERSION, coverage, false_alarms, power
 from studies.kept_cells import kept
 
 LEAST_GUESSES = 64  # Four groups of a block each: fewer give no interval of a bias.
@@ -105,7 +105,8 @@ def _coverage(settings: Settings, n_guesses: int, bar: tqdm) -> xr.Dataset:
     cells = []
     for name in settings.estimators:
         chosen = {"repeats": settings.repeats, "n_guesses": n_guesses, "seed": settings.seed}
-        cell = _cell(settings, f"coverage_{n_guesses}_{_slug(name)}", {"name": name, **chosen}, bar, coverage)
+        file = f"coverage_{n_guesses}_{_slug(name)}"
+        cell = _cell(settings, file, {"name": name, **chosen}, bar, coverage, VERSION)
         # Networks differ in their layers: here they are numbered, the whole is the last.
         places = [*range(1, cell.sizes["layer"]), 0]
         cells.append(cell.assign_coords(layer=places).assign_coords(estimator=name))
@@ -146,8 +147,11 @@ def _power(settings: Settings, bar: tqdm) -> xr.Dataset:
     return _described(joined, {"guesses_needed": "guesses until the bias is found"} | BOUNDS, {})
 
 
-def _cell(settings: Settings, file: str, arguments: dict, bar: tqdm, make: Callable[..., xr.Dataset]) -> xr.Dataset:
-    found = kept(settings.out / "cells" / f"{file}.nc", arguments, lambda: make(**arguments))
+def _cell(
+    settings: Settings, file: str, arguments: dict, bar: tqdm, make: Callable[..., xr.Dataset], version: int = 1
+) -> xr.Dataset:
+    depends_on = arguments | ({"version": version} if version > 1 else {})
+    found = kept(settings.out / "cells" / f"{file}.nc", depends_on, lambda: make(**arguments))
     bar.update()
     return found
 

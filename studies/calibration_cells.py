@@ -33,6 +33,7 @@ from fganalysis.squared_norm import squared_norm
 Array = NDArray[np.float64]
 NUMBERS_AT_ONCE = 2**18
 ROUNDING = 1e-9  # Relative: truths and bounds of what does not vary differ by so much.
+VERSION = 2  # Of what a coverage holds and of the intervals that it counts: an older one is computed again.
 LEVELS = np.linspace(0.005, 0.995, 100)  # Of the quantiles of z that are kept.
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tqdm import tqdm
 
 import fganalysis as fga
 from fganalysis import schema
@@ -85,6 +87,25 @@ def test_a_second_run_computes_nothing(finished: Finished, monkeypatch: pytest.M
     again = calibration.main(finished.settings)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     xr.testing.assert_identical(again["power"].to_dataset(), finished.tree["power"].to_dataset())
+
+
+def test_a_coverage_from_before_intervals_could_be_wide_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = dataclasses.replace(
+        TINY, repeats=8, guesses=(64,), estimators=("activity",), out=tmp_path / "out", page=tmp_path / "page"
+    )
+    honest = calibration_cells.coverage
+
+    def older(**settings: Any) -> xr.Dataset:
+        return honest(**settings).drop_vars("said_wide")
+
+    with tqdm(disable=True) as bar:
+        with monkeypatch.context() as patch, pytest.raises(KeyError, match="said_wide"):
+            patch.setattr(calibration, "coverage", older)
+            patch.setattr(calibration, "VERSION", 1)
+            calibration._coverage(few, 64, bar)
+        assert "said_wide" in calibration._coverage(few, 64, bar)
 
 
 def test_a_large_bias_is_found_at_once(finished: Finished) -> None:
