@@ -102,3 +102,13 @@ def test_intervals_of_few_guesses_are_wider_or_missing() -> None:
     # The estimate of a norm may lie outside its own interval, which is widened about its nearer end.
     negative = Estimate(*(np.array([number]) for number in (-1.0, 0.2, 0.0, 2.0))).of_few(64, least=0.0)
     assert negative.low[0] == 0.0 and negative.high[0] > 2.0 and negative.value[0] == -1.0
+
+
+def test_what_no_sample_tells_of_is_missed_as_the_readme_says() -> None:
+    """Means of 1 owed to events of which 2048 values meet 1.4 on average, none in a quarter of the samples; and 20."""
+    generator = np.random.default_rng(0)
+    for expected, least, most in ((1.4, 0.6, 0.85), (20, 0.94, 1.0)):
+        share = expected / 2048
+        found = mean((generator.random((1000, 2048)) < share) / share)
+        covered = ((found.low <= 1) & (found.high >= 1)).mean()
+        assert least < covered < most and not np.any(found.wide)
