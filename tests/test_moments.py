@@ -78,3 +78,26 @@ def test_a_zero_gradient_gives_nan_where_a_ratio_to_it_is_asked() -> None:
     for name in ("relative_bias", "shrinkage", "cosine", "efficiency"):
         assert np.isnan(found[name].value), name
     assert np.isfinite(found["bias"].value)
+
+
+def test_an_efficiency_says_where_its_interval_is_wide() -> None:
+    """Near zero, and where three guesses more, as long as the longest, would lower it by more than its noise shows.
+
+    That noise is small where a guess's length and its part along the gradient rise together, p = (1 + q)/2.
+    """
+    generator, n = np.random.default_rng(0), 4096
+    noise, lengths = 0.05 * generator.normal(size=n), generator.exponential(size=n)
+    products = np.stack([1 + 20 * noise, 20 * noise, (1 + lengths) / 2 + noise])
+    found = moments._efficiency(products, np.stack([np.ones(n), np.ones(n), lengths]), np.ones(3))
+    assert np.asarray(found.wide).tolist() == [False, True, True]
+
+
+def test_the_seed_papers_variance_says_where_its_interval_is_wide() -> None:
+    """Where six groups more, as noisy as the noisiest, would raise it by more than the groups show."""
+    generator = np.random.default_rng(0)
+    second, error = 1 + 0.1 * generator.normal(size=(64, 5)), 1e-3 * generator.normal(size=(64, 5))
+    noisy = second + np.where(np.arange(64) == 0, 0.25, 0.0)[:, None]
+    for squares, wide in ((second, False), (noisy, True)):
+        assert bool(moments.wang2025(squares, error, np.full(64, 16.0))["wang2025_variance"].wide) == wide
+    few = moments.wang2025(second, error, np.full(64, 2.0))
+    assert all(bool(np.all(estimate.wide)) for estimate in few.values())
