@@ -154,14 +154,17 @@ def _efficiency(p: Array, q: Array, g2: Array) -> Estimate:
     bend = np.divide(0.75 * rho * along_v**2 - along_u * along_v, cubed, out=np.zeros_like(rho), where=cubed > 0)
     found = skewed(rho, shape(influence), (0.375 * rho * (v**2).mean(-1) - 0.5 * (u * v).mean(-1)) / n, bend)
     squared_error = found.se**2
-    low, high = SquaredNorm.of_a_square(rho**2 - squared_error, squared_error, n - 1).interval()
+    near = SquaredNorm.of_a_square(rho**2 - squared_error, squared_error, n - 1)
+    low, high = near.interval()
     squares = np.sort(np.stack([found.low**2, found.high**2]), axis=0)
     apart = np.abs(rho) > NEAR * found.se
     value = rho**2 - (u**2).mean(-1) / max(n - 1, 1)
     lower = np.minimum(squares[0], value / (1 + ROOM * v.max(-1) / n))
     wide = ~apart | (lower < squares[0] - NOTABLE * (squares[1] - squares[0]))
     low, high = np.where(apart, lower, low), np.where(apart, squares[1], high)
-    return Estimate(value, 2 * np.abs(rho) * found.se, low, high, wide)
+    # 2ρ se is zero where ρ happens to be, and the square of what is not known to be zero is not known to be.
+    se = np.where(apart, 2 * np.abs(rho) * found.se, near.spread(near.value))
+    return Estimate(value, se, low, high, wide)
 
 
 def _group_means(values: Array, group_of_guess: NDArray[np.int64], groups: int) -> Array:

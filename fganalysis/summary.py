@@ -78,7 +78,7 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
 
-    ``±≤`` where the interval is wide: the error is that or less.
+    ``±≤`` where the interval is wide, so that it may cover far more than 95 %.
     """
     keys = [name for name in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if name in frame]
     shown = frame[keys].copy()
