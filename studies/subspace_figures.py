@@ -47,6 +47,7 @@ def figures(trainings: Mapping[Key, xr.DataTree], collected: xr.Dataset, k: int)
     width, all_widths = max(widths), [width for width, _, _ in trainings]
     return {
         "energy_curves": energy_curves(trainings, width),
+        "energy_by_width": energy_by_width(trainings, k),
         "principal_angles": principal_angles(trainings, sorted({min(all_widths), max(all_widths)}), k),
         "overlap_by_width": overlap_by_width(collected, k),
         "weights": weights(trainings, width),
@@ -135,6 +136,44 @@ def principal_angles(trainings: Mapping[Key, xr.DataTree], widths: Sequence[int]
         bar.ax.text(-0.15, one, f"random, {width}", ha="right", va="center", fontsize=7, transform=place)
     figure.supxlabel(f"training step (layer {layer})", fontsize=10)
     figure.supylabel("training step", fontsize=10)
+    return figure
+
+
+def energy_by_width(trainings: Mapping[Key, xr.DataTree], k: int) -> Figure:
+    """Over the modes, a line a width at the step that all widths have, first layer: energy curves and the overlap."""
+    import seaborn
+
+    layer = _hidden(trainings, min(width for width, _, _ in trainings))[0]
+    widths = sorted({width for width, _, _ in trainings})
+    colours = seaborn.color_palette("viridis", len(widths) + 1)[:-1]  # The last one is too light on white.
+    curves = {
+        "energy of the\nactivation gradients": ("energy", {"matrix": "activation_gradient"}),
+        "energy of the\nupstream Jacobians": ("energy", {"matrix": "upstream_jacobian"}),
+        "overlap o² of gradient\nand Jacobian": ("overlap", {}),
+    }
+    figure, grid = _grid(len(curves), len(METHODS), 1.75, 1.6)
+    for column, method in enumerate(METHODS):
+        for colour, width in zip(colours, widths, strict=True):
+            spaces = _over_seeds(trainings, width, method, "subspace").isel(step=0).sel(layer=layer)
+            for row, (label, (name, place)) in enumerate(curves.items()):
+                axes, ks = grid[row, column], spaces["mode"].values[:width]
+                rows = spaces[name].sel(place).transpose("seed", "mode").values[:, :width]
+                axes.plot(ks, rows.mean(0), color=colour, lw=1.4, label=f"width {width}")
+                axes.fill_between(ks, rows.min(0), rows.max(0), color=colour, alpha=0.2, lw=0)
+                if name == "overlap":
+                    random = spaces["random_overlap_in_range"].mean("seed").values[:width]
+                    axes.plot(ks, random, "--", color=colour, lw=0.9)
+                if column == 0:
+                    axes.set_ylabel(label, fontsize=9)
+        grid[0, column].set_title(NAMES[method], fontsize=9)
+        for axes in grid[:, column]:
+            axes.axvline(k, color="0.6", lw=0.8)
+            axes.set(xscale="log", ylim=(0, 1.03))
+    figure.supxlabel(f"modes (layer {layer}, common step; the grey line is k = {k})", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    dashed = grid[2, 0].get_lines()[1]
+    handles, labels = [*handles, dashed], [*labels, "dashed: random subspace of J's row space"]
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -44,7 +44,12 @@ def over_time(collected: xr.Dataset, k: int) -> list[str]:
     short = {method: NAMES[method].removeprefix("trained by ") for method in METHODS[1:]}
     of = ("gradients", "Jacobians")
     return [
-        "## Ranks, turning and sharpening",
+        "## Energy curves, ranks, turning and sharpening",
+        "",
+        "![energy curves at every width](subspaces_energy_by_width.png)",
+        "",
+        "Share of the energy, and of the squared gradient, in the leading modes: means over seeds with their range, "
+        "the Jacobians' over examples too.",
         "",
         f"Entropy ranks at layer {first}, after the last step:",
         "",

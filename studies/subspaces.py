@@ -160,7 +160,8 @@ def main(settings: Settings) -> xr.Dataset:
         dim=xr.IndexVariable("seed", list(settings.seeds)),
     )
     collected = subspace_collection.collect(trainings, descents, settings.k)
-    collected.attrs["study_settings"] = json.dumps(dataclasses.asdict(settings), default=str)
+    chosen = {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("out", "report")}
+    collected.attrs["study_settings"] = json.dumps(chosen)
     settings.report.mkdir(parents=True, exist_ok=True)
     for name, figure in subspace_figures.figures(trainings, collected, settings.k).items():
         plotting.save(figure, settings.report / f"subspaces_{name}.png")

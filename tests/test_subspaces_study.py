@@ -341,7 +341,7 @@ def test_verdicts_follow_the_numbers(finished: Finished, high: tuple[str, ...], 
 def test_figures_are_written_and_named_on_the_page(finished: Finished) -> None:
     written = sorted(path.name for path in finished.settings.report.glob("*.png"))
     assert written == sorted(set(re.findall(r"\]\((subspaces_\w+\.png)\)", finished.text)))
-    assert len(written) == 5
+    assert len(written) == 6
     assert all((finished.settings.report / name).stat().st_size > 10_000 for name in written)
 
 
