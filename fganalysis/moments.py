@@ -35,6 +35,7 @@ NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias", "wang2025_
 NEAR = 4.0  # Standard errors from zero within which a square has the law of a squared norm.
 ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for,
 ROOM_IN_GROUPS = 6.0  # and groups like the largest that of the seed paper's variance does.
+ROUNDING = 1e-5  # Relative to the gradient: an interval this short is of single precision's rounding.
 NOTABLE = 0.1  # Of an interval's length: by what such room must widen it to be called wide.
 CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
 
@@ -71,6 +72,11 @@ def quantities(
         "best_scale": _best_scale(p, q),
         "descent_probability": _positive(p),
     }
+    # Of guesses that are all alike only the rounding varies, and nothing is wide.
+    scales = {"squared_bias": g2, "bias": np.sqrt(g2), "relative_bias": np.ones_like(g2)}
+    for name, scale in (scales | {"directional_bias": np.ones_like(g2)}).items():
+        own = found[name]
+        found[name] = replace(own, wide=own.wide & (own.high - own.low > ROUNDING * scale))
     for name, estimate in found.items():
         found[name] = estimate.of_few(p.shape[-1], -np.inf if name in SIGNED else 0.0, FEW * (1 + (name in NORMS)))
     return found

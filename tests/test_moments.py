@@ -92,6 +92,22 @@ def test_an_efficiency_says_where_its_interval_is_wide() -> None:
     assert np.asarray(found.wide).tolist() == [False, True, True]
 
 
+def test_nothing_is_wide_where_guesses_are_all_alike_but_for_rounding() -> None:
+    """Whatever their bias: here a tenth of the gradient, along it or across. Noise a million times larger is seen."""
+    generator, n, groups = np.random.default_rng(0), 256, 64
+    flagged = []
+    for noise in (1e-8, 1e-2):
+        bias = np.tile(0.1 * np.eye(3)[:, None], (1, 200, 1))
+        means = bias[:, :, None] + noise * generator.normal(size=(3, 200, groups, 3))
+        products = np.repeat(means[..., 0] + 1, n // groups, axis=-1)
+        lengths = np.repeat((means**2).sum(-1) + 2 * means[..., 0] + 1, n // groups, axis=-1)
+        of_guess = np.repeat(np.arange(groups), n // groups)
+        found = moments.quantities(products, lengths, means @ means.mT, of_guess, np.ones((3, 200)))
+        names = ("squared_bias", "bias", "relative_bias", "directional_bias")
+        flagged.append([float(np.mean(found[name].wide)) for name in names])
+    assert not any(flagged[0]) and max(flagged[1]) > 0
+
+
 def test_the_seed_papers_variance_says_where_its_interval_is_wide() -> None:
     """Where six groups more, as noisy as the noisiest, would raise it by more than the groups show."""
     generator = np.random.default_rng(0)
