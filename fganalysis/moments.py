@@ -73,8 +73,13 @@ def quantities(
         "descent_probability": _positive(p),
     }
     # Of guesses that are all alike only the rounding varies, and nothing is wide.
-    scales = {"squared_bias": g2, "bias": np.sqrt(g2), "relative_bias": np.ones_like(g2)}
-    for name, scale in (scales | {"directional_bias": np.ones_like(g2)}).items():
+    scales: dict[str, Array | float] = {
+        "squared_bias": g2,
+        "bias": np.sqrt(g2),
+        "relative_bias": 1.0,
+        "directional_bias": 1.0,
+    }
+    for name, scale in scales.items():
         own = found[name]
         found[name] = replace(own, wide=own.wide & (own.high - own.low > ROUNDING * scale))
     for name, estimate in found.items():

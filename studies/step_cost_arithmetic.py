@@ -6,6 +6,7 @@ initialisation: the dead ones' columns of an upstream Jacobian are zero and take
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from fganalysis.estimators import heads
@@ -35,12 +36,10 @@ def all_heads(kind: heads.Kind, head_width: int | None, width: int) -> int:
     shapes = heads.shapes_of(kind, width, OUTPUTS, head_width, "hidden")
     found, positions = 0, width
     for weight in shapes[::2]:
-        n_weights = 1
-        for size in weight:
-            n_weights *= size
-        if len(weight) == 3:
+        convolved = len(weight) == 3
+        if convolved:
             positions = (positions - heads.KERNEL) // heads.STRIDE + 1
-        found += n_weights * (positions if len(weight) == 3 else 1)
+        found += math.prod(weight) * (positions if convolved else 1)
     return HIDDEN_LAYERS * found
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 from studies.descent import BRANCHES
 from studies.markdown import table
 from studies.seed_intervals import over_seeds
-from studies.subspace_cells import METHODS
+from studies.subspace_cells import MANY_EXAMPLES, METHODS
 from studies.subspace_figures import BRANCH_NAMES, NAMES, progress_of
 from studies.subspace_picks import NEAR, Answer, all_widths
 
@@ -53,9 +53,9 @@ def descent(collected: xr.Dataset, k: int) -> Answer:
             [[BRANCH_NAMES[b], str(share[b]), str(done[b])] for b in branches],
         ),
         "",
-        f"Gur-Ari's claim beside it, at width {width}: shares of the squared weight gradient in the Hessian's {k} "
-        f"leading eigenvectors, of the gradient truncated to the Jacobians' {k} leading directions in the same, and "
-        "the truncated gradient's squared cosine with the whole:",
+        f"Gur-Ari's claim beside it, at width {width}, on {MANY_EXAMPLES} examples: shares of the squared weight "
+        f"gradient in the Hessian's {k} leading eigenvectors, of the gradient truncated to the Jacobians' {k} leading "
+        "directions in the same, and the truncated gradient's squared cosine with the whole:",
         "",
         table(["", "gradient", "in random directions", "truncated gradient", "squared cosine"], rows),
     ]
