@@ -29,6 +29,7 @@ from typing import Literal
 
 import numpy as np
 
+from fganalysis.arguments import check_whole
 from fganalysis.error_blocks import LEAST_GUESSES, Blocks, Space, block_sizes
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.guess_errors import LEARNED, GuessErrors
@@ -36,7 +37,6 @@ from fganalysis.seeded_blocks import Seeds
 from fganalysis.sequential import NormBound, boundary, spent
 from fganalysis.snapshot import Snapshot
 from fganalysis.sound_guesses import check_arguments
-from fganalysis.whole_numbers import check_whole
 
 Outcome = Literal["unbiased", "biased", "undecided"]
 NAMED = 8  # Parameters that the text of a verdict names; its field names them all.

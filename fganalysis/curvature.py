@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.snapshot import Loss, Snapshot
-from fganalysis.whole_numbers import check_whole
 
 Product = Callable[[Tensor], Tensor]
 

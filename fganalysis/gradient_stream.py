@@ -13,9 +13,9 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.sound_arrays import Array, double, like, precision, same_kind, same_units
 from fganalysis.subspace import Modes, kept_modes, modes, rounding_gap
-from fganalysis.whole_numbers import check_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,13 @@ Per tap l (a Linear module, in the order in which the forward pass reaches it; M
     upstream Jacobian J_l = ∂s_{l+1}/∂s_l per example, as an operator
 
 A bias is a weight whose input is the constant 1: where a tap has one, its inputs and weight carry one more column.
+A frozen weight or bias (``requires_grad=False``) has no columns: it is neither perturbed nor counted.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -44,10 +45,31 @@ class Tap:
     has_bias: bool
     derivative: Tensor | None = None
     upstream: UpstreamJacobian | None = None
+    has_weight: bool = True
 
     @property
     def units(self) -> int:
         return self.outputs.shape[1]
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The trainable parameters that the columns of ``weight`` are, by their names in the network."""
+        # A network that is one Linear module is its own tap, of the empty name.
+        leaves = [leaf for leaf, there in (("weight", self.has_weight), ("bias", self.has_bias)) if there]
+        return tuple(f"{self.name}.{leaf}".removeprefix(".") for leaf in leaves)
+
+    def by_parameter(self, columns: Tensor) -> dict[str, Tensor]:
+        """Parts of a (…, unit, input) tensor by parameter name: (…, unit, input) and, for a bias, (…, unit)."""
+        parts = [columns[..., : columns.shape[-1] - self.has_bias]] if self.has_weight else []
+        parts += [columns[..., -1]] if self.has_bias else []
+        return dict(zip(self.parameter_names, parts, strict=True))
+
+    def columns(self, by_name: Mapping[str, Tensor]) -> Tensor:
+        """The reverse of `by_parameter`: (…, unit, input), a bias as the last column."""
+        parts = [by_name[name] for name in self.parameter_names]
+        if self.has_bias:
+            parts[-1] = parts[-1].unsqueeze(-1)
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     @cached_property
     def kernel(self) -> Tensor:
@@ -102,7 +124,7 @@ class Snapshot:
     @property
     def untapped_parameters(self) -> tuple[str, ...]:
         """Parameters that need a gradient and sit in no tap, by name: no estimator or comparison looks at them."""
-        tapped = {f"{tap.name}.{leaf}".removeprefix(".") for tap in self.taps for leaf in ("weight", "bias")}
+        tapped = {name for tap in self.taps for name in tap.parameter_names}
         parameters = self.network.named_parameters()
         return tuple(name for name, parameter in parameters if parameter.requires_grad and name not in tapped)
 

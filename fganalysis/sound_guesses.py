@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from fganalysis.arguments import check_kind, check_seed
 from fganalysis.estimates import Estimates
 from fganalysis.estimators import Estimator
 from fganalysis.snapshot import Snapshot
-from fganalysis.whole_numbers import check_whole
 
 
 def check_arguments(snapshot: object, seed: object) -> None:
-    """Raises ValueError for what is no snapshot, or a seed that is no whole number of at least 0."""
-    if not isinstance(snapshot, Snapshot):
-        raise ValueError(f"snapshot must be what fga.capture returns, got {type(snapshot).__name__}")
-    check_whole("seed", seed, 0)
+    """Raises ValueError for what is no snapshot, or a seed that is no whole number from 0 to 2⁶³ − 1."""
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
+    check_seed("seed", seed)
 
 
 def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:

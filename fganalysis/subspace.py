@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.sound_arrays import Array, double, like, precision, same_batch, same_kind, same_units
-from fganalysis.whole_numbers import check_whole
 
 SHARE_TOLERANCE = 1e-12  # ten equal modes hold 0.9 of the energy in nine of them whatever the rounding of a sum
 ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision

@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from fganalysis.arguments import check_whole
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
 from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, checked_for_training, freeze, mean_loss
-from fganalysis.whole_numbers import check_whole
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]

@@ -65,7 +65,7 @@ def test_wrong_arguments_are_refused(ask: Callable[..., object]) -> None:
     ask(SNAPSHOT, RIGHT)
     with pytest.raises(ValueError, match=r"snapshot must be what fga\.capture returns, got Sequential"):
         ask(SNAPSHOT.network, "activity")
-    with pytest.raises(ValueError, match=r"snapshot must be what fga\.capture returns, got str"):
+    with pytest.raises(ValueError, match=r"snapshot must be what fga\.capture returns, got 'activity'"):
         ask("activity", SNAPSHOT)
     for seed in (-1, 1.5):
         with pytest.raises(ValueError, match=f"seed must be a whole number of at least 0, got {seed}"):

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
 from fganalysis.estimators.wrapped import wrap
 from fganalysis.snapshot import Snapshot
-from fganalysis.whole_numbers import check_whole
 
 NUMBERS_HELD = 2**24  # numbers of single guesses held at once, where one guess is not more
 

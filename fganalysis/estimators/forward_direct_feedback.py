@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.adam import AdamState, numbered
 from fganalysis.estimators.feedback import check_matrices, output_changes, output_error, repeated
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
-from fganalysis.whole_numbers import check_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,12 +20,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators import heads
 from fganalysis.estimators.adam import AdamState
 from fganalysis.estimators.feedback import output_error, repeated
 from fganalysis.snapshot import Snapshot, Tap
-from fganalysis.whole_numbers import check_whole
 
 Target = Literal["global", "local"]
 Space = Literal["activation", "weight"]

@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.snapshot import Snapshot
-from fganalysis.whole_numbers import check_whole
 
 
 class Rows(Protocol):

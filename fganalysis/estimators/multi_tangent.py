@@ -17,11 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.estimates import WeightEstimates
 from fganalysis.estimators.directional import check_switches
 from fganalysis.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts
 from fganalysis.snapshot import Layers, Snapshot
-from fganalysis.whole_numbers import check_whole
 
 NUMBERS_HELD = 2**24  # tangent entries held at once; the tangents of one guess are held whatever their number
 COLUMNS_AT_ONCE, BLOCKS_AT_ONCE = 2**11, 8  # of the tangents, made double: a product each, on all threads, in cache

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.checks import check_rank
 from fganalysis.estimators.directional import Slope, guess_along, identity, per_example
@@ -23,7 +24,6 @@ from fganalysis.estimators.newton_schulz_polynomials import apply, nearest
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
-from fganalysis.whole_numbers import check_whole
 
 EXAMPLES_AT_ONCE = 16  # in the products: as many as a cache holds at 512 units
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates, Estimates
 from fganalysis.estimators.averaged import block_of
 from fganalysis.estimators.minibatch import WITHOUT_REPLACEMENT, Rows, check_size
 from fganalysis.estimators.wrapped import wrap
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.snapshot import Snapshot, Tap
-from fganalysis.whole_numbers import check_whole
 
 
 @dataclass(frozen=True)
