@@ -48,7 +48,9 @@ def check_whole(name: str, value: object, least: int | None = 1, most: int | Non
 
 def check_seed(name: str, value: object) -> None:
     """A seed: a whole number from 0 to 2⁶³ − 1."""
-    check_whole(name, value, 0, LARGEST_SEED)
+    check_whole(name, value, 0)
+    if int(value) > LARGEST_SEED:  # type: ignore[call-overload]
+        raise ValueError(f"{name} must be below 2**63, which results cannot store, got {described(value)}")
 
 
 def check_number(
