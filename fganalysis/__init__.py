@@ -13,11 +13,12 @@ from fganalysis import (
     subspace,
     testing,
 )
+from fganalysis.capturing import capture
 from fganalysis.checking import Verdict, check_unbiased
 from fganalysis.diagnosis import diagnose
 from fganalysis.predictions import predict, predict_variance_parts
 from fganalysis.sampling import sample
-from fganalysis.snapshot import Snapshot, capture
+from fganalysis.snapshot import Snapshot
 from fganalysis.store import open_results
 from fganalysis.summary import agreement, summary, z_scores
 from fganalysis.training import estimate_gradient, train, train_seeds

@@ -5,6 +5,7 @@ The same numbers as the inner products with the exact gradient in `Snapshot.slop
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,20 +16,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fganalysis.snapshot import Layers, Snapshot
 
-STEP = 1e-2  # Of `differences`, in units of an activation.
+# The levels of forward mode and the hooks on the one network are shared by threads: one evaluation at a time.
+LOCK = threading.RLock()
 
 
 def activation_slopes(snapshot: Snapshot, directions: Sequence[Tensor], layers: Layers) -> Tensor:
     """Slopes of each example's loss, (guess, 1 or layer, example), along (guess, example, unit) directions a tap."""
     origin = tuple(torch.zeros_like(tap.outputs) for tap in snapshot.taps)
     return _slopes(partial(_moved_losses, snapshot), origin, tuple(directions), layers)
-
-
-def differences(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
-    """The same slopes, (1, 1, example), along one direction, (1, example, unit) a tap, by a central difference."""
-    with torch.no_grad():
-        ends = [_moved_losses(snapshot, [sign * STEP * d[0] for d in directions]) for sign in (1, -1)]
-    return ((ends[0] - ends[1]) / (2 * STEP))[None, None]
 
 
 def _moved_losses(snapshot: Snapshot, perturbations: Sequence[Tensor]) -> Tensor:
@@ -53,11 +48,7 @@ def weight_slopes(snapshot: Snapshot, directions: Sequence[Tensor], layers: Laye
     def loss(weights: tuple[Tensor, ...]) -> Tensor:
         moved = dict(parameters)
         for tap, weight in zip(snapshot.taps, weights, strict=True):
-            prefix = f"{tap.name}." if tap.name else ""
-            columns = weight.shape[1] - tap.has_bias
-            moved[prefix + "weight"] = weight[:, :columns]
-            if tap.has_bias:
-                moved[prefix + "bias"] = weight[:, columns]
+            moved |= tap.by_parameter(weight)
         outputs = torch.func.functional_call(snapshot.network, (moved, buffers), (snapshot.inputs,))
         return snapshot.loss_fn(outputs, snapshot.targets)
 
@@ -73,7 +64,7 @@ def _slopes(
     def slope(tangents: tuple[Tensor, ...]) -> Tensor:
         return torch.func.jvp(function, (origin,), (tangents,))[1]
 
-    with torch.no_grad():
+    with LOCK, torch.no_grad():
         over_guesses = torch.func.vmap(slope)
         if layers == "joint":
             return over_guesses(directions).unsqueeze(1)

@@ -24,10 +24,11 @@ from hypothesis import assume, strategies
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
+from fganalysis.capturing import capture
 from fganalysis.estimators import ESTIMATORS, Estimator
 from fganalysis.networks import mlp
 from fganalysis.noise import Gaussian, Noise, Rademacher, Sphere
-from fganalysis.snapshot import Snapshot, capture
+from fganalysis.snapshot import Snapshot
 
 ACTIVATIONS = (torch.nn.ReLU, torch.nn.Tanh, torch.nn.Softplus, torch.nn.GELU)
 

@@ -24,9 +24,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fganalysis.arguments import check_whole
+from fganalysis.capturing import checked_for_training, freeze
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
-from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot, checked_for_training, freeze, mean_loss
+from fganalysis.refusals import mean_loss
+from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]

@@ -26,7 +26,8 @@ from torch import Tensor
 
 import fganalysis as fga
 from fganalysis import curvature
-from fganalysis.snapshot import Snapshot, freeze
+from fganalysis.capturing import freeze
+from fganalysis.snapshot import Snapshot
 
 HESSIAN_BRANCHES = ("whole", "dominant", "bulk")
 JACOBIAN_BRANCHES = ("hidden", "top", "other", "rest")

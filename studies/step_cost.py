@@ -165,7 +165,7 @@ def _step(estimator: Estimator, width: int, inputs: torch.Tensor, targets: torch
 
     def stateful() -> None:
         nonlocal estimator
-        snapshot = fga.snapshot.freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
+        snapshot = fga.capturing.freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
         fga.training.fill_gradients(snapshot, estimator, 1, generator)
         assert isinstance(estimator, Stateful)
         estimator = estimator.advanced(snapshot, generator)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fganalysis as fga
+from fganalysis.capturing import freeze
 from fganalysis.estimators import (
     ActivationMixing,
     ActivityPerturbation,
@@ -31,7 +32,7 @@ from fganalysis.estimators import (
 )
 from fganalysis.estimators.subsampled import restricted
 from fganalysis.noise import GAUSSIAN
-from fganalysis.snapshot import Snapshot, freeze
+from fganalysis.snapshot import Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
 from tests.regression import regression_snapshot

@@ -72,20 +72,20 @@ class Subsampled:
 def restricted(snapshot: Snapshot, rows: Tensor) -> Snapshot:
     """The snapshot of the given rows alone, its loss their mean; nothing is evaluated anew but that loss."""
     outputs, targets = snapshot.outputs[rows], snapshot.targets[rows]
-    part = replace(
+    exact = snapshot.exact_gradients
+    if exact is not None:
+        # Examples do not interact, so these are known; a backward pass per guess would cost the most here.
+        exact = tuple(gradient[rows] * (snapshot.n_examples / len(rows)) for gradient in exact)
+    return replace(
         snapshot,
         inputs=snapshot.inputs[rows],
         targets=targets,
         outputs=outputs,
         loss=snapshot.loss_fn(outputs, targets).detach(),
         taps=tuple(_rows_of(tap, rows) for tap in snapshot.taps),
+        exact_gradients=exact,
         _memory={},
     )
-    if snapshot.autodiff == "reverse":
-        # Examples do not interact, so the cached property is known; a backward pass per guess would cost the most here.
-        scale = snapshot.n_examples / len(rows)
-        vars(part)["gradients"] = tuple(gradient[rows] * scale for gradient in snapshot.gradients)
-    return part
 
 
 def _rows_of(tap: Tap, rows: Tensor) -> Tap:
@@ -93,4 +93,11 @@ def _rows_of(tap: Tap, rows: Tensor) -> Tap:
     upstream = None
     if tap.upstream is not None:
         upstream = UpstreamJacobian(tap.upstream.weight, tap.upstream.derivative[rows])
-    return replace(tap, inputs=tap.inputs[rows], outputs=tap.outputs[rows], derivative=derivative, upstream=upstream)
+    return replace(
+        tap,
+        arriving=tap.arriving[rows],
+        inputs=tap.inputs[rows],
+        outputs=tap.outputs[rows],
+        derivative=derivative,
+        upstream=upstream,
+    )
