@@ -1,8 +1,8 @@
 """capture(): freezes a network on one batch, and takes nothing of it on trust.
 
 A capture is one forward pass, which records the taps, and one backward pass, which gives the exact gradient. The checks
-of `fganalysis.refusals` take two more of each. φ', the derivative of what stands between two taps, is pulled back from
-the next tap's input to this tap's output alone: reverse mode needs no forward mode.
+of `fganalysis.gradient_checks` take two more of each. φ', the derivative of what stands between two taps, is pulled back
+from the next tap's input to this tap's output alone: reverse mode needs no forward mode.
 
 Training loops check once (`checked_for_training`) and then only `freeze`. In forward mode they take no backward pass:
 there φ' is a tangent that leaves a tap and arrives at the next.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fganalysis import refusals
+from fganalysis import gradient_checks, refusals
 from fganalysis.arguments import check_whole
 from fganalysis.forward_mode import LOCK
 from fganalysis.jacobian import UpstreamJacobian
@@ -82,10 +82,11 @@ def checked_for_training(
             return _checked(network, loss_fn, inputs, targets, autodiff)
         snapshot = _by_tangents(network, loss_fn, inputs, targets, 0)
         refusals.refuse_infinite_loss(snapshot.loss)
+        gradient_checks.refuse_weights_in_the_loss_unseen(snapshot)
         refusals.refuse_loss_that_is_no_mean(snapshot)
         elementwise = _only_elementwise(snapshot)
-        refusals.refuse_wrong_slopes_in_forward_mode(snapshot)
-        refusals.refuse_interacting_examples_in_forward_mode(snapshot)
+        gradient_checks.refuse_wrong_slopes_in_forward_mode(snapshot)
+        gradient_checks.refuse_interacting_examples_in_forward_mode(snapshot)
         return replace(snapshot, taps=elementwise)
 
 
@@ -127,20 +128,20 @@ def _checked(
     found = iter(refusals.differentiated(recorded.loss, wanted))
     at_taps, at_outputs = [next(found) for _ in recorded.hooks.outputs], next(found)
     by_name = {name: next(found) for name in parameters}
-    refusals.refuse_weights_in_the_loss(list(outside), list(found))
+    gradient_checks.refuse_weights_in_the_loss(list(outside), list(found))
     snapshot = _snapshot(network, loss_fn, inputs, targets, recorded, derivatives, at_taps)
     snapshot = _with_upstream_where_it_is(snapshot, recorded)
     refusals.refuse_zero_gradient(snapshot)
     refusals.refuse_loss_that_is_no_mean(snapshot)
-    refusals.refuse_random_forward_pass(snapshot)
-    refusals.refuse_other_gradient(snapshot, by_name)
-    refusals.refuse_interacting_examples(snapshot, recorded.outputs, at_outputs, recorded.hooks.outputs)
+    gradient_checks.refuse_random_forward_pass(snapshot)
+    gradient_checks.refuse_other_gradient(snapshot, by_name)
+    gradient_checks.refuse_interacting_examples(snapshot, recorded.outputs, at_outputs, recorded.hooks.outputs)
     reached = [name for name, gradient in zip(recorded.hooks.modules, at_taps, strict=True) if gradient is None]
-    refusals.refuse_cut_gradient(snapshot, [name for name, _ in reached])
-    refusals.refuse_wrong_backward(snapshot, by_name)
+    gradient_checks.refuse_cut_gradient(snapshot, [name for name, _ in reached])
+    gradient_checks.refuse_wrong_backward(snapshot, by_name)
     if autodiff == "forward":
         snapshot = replace(snapshot, autodiff="forward")
-        refusals.refuse_dropped_tangents(snapshot)
+        gradient_checks.refuse_dropped_tangents(snapshot)
     return snapshot
 
 
@@ -352,7 +353,7 @@ def _only_elementwise(snapshot: Snapshot) -> tuple[Tap, ...]:
         return drawn[-1]
 
     outputs, hooks, _, tangents = _tangents_pass(snapshot.network, snapshot.inputs, draw)
-    refusals.refuse_different_passes(snapshot, hooks, outputs)
+    gradient_checks.refuse_different_passes(snapshot, hooks, outputs)
     taps = []
     for tap, along, tangent in zip(snapshot.taps, drawn, tangents, strict=True):
         if tap.derivative is not None and tangent is not None:
