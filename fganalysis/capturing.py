@@ -1,8 +1,8 @@
 """capture(): freezes a network on one batch, and takes nothing of it on trust.
 
-A capture is one forward pass, which records the taps, and one backward pass, which gives the exact gradient. The checks
-of `fganalysis.gradient_checks` take two more of each. φ', the derivative of what stands between two taps, is pulled back
-from the next tap's input to this tap's output alone: reverse mode needs no forward mode.
+A capture is one forward pass, which records the taps, and one backward pass, which gives the exact gradient; the checks
+of `fganalysis.gradient_checks` take two more of each. Reverse mode needs no forward mode: φ', the derivative of what
+stands between two taps, is pulled back from the next tap's input to this tap's output alone.
 
 Training loops check once (`checked_for_training`) and then only `freeze`. In forward mode they take no backward pass:
 there φ' is a tangent that leaves a tap and arrives at the next.

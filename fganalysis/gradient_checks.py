@@ -66,17 +66,18 @@ def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
 def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
     """Compares ∂L/∂W put together at the taps, Σ_b g_b x_bᵀ, with autograd's, parameter by parameter."""
     for tap, at_tap, gradient in zip(snapshot.taps, snapshot.gradients, snapshot.weight_gradients, strict=True):
-        # What is left of a sum over examples that cancels, as before a batch mean is subtracted, is rounding.
-        cancelled = rounding(at_tap) * float((at_tap.double().abs().T @ tap.inputs.double().abs()).norm())
         for name, own in tap.by_parameter(gradient).items():
             exact = by_name.get(name)
-            own = own.double()
-            exact = torch.zeros_like(own) if exact is None else exact.double()
-            size = max(float(own.norm()), float(exact.norm()))
-            if float((own - exact).norm()) > SAME * size + cancelled:
+            exact = torch.zeros_like(own) if exact is None else exact
+            difference, size = _norm(own - exact), max(_norm(own), _norm(exact))
+            if difference <= SAME * size:
+                continue
+            # What is left of a sum over examples that cancels, as before a batch mean is subtracted, is rounding.
+            summed = at_tap.double().abs().T @ tap.inputs.double().abs()
+            if difference > SAME * size + rounding(at_tap) * float(summed.norm()):
                 raise CannotMeasure(
-                    f"the gradient of {name!r} has norm {float(exact.norm()):.3g}, where its Linear module alone gives "
-                    f"{float(own.norm()):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
+                    f"the gradient of {name!r} has norm {_norm(exact):.3g}, where its Linear module alone gives "
+                    f"{_norm(own):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
                     "loss), or the module's forward is not x Wᵀ + b; change that or leave it out by "
                     "requires_grad_(False)"
                 )
@@ -231,10 +232,7 @@ class Losses:
         """The loss at moved parameters and, for the parameters named, the slopes along the step there."""
         snapshot, parameters = self._snapshot, dict(self._snapshot.network.named_parameters())
         with torch.enable_grad():
-            moved = {
-                name: (parameters[name].detach().double() + change).to(parameters[name].dtype)
-                for name, change in step.items()
-            }
+            moved = {name: parameters[name].detach() + change for name, change in step.items()}
             for name in along:
                 moved[name].requires_grad_()
             buffers = {name: buffer.clone() for name, buffer in snapshot.network.named_buffers()}
@@ -257,23 +255,23 @@ def _size(parameter: Tensor) -> float:
 
 
 def _direction(parameter: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-    """A random unit vector plus the gradient's, double."""
-    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
+    """A random unit vector plus the gradient's."""
+    noise = torch.rand(parameter.shape, generator=generator).to(parameter) - 0.5
     direction = noise / noise.norm()
-    if gradient is not None and bool(gradient.any()):
-        # Divided first by the largest entry: the squares of what is below 1e-154 are zero.
-        scaled = gradient.double() / gradient.double().abs().max()
-        direction = direction + scaled / scaled.norm()
+    if gradient is not None and (largest := float(gradient.abs().max())) > 0:
+        # Divided first by the largest entry: the squares of small numbers are zero.
+        scaled = gradient / largest
+        direction += scaled / scaled.norm()
     return direction
 
 
 def _norm(tensor: Tensor) -> float:
-    largest = float(tensor.double().abs().max())
-    return largest * float((tensor.double() / largest).norm()) if largest > 0 else 0.0
+    largest = float(tensor.abs().max())
+    return largest * float((tensor / largest).norm()) if largest > 0 else 0.0
 
 
 def _dot(first: Tensor, second: Tensor) -> float:
-    return float((first.double() * second.double()).sum())
+    return float(torch.dot(first.double().flatten(), second.double().flatten()))
 
 
 def _directions(snapshot: Snapshot, rows: slice = slice(None)) -> list[Tensor]:
@@ -318,7 +316,7 @@ def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
     parameters = {name: p for name, p in snapshot.network.named_parameters() if p.requires_grad}
     tapped = {name for tap in snapshot.taps for name in tap.parameter_names}
     moves = {name: step * _size(p) * _direction(p, None, generator) for name, p in parameters.items() if name in tapped}
-    directions = [(tap.inputs.double() @ tap.columns(moves).mT).to(tap.outputs).unsqueeze(0) for tap in snapshot.taps]
+    directions = [(tap.inputs @ tap.columns(moves).mT).unsqueeze(0) for tap in snapshot.taps]
     slope = _sloped(lambda: activation_slopes(snapshot, directions, "joint")).sum()
     losses = Losses(snapshot)
     ends = [losses.moved({name: sign * move for name, move in moves.items()})[0] for sign in (1, -1)]
