@@ -139,13 +139,3 @@ def test_what_else_a_module_holds_takes_no_part(make: Callable[[Snapshot], Produ
     more = fga.capture(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets)
     vector = torch.cat([g.flatten() for g in snapshot.weight_gradients])
     torch.testing.assert_close(make(more)(vector), make(snapshot)(vector), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("leaf", ["weight", "bias"])
-@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
-def test_taps_that_share_a_parameter_are_refused_by_name(make: Callable[[Snapshot], Product], leaf: str) -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
-    setattr(network[2], leaf, getattr(network[0], leaf))
-    tied = fga.capture(network, torch.nn.functional.cross_entropy, torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 1]))
-    with pytest.raises(ValueError, match=f"taps '0' and '2' share their {leaf}: curvature takes them for two"):
-        make(tied)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fganalysis as fga
 from fganalysis import schema
+from fganalysis.capturing import freeze
 from fganalysis.diagnosis import subspaces
 from fganalysis.estimators import OrthogonalUpstream
 from fganalysis.jacobian import UpstreamJacobian
@@ -183,7 +184,9 @@ def test_dead_examples_and_zero_gradients() -> None:
 
     network = fga.networks.mlp([3, 4, 2], bias=False, seed=0, dtype=torch.float64)
     inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    nothing_lost = fga.capture(network, lambda outputs, targets: (0 * outputs).mean(), inputs, inputs)
+    nothing_lost = freeze(
+        network, lambda outputs, targets: (0 * outputs).mean(), inputs, inputs, autodiff="reverse", step=0
+    )
     found = subspaces(nothing_lost)
     for name in ("overlap", "kept_energy", "best_k", "best_k_of_each_layer", "orthogonal_efficiency"):
         assert bool(found[name].isnull().all()), name
