@@ -20,11 +20,11 @@ from scipy import special
 
 import fganalysis as fga
 from fganalysis import moments, schema
+from fganalysis.checkpoints import load_checkpoint
 from fganalysis.estimates import Estimates
 from fganalysis.estimators import Estimator
 from fganalysis.sampling import squared_gradients
 from fganalysis.snapshot import Snapshot
-from fganalysis.training import load_checkpoint
 from studies.averaged_streams import RATIO, means_of_guesses
 from studies.seed_intervals import half_widths
 from studies.signed import signed_root

@@ -17,10 +17,10 @@ import xarray as xr
 
 import fganalysis as fga
 from fganalysis import plotting, store
+from fganalysis.checkpoints import load_checkpoint
 from fganalysis.datasets import Dataset
 from fganalysis.diagnosis import join
 from fganalysis.summary import formatted
-from fganalysis.training import load_checkpoint
 
 ESTIMATORS = ("backpropagation", "weight", "activity", "upstream", "orthogonal", "newton_schulz", "preconditioned")
 TRAINING_BATCH = 512

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import fganalysis as fga
 from fganalysis import schema
+from fganalysis.checkpoints import load_checkpoint, load_estimator_state
 from fganalysis.datasets import Dataset
 from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
 from fganalysis.estimators import (
@@ -32,7 +33,6 @@ from fganalysis.estimators import (
 )
 from fganalysis.noise import GAUSSIAN, Sphere
 from fganalysis.snapshot import Snapshot
-from fganalysis.training import load_checkpoint, load_estimator_state
 from theory import projection as theory
 
 Array = NDArray[np.float64]

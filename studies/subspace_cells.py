@@ -27,12 +27,13 @@ from torch import Tensor
 
 import fganalysis as fga
 from fganalysis import curvature, schema, subspace
+from fganalysis.checkpoints import load_checkpoint
 from fganalysis.datasets import Dataset
 from fganalysis.diagnosis import subspaces
 from fganalysis.estimators import Backpropagation, Estimator, OrthogonalUpstream, Upstream
 from fganalysis.gradient_stream import StreamingSubspace
 from fganalysis.snapshot import Snapshot
-from fganalysis.training import evaluate, load_checkpoint
+from fganalysis.training import evaluate
 from studies.descent import projected_gradients
 
 METHODS = ("initialisation", "backpropagation", "orthogonal", "upstream")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import fganalysis as fga
+from fganalysis.checkpoints import load_checkpoint
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Estimator, label
-from fganalysis.training import load_checkpoint
 
 
 def small_data(seed: int = 0) -> Dataset:
