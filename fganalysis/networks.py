@@ -1,9 +1,17 @@
 """The small networks studied, initialised from a seed of their own."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+
+from fganalysis.arguments import check_choice, check_flag, check_kind, check_seed, check_whole, described
+
+LARGEST_SIZE = 2**24  # Units of a layer; more is a mistake, and fails where the memory is taken.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def mlp(
@@ -35,17 +43,23 @@ def mlp(
     Raises
     ------
     ValueError
-        If there are fewer than two sizes, or one is below 1.
+        If there are fewer than two sizes, one is no whole number of at least 1, an activation is no module, or the
+        type is no floating-point type.
     """
+    if isinstance(sizes, str | bytes) or not isinstance(sizes, Sequence | np.ndarray):
+        raise ValueError(f"sizes must be a list of whole numbers, got {described(sizes)}")
     if len(sizes) < 2:
         raise ValueError(f"sizes must have at least 2 entries, the input's and the output's, got {len(sizes)}")
-    if min(sizes) < 1:
-        raise ValueError(f"sizes must all be at least 1, got {min(sizes)}")
-    generator = torch.Generator().manual_seed(seed)
+    for size in sizes:
+        check_whole("each of sizes", size, 1, LARGEST_SIZE)
+    check_flag("bias", bias)
+    check_seed("seed", seed)
+    check_choice("dtype", dtype, DTYPES)
+    generator = torch.Generator().manual_seed(int(seed))
     modules: list[torch.nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
+    for fan_in, fan_out in itertools.pairwise(map(int, sizes)):
         if modules:
-            modules.append(activation())
+            modules.append(_made(activation))
         # Without skip_init the constructor draws its own weights first, from the global generator.
         linear = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out, bias=bias, dtype=torch.float32)
         torch.nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
@@ -53,3 +67,15 @@ def mlp(
             torch.nn.init.uniform_(linear.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
         modules.append(linear)
     return torch.nn.Sequential(*modules).to(dtype)
+
+
+def _made(activation: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    words = "a class or function that makes a module, such as torch.nn.ReLU"
+    if not callable(activation) or isinstance(activation, torch.nn.Module):
+        raise ValueError(f"activation must be {words}, got {described(activation)}")
+    try:
+        module = activation()
+    except TypeError as error:
+        raise ValueError(f"activation must be {words}, called without arguments; this one needs some") from error
+    check_kind("what activation makes", module, torch.nn.Module, "a torch.nn.Module")
+    return module

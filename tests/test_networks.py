@@ -1,5 +1,8 @@
 """Initial networks: the law of their weights, and that a seed is all they depend on."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 
@@ -76,9 +79,42 @@ def test_every_hidden_layer_has_an_activation_of_its_own() -> None:
     ("sizes", "message"),
     [
         ([40], "sizes must have at least 2 entries, the input's and the output's, got 1"),
-        ([40, 0, 10], "sizes must all be at least 1, got 0"),
+        ([40, 0, 10], "each of sizes must be a whole number from 1 to 16777216, got 0"),
+        ([3, 2.5], "each of sizes must be a whole number from 1 to 16777216, got 2.5"),
+        ([3, float("nan")], "each of sizes must be a whole number from 1 to 16777216, got nan"),
+        ([3, True], "each of sizes must be a whole number from 1 to 16777216, got True"),
+        ([3, 10**12], "each of sizes must be a whole number from 1 to 16777216, got 1000000000000"),
+        (["a", "b"], "each of sizes must be a whole number from 1 to 16777216, got 'a'"),
+        ("40", "sizes must be a list of whole numbers, got '40'"),
+        (None, "sizes must be a list of whole numbers, got None"),
+        (40, "sizes must be a list of whole numbers, got 40"),
+        ({40: 10}, "sizes must be a list of whole numbers, got a dict"),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(sizes: list[int], message: str) -> None:
+def test_sizes_that_make_no_network_are_refused(sizes: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         mlp(sizes)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bias": "no"}, "bias must be True or False, got 'no'"),
+        ({"seed": 1.5}, "seed must be a whole number of at least 0, got 1.5"),
+        ({"seed": 2**70}, "seed must be below 2**63"),
+        ({"activation": "relu"}, "activation must be a class or function that makes a module"),
+        ({"activation": None}, "activation must be a class or function that makes a module"),
+        ({"activation": torch.nn.ReLU()}, "activation must be a class or function that makes a module"),
+        ({"activation": torch.relu}, "activation must be a class or function that makes a module"),
+        ({"activation": lambda: 3}, "what activation makes must be a torch.nn.Module, got 3"),
+        ({"dtype": "float64"}, "dtype must be torch.float16 or"),
+        ({"dtype": torch.int64}, "dtype must be torch.float16 or"),
+    ],
+)
+def test_other_arguments_are_refused_in_one_sentence(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        mlp(**({"sizes": [3, 2, 1]} | changed))
+
+
+def test_whole_numbers_of_numpy_are_sizes_and_seeds() -> None:
+    assert_same_weights(mlp(np.array([4, 3, 2]), seed=np.int64(3)), mlp([4, 3, 2], seed=3))
