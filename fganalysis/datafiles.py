@@ -5,79 +5,74 @@ users have them) and the folder of Debian's dataset packages. Content is checked
 from. What is downloaded is kept in `FGA_DATA` where that is set, in the user's cache folder otherwise.
 """
 
+from __future__ import annotations
+
 import gzip
 import hashlib
 import os
+import sys
 import tarfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files of a dataset may lie below a data folder, the md5 of their content, and where they come from.
+    """Where the files of a dataset may lie below a data folder, the SHA-256 of their content, where they come from.
 
-    `content` maps the plain name of a file to the md5 of what is in it once decompressed: distributors recompress.
-    `downloads` maps the name of each compressed file at `url` to the md5 of that file itself.
+    `content` maps the plain name of a file to the SHA-256 of what is in it once decompressed: distributors recompress.
+    `downloads` are the compressed files at `url`, whose content is checked like that of any file found.
     """
 
     folders: tuple[str, ...]
     content: Mapping[str, str]
     url: str
-    downloads: Mapping[str, str]
+    downloads: tuple[str, ...]
 
 
-# The md5 of compressed MNIST and Fashion-MNIST files are those in torchvision 0.28's datasets/mnist.py, that of the
-# CIFAR-10 archive is the one printed on the dataset's page. Content: Fashion-MNIST as computed from Debian's package
-# dataset-fashion-mnist 0.0~git20200523.55506a9-1; MNIST and CIFAR-10 as listed by several independent public projects,
-# which agree (rai-project/dldataset is one of those for CIFAR-10).
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+# Fashion-MNIST: computed from Debian's package dataset-fashion-mnist 0.0~git20200523.55506a9-1. MNIST: as listed by
+# several independent public projects, which agree. CIFAR-10: as listed by the Ruby port of torchvision, beside the
+# archive's, which many other projects list too.
 SOURCES: Mapping[str, Source] = {
     "fashion_mnist": Source(
         folders=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"),
         content={
-            "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-            "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-            "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-            "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         },
-        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        downloads={
-            "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-            "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-            "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-        },
+        url="https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        downloads=tuple(f"{name}.gz" for name in IDX_FILES),
     ),
     "mnist": Source(
         folders=("mnist", "MNIST/raw"),
         content={
-            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
         url="https://ossci-datasets.s3.amazonaws.com/mnist/",
-        downloads={
-            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-        },
+        downloads=tuple(f"{name}.gz" for name in IDX_FILES),
     ),
     "cifar10": Source(
         folders=("cifar10", "cifar-10", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "."),
         content={
-            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-            "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+            "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+            "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+            "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+            "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+            "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+            "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
         },
         url="https://www.cs.toronto.edu/~kriz/",
-        downloads={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        downloads=("cifar-10-binary.tar.gz",),
     ),
 }
 
@@ -94,10 +89,12 @@ def data_folders() -> list[Path]:
 def fetch(source: Source) -> dict[str, bytes]:
     """Find every file of a source in the data folders, else download them; give the content by file name.
 
+    A damaged file in the folder that downloads go to is set aside (renamed, and named on the terminal).
+
     Raises
     ------
     ValueError
-        If a file found cannot be decompressed, or it or the one downloaded has another md5.
+        If a file found elsewhere cannot be decompressed or has another SHA-256, or the one downloaded has.
     FileNotFoundError
         If a file is in no folder and the download fails.
     """
@@ -105,12 +102,35 @@ def fetch(source: Source) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for folder in folders:
         for below in source.folders:
-            files = read_folder(folder / below, source) | files
+            try:
+                files = read_folder(folder / below, source) | files
+            except Damaged as error:
+                if folder != folders[0]:
+                    raise
+                set_aside(error.path, str(error))
             if len(files) == len(source.content):
                 return files
     target = folders[0] / source.folders[0]
     _download(source, target)
     return read_folder(target, source)
+
+
+class Damaged(ValueError):
+    """A data file that does not hold what it should."""
+
+    def __init__(self, path: Path, fault: str):
+        super().__init__(f"{path} {fault}: delete it, or replace it by an intact copy")
+        self.path = path
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Renames a damaged file, so that it can be looked at and is in nobody's way, and says so on the terminal."""
+    aside = path.with_name(f"{path.name}.damaged-{uuid4().hex[:8]}")
+    try:
+        os.replace(path, aside)
+        print(f"{why}; it is now {aside.name}", file=sys.stderr)
+    except OSError:
+        print(f"{why}; it cannot be renamed", file=sys.stderr)
 
 
 def read_folder(folder: Path, source: Source) -> dict[str, bytes]:
@@ -119,7 +139,7 @@ def read_folder(folder: Path, source: Source) -> dict[str, bytes]:
     Raises
     ------
     ValueError
-        If a file found cannot be decompressed or its content has another md5.
+        If a file found cannot be decompressed or its content has another SHA-256.
     """
     found: dict[str, Path] = {}
     for name in source.content:
@@ -134,14 +154,11 @@ def read_folder(folder: Path, source: Source) -> dict[str, bytes]:
         try:
             files |= _decompress(path, names)
         except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): delete it, or replace it by an intact copy") from error
+            raise Damaged(path, f"cannot be read ({error})") from error
         for name in names:
-            digest = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
+            digest = hashlib.sha256(files[name]).hexdigest()
             if digest != source.content[name]:
-                raise ValueError(
-                    f"{path} does not hold the known {name} (md5 {digest}, not {source.content[name]}): "
-                    "delete it, or replace it by an intact copy"
-                )
+                raise Damaged(path, f"does not hold the known {name} (SHA-256 {digest}, not {source.content[name]})")
     return files
 
 
@@ -159,17 +176,15 @@ def _decompress(path: Path, names: list[str]) -> dict[str, bytes]:
 def _download(source: Source, target: Path) -> None:
     import pooch
 
-    for name, digest in source.downloads.items():
+    for name in source.downloads:
+        if (target / name).exists():
+            continue
         try:
-            pooch.retrieve(source.url + name, f"md5:{digest}", fname=name, path=target, progressbar=True)
+            # No hash of the file itself: its content is checked when it is read.
+            pooch.retrieve(source.url + name, None, fname=name, path=target, progressbar=True)
         except OSError as error:  # requests' errors are OSErrors too
             raise FileNotFoundError(
                 f"{target / name} does not exist and {source.url + name} cannot be downloaded "
                 f"({type(error).__name__}): put the file there, or set FGA_DATA to a folder that has it under "
                 f"{source.folders[0]}"
-            ) from error
-        except ValueError as error:
-            raise ValueError(
-                f"{source.url + name} gives another file than the known one (md5 {digest}): put an intact copy at "
-                f"{target / name}"
             ) from error

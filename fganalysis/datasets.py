@@ -1,28 +1,101 @@
 """Datasets as flat tensors: MNIST-1D (generated, the default), digits, Fashion-MNIST, MNIST and CIFAR-10."""
 
+from __future__ import annotations
+
 import os
 import random
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from fganalysis.datafiles import SOURCES, data_folders, fetch
+from fganalysis.arguments import check_kind, check_seed, check_whole, described
+from fganalysis.datafiles import SOURCES, Damaged, data_folders, fetch, set_aside
+
+N_CLASSES = 10  # Of every dataset here.
+LARGEST_MNIST1D_SEED = 2**32 - 1 - 42  # NumPy's global generator, which the package seeds with 42 more, takes 32 bits.
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs `(example, unit)`, float32, and targets `(example,)`, class numbers as int64, for training and testing."""
+    """Examples to train and to test with: inputs `(example, …)` and targets `(example, …)`, checked when it is made.
+
+    Those of `load` have inputs `(example, unit)`, float32, and targets `(example,)`, class numbers as int64. The test
+    set may be empty.
+
+    Raises
+    ------
+    ValueError
+        If an array is no dense tensor or has NaN or infinite numbers, there is no example to train with, inputs and
+        targets are not equally many, or those to test with have another shape or type than those to train with.
+    """
 
     train_inputs: torch.Tensor
     train_targets: torch.Tensor
     test_inputs: torch.Tensor
     test_targets: torch.Tensor
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_array(field.name, getattr(self, field.name))
+        if not len(self.train_inputs):
+            raise ValueError("train_inputs has no example: there is nothing to train with")
+        for part in ("train", "test"):
+            inputs, targets = getattr(self, f"{part}_inputs"), getattr(self, f"{part}_targets")
+            if len(inputs) != len(targets):
+                raise ValueError(f"{part}_inputs has {len(inputs)} examples but {part}_targets {len(targets)}")
+        for what in ("inputs", "targets"):
+            train, test = getattr(self, f"train_{what}"), getattr(self, f"test_{what}")
+            if len(test) and (train.shape[1:] != test.shape[1:] or train.dtype != test.dtype):
+                raise ValueError(
+                    f"train_{what} and test_{what} must be alike but for the number of examples, got "
+                    f"{described(train)} and {described(test)}"
+                )
+
+    def batch(self, size: int, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of ``size`` training examples: the first ones, or with a seed a random choice of them.
+
+        Raises
+        ------
+        ValueError
+            If ``size`` is no whole number from 1 to the number of training examples.
+        """
+        check_whole("the size of a batch", size, 1)
+        known = len(self.train_inputs)
+        if size > known:
+            raise ValueError(f"a batch must be of at most the {known} training examples, got {size}")
+        if seed is None:
+            return self.train_inputs[:size], self.train_targets[:size]
+        check_seed("seed", seed)
+        rows = torch.from_numpy(np.random.default_rng(seed).permutation(known)[:size])
+        rows = rows.to(self.train_inputs.device)
+        return self.train_inputs[rows], self.train_targets[rows]
+
+
+def checked_data(data: object) -> Dataset:
+    """A `Dataset`, or anything with the same four arrays, as a `Dataset`. Raises ValueError as that does."""
+    if isinstance(data, Dataset):
+        return data
+    names = [field.name for field in fields(Dataset)]
+    if isinstance(data, type) or not all(hasattr(data, name) for name in names):
+        raise ValueError(
+            f"data must be what fganalysis.datasets.load returns, or have its {', '.join(names)}, got {described(data)}"
+        )
+    return Dataset(*(getattr(data, name) for name in names))
+
+
+def _check_array(name: str, array: object) -> None:
+    check_kind(name, array, torch.Tensor, "a tensor (example, …)")
+    assert isinstance(array, torch.Tensor)
+    if array.ndim < 1 or array.layout != torch.strided or array.is_meta or array.is_complex():
+        raise ValueError(f"{name} must be a dense real tensor (example, …) with numbers in it, got {described(array)}")
+    if array.is_floating_point() and not array.isfinite().all():
+        wrong = int((~array.isfinite()).reshape(len(array), -1).any(1).sum())
+        raise ValueError(f"{name} has NaN or infinite numbers in {wrong} of {len(array)} examples")
 
 
 def load(name: str, seed: int = 0) -> Dataset:
@@ -48,10 +121,11 @@ def load(name: str, seed: int = 0) -> Dataset:
     FileNotFoundError
         If a file is in no folder and cannot be downloaded.
     """
+    if not isinstance(name, str) or name not in [*GENERATED, *SOURCES]:
+        raise ValueError(f"unknown dataset {described(name)}, known are {', '.join([*GENERATED, *SOURCES])}")
+    check_seed("seed", seed)
     if name in GENERATED:
-        return GENERATED[name](seed)
-    if name not in SOURCES:
-        raise ValueError(f"unknown dataset {name!r}, known are {', '.join([*GENERATED, *SOURCES])}")
+        return GENERATED[name](int(seed))
     if seed != 0:
         raise ValueError(f"{name} comes with its own split, so seed must be 0, got {seed}")
     return READERS[name](fetch(SOURCES[name]))
@@ -99,6 +173,8 @@ def _dataset(
         return torch.from_numpy(inputs.reshape(len(inputs), -1).astype(np.float32)).div_(scale)
 
     def classes(targets: np.ndarray) -> torch.Tensor:
+        if targets.ndim != 1 or targets.dtype.kind not in "iu" or not np.isin(targets, np.arange(N_CLASSES)).all():
+            raise ValueError(f"targets must be one whole number from 0 to {N_CLASSES - 1} an example")
         return torch.from_numpy(targets.astype(np.int64))
 
     return Dataset(flat(train_inputs), classes(train_targets), flat(test_inputs), classes(test_targets))
@@ -116,13 +192,15 @@ def _digits(seed: int) -> Dataset:
 
 
 def _mnist1d(seed: int) -> Dataset:
+    check_whole("the seed of mnist1d", seed, 0, LARGEST_MNIST1D_SEED)
     path = data_folders()[0] / "mnist1d" / f"{version('mnist1d')}-seed{seed}.npz"
     try:
-        # Given a path, numpy leaves the file of a truncated archive open.
-        with path.open("rb") as stream, np.load(stream) as stored:
-            return _dataset(*(stored[field.name] for field in fields(Dataset)))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        dataset = _generate_mnist1d(seed)
+        return _read_mnist1d(path)
+    except Damaged as error:
+        set_aside(error.path, f"{error.path} does not hold MNIST-1D ({error.__cause__}) and is made anew")
+    except OSError:  # There is none, or it cannot be opened.
+        pass
+    dataset = _generate_mnist1d(seed)
     try:
         _save(dataset, path)
     except OSError:
@@ -130,10 +208,37 @@ def _mnist1d(seed: int) -> Dataset:
     return dataset
 
 
-def _generate_mnist1d(seed: int) -> Dataset:
-    from mnist1d.data import get_dataset_args, make_dataset
+def _read_mnist1d(path: Path) -> Dataset:
+    """What `_save` wrote. Raises Damaged where it is anything else."""
+    settings = _mnist1d_settings()
+    n_train = int(settings.num_samples * settings.train_split)
+    lengths = {"train": n_train, "test": settings.num_samples - n_train}
+    # Given a path, numpy leaves the file of a truncated archive open.
+    with path.open("rb") as stream:
+        try:
+            with np.load(stream) as stored:
+                arrays = {field.name: stored[field.name] for field in fields(Dataset)}
+            for name, array in arrays.items():
+                part, what = name.split("_")
+                shape = (lengths[part], settings.final_seq_length) if what == "inputs" else (lengths[part],)
+                kind = np.float32 if what == "inputs" else np.int64
+                if array.shape != shape or array.dtype != kind:
+                    raise ValueError(f"{name} is {described(array)}, not of shape {shape} and {kind.__name__}")
+            return _dataset(**arrays)
+        except Exception as error:  # Whatever NumPy and the archive's reader say of a file that is damaged.
+            raise Damaged(path, "does not hold MNIST-1D") from error
 
-    settings = get_dataset_args()
+
+def _mnist1d_settings() -> SimpleNamespace:
+    from mnist1d.data import get_dataset_args
+
+    return get_dataset_args()
+
+
+def _generate_mnist1d(seed: int) -> Dataset:
+    from mnist1d.data import make_dataset
+
+    settings = _mnist1d_settings()
     settings.seed += seed
     # The package seeds and advances the global generators of random and NumPy.
     python_state, numpy_state = random.getstate(), np.random.get_state()

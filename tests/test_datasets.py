@@ -26,7 +26,7 @@ from fganalysis.datasets import GENERATED, READERS, Dataset, cifar, idx_images, 
 def only_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the files of this machine, and none reaches the network."""
 
-    def refuse(url: str, known_hash: str, fname: str, path: Path, progressbar: bool) -> NoReturn:
+    def refuse(url: str, known_hash: None, fname: str, path: Path, progressbar: bool) -> NoReturn:
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(datafiles, "data_folders", lambda: [tmp_path])
@@ -36,13 +36,13 @@ def only_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Stand in for the second that the package takes: few examples; gives the seeds that it was called with."""
+    """Stand in for the second that the package takes: plain numbers; gives the seeds that it was called with."""
     seeds: list[int] = []
 
     def make_dataset(settings: mnist1d.data.ObjectView) -> dict[str, np.ndarray]:
         seeds.append(settings.seed)
-        train, test = np.full((8, 40), float(settings.seed)), np.zeros((2, 40))
-        return {"x": train, "y": np.arange(8), "x_test": test, "y_test": np.arange(2)}
+        train, test = np.full((4000, 40), float(settings.seed)), np.zeros((1000, 40))
+        return {"x": train, "y": np.arange(4000) % 10, "x_test": test, "y_test": np.arange(1000) % 10}
 
     monkeypatch.setattr(mnist1d.data, "make_dataset", make_dataset)
     return seeds
@@ -69,10 +69,8 @@ def tiny_cifar_files() -> dict[str, bytes]:
 
 
 def source_of(files: Mapping[str, bytes], download: str = "tiny.tar.gz") -> Source:
-    content = {name: hashlib.md5(text).hexdigest() for name, text in files.items()}
-    return Source(
-        folders=("tiny", "Tiny/raw"), content=content, url="https://nowhere.invalid/", downloads={download: "0"}
-    )
+    content = {name: hashlib.sha256(text).hexdigest() for name, text in files.items()}
+    return Source(folders=("tiny", "Tiny/raw"), content=content, url="https://nowhere.invalid/", downloads=(download,))
 
 
 def write_archive(path: Path, files: Mapping[str, bytes]) -> None:
@@ -134,18 +132,67 @@ def test_the_seed_names_the_generated_examples(generated: list[int]) -> None:
     assert generated == [42, 43, 47]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])
-def test_a_damaged_cache_of_mnist1d_is_made_anew(tmp_path: Path, generated: list[int], damage: str) -> None:
-    first = load("mnist1d")
-    (path,) = (tmp_path / "mnist1d").iterdir()
+def with_arrays(path: Path, **changed: np.ndarray) -> None:
+    """Write the cache file anew with other arrays, as an intact archive."""
+    with np.load(path) as stored:
+        arrays = dict(stored) | changed
+    np.savez(path, **arrays)
+
+
+def damaged(path: Path, damage: str) -> None:
     whole = path.read_bytes()
     # A byte of the first array's numbers: their checksum is what shows it.
     at = whole.index(np.float32(42).tobytes())
-    broken = {"cut": whole[:1000], "empty": b"", "flipped": flip(whole, at), "other": b"no archive"}[damage]
-    path.write_bytes(broken)
+    with np.load(path) as stored:
+        inputs, targets = stored["train_inputs"].copy(), stored["train_targets"].copy()
+    if damage == "NaN":
+        inputs[7, 3] = np.nan
+        with_arrays(path, train_inputs=inputs)
+    elif damage == "few targets":
+        with_arrays(path, train_targets=targets[:9])
+    elif damage == "few of both":
+        with_arrays(path, train_inputs=inputs[:9], train_targets=targets[:9])
+    elif damage in ("negative class", "class beyond"):
+        targets[5] = -1 if damage == "negative class" else 10
+        with_arrays(path, train_targets=targets)
+    elif damage == "other types":
+        with_arrays(path, train_inputs=inputs.astype(np.float64))
+    elif damage == "fractions":
+        with_arrays(path, train_targets=targets + 0.5)
+    else:
+        broken = {"cut": whole[:1000], "empty": b"", "flipped": flip(whole, at), "no archive": b"no archive"}
+        path.write_bytes(broken[damage])
+
+
+DAMAGE = ["cut", "empty", "flipped", "no archive", "NaN", "few targets", "few of both", "negative class"]
+DAMAGE += ["class beyond", "other types", "fractions"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_of_mnist1d_is_set_aside_and_made_anew(
+    tmp_path: Path, generated: list[int], damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = load("mnist1d")
+    (path,) = (tmp_path / "mnist1d").iterdir()
+    damaged(path, damage)
+    broken = path.read_bytes()
     assert_equal(load("mnist1d"), first)
+    assert f"{path} does not hold MNIST-1D" in capsys.readouterr().err
     assert_equal(load("mnist1d"), first)
+    assert capsys.readouterr().err == ""
     assert generated == [42, 42]
+    (aside,) = (tmp_path / "mnist1d").glob("*.damaged-*")
+    assert aside.read_bytes() == broken
+
+
+def test_a_byte_flipped_anywhere_in_the_cache_changes_nothing(tmp_path: Path, generated: list[int]) -> None:
+    first = load("mnist1d")
+    (path,) = (tmp_path / "mnist1d").iterdir()
+    whole = path.read_bytes()
+    header, end = range(0, 200, 9), range(len(whole) - 400, len(whole), 19)
+    for at in [*header, *end]:
+        path.write_bytes(flip(whole, at))
+        assert_equal(load("mnist1d"), first)
 
 
 def flip(content: bytes, at: int) -> bytes:
@@ -154,8 +201,8 @@ def flip(content: bytes, at: int) -> bytes:
 
 def test_mnist1d_loads_where_nothing_can_be_written(tmp_path: Path, generated: list[int]) -> None:
     (tmp_path / "mnist1d").write_text("a file where the folder would be")
-    assert_well_formed(load("mnist1d"), 8, 2, 40)
-    assert_well_formed(load("mnist1d"), 8, 2, 40)
+    assert_well_formed(load("mnist1d"), 4000, 1000, 40)
+    assert_well_formed(load("mnist1d"), 4000, 1000, 40)
     assert generated == [42, 42]
 
 
@@ -226,16 +273,37 @@ def test_the_named_folder_is_searched_first(tmp_path: Path, monkeypatch: pytest.
     assert data_folders() == folders[1:]
 
 
-def test_a_file_with_other_content_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_other_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fashion_mnist").mkdir()
     path = tmp_path / "fashion_mnist" / "t10k-labels-idx1-ubyte"
     path.write_bytes(b"other")
+    monkeypatch.setattr(datafiles, "data_folders", lambda: [tmp_path / "mine", tmp_path])
     expected = (
-        f"{path} does not hold the known t10k-labels-idx1-ubyte (md5 795f3202b17cb6bc3d4b771d8c6c9eaf, "
-        "not 15d484375f8d13e6eb1aabb0c3f46965): delete it, or replace it by an intact copy"
+        f"{path} does not hold the known t10k-labels-idx1-ubyte (SHA-256 "
+        f"{hashlib.sha256(b'other').hexdigest()}, not {SOURCES['fashion_mnist'].content[path.name]}): delete it, or "
+        "replace it by an intact copy"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         load("fashion_mnist")
+
+
+def test_a_damaged_file_where_downloads_go_is_set_aside_and_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tiny_idx_files()
+    source = dataclasses.replace(source_of(files), downloads=tuple(f"{name}.gz" for name in files))
+
+    def deliver(url: str, known_hash: None, fname: str, path: Path, progressbar: bool) -> None:
+        (path / fname).write_bytes(gzip.compress(files[fname.removesuffix(".gz")]))
+
+    monkeypatch.setattr(pooch, "retrieve", deliver)
+    (tmp_path / "tiny").mkdir()
+    bad = tmp_path / "tiny" / "train-images-idx3-ubyte.gz"
+    bad.write_bytes(b"damaged")
+    assert fetch(source) == files
+    assert str(bad) in capsys.readouterr().err
+    assert [path.read_bytes() for path in bad.parent.glob("*.damaged-*")] == [b"damaged"]
+    assert fetch(source) == files
 
 
 def test_one_flipped_bit_is_refused(tmp_path: Path) -> None:
@@ -271,7 +339,7 @@ def test_a_damaged_or_incomplete_archive_is_refused_by_name(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_missing_file_says_where_to_put_it(tmp_path: Path, name: str) -> None:
-    first = next(iter(SOURCES[name].downloads))
+    first = SOURCES[name].downloads[0]
     expected = (
         f"{tmp_path / name / first} does not exist and {SOURCES[name].url}{first} cannot be downloaded "
         f"(ConnectionError): put the file there, or set FGA_DATA to a folder that has it under {name}"
@@ -284,38 +352,37 @@ def test_what_is_missing_is_downloaded_with_its_hash_and_checked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tiny_cifar_files()
-    asked: list[tuple[str, str]] = []
+    asked: list[str] = []
 
-    def deliver(url: str, known_hash: str, fname: str, path: Path, progressbar: bool) -> None:
-        asked.append((url, known_hash))
+    def deliver(url: str, known_hash: None, fname: str, path: Path, progressbar: bool) -> None:
+        asked.append(url)
         path.mkdir()
         write_archive(path / fname, files)
 
     monkeypatch.setattr(pooch, "retrieve", deliver)
     assert fetch(source_of(files)) == files
     assert fetch(source_of(files)) == files
-    assert asked == [("https://nowhere.invalid/tiny.tar.gz", "md5:0")]
+    assert asked == ["https://nowhere.invalid/tiny.tar.gz"]
 
 
-def test_a_download_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def deliver(url: str, known_hash: str, fname: str, path: Path, progressbar: bool) -> NoReturn:
-        raise ValueError("what pooch says")
+def test_a_download_with_other_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tiny_cifar_files()
+
+    def deliver(url: str, known_hash: None, fname: str, path: Path, progressbar: bool) -> None:
+        path.mkdir()
+        write_archive(path / fname, files | {"test_batch.bin": b"other"})
 
     monkeypatch.setattr(pooch, "retrieve", deliver)
-    expected = (
-        "https://nowhere.invalid/tiny.tar.gz gives another file than the known one (md5 0): "
-        f"put an intact copy at {tmp_path / 'tiny' / 'tiny.tar.gz'}"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-        fetch(source_of(tiny_cifar_files()))
+    path = tmp_path / "tiny" / "tiny.tar.gz"
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} does not hold the known test_batch.bin .SHA-256"):
+        fetch(source_of(files))
 
 
-def test_every_source_has_a_reader_and_well_formed_hashes() -> None:
+def test_every_source_has_a_reader_well_formed_hashes_and_a_safe_address() -> None:
     assert set(READERS) == set(SOURCES)
     for source in SOURCES.values():
-        assert all(
-            re.fullmatch("[0-9a-f]{32}", digest) for digest in [*source.content.values(), *source.downloads.values()]
-        )
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in source.content.values())
+        assert source.url.startswith("https://")
 
 
 @pytest.mark.parametrize(
@@ -338,3 +405,55 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_a_seed_without_a_meaning_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^mnist comes with its own split, so seed must be 0, got 1$"):
         load("mnist", seed=1)
+
+
+GOOD = Dataset(torch.randn(8, 3), torch.arange(8) % 2, torch.randn(4, 3), torch.arange(4) % 2)
+NOT_FINITE = GOOD.train_inputs.clone()
+NOT_FINITE[2, 1] = float("nan")
+BAD_ARRAYS = [
+    ({"train_inputs": None}, "train_inputs must be a tensor (example, …), got None"),
+    ({"test_targets": np.zeros(4)}, "test_targets must be a tensor (example, …), got a NumPy array of shape (4,) and"),
+    ({"train_inputs": torch.tensor(1.0)}, "train_inputs must be a dense real tensor (example, …) with numbers in it"),
+    ({"train_inputs": GOOD.train_inputs.to_sparse()}, "train_inputs must be a dense real tensor"),
+    ({"train_inputs": GOOD.train_inputs.to("meta")}, "train_inputs must be a dense real tensor"),
+    ({"train_inputs": NOT_FINITE}, "train_inputs has NaN or infinite numbers in 1 of 8 examples"),
+    ({"train_targets": GOOD.train_targets[:3]}, "train_inputs has 8 examples but train_targets 3"),
+    ({"train_inputs": torch.zeros(0, 3), "train_targets": torch.zeros(0).long()}, "train_inputs has no example"),
+    ({"test_inputs": torch.randn(4, 2)}, "train_inputs and test_inputs must be alike but for the number of examples"),
+    ({"test_targets": torch.zeros(4)}, "train_targets and test_targets must be alike but for the number of examples"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), BAD_ARRAYS)
+def test_arrays_that_are_no_dataset_are_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        dataclasses.replace(GOOD, **changed)
+
+
+def test_a_batch_is_of_as_many_examples_as_asked_or_refused() -> None:
+    inputs, targets = GOOD.batch(5)
+    assert torch.equal(inputs, GOOD.train_inputs[:5]) and torch.equal(targets, GOOD.train_targets[:5])
+    inputs, targets = GOOD.batch(8, seed=3)
+    assert torch.equal(inputs, GOOD.batch(8, seed=3)[0]) and not torch.equal(inputs, GOOD.train_inputs)
+    assert torch.equal(inputs.sort(0).values, GOOD.train_inputs.sort(0).values)
+    for size, message in [
+        (9, "a batch must be of at most the 8 training examples, got 9"),
+        (0, "the size of a batch must be a whole number of at least 1, got 0"),
+        (-1, "the size of a batch must be a whole number of at least 1, got -1"),
+        (2.0, "the size of a batch must be a whole number of at least 1, got 2.0"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            GOOD.batch(size)
+
+
+@pytest.mark.parametrize("name", [None, 3, [], {}, b"mnist", "", "iris", ["mnist"], torch.zeros(3)])
+def test_what_is_no_name_is_refused(name: object) -> None:
+    with pytest.raises(ValueError, match=r"^unknown dataset "):
+        load(name)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.5, "0", True, 2**63, float("nan"), 2**32 - 42])
+def test_what_is_no_seed_is_refused(seed: object) -> None:
+    for name in ["mnist1d", "digits"] if seed != 2**32 - 42 else ["mnist1d"]:
+        with pytest.raises(ValueError, match="seed"):
+            load(name, seed)
