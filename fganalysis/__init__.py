@@ -16,12 +16,13 @@ from fganalysis import (
 from fganalysis.capturing import capture
 from fganalysis.checking import Verdict, check_unbiased
 from fganalysis.diagnosis import diagnose
+from fganalysis.estimated_gradients import estimate_gradient
 from fganalysis.predictions import predict, predict_variance_parts
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot
 from fganalysis.store import open_results
 from fganalysis.summary import agreement, summary, z_scores
-from fganalysis.training import estimate_gradient, train, train_seeds
+from fganalysis.training import train, train_seeds
 from fganalysis.variance_parts import VarianceParts, variance_parts
 
 __all__ = [

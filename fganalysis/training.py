@@ -6,10 +6,10 @@ continued from any checkpoint is the uninterrupted run, bit for bit on the CPU.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,42 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_path,
+    check_seed,
+    check_whole,
+    described,
+)
 from fganalysis.capturing import checked_for_training, freeze
-from fganalysis.checkpoints import load_checkpoint, load_estimator_state, save_checkpoint
-from fganalysis.datasets import Dataset
+from fganalysis.checkpoints import read_checkpoint, save_checkpoint, states_of
+from fganalysis.datasets import Dataset, checked_data
+from fganalysis.estimated_gradients import EXAMPLES_CHECKED, check_loss, fill_gradients, refuse_untapped_parameters
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
-from fganalysis.refusals import mean_loss
-from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot
+from fganalysis.refusals import forward, mean_loss
+from fganalysis.run_settings import (
+    in_evaluation,
+    probed_loss,
+    refuse_another_loss,
+    refuse_another_run,
+    run_settings,
+    schedule_settings,
+)
+from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations
+from fganalysis.training_arguments import (
+    MakeOptimizer,
+    MakeSchedule,
+    checked_checkpoints,
+    copied,
+    made_optimizer,
+    made_schedule,
+)
 
-MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 ADAMW: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-4)
+DEFAULT_BATCH = 512
+GIVEN_TO_TRAIN_SEEDS = ("network", "data", "gradient", "out", "seed")
 LOGGED = {
     "loss": ("loss on the training set", "loss"),
     "train_accuracy": ("accuracy on the training set", "1"),
@@ -59,7 +84,7 @@ def train(
     epochs: int = 10,
     checkpoints: Sequence[int] = (),
     out: str | Path | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     optimizer: MakeOptimizer = ADAMW,
     schedule: MakeSchedule | None = None,
     loss_fn: Loss = torch.nn.functional.cross_entropy,
@@ -72,12 +97,15 @@ def train(
 ) -> Run:
     """Trains a copy of ``network`` on ``data``; the network given is not changed.
 
+    Parameters that require no gradient stay as they are.
+
     Args:
         network: any module for backpropagation; for an estimator, every trained weight must sit in a tap.
         data: from `fganalysis.datasets.load`, or anything with the same four arrays.
         gradient: a key or an instance of an estimator. Several guesses per step (``n_guesses``) are averaged.
         epochs: passes over the training set; the last batch of a pass may be smaller.
         checkpoints: steps (0 is before the first update) at which network and optimiser are saved under ``out``.
+        batch_size: 512 unless given, or the whole training set where that is smaller.
         optimizer: makes the optimiser from the parameters, any but LBFGS, which wants several gradients a step.
             schedule: makes its learning-rate schedule, advanced a step at a time (ReduceLROnPlateau by the loss of the
             batch).
@@ -85,48 +113,73 @@ def train(
             then has no cosine. The gradient of a head of `LocalLoss` is its own.
         seed: of the order of examples and of the noise; several: `train_seeds`.
         log_every: steps between two rows of the log, which also has the first and the last step.
-        continue_from: a checkpoint of the same run to go on from.
+        continue_from: a checkpoint of the same run to go on from. All settings must be those of the run, but for
+            ``epochs``, ``log_every`` and where results go; what differs is refused by name. A run with other settings
+            starts from the checkpoint's network, see `fganalysis.checkpoints.load_checkpoint`.
 
     Raises:
-        ValueError: checkpoints without ``out`` or beyond the last step, sizes below 1, a parameter outside every tap,
-            a class index that no output has, a checkpoint that does not fit or is of a later step than the last, LBFGS,
-            or in forward mode a gradient that takes a backward pass.
+        ValueError: arguments of another kind; checkpoints without ``out`` or beyond the last step, sizes below 1, a
+            batch larger than the training set, data that the network or the loss does not take, such as a class index
+            that no output has, an optimiser of other parameters, a network without parameters to train, a parameter
+            outside every tap, a checkpoint that is damaged, of another run or of a later step than the last, LBFGS, or
+            in forward mode a gradient that takes a backward pass.
     """
-    sizes = {"epochs": epochs, "batch_size": batch_size, "n_guesses": n_guesses, "log_every": log_every}
-    for name, value, least in [*((name, size, 1) for name, size in sizes.items()), ("seed", seed, 0)]:
-        check_whole(name, value, least)
-    steps_per_epoch = -(-len(data.train_inputs) // batch_size)
-    last_step = epochs * steps_per_epoch
-    _refuse_bad_checkpoints(checkpoints, out, last_step)
     estimator = resolve(gradient)
+    data = checked_data(data)
+    n_examples = len(data.train_inputs)
+    if batch_size is None:
+        batch_size = min(DEFAULT_BATCH, n_examples)
+    sizes = {"epochs": epochs, "batch_size": batch_size, "n_guesses": n_guesses, "log_every": log_every}
+    for name, size in sizes.items():
+        check_whole(name, size, 1)
+    if batch_size > n_examples:
+        raise ValueError(f"batch_size must be at most the {n_examples} training examples, got {batch_size}")
+    check_seed("seed", seed)
+    check_flag("progress", progress)
+    check_choice("autodiff", autodiff, ("reverse", "forward"))
     if isinstance(estimator, Backpropagation) and autodiff == "forward":
         raise ValueError("backpropagation takes a backward pass: autodiff='forward' is for estimators")
-    network = copy.deepcopy(network)
-    chosen_optimizer = optimizer(network.parameters())
-    if isinstance(chosen_optimizer, torch.optim.LBFGS):
-        raise ValueError("LBFGS wants several gradients of one function a step: use an optimiser that wants one")
-    scheduler = schedule(chosen_optimizer) if schedule else None
+    check_loss(loss_fn)
+    steps_per_epoch = -(-n_examples // batch_size)
+    last_step = epochs * steps_per_epoch
+    to_save = checked_checkpoints(checkpoints, out, last_step)
+    network = copied(network)
+    chosen_optimizer = made_optimizer(optimizer, network)
+    evaluate(network, data, loss_fn)
+    settings: dict[str, str] = {}
+    on_disk = bool(to_save) or continue_from is not None
+    if on_disk:
+        plain = {"seed": seed, "batch_size": batch_size, "n_guesses": n_guesses, "autodiff": autodiff}
+        settings = run_settings(network, estimator, chosen_optimizer, loss_fn, data, **plain)
+    scheduler = made_schedule(schedule, chosen_optimizer)
+    if on_disk:
+        settings |= schedule_settings(scheduler)
+        states_of(network, chosen_optimizer, scheduler, {})  # Raises now for what could not be saved later.
     step = 0
     if continue_from is not None:
-        step = load_checkpoint(continue_from, network, chosen_optimizer, scheduler)
-    if step > last_step:
-        raise ValueError(f"the checkpoint {continue_from} is of step {step}, but the run ends at step {last_step}")
+        checkpoint = read_checkpoint(continue_from)
+        refuse_another_run(checkpoint, settings)
+        step = checkpoint.restore(network, chosen_optimizer, scheduler)
+        refuse_another_loss(checkpoint, probed_loss(network, loss_fn, data))
+        if step > last_step:
+            raise ValueError(f"the checkpoint {continue_from} is of step {step}, but the run ends at step {last_step}")
     if not isinstance(estimator, Backpropagation):
-        inputs, targets = (part[: min(batch_size, 64)] for part in (data.train_inputs, data.train_targets))
+        inputs, targets = data.batch(min(batch_size, EXAMPLES_CHECKED))
         checked = checked_for_training(network, loss_fn, inputs, targets, autodiff=autodiff)
-        _refuse_untapped_parameters(checked)
+        refuse_untapped_parameters(checked)
         if isinstance(estimator, Stateful):
             estimator = estimator.initialised(checked)
             if continue_from is not None:
-                estimator = estimator.with_state(load_estimator_state(continue_from))
+                estimator = estimator.with_state(checkpoint.part("estimator"))
     rows: list[dict[str, float]] = []
     saved: dict[int, Path] = {}
     diverged = False
     bar = tqdm(total=last_step, initial=step, desc=f"train {label(estimator)}", disable=not progress, unit="step")
     while True:
-        if step in checkpoints and out is not None:
+        if step in to_save and out is not None:
             state = estimator.state() if isinstance(estimator, Stateful) else {}
-            saved[step] = save_checkpoint(Path(out), step, network, chosen_optimizer, scheduler, state)
+            states = (network, chosen_optimizer, scheduler, state)
+            saved[step] = save_checkpoint(Path(out), step, *states, settings, probed_loss(network, loss_fn, data))
         logged = step % log_every == 0 or step == last_step
         if logged:
             rows.append({"step": step} | evaluate(network, data, loss_fn))
@@ -136,9 +189,11 @@ def train(
             if step == last_step:
                 break
             inputs, targets = _batch(data, seed, step, steps_per_epoch, batch_size)
+            network.zero_grad()
             if isinstance(estimator, Backpropagation):
-                chosen_optimizer.zero_grad()
                 loss = loss_fn(network(inputs), targets)
+                if not loss.requires_grad:
+                    raise ValueError("the loss does not depend on any parameter that requires a gradient")
                 loss.backward()
                 quality = {"cosine": 1.0, "relative_error": 0.0}
             else:
@@ -184,15 +239,30 @@ def train_seeds(
 
     Returns:
         The logs over (seed, step), NaN where a run has no row, and the runs by seed.
+
+    Raises:
+        ValueError: seeds that are no list of different seeds, what makes no network, an unknown setting; as `train`.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different from each other and at least one, got {list(seeds)}")
-    runs = {}
+    if isinstance(make_network, torch.nn.Module):
+        raise ValueError("make_network must be a function from a seed to a network, got a network")
+    check_callable("make_network", make_network, "a function from a seed to a network")
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray) or not len(seeds):
+        raise ValueError(f"seeds must be a list of whole numbers, at least one, got {described(seeds)}")
     for seed in seeds:
+        check_seed("every one of the seeds", seed)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different from each other, got {described(list(seeds))}")
+    known = signature(train).parameters
+    for name in settings:
+        check_choice("a setting of train", name, [name for name in known if name not in GIVEN_TO_TRAIN_SEEDS])
+    if out is not None:
+        check_path("out", out)
+    runs = {}
+    for seed in map(int, seeds):
         folder = Path(out) / f"seed_{seed}" if out is not None else None
         runs[seed] = train(make_network(seed), data, gradient, out=folder, seed=seed, **settings)
     logs = xr.concat([run.log for run in runs.values()], dim="seed", join="outer", combine_attrs="drop_conflicts")
-    return logs.assign_coords(seed=list(seeds)), runs
+    return logs.assign_coords(seed=list(runs)), runs
 
 
 def _refuse_infinite(loss: float) -> None:
@@ -200,82 +270,28 @@ def _refuse_infinite(loss: float) -> None:
         raise NonFiniteActivations(f"the loss is {loss}")
 
 
-def estimate_gradient(
-    network: torch.nn.Module,
-    loss_fn: Loss,
-    inputs: Tensor,
-    targets: Tensor,
-    estimator: str | Estimator,
-    generator: torch.Generator,
-    *,
-    n_guesses: int = 1,
-    autodiff: Autodiff = "reverse",
-) -> Tensor:
-    """Fills ``.grad`` of every parameter with the mean of ``n_guesses`` guesses, for a training loop of one's own.
-
-    Returns:
-        The mean loss on the batch, detached. ``optimizer.step()`` may follow as usual.
-
-    What `capture` checks of the loss once is not checked here: it must be a mean over examples. A stateful estimator
-    guesses with the state that it has; how it learns from step to step, see `fill_gradients`.
+def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str, float]:
+    """Loss and accuracy on the training set and accuracy on the test set, in evaluation mode.
 
     Raises:
-        ValueError: an empty batch, a parameter outside every tap, a module that lets examples interact or draws noise
-            of its own, NaN activations, no guess, in forward mode a gradient that takes a backward pass.
+        ValueError: data that the network or the loss does not take.
     """
-    check_whole("n_guesses", n_guesses, 1)
-    snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
-    _refuse_untapped_parameters(snapshot)
-    fill_gradients(snapshot, resolve(estimator), n_guesses, generator, False)
-    return snapshot.loss
-
-
-def fill_gradients(
-    snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator, compare: bool = False
-) -> dict[str, float]:
-    """Fills ``.grad`` of the snapshot's network with a mean of guesses, for a loop that keeps the snapshot.
-
-    Parameters that require no gradient get none; one that several taps share gets the sum of theirs.
-    A stateful estimator wants it for ``estimator.advanced(snapshot, generator)`` after the step. With ``compare``,
-    returns the mean's cosine with the exact gradient and its relative error; otherwise NaN for both.
-    """
-    modules = dict(snapshot.network.named_modules())
-    with torch.no_grad():
-        gradients = estimator(snapshot, n_guesses, generator).weight_gradients(snapshot)
-    filled: set[int] = set()
-    for tap, gradient in zip(snapshot.taps, gradients, strict=True):
-        module = modules[tap.name]
-        columns = gradient.shape[1] - tap.has_bias
-        parts = [(module.weight, gradient[:, :columns])]
-        if tap.has_bias:
-            parts.append((module.bias, gradient[:, columns]))
-        for parameter, part in parts:
-            if parameter.requires_grad:
-                parameter.grad = parameter.grad + part if id(parameter) in filled else part.contiguous()
-                filled.add(id(parameter))
-    if not compare or snapshot.autodiff == "forward":
-        return {"cosine": np.nan, "relative_error": np.nan}
-    guess = torch.cat([g.flatten() for g in gradients]).double()
-    exact = torch.cat([g.flatten() for g in snapshot.weight_gradients]).double()
-    return {
-        "cosine": float(torch.nn.functional.cosine_similarity(guess, exact, dim=0)),
-        "relative_error": float((guess - exact).norm() / exact.norm()),
-    }
-
-
-def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str, float]:
-    """Loss and accuracy on the training set and accuracy on the test set."""
-    with torch.no_grad():
-        train_outputs, test_outputs = network(data.train_inputs), network(data.test_inputs)
-        return {
-            "loss": float(mean_loss(loss_fn, train_outputs, data.train_targets)),
-            "train_accuracy": _accuracy(train_outputs, data.train_targets),
-            "test_accuracy": _accuracy(test_outputs, data.test_targets),
-        }
+    with torch.no_grad(), in_evaluation(network):
+        train_outputs = forward(network, data.train_inputs)
+        loss = mean_loss(loss_fn, train_outputs, data.train_targets)
+        test_accuracy = float("nan")
+        if len(data.test_inputs):
+            test_outputs = forward(network, data.test_inputs)
+            mean_loss(loss_fn, test_outputs, data.test_targets)  # Raises for a target that no output has.
+            test_accuracy = _accuracy(test_outputs, data.test_targets)
+    train_accuracy = _accuracy(train_outputs, data.train_targets)
+    return {"loss": float(loss), "train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> float:
-    if targets.is_floating_point():
+    """NaN where targets are no class indices, one for each place of the outputs."""
+    places = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim > 1 else None
+    if targets.is_floating_point() or places != targets.shape or outputs.shape[1] < 2:
         return float("nan")
     return float((outputs.argmax(1) == targets).double().mean())
 
@@ -300,16 +316,3 @@ def _log(rows: list[dict[str, float]], estimator: str, seed: int) -> xr.Dataset:
         for name, (long_name, units) in LOGGED.items()
     }
     return xr.Dataset(variables, coords={"step": steps}, attrs={"estimator": estimator, "seed": seed})
-
-
-def _refuse_bad_checkpoints(checkpoints: Sequence[int], out: str | Path | None, last_step: int) -> None:
-    if len(checkpoints) and out is None:
-        raise ValueError("checkpoints need a folder: give `out`")
-    outside = [step for step in checkpoints if not 0 <= step <= last_step]
-    if outside:
-        raise ValueError(f"checkpoint at step {outside[0]} is outside the run, which ends at step {last_step}")
-
-
-def _refuse_untapped_parameters(snapshot: Snapshot) -> None:
-    for name in snapshot.untapped_parameters:
-        raise ValueError(f"parameter {name!r} is in no Linear module, so an estimator has no gradient for it")

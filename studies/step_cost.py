@@ -160,13 +160,15 @@ def _step(estimator: Estimator, width: int, inputs: torch.Tensor, targets: torch
         optimizer.step()
 
     def estimated() -> None:
+        optimizer.zero_grad()
         fga.estimate_gradient(network, loss_fn, inputs, targets, estimator, generator)
         optimizer.step()
 
     def stateful() -> None:
         nonlocal estimator
+        optimizer.zero_grad()
         snapshot = fga.capturing.freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
-        fga.training.fill_gradients(snapshot, estimator, 1, generator)
+        fga.estimated_gradients.fill_gradients(snapshot, estimator, 1, generator)
         assert isinstance(estimator, Stateful)
         estimator = estimator.advanced(snapshot, generator)
         optimizer.step()

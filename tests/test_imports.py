@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ABOVE_ESTIMATORS = ("fganalysis.sampling", "fganalysis.predictions", "fganalysis.diagnosis", "fganalysis.training")
 ESTIMATORS = ("fganalysis.estimators", *ABOVE_ESTIMATORS)
 TORCH_MODULES = (
+    "fganalysis.checkpoints",
     "fganalysis.datasets",
     "fganalysis.diagnosis",
+    "fganalysis.estimated_gradients",
     "fganalysis.estimates",
     "fganalysis.estimators",
     "fganalysis.forward_mode",
@@ -27,10 +29,12 @@ TORCH_MODULES = (
     "fganalysis.networks",
     "fganalysis.noise",
     "fganalysis.predictions",
+    "fganalysis.run_settings",
     "fganalysis.sampling",
     "fganalysis.snapshot",
     "fganalysis.testing",
     "fganalysis.training",
+    "fganalysis.training_arguments",
 )
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "fganalysis.moments": (*TORCH_MODULES, "torch"),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import fganalysis as fga
-from fganalysis.checkpoints import load_checkpoint
 from fganalysis.datasets import Dataset
 from fganalysis.estimators import Estimator, label
 
@@ -175,6 +175,8 @@ def test_a_run_that_diverges_in_its_last_step_says_so(capsys: pytest.CaptureFixt
 
 
 BAD = [
+    ({"batch_size": 61}, "batch_size must be at most the 60 training examples, got 61"),
+    ({"batch_size": 100_000}, "batch_size must be at most the 60 training examples, got 100000"),
     ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
     ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
     ({"seed": [0, 1]}, r"seed must be a whole number of at least 0, got \[0, 1\]"),
@@ -188,6 +190,7 @@ BAD = [
     ({"gradient": "guesswork"}, "unknown estimator 'guesswork'"),
     ({"continue_from": "nowhere.safetensors"}, "there is no checkpoint at nowhere"),
 ]
+MESSAGE_LENGTH = 400
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
@@ -203,12 +206,6 @@ def test_a_class_that_no_output_has_is_refused_wherever_it_stands(gradient: str,
     targets[place] = 3
     with pytest.raises(ValueError, match=r"^targets must be class indices from 0 to 2, got 3$"):
         fga.train(NETWORK, replace(DATA, train_targets=targets), gradient, epochs=1, batch_size=20)
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    run = fga.train(NETWORK, DATA, epochs=1, checkpoints=[0], out=tmp_path)
-    with pytest.raises(ValueError, match="is of another network"):
-        load_checkpoint(run.checkpoints[0], fga.networks.mlp([6, 7, 3]))
 
 
 def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
@@ -248,6 +245,12 @@ def test_several_seeds_are_several_runs(tmp_path: Path) -> None:
         fga.train_seeds(network, DATA, seeds=[1, 1])
 
 
+def test_the_batch_is_512_examples_or_all_there_are(tmp_path: Path) -> None:
+    assert int(fga.train(NETWORK, DATA, epochs=2).log["step"][-1]) == 2
+    many = Dataset(DATA.train_inputs.repeat(10, 1), DATA.train_targets.repeat(10), DATA.test_inputs, DATA.test_targets)
+    assert int(fga.train(NETWORK, many, epochs=2).log["step"][-1]) == 4
+
+
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_frozen_weights_stay(gradient: str) -> None:
     network = copy.deepcopy(NETWORK)
@@ -262,6 +265,104 @@ def test_a_weight_of_two_taps_is_refused() -> None:
     asked = (network, torch.nn.functional.cross_entropy, DATA.train_inputs, DATA.train_targets)
     with pytest.raises(ValueError, match="taps '0' and '2' share one weight"):
         fga.estimate_gradient(*asked, "backpropagation", torch.Generator())
+
+
+@pytest.mark.parametrize("estimator", ["backpropagation", "activity", "weight"])
+def test_gradients_accumulate_as_those_of_backward_do(estimator: str) -> None:
+    network, loss_fn = copy.deepcopy(NETWORK), torch.nn.functional.cross_entropy
+
+    def estimated(rows: slice, seed: int) -> list[torch.Tensor]:
+        batch = DATA.train_inputs[rows], DATA.train_targets[rows]
+        fga.estimate_gradient(network, loss_fn, *batch, estimator, torch.Generator().manual_seed(seed))
+        return [parameter.grad.clone() for parameter in network.parameters()]
+
+    parts = []
+    for seed, rows in enumerate((slice(0, 20), slice(20, 60))):
+        network.zero_grad()
+        parts.append(estimated(rows, seed))
+    network.zero_grad()
+    estimated(slice(0, 20), 0)
+    kept = [parameter.grad for parameter in network.parameters()]
+    both = estimated(slice(20, 60), 1)
+    for one, other, total, tensor in zip(*parts, both, kept, strict=True):
+        torch.testing.assert_close(total, one + other)
+        assert torch.equal(tensor, total)  # In place, so that what looks at .grad sees it.
+
+
+def test_two_halves_of_a_batch_leave_the_gradient_of_the_whole() -> None:
+    network, loss_fn = copy.deepcopy(NETWORK), torch.nn.functional.cross_entropy
+    exact = torch.autograd.grad(loss_fn(network(DATA.train_inputs), DATA.train_targets), [*network.parameters()])
+    for rows in (slice(0, 30), slice(30, 60)):
+        fga.estimate_gradient(
+            network,
+            lambda outputs, targets: loss_fn(outputs, targets) / 2,
+            DATA.train_inputs[rows],
+            DATA.train_targets[rows],
+            "backpropagation",
+            torch.Generator(),
+        )
+    for parameter, gradient in zip(network.parameters(), exact, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_network_and_a_loss_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[torch.nn.Module] = []
+    check = fga.estimated_gradients.checked_for_training
+
+    def counted(network: torch.nn.Module, *arguments: Any, **settings: Any) -> Any:
+        checked.append(network)
+        return check(network, *arguments, **settings)
+
+    monkeypatch.setattr(fga.estimated_gradients, "checked_for_training", counted)
+    network, other = copy.deepcopy(NETWORK), copy.deepcopy(NETWORK)
+    batch = DATA.train_inputs, DATA.train_targets
+    for _ in range(3):  # A function made anew in every step is the same code.
+        fga.estimate_gradient(network, lambda o, t: F.cross_entropy(o, t), *batch, "activity", torch.Generator())
+    assert len(checked) == 1
+    fga.estimate_gradient(network, torch.nn.CrossEntropyLoss(), *batch, "activity", torch.Generator())
+    fga.estimate_gradient(other, torch.nn.CrossEntropyLoss(), *batch, "activity", torch.Generator())
+    assert len(checked) == 3
+    with pytest.raises(ValueError, match="not a mean over examples"):
+        fga.estimate_gradient(other, lambda o, t: F.cross_entropy(o, t).sqrt(), *batch, "activity", torch.Generator())
+
+
+class _LoRA(torch.nn.Module):
+    """A frozen Linear module beside two small ones that are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.head = torch.nn.Linear(6, 8), torch.nn.Linear(8, 3, bias=False)
+        self.down, self.up = torch.nn.Linear(6, 2, bias=False), torch.nn.Linear(2, 8, bias=False)
+        self.scale = torch.nn.Parameter(torch.ones(8), requires_grad=False)
+        self.base.requires_grad_(False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.scale * (self.base(inputs) + self.up(self.down(inputs)))))
+
+
+@pytest.mark.parametrize("gradient", [*GRADIENTS, "weight"])
+def test_a_network_of_frozen_and_trained_weights_trains_and_leaves_the_frozen_ones(gradient: str) -> None:
+    network = _LoRA()
+    for optimizer in (torch.optim.SGD, partial(torch.optim.AdamW, lr=0.1, weight_decay=1.0)):
+        run = fga.train(network, DATA, gradient, epochs=2, batch_size=20, optimizer=optimizer)
+        trained = dict(run.network.named_parameters())
+        for name, parameter in network.named_parameters():
+            assert torch.equal(parameter, trained[name]) == (not parameter.requires_grad), name
+
+
+def test_looking_at_a_network_does_not_change_its_training() -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.5)
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(8, 3))
+
+    def trained(log_every: int) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return fga.train(network, DATA, epochs=2, batch_size=20, log_every=log_every).network
+
+    often, seldom = trained(1), trained(100)
+    for name, value in often.state_dict().items():
+        assert torch.equal(value, seldom.state_dict()[name]), name
+    assert all(module.training for module in often.modules())
 
 
 BAD_BATCHES = [
