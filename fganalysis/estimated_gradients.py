@@ -78,7 +78,7 @@ def fill_gradients(
 ) -> dict[str, float]:
     """Adds a mean of guesses to ``.grad`` of the snapshot's network, for a loop that keeps the snapshot.
 
-    Parameters that require no gradient get none. A stateful estimator wants the snapshot for
+    Parameters that require no gradient are in no tap and get none. A stateful estimator wants the snapshot for
     ``estimator.advanced(snapshot, generator)`` after the step. With ``compare``, returns the mean's cosine with the
     exact gradient and its relative error; otherwise NaN for both.
 
@@ -91,8 +91,6 @@ def fill_gradients(
         for tap, gradient in zip(snapshot.taps, gradients, strict=True):
             for name, part in tap.by_parameter(gradient).items():
                 parameter = snapshot.network.get_parameter(name)
-                if not parameter.requires_grad:
-                    continue
                 if parameter.grad is None:
                     parameter.grad = part.clone(memory_format=torch.contiguous_format)
                 else:

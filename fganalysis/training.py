@@ -47,7 +47,7 @@ from fganalysis.training_arguments import (
     MakeOptimizer,
     MakeSchedule,
     checked_checkpoints,
-    copied,
+    copy_to_train,
     made_optimizer,
     made_schedule,
 )
@@ -143,7 +143,7 @@ def train(
     steps_per_epoch = -(-n_examples // batch_size)
     last_step = epochs * steps_per_epoch
     to_save = checked_checkpoints(checkpoints, out, last_step)
-    network = copied(network)
+    network = copy_to_train(network)
     chosen_optimizer = made_optimizer(optimizer, network)
     evaluate(network, data, loss_fn)
     settings: dict[str, str] = {}

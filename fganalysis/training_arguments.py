@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_kind, check_path, check_whole, described
+from fganalysis.capturing import copied
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
-def copied(network: object) -> torch.nn.Module:
-    """A copy to train. Raises ValueError for what is no network, cannot be copied or has nothing to train."""
+def copy_to_train(network: object) -> torch.nn.Module:
+    """A copy. Raises ValueError for what is no network, cannot be copied or has nothing to train."""
     check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
     assert isinstance(network, torch.nn.Module)
     for name, parameter in network.named_parameters():
@@ -26,13 +26,7 @@ def copied(network: object) -> torch.nn.Module:
             raise ValueError(f"parameter {name!r} has no shape yet: call the network on a batch first")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError("the network has no parameter that requires a gradient, so there is nothing to train")
-    try:
-        return copy.deepcopy(network)
-    except Exception as error:
-        raise ValueError(
-            f"the network cannot be copied ({type(error).__name__}): what it keeps must be parameters, buffers, "
-            "modules and plain values, not results of a forward pass"
-        ) from error
+    return copied(network)
 
 
 def made_optimizer(optimizer: object, network: torch.nn.Module) -> torch.optim.Optimizer:

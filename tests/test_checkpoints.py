@@ -126,7 +126,7 @@ OTHERWISE = [
         "network.0 was Linear(in_features=6, out_features=8, bias=True) and",
     ),
     ({"network": frozen()}, "network.0.weight was (8, 6) float32 and is (8, 6) float32 frozen here"),
-    ({"network": in_eight_bits()}, "the network fails on train_inputs"),
+    ({"network": in_eight_bits()}, "the network's forward pass fails on inputs of shape"),
     ({"data": moved(DATA)}, "train_inputs was (60, 6) float32 "),
     ({"data": replace(DATA, train_targets=DATA.train_targets.roll(1))}, "train_targets was (60,) int64 "),
 ]
