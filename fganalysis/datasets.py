@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from fganalysis.arguments import check_kind, check_seed, check_whole, described
 from fganalysis.datafiles import SOURCES, Damaged, data_folders, fetch, set_aside
 
+CIFAR_RECORD = 1 + 3 * 32 * 32  # A label and the pixels.
 N_CLASSES = 10  # Of every dataset here.
 LARGEST_MNIST1D_SEED = 2**32 - 1 - 42  # NumPy's global generator, which the package seeds with 42 more, takes 32 bits.
 
@@ -139,6 +140,7 @@ def read_idx(content: bytes) -> np.ndarray:
     ValueError
         If the header is another one or the length does not follow from it.
     """
+    check_kind("content", content, bytes, "the bytes of a file")
     n_dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
     start = 4 + 4 * n_dimensions
     sizes = np.frombuffer(content[4:start], dtype=">u4").astype(int) if len(content) >= start else np.zeros(0, int)
@@ -149,6 +151,7 @@ def read_idx(content: bytes) -> np.ndarray:
 
 def idx_images(files: Mapping[str, bytes]) -> Dataset:
     """Make a dataset of four IDX files: images and labels to train and to test with; pixels are divided by 255."""
+    files = _known(files, SOURCES["mnist"].content)
     train_inputs, test_inputs = (read_idx(files[f"{part}-images-idx3-ubyte"]) for part in ("train", "t10k"))
     train_targets, test_targets = (read_idx(files[f"{part}-labels-idx1-ubyte"]) for part in ("train", "t10k"))
     return _dataset(train_inputs, train_targets, test_inputs, test_targets, scale=255)
@@ -156,10 +159,21 @@ def idx_images(files: Mapping[str, bytes]) -> Dataset:
 
 def cifar(files: Mapping[str, bytes]) -> Dataset:
     """Make a dataset of CIFAR-10's binary batches: records of a label and 3072 pixels, which are divided by 255."""
-    records = {name: np.frombuffer(content, dtype=np.uint8).reshape(-1, 3073) for name, content in files.items()}
+    files = _known(files, SOURCES["cifar10"].content)
+    odd = [name for name, content in files.items() if len(content) % CIFAR_RECORD or not content]
+    if odd:
+        raise ValueError(f"{odd[0]} must be records of {CIFAR_RECORD} bytes, got {len(files[odd[0]])} bytes")
+    records = {name: np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD) for name, content in files.items()}
     train = np.concatenate([records[name] for name in sorted(records) if name.startswith("data_batch_")])
     test = records["test_batch.bin"]
     return _dataset(train[:, 1:], train[:, 0], test[:, 1:], test[:, 0], scale=255)
+
+
+def _known(files: Mapping[str, bytes], names: Iterable[str]) -> dict[str, bytes]:
+    check_kind("files", files, Mapping, "a mapping from file names to bytes")
+    for name in names:
+        check_kind(name, files.get(name), bytes, "the bytes of a file")
+    return {name: files[name] for name in names}
 
 
 def _dataset(

@@ -55,11 +55,9 @@ def estimate_gradient(
     for name, value in (("inputs", inputs), ("targets", targets)):
         check_kind(name, value, Tensor, "a tensor")
     estimator = resolve(estimator)
-    check_kind("generator", generator, torch.Generator, "a torch.Generator")
+    check_generator(generator, inputs.device)
     check_whole("n_guesses", n_guesses, 1)
     check_choice("autodiff", autodiff, ("reverse", "forward"))
-    if generator.device.type != inputs.device.type:
-        raise ValueError(f"generator must be on the device of the inputs, {inputs.device}, got {generator.device}")
     # A batch of a single example says nothing of how examples go together.
     key = (getattr(loss_fn, "__code__", type(loss_fn)), autodiff, inputs.shape[:1] == (1,))
     checked = _CHECKED.setdefault(network, set())
@@ -74,7 +72,7 @@ def estimate_gradient(
 
 
 def fill_gradients(
-    snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator, compare: bool = False
+    snapshot: Snapshot, estimator: str | Estimator, n_guesses: int, generator: torch.Generator, compare: bool = False
 ) -> dict[str, float]:
     """Adds a mean of guesses to ``.grad`` of the snapshot's network, for a loop that keeps the snapshot.
 
@@ -86,6 +84,10 @@ def fill_gradients(
         ValueError: guesses of another shape or type than the weights, or another number of them.
         NonFiniteActivations: guesses that are NaN or infinite.
     """
+    check_kind("snapshot", snapshot, Snapshot, "what fganalysis.capture or freeze returns")
+    estimator = resolve(estimator)
+    check_whole("n_guesses", n_guesses, 1)
+    check_generator(generator, snapshot.inputs.device)
     with torch.no_grad():
         gradients = _mean_guess(snapshot, estimator, n_guesses, generator)
         for tap, gradient in zip(snapshot.taps, gradients, strict=True):
@@ -112,7 +114,7 @@ def _mean_guess(
     guesses = guesses_of(estimator, snapshot, n_guesses, generator)
     try:
         gradients = guesses.weight_gradients(snapshot)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except Exception as error:
         raise ValueError("the estimator's guesses do not fit the network: their shapes or types differ") from error
     if len(gradients) != len(snapshot.taps):
         raise ValueError(f"guesses must have a tensor for each of {len(snapshot.taps)} taps, got {len(gradients)}")
@@ -124,6 +126,14 @@ def _mean_guess(
     if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
         raise NonFiniteActivations("the estimator's guess has NaN or infinite numbers")
     return gradients
+
+
+def check_generator(generator: object, device: torch.device) -> None:
+    """A generator that draws where the batch is."""
+    check_kind("generator", generator, torch.Generator, "a torch.Generator")
+    assert isinstance(generator, torch.Generator)
+    if generator.device.type != device.type:
+        raise ValueError(f"generator must be on the device of the inputs, {device}, got {generator.device}")
 
 
 def check_loss(loss_fn: object) -> None:

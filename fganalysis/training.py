@@ -23,6 +23,7 @@ from fganalysis.arguments import (
     check_callable,
     check_choice,
     check_flag,
+    check_kind,
     check_path,
     check_seed,
     check_whole,
@@ -46,6 +47,7 @@ from fganalysis.snapshot import Autodiff, Loss, NonFiniteActivations
 from fganalysis.training_arguments import (
     MakeOptimizer,
     MakeSchedule,
+    advance,
     checked_checkpoints,
     copy_to_train,
     made_optimizer,
@@ -209,11 +211,7 @@ def train(
             tqdm.write(f"training by {label(estimator)} diverged by step {step}: {error}")
             diverged = True
             break
-        chosen_optimizer.step()
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            scheduler.step(float(loss.detach()))
-        elif scheduler is not None:
-            scheduler.step()
+        advance(chosen_optimizer, scheduler, float(loss.detach()), step)
         step += 1
         bar.update()
     bar.close()
@@ -260,7 +258,11 @@ def train_seeds(
     runs = {}
     for seed in map(int, seeds):
         folder = Path(out) / f"seed_{seed}" if out is not None else None
-        runs[seed] = train(make_network(seed), data, gradient, out=folder, seed=seed, **settings)
+        try:
+            network = make_network(seed)
+        except Exception as error:
+            raise ValueError(f"make_network fails for the seed {seed}: call it to see why") from error
+        runs[seed] = train(network, data, gradient, out=folder, seed=seed, **settings)
     logs = xr.concat([run.log for run in runs.values()], dim="seed", join="outer", combine_attrs="drop_conflicts")
     return logs.assign_coords(seed=list(runs)), runs
 
@@ -276,6 +278,9 @@ def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str
     Raises:
         ValueError: data that the network or the loss does not take.
     """
+    check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
+    data = checked_data(data)
+    check_loss(loss_fn)
     with torch.no_grad(), in_evaluation(network):
         train_outputs = forward(network, data.train_inputs)
         loss = mean_loss(loss_fn, train_outputs, data.train_targets)

@@ -88,3 +88,24 @@ def checked_checkpoints(checkpoints: object, out: object, last_step: int) -> fro
         if not os.access(folder, os.W_OK):
             raise ValueError(f"out must be a folder that can be written to, got {folder}")
     return frozenset(map(int, checkpoints))
+
+
+def advance(
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    loss: float,
+    step: int,
+) -> None:
+    """A step of both, ReduceLROnPlateau's by the loss. Raises ValueError where one of them fails."""
+    at_work: object = optimizer
+    try:
+        optimizer.step()
+        at_work = schedule
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            schedule.step(loss)
+        elif schedule is not None:
+            schedule.step()
+    except Exception as error:
+        raise ValueError(
+            f"{type(at_work).__name__} fails at step {step}: look at its settings, and whether it takes such a network"
+        ) from error

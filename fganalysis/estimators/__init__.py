@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from fganalysis.arguments import described
 from fganalysis.estimates import Estimates
 from fganalysis.estimators.activation_mixing import ActivationMixing
 from fganalysis.estimators.activity_perturbation import ActivityPerturbation
@@ -90,7 +91,7 @@ def resolve(estimator: str | Estimator) -> Estimator:
         raise ValueError(f"an estimator must be a key or an instance, got the class {estimator.__name__}")
     if not isinstance(estimator, str):
         if not callable(estimator):
-            raise ValueError(f"an estimator must be a key or an instance, got {estimator!r}")
+            raise ValueError(f"an estimator must be a key or an instance, got {described(estimator)}")
         return estimator
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; known ones: {', '.join(ESTIMATORS)}")
