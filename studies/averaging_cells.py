@@ -38,7 +38,7 @@ GRID = (schema.SPACE, schema.LAYER)
 def trainer(epochs: int, batch: int, out: Path) -> Callable[[int, int, bool], Snapshot]:
     """A function to the snapshot of (width, seed, trained), which trains each network once, when it is first asked."""
     data = fga.datasets.load("mnist1d")
-    examples = data.train_inputs[:batch], data.train_targets[:batch]
+    examples = data.batch(batch)
     last = epochs * -(-len(data.train_inputs) // 512)
 
     @cache

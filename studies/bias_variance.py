@@ -83,6 +83,7 @@ def _refuse_bad(settings: Settings) -> None:
 
 def _study(settings: Settings, data: Dataset, width: int, seed: int, folder: Path) -> xr.DataTree:
     """One network, diagnosed at every step, a file a step; it is trained only where something is not finished."""
+    batch = [array.to(settings.device) for array in data.batch(settings.batch)]
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
     network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=seed)
     last = settings.epochs * -(-len(data.train_inputs) // TRAINING_BATCH)
@@ -106,7 +107,6 @@ def _study(settings: Settings, data: Dataset, width: int, seed: int, folder: Pat
     )
     store.write(run.log.assign_attrs(study_settings=_described(settings)), folder / "training_log.nc")
     _print_accuracy(run.log, width, seed)
-    batch = [array[: settings.batch].to(settings.device) for array in (data.train_inputs, data.train_targets)]
     for step, path in paths.items():
         if step not in finished:
             load_checkpoint(run.checkpoints[step], network)

@@ -55,7 +55,7 @@ class Settings:
 def descend(settings: Settings) -> xr.Dataset:
     """loss (branch, step), the one before the first step included; share (branch,) of the squared gradient."""
     data = fga.datasets.load(settings.dataset)
-    inputs, targets = data.train_inputs[: settings.examples], data.train_targets[: settings.examples]
+    inputs, targets = data.batch(settings.examples)
     classes = int(data.train_targets.max()) + 1
     width = settings.width
     network = fga.networks.mlp([inputs.shape[1], width, width, width, classes], bias=False, seed=settings.seed)

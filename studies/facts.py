@@ -124,8 +124,8 @@ def _snapshot(width: int, seed: int, inputs: Tensor, targets: Tensor) -> Snapsho
 def _same_law(settings: Settings) -> xr.Dataset:
     """Facts 1–3 at initialisation, in double precision, over (guess_kind, layer) in activation space."""
     data = fga.datasets.load("mnist1d")
-    inputs, targets = data.train_inputs[: settings.examples].double(), data.train_targets[: settings.examples]
-    snapshot = _snapshot(settings.width, settings.seed, inputs, targets)
+    inputs, targets = data.batch(settings.examples)
+    snapshot = _snapshot(settings.width, settings.seed, inputs.double(), targets)
     tree = fga.diagnose(snapshot, list(SAME_LAW.values()), settings.guesses, settings.seed)
     where = {"space": "activation", "layer": HIDDEN, "step": 0}
     measured, predicted = (tree[node].to_dataset().sel(where, drop=True) for node in ("measured", "predicted"))
@@ -219,7 +219,7 @@ def _table(
     data = fga.datasets.load("mnist1d")
     network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=settings.seed)
     run = fga.train(network, data, epochs=epochs, seed=settings.seed, log_every=10**6, progress=True)
-    inputs, targets = data.train_inputs[: settings.batch], data.train_targets[: settings.batch]
+    inputs, targets = data.batch(settings.batch)
     snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, inputs, targets)
     rows = []
     for name, (estimator, printed) in tqdm(table.items(), desc=f"width {width}", unit="guess"):

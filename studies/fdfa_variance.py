@@ -48,14 +48,13 @@ class Sizes:
 
 def snapshot_of(data: Dataset, width: int, epochs: int, examples: int, seed: int) -> Snapshot:
     """Two hidden ReLU layers on the first examples, after epochs of backpropagation (Adam, rate 1e-3, batch 64)."""
-    classes = int(data.train_targets.max()) + 1
+    batch, classes = data.batch(examples), int(data.train_targets.max()) + 1
     network: torch.nn.Module = fga.networks.mlp([data.train_inputs.shape[1], width, width, classes], seed=seed)
     if epochs:
         adam = partial(torch.optim.Adam, lr=1e-3)
         run = fga.train(network, data, epochs=epochs, batch_size=64, optimizer=adam, seed=seed, log_every=10**6)
         network = run.network
-    rows = slice(0, examples)
-    return fga.capture(network, torch.nn.functional.cross_entropy, data.train_inputs[rows], data.train_targets[rows])
+    return fga.capture(network, torch.nn.functional.cross_entropy, *batch)
 
 
 def measure(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int) -> xr.Dataset:

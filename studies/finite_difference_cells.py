@@ -94,8 +94,8 @@ def _snapshot(of: Network, dtype: torch.dtype) -> Snapshot:
         activation=ACTIVATIONS[of.activation],
         dtype=dtype,
     )
-    inputs, targets = data.train_inputs[: of.batch].to(dtype), data.train_targets[: of.batch]
-    return fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
+    inputs, targets = data.batch(of.batch)
+    return fga.capture(network, torch.nn.functional.cross_entropy, inputs.to(dtype), targets)
 
 
 def _directions(snapshot: Snapshot, draws: int, generator: torch.Generator) -> list[Tensor]:

@@ -158,7 +158,7 @@ def measured(of: Network) -> xr.Dataset:
     widths = {"linear": None, "mlp": of.mlp_width, "cnn": of.cnn_channels}
     along = WithHeads(tuple(_trained_head(kind, widths[kind], of) for kind in KINDS))
     steps = [epoch * -(-len(data.train_inputs) // 512) for epoch in of.epochs]
-    batch = (data.train_inputs[: of.batch], data.train_targets[: of.batch])
+    batch = data.batch(of.batch)
     with tempfile.TemporaryDirectory() as folder:
         run = fga.train(
             _network(of.seed, of.width),

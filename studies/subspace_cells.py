@@ -120,8 +120,7 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
 
 
 def _captured(network: torch.nn.Module, data: Dataset, step: int, examples: int = MANY_EXAMPLES) -> Snapshot:
-    batch = data.train_inputs[:examples], data.train_targets[:examples]
-    return fga.capture(network, torch.nn.functional.cross_entropy, *batch, step=step)
+    return fga.capture(network, torch.nn.functional.cross_entropy, *data.batch(examples), step=step)
 
 
 def _looks(training: Training, data: Dataset, snapshots: list[Snapshot]) -> dict[str, xr.Dataset]:

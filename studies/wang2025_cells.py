@@ -119,7 +119,7 @@ def cell(training: Training) -> xr.Dataset:
         seed=training.seed,
         log_every=100,
     )
-    batch = data.train_inputs[:BATCH], data.train_targets[:BATCH]
+    batch = data.batch(BATCH)
     looks = [_look(one, *batch) for one in (network, run.network)]
     before_after = xr.concat(looks, dim=xr.IndexVariable("when", ["before", "after"]))
     parts = [run.log, before_after]
