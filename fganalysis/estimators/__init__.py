@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from fganalysis.arguments import described
 from fganalysis.estimates import Estimates
 from fganalysis.estimators.activation_mixing import ActivationMixing
 from fganalysis.estimators.activity_perturbation import ActivityPerturbation
@@ -91,7 +90,7 @@ def resolve(estimator: str | Estimator) -> Estimator:
         raise ValueError(f"an estimator must be a key or an instance, got the class {estimator.__name__}")
     if not isinstance(estimator, str):
         if not callable(estimator):
-            raise ValueError(f"an estimator must be a key or an instance, got {described(estimator)}")
+            raise ValueError(f"an estimator must be a key or an instance, got {estimator!r}")
         return estimator
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; known ones: {', '.join(ESTIMATORS)}")
