@@ -63,7 +63,7 @@ def write(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
 
     Raises:
         ValueError: what netCDF cannot hold.
-        OSError: a file that cannot be written, naming it and why; what was under its name is still there.
+        OSError: a file that cannot be written, naming it and why; an earlier file of its name is still there.
     """
     check_path("path", path)
     check_kind("result", result, (xr.Dataset, xr.DataTree), "an xarray Dataset or DataTree")
@@ -110,7 +110,7 @@ def write_bytes(content: bytes, path: Path) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {_reason(error)}; what was there before is as it was") from error
+        raise OSError(f"{path} cannot be written: {_reason(error)}") from error
     return path
 
 

@@ -57,7 +57,7 @@ def _unless_damaged(path: Path, read: Callable[[Path], Part]) -> Part | None:
     try:
         return read(path)
     except store.Damaged as damage:
-        print(f"{damage}: it is now {store.set_aside(path).name}, and is computed anew", flush=True)
+        print(f"{damage}; the file is now {store.set_aside(path).name}, and the cell is computed anew", flush=True)
         return None
 
 

@@ -196,7 +196,7 @@ def test_a_damaged_cell_is_set_aside_named_and_computed_anew(
     assert float(kept_cells.kept(path, {"seed": 0}, lambda: made(2))["value"][0]) == 2
     assert (tmp_path / "cell.nc.damaged").read_bytes() == content
     shown = capsys.readouterr().out
-    assert f"{path} is damaged: " in shown and "it is now cell.nc.damaged, and is computed anew" in shown
+    assert f"{path} is damaged: " in shown and "the file is now cell.nc.damaged, and the cell is computed anew" in shown
     for content in (b"", b"not a result", path.read_bytes()[:999]):
         path.write_bytes(content)
         assert float(kept_cells.kept(path, {"seed": 0}, lambda: made(3))["value"][0]) == 3

@@ -49,7 +49,7 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
     assert (cells[0].stat().st_mtime_ns, cells[1].exists()) == (times[0], True)
     shown = capsys.readouterr().out
     assert shown.count("is finished") == 1
-    assert f"{cells[1]} is damaged: " in shown and "it is now step_000003.nc.damaged, and is computed anew" in shown
+    assert f"{cells[1]} is damaged: " in shown and "the file is now step_000003.nc.damaged, and" in shown
     assert (folder / "step_000003.nc.damaged").exists() and fga.open_results(cells[1]).attrs["study_settings"]
 
 
