@@ -1,48 +1,72 @@
-"""Results on disk: one cell a file, written atomically, with provenance; opened as one DataTree.
+"""Results on disk: one cell a file, whole or not there, with provenance and a checksum; opened as one DataTree.
 
-A cell is whatever one unit of work produces. A file appears under its name only when it is complete (temporary name,
-fsync, rename), so a killed study loses the cell in flight and nothing else, and a second run skips what is there.
+A cell is whatever one unit of work produces. It is made into netCDF4 in memory and its bytes go to a temporary file
+(fsync, rename), so a killed study or a full disk loses the cell in flight and nothing else. Written by HDF5 itself, a
+full disk was a segmentation fault. Behind the netCDF bytes, where HDF5 does not look, stands their SHA-256. Before a
+file is opened, its bytes are compared with the checksum: HDF5 reads some damaged files with other values and fails on
+others in its own words. Files without a checksum, of older versions or other programs, are read all the same.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import json
 import os
 import platform
+import re
+import secrets
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import IO, NoReturn
 
 import xarray as xr
 
+from fganalysis.arguments import check_kind, check_path
+
+try:
+    import fcntl
+except ImportError:  # Not on Windows, where a locked file does not open at all.
+    fcntl = None  # type: ignore[assignment]
+
 SUFFIX = ".nc"
+SET_ASIDE = ".damaged"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SEAL = re.compile(rb"\nfganalysis sha256 ([0-9a-f]{64})\n\Z")
+SEAL_LENGTH = len(b"\nfganalysis sha256 ") + 64 + 1
+NO_CHECKSUM = "none"
+ABANDONED = 3600.0  # Seconds after which a temporary file of the same cell is a dead run's: writing takes a few.
+
+
+class Damaged(ValueError):
+    """A file whose bytes are not those of a result; one that cannot be opened at all is no such file."""
 
 
 @cache
 def provenance() -> dict[str, str]:
     """Who made a result: versions of what matters, and the git commit of the code where it runs from a clone."""
-    here = Path(__file__).resolve().parent
-    commit = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    versions = {name: metadata.version(name) for name in ("numpy", "scipy", "torch", "xarray")}
+    versions = {name: _version(name) for name in ("numpy", "scipy", "torch", "xarray")}
     return {
         "creation_library": "fganalysis",
-        "creation_library_version": metadata.version("fganalysis"),
-        "git_commit": commit.stdout.strip() if commit.returncode == 0 else "unknown",
+        "creation_library_version": _version("fganalysis"),
+        "git_commit": _commit(Path(__file__).resolve()),
         "versions": json.dumps({"python": platform.python_version(), **versions}),
     }
 
 
 def write(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
-    """Writes a result to ``path`` as netCDF4, whole or not at all, with provenance in its attributes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a result to ``path`` as netCDF4 with provenance in its attributes and a checksum at its end.
+
+    Raises:
+        ValueError: what netCDF cannot hold.
+        OSError: a file that cannot be written, naming it and why; an earlier file of its name is still there.
+    """
+    check_path("path", path)
+    check_kind("result", result, (xr.Dataset, xr.DataTree), "an xarray Dataset or DataTree")
     tree = result if isinstance(result, xr.DataTree) else xr.DataTree(result)
     # Without the encodings of the files that parts were read from: theirs cut longer strings to the length they had.
     parts = {node.path: node.to_dataset(inherit=False).drop_encoding() for node in tree.subtree}
@@ -56,44 +80,103 @@ def write(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
         }
         for node in tree.subtree
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        tree.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        content = bytes(tree.to_netcdf(None, engine="h5netcdf", encoding=encoding))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"the result for {path} cannot be stored: netCDF holds arrays of numbers or texts, and attributes that are "
+            "numbers up to 2**64, texts or lists of them"
+        ) from error
+    return write_bytes(content + f"\nfganalysis sha256 {hashlib.sha256(content).hexdigest()}\n".encode(), Path(path))
+
+
+def write_bytes(content: bytes, path: Path) -> Path:
+    """Writes a file whole or not at all, and removes what dead runs left of it.
+
+    Raises:
+        OSError: a file that cannot be written, naming it and why.
+    """
+    # Random: process numbers are the same on several machines that share a folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _remove_abandoned(path, temporary.stat().st_mtime)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {_reason(error)}") from error
     return path
 
 
 def read(path: Path) -> xr.DataTree:
-    """One cell, loaded and closed.
+    """One cell, loaded and closed; ``encoding["checksum"]`` is its SHA-256, or "none" where the file carries none.
 
     Raises:
-        ValueError: a file that is not there or does not open, naming it.
+        Damaged: bytes that are not those that were written, or that are no netCDF4.
+        ValueError: a file that is not there, is locked or cannot be read.
     """
+    check_path("path", path)
+    content, checksum = _content(Path(path))
     try:
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
-            return tree.load()
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no result at {path}") from error
+        with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as opened:
+            tree = opened.load()
+    except Exception as error:  # HDF5, h5py, h5netcdf and xarray have all raised here, each something else.
+        _refuse_unread(Path(path), content, checksum, error)
+    tree.encoding["checksum"] = checksum
+    return tree
+
+
+def attributes(path: Path) -> dict[str, object]:
+    """The attributes of one cell's root; checks all bytes, as `read`, and is quicker where there are many groups.
+
+    Raises:
+        Damaged, ValueError: as `read`.
+    """
+    content, checksum = _content(path)
+    if checksum == NO_CHECKSUM:
+        return {str(name): value for name, value in read(path).attrs.items()}
+    try:
+        with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as root:
+            return {str(name): value for name, value in root.attrs.items()}
+    except Exception as error:
+        _refuse_unread(path, content, checksum, error)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file, so that its name is free and nothing is lost, and says what it is called now."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}{SET_ASIDE}{f'-{number}' if number > 1 else ''}")).exists():
+        number += 1
+    try:
+        path.rename(aside)
     except OSError as error:
-        raise ValueError(f"{path} is not a readable netCDF4 result: delete it and run the study again") from error
+        raise OSError(f"{path} is damaged and cannot be renamed: {_reason(error)}") from error
+    return aside
 
 
 def open_results(path: str | Path) -> xr.DataTree:
     """Every finished cell under a study's folder: one DataTree, a node a cell, named by its file without suffix.
 
-    A path to a single file gives that file's tree. Cells in sub-folders become nested nodes.
+    A path to a single file gives that file's tree. Cells in sub-folders become nested nodes. Each file is compared with
+    the checksum that it carries, which is then in its node's ``encoding["checksum"]``; "none": it carries none.
 
     Raises:
-        ValueError: no such path, or no finished cell in it.
+        ValueError: no such path, no finished cell in it, a file that is damaged or no result, or cells that do not fit
+            into one tree.
     """
+    check_path("path", path)
     path = Path(path)
     if path.is_file():
         return read(path)
-    files = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
+    if not path.exists():
+        raise ValueError(f"there is no result at {path}: run the study first")
+    files = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith(".") and file.is_file())
     if not files:
         raise ValueError(f"there is no finished result in {path}: run the study first")
     if len(files) == 1 and files[0].parent == path:
@@ -102,5 +185,94 @@ def open_results(path: str | Path) -> xr.DataTree:
     for file in files:
         name = "/".join(file.relative_to(path).with_suffix("").parts)
         for node in read(file).subtree:
-            nodes[f"{name}{node.path}".rstrip("/")] = node.to_dataset(inherit=False)
-    return xr.DataTree.from_dict(nodes)
+            place = f"{name}{node.path}".rstrip("/")
+            if place in nodes:
+                raise ValueError(f"{file} and another file in {path} both have the node {place}: open them one by one")
+            nodes[place] = node.to_dataset(inherit=False)
+    try:
+        return xr.DataTree.from_dict(nodes)
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"the results in {path} do not fit into one tree, as those of different studies need not: "
+            "open one of its folders or files"
+        ) from error
+
+
+def _content(path: Path) -> tuple[bytes, str]:
+    """The netCDF bytes of a file and their checksum, or "none" where the file carries none."""
+    try:
+        with open(path, "rb") as file:
+            _refuse_locked(file)
+            content = file.read()
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no result at {path}") from error
+    except BlockingIOError as error:
+        raise ValueError(f"{path} is being written by another program, which has locked it: try again later") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
+    seal = SEAL.search(content, max(0, len(content) - SEAL_LENGTH))
+    if seal is None:
+        return content, NO_CHECKSUM
+    content, checksum = content[: seal.start()], seal[1].decode()
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise Damaged(f"{path} is damaged: its bytes are not those that were written, by its checksum")
+    return content, checksum
+
+
+def _refuse_locked(file: IO[bytes]) -> None:
+    """BlockingIOError where HDF5 in another process has the file open for writing: its bytes may be half new."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # A file system without locks.
+            pass
+
+
+def _refuse_unread(path: Path, content: bytes, checksum: str, error: Exception) -> NoReturn:
+    """What a file is that does not open: whole by its checksum, damaged, or something else."""
+    if checksum != NO_CHECKSUM:
+        raise ValueError(
+            f"{path} is whole, by its checksum, but the installed xarray {_version('xarray')} and h5netcdf "
+            f"{_version('h5netcdf')} do not read it"
+        ) from error
+    if SIGNATURE not in content[:8]:
+        raise Damaged(f"{path} is not a readable netCDF4 result: another kind of file, or a damaged one") from error
+    raise Damaged(f"{path} is not a readable netCDF4 result: it is damaged or cut short") from error
+
+
+def _remove_abandoned(path: Path, now: float) -> None:
+    """``now``: the file system's clock, which may not be this machine's."""
+    own = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.part")
+    with contextlib.suppress(OSError):
+        for file in path.parent.iterdir():
+            if own.fullmatch(file.name) and now - file.stat().st_mtime > ABANDONED:
+                file.unlink()
+
+
+def _commit(source: Path) -> str:
+    """The commit of the repository that tracks ``source``: a folder of installed packages may lie in the user's own."""
+    if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
+        return "unknown"
+    return _git(source.parent, "describe", "--always", "--dirty", "--abbrev=40") or "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says, None where it fails or is not installed."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # Run from a clone that is not installed.
+        return "unknown"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()

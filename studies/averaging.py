@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fganalysis import plotting, store
-from studies import averaging_figures, averaging_page
+from fganalysis import store
+from fganalysis.arguments import check_names
+from studies import averaging_figures, averaging_page, command_line, pages
 from studies.averaged_streams import RATIO
 from studies.averaging_cells import FEWEST_GROUPS, cell, trainer
 from studies.averaging_kinds import GUESSES
@@ -55,13 +55,12 @@ class Settings:
     """Cosines to reach."""
     out: Path = Path("results/averaging")
     """Where cells go, a file for each estimator, network and step; what is finished there is not computed again."""
-    page: Path = Path("docs/results")
-    """Where averaging.md and its figures go."""
+    page: Path | None = None
+    """Where averaging.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.guess_kinds if name not in GUESSES]
-        if unknown:
-            raise ValueError(f"unknown guess {unknown[0]!r}; known ones: {'; '.join(GUESSES)}")
+        command_line.check(self)
+        check_names("guess_kinds", self.guess_kinds, GUESSES)
         if len(self.seeds) < 2:
             raise ValueError(f"seeds must be at least 2, as intervals are over them, got {len(self.seeds)}")
         if self.guesses < RATIO * FEWEST_GROUPS or self.guesses % FEWEST_GROUPS:
@@ -96,10 +95,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset.attrs = {"guesses": settings.guesses, "batch": settings.batch, "epochs": settings.epochs}
     store.write(dataset, settings.out / "averaging.nc")
     text = averaging_page.page(dataset)
-    settings.page.mkdir(parents=True, exist_ok=True)
-    (settings.page / "averaging.md").write_text(text, encoding="utf-8")
-    for name, figure in averaging_figures.figures(dataset).items():
-        plotting.save(figure, settings.page / f"averaging_{name}.png")
+    pages.write("averaging", text, averaging_figures.figures(dataset), settings.out, settings.page)
     print(text)
     return dataset
 
@@ -172,4 +168,4 @@ def _described(dataset: xr.Dataset) -> xr.Dataset:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command_line.run(Settings, main, __doc__)

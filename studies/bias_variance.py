@@ -7,20 +7,20 @@ estimator on one batch, and puts the closed-form prediction beside each measured
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis import plotting, store
+from fganalysis import plotting
 from fganalysis.checkpoints import load_checkpoint
 from fganalysis.datasets import Dataset
 from fganalysis.diagnosis import join
 from fganalysis.summary import formatted
+from studies import command_line, kept_cells
+from studies.command_line import DatasetName, Device
 
 ESTIMATORS = ("backpropagation", "weight", "activity", "upstream", "orthogonal", "newton_schulz", "preconditioned")
 TRAINING_BATCH = 512
@@ -44,18 +44,22 @@ class Settings:
     """Examples in the batch that the gradients are those of."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the initial weights, the order of the examples and the guesses."""
-    dataset: str = "mnist1d"
-    """mnist1d, digits, fashion_mnist, mnist or cifar10."""
-    device: str = "cpu"
-    """cpu or cuda."""
+    dataset: DatasetName = "mnist1d"
+    """What the network is trained on."""
+    device: Device = "cpu"
+    """Where the guesses are made."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""
     out: Path = Path("results/bias_variance")
     """Where results, figures and checkpoints go; steps that are finished there are not computed again."""
 
+    def __post_init__(self) -> None:
+        command_line.check(self, least={"steps": 0, "guesses": 2}, optional=("steps",))
+        for key in self.estimators:
+            fga.estimators.resolve(key)
+
 
 def main(settings: Settings) -> None:
-    _refuse_bad(settings)
     data = fga.datasets.load(settings.dataset)
     for width in settings.widths:
         for seed in settings.seeds:
@@ -68,30 +72,18 @@ def main(settings: Settings) -> None:
             report(tree, folder)
 
 
-def _refuse_bad(settings: Settings) -> None:
-    """Before anything is computed: one sentence for each setting that could only fail later."""
-    try:
-        for key in settings.estimators:
-            fga.estimators.resolve(key)
-        if settings.guesses < 2:
-            raise ValueError(f"guesses must be at least 2, got {settings.guesses}")
-        if settings.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is cuda, but torch finds no GPU here: use --device cpu")
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
-
-
 def _study(settings: Settings, data: Dataset, width: int, seed: int, folder: Path) -> xr.DataTree:
     """One network, diagnosed at every step, a file a step; it is trained only where something is not finished."""
     batch = [array.to(settings.device) for array in data.batch(settings.batch)]
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
     network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=seed)
     last = settings.epochs * -(-len(data.train_inputs) // TRAINING_BATCH)
+    chosen = _chosen(settings)
     paths = {step: folder / f"step_{step:06d}.nc" for step in settings.steps or (0, last // 2, last)}
-    finished = {step: tree for step, path in paths.items() if (tree := _finished(settings, path)) is not None}
+    finished = {step: tree for step, path in paths.items() if (tree := kept_cells.finished(path, chosen)) is not None}
     for step in finished:
         print(f"step {step} is finished: {paths[step]}")
-    log = _finished(settings, folder / "training_log.nc")
+    log = kept_cells.finished(folder / "training_log.nc", chosen)
     if log is not None and len(finished) == len(paths):
         _print_accuracy(log.to_dataset(), width, seed)
         return join([finished[step] for step in paths])
@@ -105,7 +97,7 @@ def _study(settings: Settings, data: Dataset, width: int, seed: int, folder: Pat
         seed=seed,
         progress=True,
     )
-    store.write(run.log.assign_attrs(study_settings=_described(settings)), folder / "training_log.nc")
+    kept_cells.write(run.log, folder / "training_log.nc", chosen)
     _print_accuracy(run.log, width, seed)
     for step, path in paths.items():
         if step not in finished:
@@ -120,19 +112,10 @@ def _print_accuracy(log: xr.Dataset, width: int, seed: int) -> None:
     print(f"{accuracy['test_accuracy']:.3f} on the test set")
 
 
-def _described(settings: Settings) -> str:
+def _chosen(settings: Settings) -> dict[str, object]:
     """The settings that a result depends on and that its path does not say."""
     kept = {"guesses", "estimators", "batch", "dataset", "epochs", "device"}
-    return json.dumps({k: v for k, v in dataclasses.asdict(settings).items() if k in kept}, sort_keys=True)
-
-
-def _finished(settings: Settings, path: Path) -> xr.DataTree | None:
-    """The result at ``path`` where it is there and was made with these settings."""
-    if path.exists():
-        tree = store.read(path)
-        if tree.attrs.get("study_settings") == _described(settings):
-            return tree
-    return None
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name in kept}
 
 
 def _cell(
@@ -142,8 +125,7 @@ def _cell(
     snapshot = fga.capture(network.to(settings.device), torch.nn.functional.cross_entropy, *batch, step=step)
     network.to("cpu")
     tree = fga.diagnose(snapshot, settings.estimators, settings.guesses, seed, memory=settings.memory, progress=True)
-    tree.attrs["study_settings"] = _described(settings)
-    store.write(tree, path)
+    kept_cells.write(tree, path, _chosen(settings))
     return tree
 
 
@@ -165,4 +147,4 @@ def report(tree: xr.DataTree, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.bias_variance"))
+    command_line.run(Settings, main, __doc__)

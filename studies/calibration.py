@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import plotting, store
-from studies import calibration_figures, calibration_page
+from fganalysis import store
+from fganalysis.arguments import check_names
+from studies import calibration_figures, calibration_page, command_line, pages
 from studies.calibration_cells import ESTIMATORS, UNBIASED, VERSION, coverage, false_alarms, power
 from studies.kept_cells import kept
 
@@ -64,16 +64,15 @@ class Settings:
     """Seed of all noise."""
     out: Path = Path("results/calibration")
     """Where cells and the result go."""
-    page: Path = Path("docs/results")
-    """Where calibration.md and its figures go."""
+    page: Path | None = None
+    """Where calibration.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
+        command_line.check(self)
         wrong = [n for n in self.guesses if n < LEAST_GUESSES or n & (n - 1)]
         if wrong:
             raise ValueError(f"guesses must be powers of two of at least {LEAST_GUESSES}, got {wrong[0]}")
-        unknown = [name for name in self.estimators if name not in ESTIMATORS]
-        if unknown:
-            raise ValueError(f"unknown estimator {unknown[0]!r}; known ones: {', '.join(ESTIMATORS)}")
+        check_names("estimators", self.estimators, ESTIMATORS)
 
 
 def main(settings: Settings) -> xr.DataTree:
@@ -89,10 +88,7 @@ def main(settings: Settings) -> xr.DataTree:
     tree.attrs["study_settings"] = str(dataclasses.asdict(settings))
     store.write(tree, settings.out / "calibration.nc")
     text = calibration_page.page(tree)
-    settings.page.mkdir(parents=True, exist_ok=True)
-    (settings.page / "calibration.md").write_text(text, encoding="utf-8")
-    for name, figure in calibration_figures.figures(tree).items():
-        plotting.save(figure, settings.page / f"calibration_{name}.png")
+    pages.write("calibration", text, calibration_figures.figures(tree), settings.out, settings.page)
     print(text)
     return tree
 
@@ -167,4 +163,4 @@ def _described(dataset: xr.Dataset, words: dict[str, str], units: dict[str, str]
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.calibration"))
+    command_line.run(Settings, main, __doc__)

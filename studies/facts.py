@@ -9,21 +9,18 @@ Then variance, bias and covariance norm as Wang et al. (2025) define them, besid
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import store
 from fganalysis.estimators import (
     ActivityPerturbation,
     Estimator,
@@ -32,7 +29,7 @@ from fganalysis.estimators import (
     Upstream,
 )
 from fganalysis.snapshot import Snapshot
-from studies import facts_report
+from studies import command_line, facts_report, kept_cells
 from studies.facts_report import METRICS
 from theory import upstream
 
@@ -87,6 +84,9 @@ class Settings:
     out: Path = Path("results/facts")
     """Where results and the figure go; what is finished there is not computed again."""
 
+    def __post_init__(self) -> None:
+        command_line.check(self)
+
 
 def main(settings: Settings) -> None:
     same_law = _cell(settings, "same_law", _same_law)
@@ -104,15 +104,12 @@ def _cell(settings: Settings, name: str, make: Callable[[Settings], xr.Dataset])
     """One part of the answer: read where it is finished with these settings, otherwise computed and written."""
     path = settings.out / f"{name}.nc"
     chosen = {key: value for key, value in dataclasses.asdict(settings).items() if key != "out"}
-    described = json.dumps(chosen, sort_keys=True)
-    if path.exists():
-        kept = store.read(path).to_dataset()
-        if kept.attrs.get("study_settings") == described:
-            print(f"{name} is finished: {path}")
-            return kept
+    tree = kept_cells.finished(path, chosen)
+    if tree is not None:
+        print(f"{name} is finished: {path}")
+        return tree.to_dataset()
     dataset = make(settings)
-    dataset.attrs["study_settings"] = described
-    store.write(dataset, path)
+    kept_cells.write(dataset, path, chosen)
     return dataset
 
 
@@ -257,4 +254,4 @@ def _described(dataset: xr.Dataset, names: dict[str, str]) -> xr.Dataset:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command_line.run(Settings, main, __doc__)

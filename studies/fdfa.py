@@ -17,16 +17,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import plotting, store
+from fganalysis import store
 from fganalysis.datasets import Dataset
 from fganalysis.snapshot import Snapshot
 from fganalysis.training import LOGGED
-from studies import fdfa_figures, fdfa_page, fdfa_training, fdfa_variance
+from studies import command_line, fdfa_figures, fdfa_page, fdfa_training, fdfa_variance, pages
+from studies.command_line import DatasetName
 from studies.kept_cells import kept
 
 STAGES = ("initial", "trained")
@@ -36,8 +36,8 @@ STAGES = ("initial", "trained")
 class Settings:
     """Some ten minutes of one core."""
 
-    dataset: str = "digits"
-    """digits, fashion_mnist, mnist or mnist1d."""
+    dataset: DatasetName = "digits"
+    """Examples of the networks at frozen weights and in training."""
     width: int = 64
     """Width of the two hidden layers where all rates are looked at, and of the networks that are trained."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -74,10 +74,11 @@ class Settings:
     """Seed of everything."""
     out: Path = Path("results/fdfa")
     """Where results go, a file for each part; what is finished there is not computed again."""
-    page: Path = Path("docs/results")
-    """Where fdfa.md and its figures go."""
+    page: Path | None = None
+    """Where fdfa.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
+        command_line.check(self)
         if self.width not in self.widths:
             raise ValueError(f"widths must hold width, {self.width}, got {self.widths}")
         if not set(self.sweep_rates) <= set(self.rates):
@@ -94,10 +95,7 @@ def main(settings: Settings) -> xr.DataTree:
     tree = xr.DataTree.from_dict({"variance": variance, "training": training})
     store.write(tree, settings.out / "fdfa.nc")
     text = fdfa_page.page(tree)
-    settings.page.mkdir(parents=True, exist_ok=True)
-    (settings.page / "fdfa.md").write_text(text, encoding="utf-8")
-    for name, figure in fdfa_figures.figures(tree).items():
-        plotting.save(figure, settings.page / f"fdfa_{name}.png")
+    pages.write("fdfa", text, fdfa_figures.figures(tree), settings.out, settings.page)
     print(text)
     return tree
 
@@ -212,4 +210,4 @@ def _file_name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.fdfa"))
+    command_line.run(Settings, main, __doc__)

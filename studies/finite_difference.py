@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import optimize
 from tqdm import tqdm
 
-from fganalysis import plotting, store
-from studies import finite_difference_page
+from fganalysis import store
+from fganalysis.arguments import check_names
+from studies import command_line, finite_difference_page, pages
 from studies.finite_difference_cells import ACTIVATIONS, Network, cell
 from studies.kept_cells import kept
 
@@ -57,13 +57,13 @@ class Settings:
     """Binary logarithm of the step at which the rounding error of a float32 loss is taken."""
     out: Path = Path("results/finite_difference")
     """Where results go, a file for each network; what is finished there is not computed again."""
-    page: Path = Path("docs/results")
-    """Where finite_difference.md and its figure go."""
+    page: Path | None = None
+    """Where finite_difference.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.activations if name not in ACTIVATIONS]
-        if unknown:
-            raise ValueError(f"activations must be of {', '.join(ACTIVATIONS)}, got {unknown[0]!r}")
+        exponents = ("smallest", "smallest_float32", "largest", "rounding_at")
+        command_line.check(self, least=dict.fromkeys(exponents, -100))
+        check_names("activations", self.activations, ACTIVATIONS)
         if len(self.seeds) < 2:
             raise ValueError(f"seeds must be at least 2, as intervals are over them, got {len(self.seeds)}")
         if self.largest - max(self.smallest, self.smallest_float32) < 2 * WINDOW:
@@ -87,9 +87,8 @@ def main(settings: Settings) -> xr.Dataset:
     }
     store.write(dataset, settings.out / "finite_difference.nc")
     text = finite_difference_page.page(dataset)
-    settings.page.mkdir(parents=True, exist_ok=True)
-    (settings.page / "finite_difference.md").write_text(text, encoding="utf-8")
-    plotting.save(finite_difference_page.figure(dataset), settings.page / "finite_difference_error.png")
+    figures = {"error": finite_difference_page.figure(dataset)}
+    pages.write("finite_difference", text, figures, settings.out, settings.page)
     print(text)
     return dataset
 
@@ -166,4 +165,4 @@ def _described(dataset: xr.Dataset) -> xr.Dataset:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command_line.run(Settings, main, __doc__)

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import plotting, store
-from studies import guess_target_page
+from fganalysis import store
+from studies import command_line, guess_target_page, pages
 from studies.guess_target_cells import QUANTITIES, Network, Training, cell_path, measured, trained, ways
 from studies.kept_cells import kept
 
@@ -50,10 +49,11 @@ class Settings:
     """Epochs of that."""
     out: Path = Path("results/guess_target")
     """Where results go, a file a network; what is finished there is not computed again."""
-    page: Path = Path("docs/results")
-    """Where guess_target.md and its figures go."""
+    page: Path | None = None
+    """Where guess_target.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
+        command_line.check(self, least={"epochs": 0})
         for name in ("seeds", "training_seeds"):
             if len(getattr(self, name)) < 2:
                 raise ValueError(
@@ -82,10 +82,7 @@ def main(settings: Settings) -> xr.DataTree:
     tree = xr.DataTree.from_dict({"measured": _measured(settings, found), "trained": _trained(settings, by_way)})
     store.write(tree, settings.out / "guess_target.nc")
     text = guess_target_page.page(tree)
-    settings.page.mkdir(parents=True, exist_ok=True)
-    (settings.page / "guess_target.md").write_text(text, encoding="utf-8")
-    for name, figure in guess_target_page.figures(tree).items():
-        plotting.save(figure, settings.page / f"guess_target_{name}.png")
+    pages.write("guess_target", text, guess_target_page.figures(tree), settings.out, settings.page)
     print(text)
     return tree
 
@@ -143,4 +140,4 @@ def _trained(settings: Settings, by_way: dict[str, list[xr.Dataset]]) -> xr.Data
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command_line.run(Settings, main, __doc__)

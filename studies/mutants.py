@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import plotting, store
+from fganalysis import store
+from fganalysis.arguments import check_names
 from fganalysis.estimators import label
 from fganalysis.schema import ALL_LAYERS, SPACES
 from fganalysis.snapshot import Snapshot
-from studies import mutant_checks, mutants_page
+from studies import command_line, mutant_checks, mutants_page, pages
 from studies.kept_cells import kept
 from studies.mutant_checks import CHECKS
 from studies.mutant_estimators import MUTANTS, Mutant, snapshot
@@ -64,15 +64,12 @@ class Settings:
     """The law of finite support that exact_moments enumerates."""
     out: Path = Path("results/mutants")
     """Where rows and the collected result go; rows that are finished there are not computed again."""
-    page: Path = Path("docs/results")
-    """Where mutants.md and its figure go."""
+    page: Path | None = None
+    """Where mutants.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.mutants if name not in MUTANTS]
-        if unknown:
-            raise ValueError(f"unknown mutant {unknown[0]!r}; known ones: {', '.join(MUTANTS)}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        command_line.check(self)
+        check_names("mutants", self.mutants, MUTANTS)
 
 
 def main(settings: Settings) -> xr.Dataset:
@@ -86,9 +83,8 @@ def main(settings: Settings) -> xr.Dataset:
     dataset.attrs = {"guesses": settings.guesses, "tolerance": settings.tolerance, "law": settings.law}
     dataset.attrs["max_guesses"] = settings.max_guesses
     store.write(dataset, settings.out / "mutants.nc")
-    settings.page.mkdir(parents=True, exist_ok=True)
-    (settings.page / "mutants.md").write_text(mutants_page.page(dataset), encoding="utf-8")
-    plotting.save(mutants_page.figure(dataset), settings.page / "mutants.png")
+    figures = {"": mutants_page.figure(dataset)}
+    pages.write("mutants", mutants_page.page(dataset), figures, settings.out, settings.page)
     print(mutants_page.printed(dataset))
     return dataset
 
@@ -169,4 +165,4 @@ def _collected(cells: list[xr.Dataset], mutants: list[Mutant], claims: list[Muta
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.mutants"))
+    command_line.run(Settings, main, __doc__)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from fganalysis import plotting, store
 from fganalysis.estimators import ActivityPerturbation, Estimator, WeightPerturbation
 from fganalysis.intervals import Z95
 from fganalysis.snapshot import Snapshot
+from studies import command_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +57,14 @@ class Settings:
     """Seed of everything."""
     out: Path = Path("results/ren_variance")
     """Where the result and the figure go."""
+
+    def __post_init__(self) -> None:
+        command_line.check(self)
+        if self.draws <= self.guesses_per_batch:
+            raise ValueError(
+                f"draws must be more than guesses_per_batch, {self.guesses_per_batch}, as intervals are over batches, "
+                f"got {self.draws}"
+            )
 
 
 def main(settings: Settings) -> xr.Dataset:
@@ -182,4 +190,4 @@ def _print(dataset: xr.Dataset) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.ren_variance"))
+    command_line.run(Settings, main, __doc__)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from fganalysis import store
 from fganalysis.estimators import Estimator, LocalLoss, MultiTangent, OrthogonalUpstream, Stateful, resolve
 from fganalysis.estimators.heads import DEFAULT_WIDTHS
 from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS
+from studies import command_line, pages
 from studies import step_cost_arithmetic as arithmetic
 from studies.markdown import listed, table
 
@@ -98,9 +98,12 @@ class Settings:
     threads: int = 0
     """Threads of torch; 0 leaves its own choice."""
     out: Path = Path("results/step_cost")
-    """Where the result and the page go."""
+    """Where the result goes."""
     page: Path | None = None
-    """A folder that gets the page too."""
+    """Where step_cost.md goes, if not to `out`; docs/results replaces the committed one."""
+
+    def __post_init__(self) -> None:
+        command_line.check(self, least={"threads": 0})
 
 
 def main(settings: Settings) -> xr.Dataset:
@@ -114,10 +117,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset.attrs = {"batch": settings.batch, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
     dataset.attrs["slow_examples"] = min(settings.slow_examples, settings.batch)
     store.write(dataset, settings.out / "step_cost.nc")
-    for folder in (settings.out, settings.page):
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "step_cost.md").write_text(page(dataset))
+    pages.write("step_cost", page(dataset), {}, settings.out, settings.page)
     print(page(dataset))
     return dataset
 
@@ -338,4 +338,4 @@ def _table_4(dataset: xr.Dataset) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.step_cost"))
+    command_line.run(Settings, main, __doc__)

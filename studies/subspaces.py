@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import plotting, store
-from studies import descent, subspace_answers, subspace_collection, subspace_figures
+from fganalysis import store
+from studies import command_line, descent, kept_cells, pages, subspace_answers, subspace_collection, subspace_figures
+from studies.command_line import DatasetName
 from studies.subspace_cells import METHODS, VERSION, Training, training_cell
 
 
@@ -62,16 +62,17 @@ class Settings:
     """Width of the network that descends along parts of its gradient."""
     descent_steps: int = 100
     """Steps that it does so, after five times as many along the whole of it."""
-    dataset: str = "mnist1d"
-    """mnist1d, digits, fashion_mnist, mnist or cifar10."""
+    dataset: DatasetName = "mnist1d"
+    """What the networks are trained on."""
     workers: int = 2
     """Processes, of one thread each."""
     out: Path = Path("results/subspaces")
-    """Where cells go."""
-    report: Path = Path("docs/results")
-    """Where the collected cells, subspaces.nc, the page subspaces.md and its figures go."""
+    """Where cells go, and the collected ones, subspaces.nc."""
+    page: Path | None = None
+    """Where the page, its figures and subspaces.nc go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
+        command_line.check(self, least={"guesses": 16}, repeated=("epochs",))
         if len(self.epochs) != len(self.widths):
             raise ValueError(f"epochs must be one number a width, got {len(self.epochs)} for {len(self.widths)} widths")
         if len(self.seeds) < 2:
@@ -88,17 +89,14 @@ class Cell:
     training: Training | None
     descent: descent.Settings | None
 
-    def settings(self) -> str:
+    def settings(self) -> dict[str, object]:
         chosen = self.training or self.descent
         assert chosen is not None
         version = {"version": VERSION} if self.training is not None else {}
-        return json.dumps(dataclasses.asdict(chosen) | version, sort_keys=True)
+        return dataclasses.asdict(chosen) | version
 
     def finished(self) -> bool:
-        if not self.path.exists():
-            return False
-        with xr.open_dataset(self.path, engine="h5netcdf") as root:  # The attributes alone: cells have many groups.
-            return bool(root.attrs.get("study_settings") == self.settings())
+        return kept_cells.is_finished(self.path, self.settings())
 
     def compute(self) -> xr.DataTree:
         if self.training is not None:
@@ -147,7 +145,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 def main(settings: Settings) -> xr.Dataset:
     """Computes what is missing, collects it, and writes the answers and figures."""
-    wanted, kept, started = cells(settings), settings.report / "subspaces.nc", time.perf_counter()
+    wanted, kept, started = cells(settings), settings.out / "subspaces.nc", time.perf_counter()
     computed = run(wanted, settings.workers)
     trainings = {
         (width, method, seed): store.read(settings.out / f"width_{width}" / f"{method}_seed_{seed}.nc")
@@ -160,23 +158,18 @@ def main(settings: Settings) -> xr.Dataset:
         dim=xr.IndexVariable("seed", list(settings.seeds)),
     )
     collected = subspace_collection.collect(trainings, descents, settings.k)
-    chosen = {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("out", "report")}
-    collected.attrs["study_settings"] = json.dumps(chosen)
-    settings.report.mkdir(parents=True, exist_ok=True)
-    for name, figure in subspace_figures.figures(trainings, collected, settings.k).items():
-        plotting.save(figure, settings.report / f"subspaces_{name}.png")
+    chosen = {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("out", "page")}
     if computed == len(wanted):
         took = {"minutes": (time.perf_counter() - started) / 60, "workers": settings.workers, "cores": os.cpu_count()}
         collected.attrs["whole_run"] = json.dumps(took)
-    elif not computed and kept.exists():
-        before = store.read(kept).attrs
-        if before["study_settings"] == collected.attrs["study_settings"] and "whole_run" in before:
-            collected.attrs["whole_run"] = before["whole_run"]
-    store.write(collected, kept)
+    elif not computed and (before := kept_cells.finished(kept, chosen)) is not None and "whole_run" in before.attrs:
+        collected.attrs["whole_run"] = before.attrs["whole_run"]
+    kept_cells.write(collected, kept, chosen)
     text = subspace_answers.answers(store.read(kept).to_dataset())  # The page says what is kept and nothing else.
-    (settings.report / "subspaces.md").write_text(text, encoding="utf-8")
+    figures = subspace_figures.figures(trainings, collected, settings.k)
+    folder = pages.write("subspaces", text, figures, settings.out, settings.page, with_result=True)
     print(text)
-    print(f"Cells are in {settings.out}, their collection, the answers and figures in {settings.report}")
+    print(f"Cells are in {settings.out}, their collection, the answers and figures in {folder}")
     print(f"It took {(time.perf_counter() - started) / 60:.1f} minutes for {computed} of {len(wanted)} cells")
     return collected
 
@@ -192,9 +185,8 @@ def run(wanted: Iterable[Cell], workers: int) -> int:
 
 
 def _finish(cell: Cell) -> Path:
-    tree = cell.compute()
-    tree.attrs["study_settings"] = cell.settings()
-    return store.write(tree, cell.path)
+    kept_cells.write(cell.compute(), cell.path, cell.settings())
+    return cell.path
 
 
 @contextmanager
@@ -230,4 +222,4 @@ def _n_examples(dataset: str) -> int:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.subspaces"))
+    command_line.run(Settings, main, __doc__)

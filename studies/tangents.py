@@ -18,17 +18,16 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-import tyro
 import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import plotting, store
+from fganalysis import store
 from fganalysis.estimators import MultiTangent
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
-from studies import tangents_page
+from studies import command_line, pages, tangents_page
 from studies.kept_cells import kept
 from studies.rotated_tangents import Rotated
 from studies.seed_intervals import half_widths
@@ -62,14 +61,11 @@ class Settings:
     """Seed of the tangents."""
     out: Path = Path("results/tangents")
     """Where results go, a file for each n; what is finished there is not computed again."""
-    page: Path = Path("docs/results")
-    """Where tangents.md and its figures go."""
+    page: Path | None = None
+    """Where tangents.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
-        if self.least_draws < 2:
-            raise ValueError(f"least_draws must be at least 2, for an interval, got {self.least_draws}")
-        if min(self.largest_n, self.largest_k) < 0:
-            raise ValueError(f"largest_n and largest_k must not be negative, got {self.largest_n}, {self.largest_k}")
+        command_line.check(self, least={"largest_n": 0, "largest_k": 0, "least_draws": 2})
 
 
 def main(settings: Settings) -> xr.Dataset:
@@ -94,10 +90,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset["draws"].attrs = {"units": "1", "long_name": "number of guesses"}
     store.write(dataset, settings.out / "tangents.nc")
     text = tangents_page.page(dataset)
-    settings.page.mkdir(parents=True, exist_ok=True)
-    (settings.page / "tangents.md").write_text(text, encoding="utf-8")
-    for name, figure in tangents_page.figures(dataset).items():
-        plotting.save(figure, settings.page / f"tangents_{name}.png")
+    pages.write("tangents", text, tangents_page.figures(dataset), settings.out, settings.page)
     print(text)
     return dataset
 
@@ -198,4 +191,4 @@ def _generator(*entropy: int) -> torch.Generator:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command_line.run(Settings, main, __doc__)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 import xarray as xr
 
 import fganalysis as fga
@@ -22,6 +21,8 @@ from fganalysis import store
 from fganalysis.estimators import Estimator, WeightPerturbation
 from fganalysis.sampling import default_block_size
 from fganalysis.snapshot import Snapshot
+from studies import command_line
+from studies.command_line import Device
 
 CONTENDERS = ("sample", "draw", "jvp_loop", "vmap_jvp")
 
@@ -40,12 +41,15 @@ class Settings:
     """At least how long the sampler runs in one round, so that it draws thousands of guesses; the others a third."""
     svd_width: int = 512
     """Width at which the directions of W̃⊥ (k=10) are timed against LAPACK's SVD of every example."""
-    device: str = "cpu"
-    """cpu or cuda."""
+    device: Device = "cpu"
+    """Where the guesses are made."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""
     out: Path = Path("results/throughput")
     """Where the result goes."""
+
+    def __post_init__(self) -> None:
+        command_line.check(self)
 
 
 def main(settings: Settings) -> xr.Dataset:
@@ -202,4 +206,4 @@ def _print(dataset: xr.Dataset) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.throughput"))
+    command_line.run(Settings, main, __doc__)

@@ -8,19 +8,17 @@ cost, is `studies.step_cost`.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
 from fganalysis import store
-from studies import wang2025_cells, wang2025_page
+from studies import command_line, kept_cells, pages, wang2025_cells, wang2025_page
 from studies.wang2025_cells import Training
 
 MAIN = ("backpropagation", "weight", "activity", "upstream", "orthogonal, k = 10")  # The rows of table 3.
@@ -44,18 +42,26 @@ class Settings:
     wide_seeds: int = 2
     """Seeds of the costliest cell, orthogonal at width 512, and of the control with more subspace iterations."""
     out: Path = Path("results/wang2025")
-    """Where cells, figures and the page go; cells that are finished there are not computed again."""
+    """Where cells and the result go; cells that are finished there are not computed again."""
     page: Path | None = None
-    """A folder that gets the page, its figures and the results too."""
+    """Where the page, its figures and wang2025.nc go, if not to `out`; docs/results replaces the committed ones."""
     resume_from: Path | None = None
     """The results of an unfinished run, from any machine: its trainings are taken over as they are."""
+
+    def __post_init__(self) -> None:
+        command_line.check(self)
+        if self.quick and self.full:
+            raise ValueError("quick and full exclude each other: choose one")
 
 
 def main(settings: Settings) -> xr.DataTree:
     trainings = grid(settings)
     folder = settings.out / ("full" if settings.full else "quick")
     if settings.resume_from is not None:
-        for one, dataset in wang2025_page.cells(store.read(settings.resume_from)).items():
+        before = store.read(settings.resume_from)
+        if "training" not in before.children or "epochs" not in before.attrs:
+            raise ValueError(f"resume_from must be a wang2025.nc of this study, got {settings.resume_from}")
+        for one, dataset in wang2025_page.cells(before).items():
             if one in trainings and _finished(one, folder) is None:
                 _write(one, dataset, folder)
     missing = [one for one in trainings if _finished(one, folder) is None]
@@ -76,18 +82,15 @@ def report(settings: Settings) -> xr.DataTree:
     kept = {one: dataset for one in trainings if (dataset := _finished(one, folder)) is not None}
     tree = wang2025_page.collect(kept)
     tree.attrs["trainings"] = f"{len(kept)} of {len(trainings)}"
-    for target in (folder, settings.page):
-        if target is not None:
-            store.write(tree, target / "wang2025.nc")
-            wang2025_page.write(tree, target)
+    store.write(tree, folder / "wang2025.nc")
+    figures = wang2025_page.figures(tree)
+    pages.write("wang2025", wang2025_page.page(tree), figures, folder, settings.page, with_result=True)
     print(wang2025_page.text(tree))
     return tree
 
 
 def grid(settings: Settings) -> list[Training]:
     """Every training, those of table 3 first."""
-    if settings.quick and settings.full:
-        raise SystemExit("error: choose --quick or --full, not both")
     seeds = settings.seeds or (5 if settings.full else 3)
     epochs = settings.epochs or (300 if settings.full else 60)
     widths = (64, 128, 256, 512) if settings.full else (64, 128)
@@ -111,15 +114,8 @@ def _path(training: Training, folder: Path) -> Path:
 
 def _finished(training: Training, folder: Path) -> xr.Dataset | None:
     """The cell where it is there and was made with these settings."""
-    path = _path(training, folder)
-    if not path.exists():
-        return None
-    kept = store.read(path).to_dataset()
-    return kept if kept.attrs.get("study_settings") == _described(training) else None
-
-
-def _described(training: Training) -> str:
-    return json.dumps(asdict(training), sort_keys=True)
+    tree = kept_cells.finished(_path(training, folder), asdict(training))
+    return None if tree is None else tree.to_dataset()
 
 
 def _compute(training: Training, folder: Path) -> None:
@@ -129,8 +125,8 @@ def _compute(training: Training, folder: Path) -> None:
 
 
 def _write(training: Training, dataset: xr.Dataset, folder: Path) -> None:
-    store.write(dataset.assign_attrs(study_settings=_described(training)), _path(training, folder))
+    kept_cells.write(dataset, _path(training, folder), asdict(training))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__, prog="python -m studies.wang2025"))
+    command_line.run(Settings, main, __doc__)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 from scipy import special
 
-from fganalysis import plotting
 from studies.markdown import listed, scientific, table, verb
 from studies.seed_intervals import Interval, over_seeds
 from studies.wang2025_cells import ITERATIONS, METRIC_GUESSES, Training
@@ -137,12 +135,15 @@ def text(tree: xr.DataTree) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def write(tree: xr.DataTree, folder: Path) -> None:
-    """The page and its figures."""
+def figures(tree: xr.DataTree) -> dict[str, Figure]:
+    """What the page shows, by the end of the file's name."""
+    return {"accuracy": _accuracy_figure(tree), "overlap": _overlap_figure(tree)}
+
+
+def page(tree: xr.DataTree) -> str:
+    """The page docs/results/wang2025.md."""
     epochs = tree.attrs["epochs"]
     iterated = "; more iterations are compared below" if _iterations(tree) else ""
-    plotting.save(_accuracy_figure(tree), folder / "wang2025_accuracy.png")
-    plotting.save(_overlap_figure(tree), folder / "wang2025_overlap.png")
     head = f"""# Do the tables of "Towards Scalable Backpropagation-Free Gradient Estimation" hold?
 
 Written by `python -m studies.wang2025` from its DataTree: do not edit. Wang, Markou & Campbell 2025 (arXiv \
@@ -158,11 +159,10 @@ drawn by their law (`RowSpace`), without a decomposition. Cost is in [step_cost]
     done, planned = tree.attrs["trainings"].split(" of ")
     if done != planned:
         head += f"\n\n**Unfinished: {done} of {planned} trainings are done; `--resume-from` goes on with them.**"
-    figures = """![Training accuracy by width and over epochs](wang2025_accuracy.png)
+    shown = """![Training accuracy by width and over epochs](wang2025_accuracy.png)
 
 Left: bars are 95 % intervals over seeds, crosses what the paper prints. Right: mean over seeds, bands their range."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "wang2025.md").write_text("\n\n".join([head, figures, text(tree)]) + "\n")
+    return "\n\n".join([head, shown, text(tree)]) + "\n"
 
 
 def _single_run(values: Iterable[float]) -> Interval:

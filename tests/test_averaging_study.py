@@ -210,7 +210,10 @@ def test_counts_say_never_and_unclear() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"guess_kinds": ("guesswork",)}, "unknown guess 'guesswork'; known ones: weight; finite difference"),
+        (
+            {"guess_kinds": ("guesswork",)},
+            "guess_kinds has the unknown name 'guesswork'; known ones: weight, ",
+        ),
         ({"seeds": (0,)}, "seeds must be at least 2"),
         ({"guesses": 100}, "guesses must be a multiple of 16 and at least 64, got 100"),
         ({"cosines": (1.0,)}, "cosines must be between 0 and 1"),

@@ -174,7 +174,7 @@ def test_intervals_that_are_too_tight_are_called_so(monkeypatch: pytest.MonkeyPa
     ("change", "message"),
     [
         ({"guesses": (100,)}, "guesses must be powers of two of at least 64, got 100"),
-        ({"estimators": ("guesswork",)}, "unknown estimator 'guesswork'; known ones: activity"),
+        ({"estimators": ("guesswork",)}, "estimators has the unknown name 'guesswork'; known ones: activity"),
     ],
 )
 def test_bad_settings_are_refused(change: dict, message: str, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_spreads_and_jumps_of_units_against_finite_steps() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activations": ("sine",)}, "activations must be of tanh, relu, got 'sine'"),
+        ({"activations": ("sine",)}, "activations has the unknown name 'sine'; known ones: tanh, relu"),
         ({"seeds": (0,)}, "seeds must be at least 2"),
         ({"smallest_float32": -3}, "largest must be at least 10 above the smallest, got 0"),
     ],

@@ -170,7 +170,7 @@ def test_every_way_of_training_has_an_estimator_of_its_own() -> None:
     ("changes", "message"),
     [
         ({"seeds": (0,)}, "seeds must be at least 2, as intervals are over them, got 1"),
-        ({"training_seeds": ()}, "training_seeds must be at least 2, as intervals are over them, got 0"),
+        ({"training_seeds": (1,)}, "training_seeds must be at least 2, as intervals are over them, got 1"),
         ({"guesses": 8}, "guesses must be at least 64, which a bias is estimated from, got 8"),
         ({"epochs": (0,)}, "epochs must hold one of at least 1"),
     ],

@@ -126,9 +126,9 @@ def test_the_study_writes_everything_once(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown mutant 'nonsense'; known ones: scaled by 1\.01, "):
+    with pytest.raises(ValueError, match=r"mutants has the unknown name 'nonsense'; known ones: scaled by 1\.01, "):
         mutants.Settings(mutants=("nonsense",))
-    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="seeds must be a whole number of at least 1, got 0"):
         mutants.Settings(seeds=0)
 
 

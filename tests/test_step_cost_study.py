@@ -37,7 +37,8 @@ def test_a_tiny_run_times_every_step_and_writes_its_page(tmp_path: Path) -> None
     taken = seconds.notnull().sum("round")
     assert all(int(taken.sel(gradient=name)) == (1 if name in step_cost.SLOW else 2) for name in step_cost.STEPS)
     np.testing.assert_array_equal(dataset["ratio"].sel(gradient="backpropagation"), 1)
-    assert (tmp_path / "page" / "step_cost.md").read_text() == (tmp_path / "step_cost.md").read_text()
+    assert (tmp_path / "page" / "step_cost.md").read_text(encoding="utf-8") == step_cost.page(dataset)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["step_cost.nc"]
 
 
 def test_slow_steps_are_timed_on_some_examples_and_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:

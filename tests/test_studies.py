@@ -12,6 +12,7 @@ import xarray as xr
 
 import fganalysis as fga
 from studies import bias_variance, facts, ren_variance, throughput
+from tests.damaged import damage
 
 TINY = bias_variance.Settings(
     widths=(16,), epochs=1, guesses=256, batch=16, dataset="digits", estimators=("activity", "upstream"), steps=(0, 3)
@@ -42,30 +43,32 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
     assert again.count("is finished") == 2
     # Accuracy, table and agreement are those of the first run, from what was kept.
     assert again[again.index("width 16") :] == shown[shown.index("width 16") :]
-    cells[1].unlink()
+    damage(cells[1])
     monkeypatch.setattr(bias_variance, "plotting", Mock())  # The figures, drawn twice by now, take most of the time.
     bias_variance.main(settings)
     assert (cells[0].stat().st_mtime_ns, cells[1].exists()) == (times[0], True)
-    assert capsys.readouterr().out.count("is finished") == 1
+    shown = capsys.readouterr().out
+    assert shown.count("is finished") == 1
+    assert f"{cells[1]} is damaged: " in shown and "the file is now step_000003.nc.damaged, and" in shown
+    assert (folder / "step_000003.nc.damaged").exists() and fga.open_results(cells[1]).attrs["study_settings"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"estimators": ("guesswork",)}, "unknown estimator 'guesswork'"),
-        ({"guesses": 1}, "guesses must be at least 2, got 1"),
+        ({"guesses": 1}, "guesses must be a whole number of at least 2, got 1"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_computed(change: dict, message: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=message):
-        bias_variance.main(bias_variance.Settings(**(vars(TINY) | {"out": tmp_path} | change)))
-    assert not list(tmp_path.iterdir())
+def test_bad_settings_are_refused_before_anything_is_computed(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bias_variance.Settings(**(vars(TINY) | change))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="torch finds no GPU"):
-        bias_variance.main(bias_variance.Settings(**(vars(TINY) | {"out": tmp_path, "device": "cuda"})))
+def test_a_missing_gpu_is_said_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match="device is cuda, but torch finds no GPU here: use --device cpu"):
+        bias_variance.Settings(**(vars(TINY) | {"device": "cuda"}))
 
 
 def test_ren_formulas_hold(tmp_path: Path) -> None:
@@ -127,6 +130,15 @@ def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, caps
     ours = same_law["relative_variance_predicted"].sel(guess_kind="orthogonal, k = rank", layer=["0", "2"])
     np.testing.assert_allclose(ours, alive, rtol=1e-9)
     assert float(same_law["covariance_distance"].max()) < 1e-10
+
+
+def test_a_damaged_part_of_the_facts_is_computed_anew(tmp_path: Path) -> None:
+    settings = facts.Settings(out=tmp_path)
+    made = xr.Dataset({"value": ("x", [1.0, 2.0])})
+    facts._cell(settings, "part", lambda _: made)
+    damage(tmp_path / "part.nc")
+    xr.testing.assert_equal(facts._cell(settings, "part", lambda _: made), made)
+    assert {path.name for path in tmp_path.iterdir()} == {"part.nc", "part.nc.damaged"}
 
 
 def test_a_change_of_settings_is_computed_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from studies.subspace_collection import NOTES, _sampled
 from studies.subspace_figures import progress_of
 from studies.subspace_picks import factor
 from studies.subspaces import Settings
+from tests.damaged import damage
 from tests.laws import tiny_snapshot
 
 TINY = Settings(
@@ -53,9 +54,9 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("study")
-    settings = dataclasses.replace(TINY, out=folder / "out", report=folder / "report")
+    settings = dataclasses.replace(TINY, out=folder / "out", page=folder / "page")
     collected = subspaces.main(settings)
-    return Finished(settings, collected, (settings.report / "subspaces.md").read_text(encoding="utf-8"))
+    return Finished(settings, collected, (settings.page / "subspaces.md").read_text(encoding="utf-8"))
 
 
 def test_there_is_a_cell_for_every_training_and_descent(finished: Finished) -> None:
@@ -96,7 +97,7 @@ def test_processes_change_nothing(finished: Finished, tmp_path: Path) -> None:
 
 
 def test_the_collected_dataset_names_everything(finished: Finished) -> None:
-    collected = store.read(finished.settings.report / "subspaces.nc").to_dataset()
+    collected = store.read(finished.settings.page / "subspaces.nc").to_dataset()
     assert collected.sizes["width"] == 2 and list(collected["trained_by"].values) == list(METHODS)
     for name, array in collected.data_vars.items():
         assert array.attrs.get("units") and array.attrs.get("long_name"), name
@@ -137,8 +138,18 @@ def test_cross_layer_noise_makes_a_layers_efficiency(finished: Finished) -> None
     np.testing.assert_allclose(own["orthogonal_efficiency"], expected, rtol=1e-6)
 
 
+def test_a_damaged_cell_is_not_finished_and_set_aside(finished: Finished, tmp_path: Path) -> None:
+    cell = subspaces.cells(finished.settings)[-1]
+    copy = dataclasses.replace(cell, path=tmp_path / "cell.nc")
+    copy.path.write_bytes(cell.path.read_bytes())
+    assert copy.finished()
+    damage(copy.path)
+    assert not copy.finished()
+    assert [path.name for path in tmp_path.iterdir()] == ["cell.nc.damaged"]
+
+
 def test_the_page_follows_from_the_kept_dataset_alone(finished: Finished, tmp_path: Path) -> None:
-    kept = store.read(finished.settings.report / "subspaces.nc").to_dataset()
+    kept = store.read(finished.settings.page / "subspaces.nc").to_dataset()
     assert answers(kept) == finished.text
     again = store.write(kept, tmp_path / "again.nc")
     assert answers(store.read(again).to_dataset()) == finished.text
@@ -157,9 +168,10 @@ def test_the_page_says_how_long_a_whole_run_took(finished: Finished) -> None:
     subspaces.cells(settings)[-1].path.unlink()
     resumed = subspaces.main(settings)
     assert "whole_run" not in resumed.attrs
-    page = (settings.report / "subspaces.md").read_text(encoding="utf-8")
+    page = (settings.page / "subspaces.md").read_text(encoding="utf-8")
     assert "was resumed" in page and page == answers(resumed)
-    store.write(finished.collected, settings.report / "subspaces.nc")
+    for folder in (settings.out, settings.page):
+        store.write(finished.collected, folder / "subspaces.nc")
 
 
 def test_a_cell_that_keeps_less_is_computed_again(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,10 +351,10 @@ def test_verdicts_follow_the_numbers(finished: Finished, high: tuple[str, ...], 
 
 
 def test_figures_are_written_and_named_on_the_page(finished: Finished) -> None:
-    written = sorted(path.name for path in finished.settings.report.glob("*.png"))
+    written = sorted(path.name for path in finished.settings.page.glob("*.png"))
     assert written == sorted(set(re.findall(r"\]\((subspaces_\w+\.png)\)", finished.text)))
     assert len(written) == 6
-    assert all((finished.settings.report / name).stat().st_size > 10_000 for name in written)
+    assert all((finished.settings.page / name).stat().st_size > 10_000 for name in written)
 
 
 def test_parts_of_the_gradient(finished: Finished) -> None:

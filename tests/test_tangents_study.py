@@ -82,8 +82,8 @@ def test_rotated_tangents_refuse_what_does_not_fit(n: int, shape: tuple[int, ...
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"least_draws": 1}, "least_draws must be at least 2"),
-        ({"largest_n": -1}, "must not be negative, got -1, 10"),
+        ({"least_draws": 1}, "least_draws must be a whole number of at least 2, got 1"),
+        ({"largest_n": -1}, "largest_n must be a whole number of at least 0, got -1"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, int], message: str) -> None:

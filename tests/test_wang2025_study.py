@@ -15,6 +15,7 @@ from fganalysis.estimators import OrthogonalUpstream, PreconditionedUpstream
 from fganalysis.snapshot import Snapshot
 from studies import wang2025, wang2025_cells, wang2025_page
 from studies.wang2025_cells import METHODS, RowSpace, Training
+from tests.damaged import damage
 
 
 def tiny_snapshot() -> Snapshot:
@@ -56,8 +57,8 @@ def test_the_grid_has_every_cell_of_the_tables() -> None:
 
 
 def test_quick_and_full_together_are_refused() -> None:
-    with pytest.raises(SystemExit, match="choose --quick or --full, not both"):
-        wang2025.grid(wang2025.Settings(quick=True, full=True))
+    with pytest.raises(ValueError, match="quick and full exclude each other: choose one"):
+        wang2025.Settings(quick=True, full=True)
 
 
 def log(accuracies: dict[str, list[float]], width: int = 128) -> dict[Training, xr.Dataset]:
@@ -195,12 +196,11 @@ def test_one_seed_is_printed_without_an_interval() -> None:
 
 
 @pytest.mark.parametrize("iterated", [True, False])
-def test_more_iterations_are_announced_where_they_are_compared(iterated: bool, tmp_path: Path) -> None:
+def test_more_iterations_are_announced_where_they_are_compared(iterated: bool) -> None:
     values = {"orthogonal, k = 10": [0.3, 0.4]} | ({"orthogonal, k = 10, iterated": [0.3, 0.41]} if iterated else {})
     tree = wang2025_page.collect(log(values))
     tree.attrs["trainings"] = "2 of 2"
-    wang2025_page.write(tree, tmp_path)
-    page = (tmp_path / "wang2025.md").read_text()
+    page = wang2025_page.page(tree)
     assert (
         ("more iterations are compared below" in page) == ("Does the cheap decomposition matter?" in page) == iterated
     )
@@ -235,8 +235,21 @@ def test_a_tiny_run_trains_writes_its_page_and_is_not_repeated(
     np.testing.assert_allclose(found["overlap"].sel(layer=3), 1, atol=1e-4)  # Rank 10, so ten directions hold it all.
     np.testing.assert_allclose(found["jacobian_rank"].sel(layer=3), 10)
     assert "0 of 2 trainings are finished" in capsys.readouterr().out
+    assert (tmp_path / "quick" / "wang2025.nc").read_bytes() == (tmp_path / "page" / "wang2025.nc").read_bytes()
     monkeypatch.setattr(wang2025_cells, "cell", None)  # Nothing may be computed again.
     elsewhere = wang2025.Settings(workers=1, out=tmp_path / "other", resume_from=tmp_path / "page" / "wang2025.nc")
     for again in (settings, elsewhere):
         xr.testing.assert_allclose(wang2025.main(again), tree)
         assert "2 of 2 trainings are finished" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"resume_from must be a wang2025\.nc of this study, got "):
+        other = wang2025._path(Training("backpropagation", 64, 0, 1), tmp_path / "quick")
+        wang2025.main(wang2025.Settings(workers=1, out=tmp_path / "other", resume_from=other))
+
+
+def test_a_damaged_training_is_set_aside(tmp_path: Path) -> None:
+    one = Training("backpropagation", 64, 0, 1)
+    wang2025._write(one, xr.Dataset({"loss": ("step", [1.0, 0.5])}), tmp_path)
+    assert wang2025._finished(one, tmp_path) is not None
+    damage(wang2025._path(one, tmp_path))
+    assert wang2025._finished(one, tmp_path) is None
+    assert not wang2025._path(one, tmp_path).exists()
