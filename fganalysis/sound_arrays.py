@@ -1,11 +1,12 @@
 """Arrays of either library that are fit to compute with: NumPy arrays and torch tensors, checked and made double.
 
-Raises ValueError for other kinds and data types, mixed kinds, empty arrays, NaN or infinite entries, and shapes that do
-not fit each other.
+Raises ValueError for other kinds and data types, masked arrays, tensors without data, mixed kinds, empty arrays, NaN or
+infinite entries, and shapes that do not fit each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,16 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fganalysis.arguments import described
+
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
 def double(array: Array, name: str, least_dims: int) -> Tensor:
     """The array as a double tensor on its device, once it is known to be sound."""
     if not isinstance(array, np.ndarray | Tensor):
-        raise ValueError(f"{name} must be a NumPy array or a torch tensor, got {type(array).__name__}")
+        raise ValueError(f"{name} must be a NumPy array or a torch tensor, got {described(array)}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array: fill or leave out what is masked first")
+    if isinstance(array, Tensor) and (array.layout != torch.strided or array.is_nested):
+        raise ValueError(f"{name} must be a dense tensor, not a sparse or nested one")
+    if isinstance(array, Tensor) and array.is_meta:
+        raise ValueError(f"{name} is a tensor on the device 'meta', which holds no numbers")
     precision(array)
-    if isinstance(array, Tensor) and array.layout != torch.strided:
-        raise ValueError(f"{name} must be a dense tensor, got the layout {array.layout}")
     if array.ndim < least_dims or 0 in array.shape:
         raise ValueError(f"{name} must have at least {least_dims} dimensions, none empty, got {tuple(array.shape)}")
     if isinstance(array, Tensor):
@@ -41,10 +48,26 @@ def like(tensor: Tensor, array: Array) -> Array:
 
 def precision(array: Array) -> float:
     """The machine precision that the array's numbers came with."""
-    name = str(array.dtype).removeprefix("torch.")
+    name = str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name
     if name not in ("float32", "float64"):
-        raise ValueError(f"arrays must hold float32 or float64 numbers, got {name}")
+        raise ValueError(f"arrays must hold float32 or float64 numbers, got {name[:40]}")
     return 2.0**-23 if name == "float32" else 2.0**-52
+
+
+def power_of_two(tensor: Tensor, n_dims: int) -> Tensor:
+    """The largest power of two up to the largest entry of each array of the last ``n_dims`` dimensions, which stay.
+
+    Squares of what is divided by it stay within the range of a double, and no digit changes. 1 for arrays of zeros.
+    """
+    largest = tensor.abs().amax(tuple(range(-n_dims, 0)), keepdim=True)
+    return torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1.0)
+
+
+def in_range(tensor: Tensor, words: str) -> Tensor:
+    """A result that was multiplied by its scale again, refused where it left the range of a double."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{words} leave the range of a double: divide the arrays by a constant first")
+    return tensor
 
 
 def same_kind(first: Array, second: Array) -> None:
@@ -54,7 +77,7 @@ def same_kind(first: Array, second: Array) -> None:
         raise ValueError(f"arrays of one call must be of one kind and device, got {kinds[0]} and {kinds[1]}")
 
 
-def same_batch(first: torch.Size, second: torch.Size) -> None:
+def same_batch(first: Sequence[int], second: Sequence[int]) -> None:
     """Refuses leading dimensions that do not broadcast."""
     if any(one != other and 1 not in (one, other) for one, other in zip(first[::-1], second[::-1], strict=False)):
         raise ValueError(f"leading dimensions must broadcast, got {tuple(first)} and {tuple(second)}")

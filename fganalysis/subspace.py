@@ -4,19 +4,23 @@ Every function takes NumPy arrays or torch tensors of float32 or float64, on any
 computes in double precision and returns double precision of the same kind, on the same device. A matrix is
 (example, unit): gradients, inputs, or the next layer's units against this layer's for an upstream Jacobian; leading
 dimensions are a batch of matrices. Its modes are its right singular vectors, in descending order of singular values.
+Multiply an array by a constant and no share, rank, overlap or angle changes.
+
+Singular vectors are known up to their signs, and those of equal singular values are any basis of what they span. No
+function here returns a number that depends on which basis a library chose: `Modes.leading` refuses a part of such a
+span, `overlap_curve` gives the mean over all its bases.
 
 A high overlap of the gradient with a dominant subspace is no evidence that descending inside it works (Song et al.
 2025), and no overlap means anything without a random subspace's beside it: `random_overlap`, `random_alignment`.
 
-Raises ValueError throughout for other data types, mixed kinds, empty arrays, NaN or infinite entries, and shapes that
-do not fit each other.
+Raises ValueError throughout for other data types, masked arrays, mixed kinds, empty arrays, NaN or infinite entries,
+shapes that do not fit each other, and results that leave the range of a double.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Generic
 
 import numpy as np
@@ -24,9 +28,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fganalysis.arguments import check_whole
-from fganalysis.sound_arrays import Array, double, like, precision, same_batch, same_kind, same_units
+from fganalysis.arguments import check_number, check_seed, check_whole, described
+from fganalysis.sound_arrays import (
+    Array,
+    double,
+    in_range,
+    like,
+    power_of_two,
+    precision,
+    same_batch,
+    same_kind,
+    same_units,
+)
 
+__all__ = [
+    "Modes",
+    "RandomValue",
+    "RandomisedModes",
+    "energy_curve",
+    "entropy_rank",
+    "modes",
+    "modes_for_energy",
+    "overlap_curve",
+    "participation_ratio",
+    "principal_angles",
+    "random_alignment",
+    "random_overlap",
+    "randomised_modes",
+    "singular_values",
+    "stable_rank",
+]
+
+LARGEST_UNIT = 2**53  # the largest whole number up to which doubles have them all
+MOST_POWER_ITERATIONS = 1000  # two are enough; a slip of the pen would not come back
 SHARE_TOLERANCE = 1e-12  # ten equal modes hold 0.9 of the energy in nine of them whatever the rounding of a sum
 ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision
 LEAST_GAP = 1e-10  # closer singular values, relative to the largest, leave vectors that rounding turns visibly
@@ -38,11 +72,23 @@ class Modes(Generic[Array]):
     """Singular values (…, mode), descending, and right singular vectors (…, unit, mode); both zero beyond the rank.
 
     gap: singular values this close, relative to the largest, are equal. Their vectors are any basis of what they span.
+    A nonzero one as close to zero is kept; its vector is known no better than the matrix's precision times σ₁/σ.
+    beyond: the singular value after the last of these, or what it is at most, where a summary left modes out.
     """
 
     values: Array
     vectors: Array
     gap: float = LEAST_GAP
+    beyond: float = 0.0
+
+    def __post_init__(self) -> None:
+        values, vectors = double(self.values, "values", 1), double(self.vectors, "vectors", 2)
+        same_kind(self.values, self.vectors)
+        if vectors.shape[:-2] != values.shape[:-1] or vectors.shape[-1] != values.shape[-1]:
+            raise ValueError(f"vectors must be (…, unit, mode) and values (…, mode), got {_shapes(vectors, values)}")
+        _check_descending(values, precision(self.values))
+        check_number("gap", self.gap, least=0)
+        check_number("beyond", self.beyond, least=0)
 
     @property
     def rank(self) -> Array:
@@ -55,24 +101,34 @@ class Modes(Generic[Array]):
         following = self.values[..., 1:]
         return (self.values[..., :-1] - following > self.gap * self.values[..., :1]) | (following == 0)
 
+    @property
+    def complete(self) -> Array:
+        """Whether the last singular value differs from what may lie beyond it, (…); a zero differs from everything."""
+        last = self.values[..., -1]
+        return (last - self.beyond > self.gap * self.values[..., 0]) | (last == 0) | (self.beyond == 0)
+
     def leading(self, k: int) -> Array:
         """The basis (…, unit, k) of the k leading modes.
 
         Raises ValueError where that subspace is not determined: k outside 1 … rank of every matrix, or singular values
-        k and k+1 that are equal, so that any mixture of their modes would do as well.
+        k and k+1 that are equal or, where modes were left out, may be, so that any mixture of their modes would do as
+        well.
         """
         check_whole("k", k, None)
         least = int(self.rank.min())
         if not 1 <= k <= least:
             raise ValueError(f"k must be between 1 and {least}, the smallest rank, got {k}")
-        if k < self.values.shape[-1] and not bool(self.distinct[..., k - 1].all()):
+        ends = self.distinct[..., k - 1] if k < self.values.shape[-1] else self.complete
+        if not bool(ends.all()):
             raise ValueError(f"singular values {k} and {k + 1} are equal, so {k} leading directions are undetermined")
         return self.vectors[..., :k]
 
 
 def singular_values(matrix: Array) -> Array:
     """Singular values, descending: (…, example, unit) → (…, mode), in the units of the matrix."""
-    return like(torch.linalg.svdvals(double(matrix, "matrix", 2)), matrix)
+    rows = double(matrix, "matrix", 2)
+    scale = power_of_two(rows, 2)
+    return like(in_range(torch.linalg.svdvals(rows / scale) * scale[..., 0], "singular values"), matrix)
 
 
 def modes(matrix: Array) -> Modes[Array]:
@@ -81,7 +137,10 @@ def modes(matrix: Array) -> Modes[Array]:
     Singular values up to max(example, unit) · precision of the matrix · σ₁ count as zero, and those closer than
     10 · √min(example, unit) · precision · σ₁, or 1e-10 · σ₁, as equal.
     """
-    values, right = torch.linalg.svd(double(matrix, "matrix", 2), full_matrices=False)[1:]
+    rows = double(matrix, "matrix", 2)
+    scale = power_of_two(rows, 2)
+    values, right = torch.linalg.svd(rows / scale, full_matrices=False)[1:]
+    values = in_range(values * scale[..., 0], "singular values")
     zero, gap = max(matrix.shape[-2:]) * precision(matrix), rounding_gap(min(matrix.shape[-2:]), precision(matrix))
     return kept_modes(values, right.mT, zero, gap, matrix)
 
@@ -94,6 +153,10 @@ class RandomisedModes(Generic[Array]):
     lies within it of each value. remainder: ‖A − AQQᵀ‖_F of the sketched range Q. Missed modes show in it:
 
         values_i² ≤ σ_i² ≤ values_i² + remainder²
+
+    Vectors depend on the start, by about error over the distance of their singular value to the next; those of singular
+    values closer than their errors are any basis. `modes.leading(k)` asks whether values k and k + 1 of the sketch are
+    equal, and without oversampling whether value k is above the remainder.
     """
 
     modes: Modes[Array]
@@ -114,30 +177,27 @@ def randomised_modes(
     if rows.ndim != 2:
         raise ValueError(f"matrix must be (example, unit), got the shape {tuple(rows.shape)}")
     check_whole("k", k, None)
-    check_whole("seed", seed, None)
-    check_whole("oversampling", oversampling, None)
-    check_whole("power_iterations", power_iterations, None)
+    check_seed("seed", seed)
+    check_whole("oversampling", oversampling, 0)
+    check_whole("power_iterations", power_iterations, 0, MOST_POWER_ITERATIONS)
     if not 1 <= k <= min(rows.shape):
         raise ValueError(f"k must be between 1 and {min(rows.shape)}, the smaller side of the matrix, got {k}")
-    if oversampling < 0 or power_iterations < 0:
-        raise ValueError(
-            f"oversampling and power_iterations must not be negative, got {oversampling}, {power_iterations}"
-        )
-    largest = float(rows.abs().max()) or 1.0
-    rows = rows / largest  # squares in the residuals underflow or overflow otherwise, and the bounds with them
+    scale = power_of_two(rows, 2)
+    rows, scale = rows / scale, scale[0, 0]
     shape = (rows.shape[0], min(k + oversampling, *rows.shape))
-    start = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float64, device="cpu")
     basis = torch.linalg.qr(rows.mT @ start.to(rows.device))[0]
     for _ in range(power_iterations):
         basis = torch.linalg.qr(rows.mT @ torch.linalg.qr(rows @ basis)[0])[0]
     image = rows @ basis
-    left, values, inner = torch.linalg.svd(image, full_matrices=False)
-    left, values, right = left[:, :k], values[:k], (basis @ inner.mT)[:, :k]
+    left, sketched, inner = torch.linalg.svd(image, full_matrices=False)
+    left, values, right = left[:, :k], sketched[:k], (basis @ inner.mT)[:, :k]
     error = torch.linalg.vector_norm(rows.mT @ left - right * values, dim=0) / math.sqrt(2)
     remainder = torch.linalg.matrix_norm(rows - image @ basis.mT)
+    values, error, remainder = (in_range(part * scale, "singular values") for part in (values, error, remainder))
+    beyond = 0.0 if k == min(rows.shape) else float(sketched[k] * scale if k < len(sketched) else remainder)
     zero, gap = max(rows.shape) * precision(matrix), rounding_gap(min(rows.shape), precision(matrix))
-    found = kept_modes(values * largest, right, zero, gap, matrix)
-    return RandomisedModes(found, like(error * largest, matrix), float(remainder) * largest)
+    return RandomisedModes(kept_modes(values, right, zero, gap, matrix, beyond), like(error, matrix), float(remainder))
 
 
 def energy_curve(values: Array) -> Array:
@@ -171,8 +231,7 @@ def modes_for_energy(values: Array, share: float = 0.9) -> Array:
 
     Raises ValueError for a share outside (0, 1] and for singular values that rise.
     """
-    if not isinstance(share, Real) or not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share!r}")
+    check_number("share", share, above=0, most=1)
     short = _descending_shares(values).nan_to_num(1.0).cumsum(-1) < share - SHARE_TOLERANCE
     nonzero = double(values, "values", 1).amax(-1) > 0
     return like((short.sum(-1) + 1) * nonzero, values)
@@ -184,19 +243,22 @@ def overlap_curve(gradient: Array, basis: Array | Modes[Array]) -> Array:
     gradient: (…, unit). basis: (…, unit, mode), orthonormal or zero columns in order; leading dimensions broadcast.
     Columns are taken as they come; of `Modes`, a k between equal singular values gets what a random basis of their span
     is expected to give, which rises linearly from one end of the span to the other and does not see the basis drawn.
-    A zero gradient gives NaN. Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
+    Where modes were left out that may belong to the last span, this is NaN from the first k inside it. A zero gradient
+    gives NaN. Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
     """
     found = basis if isinstance(basis, Modes) else None
     basis = basis.vectors if isinstance(basis, Modes) else basis
-    same_kind(gradient, basis)
     vectors, columns = double(gradient, "gradient", 1), double(basis, "basis", 2)
+    same_kind(gradient, basis)
     same_units(vectors.shape[-1], columns.shape[-2])
     same_batch(vectors.shape[:-1], columns.shape[:-2])
     _check_orthonormal(columns, precision(basis), zero_columns=True)
-    vectors = vectors / vectors.abs().amax(-1, keepdim=True)  # squares of tiny gradients underflow
+    vectors = vectors / power_of_two(vectors, 1)  # squares of tiny gradients underflow
     components = (vectors[..., None, :] @ columns)[..., 0, :].square()
     if found is not None:
-        components = spread_evenly(components, torch.as_tensor(found.distinct))
+        distinct, complete = torch.as_tensor(found.distinct), torch.as_tensor(found.complete)
+        components = spread_evenly(components, distinct)
+        components = components.masked_fill(_last_span(distinct) & ~complete[..., None], math.nan)
     curve = components.cumsum(-1) / vectors.square().sum(-1, keepdim=True)
     return like(curve.clamp(max=1.0), gradient)
 
@@ -209,8 +271,8 @@ def principal_angles(first: Array, second: Array) -> Array:
     a small angle beside a large one from its cosine: 1e-9 becomes 0.) Raises ValueError for a basis that is not
     orthonormal to 1e4 times its precision. Source: Björck and Golub 1973.
     """
-    same_kind(first, second)
     wide, narrow = double(first, "first", 2), double(second, "second", 2)
+    same_kind(first, second)
     same_units(wide.shape[-2], narrow.shape[-2])
     same_batch(wide.shape[:-2], narrow.shape[:-2])
     for columns, basis in ((wide, first), (narrow, second)):
@@ -250,18 +312,28 @@ def random_alignment(k: int | NDArray[np.int64], other_k: int | NDArray[np.int64
 
         E tr(PQ) = km/d        Var tr(PQ) = 2km(d−k)(d−m) / (d²(d−1)(d+2))
 
-    Single ordered angles have no such elementary form. k, other_k (m): numbers or arrays. Raises ValueError outside
-    0 … unit (d), and for none or no whole numbers.
+    Single ordered angles have no such elementary form. k, other_k (m): whole numbers, or NumPy arrays of them that
+    broadcast. Raises ValueError outside 0 … unit (d), and for none or no whole numbers.
     """
-    check_whole("unit", unit, None)
-    first, second = np.asarray(k, dtype=np.float64), np.asarray(other_k, dtype=np.float64)
-    if 0 in (first.size, second.size) or any(bool((one != np.floor(one)).any()) for one in (first, second)):
-        raise ValueError(f"dimensions of subspaces must be whole numbers, at least one, got {k} and {other_k}")
-    if unit < 1 or min(first.min(), second.min()) < 0 or max(first.max(), second.max()) > unit:
-        raise ValueError(f"dimensions of subspaces must lie between 0 and unit = {unit}, got {k} and {other_k}")
+    check_whole("unit", unit, 1, LARGEST_UNIT)
+    first, second = _dimensions("k", k, unit), _dimensions("other_k", other_k, unit)
+    same_batch(first.shape, second.shape)
     n_angles = np.maximum(np.minimum(first, second), 1)
-    variance = 2 * first * second * (unit - first) * (unit - second) / (unit**2 * max(unit - 1, 1) * (unit + 2))
-    return RandomValue(first * second / unit / n_angles, np.sqrt(variance) / n_angles)
+    size = float(unit)
+    variance = 2 * first * second * (size - first) * (size - second) / (size**2 * max(size - 1, 1) * (size + 2))
+    return RandomValue(first * second / size / n_angles, np.sqrt(variance) / n_angles)
+
+
+def _dimensions(name: str, value: int | NDArray[np.int64], unit: int) -> NDArray[np.float64]:
+    if not isinstance(value, np.ndarray):
+        check_whole(name, value, 0, unit)
+        return np.asarray(value, dtype=np.float64)
+    whole = value.dtype.kind in "iuf" and not isinstance(value, np.ma.MaskedArray) and value.size > 0
+    if not whole or not bool((value == np.floor(value)).all()):
+        raise ValueError(f"{name} must be a whole number or an array of whole numbers, got {described(value)}")
+    if value.min() < 0 or value.max() > unit:
+        raise ValueError(f"{name} must lie between 0 and unit = {unit}, got {value.min()} to {value.max()}")
+    return np.asarray(value, dtype=np.float64)
 
 
 def _check_orthonormal(columns: Tensor, precision: float, zero_columns: bool) -> None:
@@ -271,6 +343,13 @@ def _check_orthonormal(columns: Tensor, precision: float, zero_columns: bool) ->
         target = target * (columns != 0).any(-2)[..., None, :]
     if bool(((gram - target).abs() > ORTHONORMAL_TOLERANCE * precision).any()):
         raise ValueError("the columns of a basis must be orthonormal")
+
+
+def _check_descending(values: Tensor, precision: float) -> None:
+    if bool((values < 0).any()):
+        raise ValueError("singular values must not be negative")
+    if bool((values.diff(dim=-1) > precision * values.amax(-1, keepdim=True)).any()):
+        raise ValueError("singular values must be in descending order")
 
 
 def _shares(values: Array) -> Tensor:
@@ -283,10 +362,12 @@ def _shares(values: Array) -> Tensor:
 
 
 def _descending_shares(values: Array) -> Tensor:
-    shares, sigma = _shares(values), double(values, "values", 1)
-    if bool((sigma.diff(dim=-1) > precision(values) * sigma.amax(-1, keepdim=True)).any()):
-        raise ValueError("singular values must be in descending order")
-    return shares
+    _check_descending(double(values, "values", 1), precision(values))
+    return _shares(values)
+
+
+def _shapes(*tensors: Tensor) -> str:
+    return " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
 
 
 def rounding_gap(smaller_side: int, precision: float) -> float:
@@ -298,13 +379,25 @@ def spread_evenly(parts: Tensor, distinct: Tensor) -> Tensor:
     """Parts (…, mode) with those of equal singular values replaced by their mean; distinct: see `Modes`."""
     if bool(distinct.all()):
         return parts
-    ends = torch.cat([distinct.new_zeros((*distinct.shape[:-1], 1)), distinct], dim=-1)
-    span = ends.cumsum(-1).expand(parts.shape)
+    span = _spans(distinct).expand(parts.shape)
     sums, sizes = (torch.zeros_like(parts).scatter_add(-1, span, one) for one in (parts, torch.ones_like(parts)))
     return (sums / sizes.clamp(min=1)).gather(-1, span)
 
 
-def kept_modes(values: Tensor, vectors: Tensor, resolution: float, gap: float, source: Array) -> Modes[Array]:
+def _spans(distinct: Tensor) -> Tensor:
+    """The number of the span of equal singular values that each mode belongs to, (…, mode)."""
+    return torch.cat([distinct.new_zeros((*distinct.shape[:-1], 1)), distinct], dim=-1).cumsum(-1)
+
+
+def _last_span(distinct: Tensor) -> Tensor:
+    """Whether a mode belongs to the last span, (…, mode)."""
+    spans = _spans(distinct)
+    return spans == spans[..., -1:]
+
+
+def kept_modes(
+    values: Tensor, vectors: Tensor, resolution: float, gap: float, source: Array, beyond: float = 0.0
+) -> Modes[Array]:
     """Modes of the kind of array of ``source``, with those up to ``resolution`` of the largest set to zero."""
     kept = values > resolution * values[..., :1]
-    return Modes(like(values * kept, source), like(vectors * kept[..., None, :], source), gap)
+    return Modes(like(values * kept, source), like(vectors * kept[..., None, :], source), gap, beyond)

@@ -1,6 +1,8 @@
 """Curvature products and eigenvectors against the dense matrices of tiny networks."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +111,7 @@ def test_mistakes_are_refused_by_name() -> None:
             curvature.dominant(make(SNAPSHOTS["no bias"]), snapshot, 2)
     with pytest.raises(ValueError, match=r"product must return the shape \(8,\), got \(3,\)"):
         curvature.dominant(lambda vector: vector[:3], snapshot, 2)
-    with pytest.raises(ValueError, match="the product has NaN or infinite entries"):
+    with pytest.raises(ValueError, match="what product returns has NaN or infinite entries"):
         curvature.dominant(lambda vector: vector * float("nan"), snapshot, 2)
     flat = fga.capture(
         fga.networks.mlp([5, 3], seed=0), lambda outputs, _: outputs.mean(), torch.ones(6, 5), torch.zeros(6)
@@ -139,3 +141,146 @@ def test_what_else_a_module_holds_takes_no_part(make: Callable[[Snapshot], Produ
     more = fga.capture(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets)
     vector = torch.cat([g.flatten() for g in snapshot.weight_gradients])
     torch.testing.assert_close(make(more)(vector), make(snapshot)(vector), rtol=0, atol=0)
+
+
+def frozen(snapshot: Snapshot, parameters: list[str]) -> Snapshot:
+    """The snapshot with some parameters constant, so that they have no columns."""
+    snapshot = replace(snapshot, network=copy.deepcopy(snapshot.network), _memory={})
+    for name in parameters:
+        snapshot.network.get_parameter(name).requires_grad_(False)
+    taps = []
+    for tap in snapshot.taps:
+        trained = [name for name in tap.parameter_names if name not in parameters]
+        weight, bias = (any(name.endswith(leaf) for name in trained) for leaf in ("weight", "bias"))
+        columns = slice(0 if weight else -1, None if bias else -1)
+        parts = {"weight": tap.weight[:, columns], "inputs": tap.inputs[:, columns]}
+        taps.append(replace(tap, has_weight=weight, has_bias=bias, **parts))
+    return replace(snapshot, taps=tuple(taps))
+
+
+@pytest.mark.parametrize("parameters", [["0.weight"], ["0.bias"], ["2.weight", "0.bias"]])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_frozen_parameters_have_no_curvature(name: str, parameters: list[str]) -> None:
+    """The product is the block of the whole matrix that belongs to the trainable parameters."""
+    whole = SNAPSHOTS["bias"]
+    partly = frozen(whole, parameters)
+    kept = []
+    for tap in whole.taps:
+        marks = {
+            leaf: torch.full_like(part, leaf not in parameters) for leaf, part in tap.by_parameter(tap.weight).items()
+        }
+        kept.append(tap.columns(marks).flatten().bool())
+    block = torch.cat(kept).numpy()
+    product = PRODUCTS[name](partly)
+    n_weights = int(block.sum())
+    columns = torch.stack([product(row) for row in torch.eye(n_weights, dtype=torch.float64)], dim=1)
+    np.testing.assert_allclose(columns.numpy(), dense(whole, name)[np.ix_(block, block)], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenpairs_do_not_depend_on_the_unit_of_the_loss(name: str, dtype: torch.dtype) -> None:
+    """Over 10^±25 in single precision and 10^±150 in double.
+
+    The tolerance of ARPACK has an absolute part of 4e-11: at 1e-25 it stops at once, with eigenvalues 14 % off.
+    """
+    cross_entropy = torch.nn.functional.cross_entropy
+    inputs = torch.randn(40, 10, generator=torch.Generator().manual_seed(0)).to(dtype)
+    network = fga.networks.mlp([10, 12, 5], seed=0, activation=torch.nn.Tanh, dtype=dtype)
+    found: dict[int, curvature.Eigenpairs] = {}
+    for digits in (0, -25, 25) if dtype == torch.float32 else (0, -150, 150):
+
+        def scaled(outputs: Tensor, targets: Tensor, size: float = 10.0**digits) -> Tensor:
+            return size * cross_entropy(outputs, targets)
+
+        snapshot = fga.capture(network, scaled, inputs, torch.arange(40) % 5)
+        found[digits] = curvature.dominant(PRODUCTS[name](snapshot), snapshot, 6, tolerance=1e-4)
+    slack = 1e-4 if dtype == torch.float32 else 1e-10
+    for digits, one in found.items():
+        np.testing.assert_allclose(one.values / 10.0**digits, found[0].values, rtol=slack)
+        np.testing.assert_allclose(np.abs(np.sum(one.vectors * found[0].vectors, 0)), 1, rtol=slack)
+
+
+def test_zero_eigenvalues_have_no_vectors() -> None:
+    """Three outputs of a linear network with two inputs and a softmax: G has 2 · 2 eigenvalues, and null directions."""
+    snapshot = tiny_snapshot((2, 3), n_examples=5)
+    product = curvature.gauss_newton_product(snapshot)
+    vectors = []
+    for seed in (0, 1):
+        found = curvature.dominant(product, snapshot, 5, seed=seed)
+        assert np.all(found.values[:4] > 1e-3)
+        assert found.values[4] == 0
+        np.testing.assert_array_equal(found.vectors[:, 4], 0)
+        vectors.append(found.vectors)
+    np.testing.assert_allclose(np.abs(np.sum(vectors[0] * vectors[1], 0)), [1, 1, 1, 1, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(20, 30, 30, 30, 5), (8, 100, 4)])
+def test_products_of_networks_are_symmetric_enough_and_others_are_refused(
+    sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(40, sizes[0], generator=generator).to(dtype)
+    network = fga.networks.mlp(list(sizes), seed=0, dtype=dtype)
+    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.arange(40) % sizes[-1])
+    for make in PRODUCTS.values():
+        product = make(snapshot)
+        n_weights = sum(tap.weight.numel() for tap in snapshot.taps)
+        curvature.dominant(product, snapshot, 2, tolerance=1e-2)
+        skewed = torch.randn(n_weights, generator=generator).to(dtype) / n_weights**0.5
+        other = torch.randn(n_weights, generator=generator).to(dtype) / n_weights**0.5
+        wrong: dict[str, Product] = {
+            "turned": lambda v: product(v).roll(1),  # noqa: B023
+            "a part in ten": lambda v: product(v) + 0.1 * skewed * (other @ v),  # noqa: B023
+            "one-sided": lambda v: product(v) * torch.linspace(0.5, 1, len(v), dtype=v.dtype),  # noqa: B023
+        }
+        for each in wrong.values():
+            with pytest.raises(ValueError, match="the product is not symmetric"):
+                curvature.dominant(each, snapshot, 2)
+
+
+def test_what_lanczos_cannot_do_is_said_in_one_sentence() -> None:
+    snapshot = SNAPSHOTS["bias"]
+    product = curvature.hessian_product(snapshot)
+    n_weights = sum(tap.weight.numel() for tap in snapshot.taps)
+    for start in (np.zeros(n_weights), torch.zeros(n_weights)):
+        with pytest.raises(ValueError, match="start must not be zero"):
+            curvature.dominant(product, snapshot, 2, start=start)
+    huge = curvature.dominant(product, snapshot, 2, start=1e300 * np.ones(n_weights))
+    np.testing.assert_allclose(huge.values, curvature.dominant(product, snapshot, 2).values, rtol=1e-5)
+    with pytest.raises(ValueError, match="product fails on a vector of 43 weights: RuntimeError"):
+        curvature.dominant(lambda vector: torch.ones(3, 3, dtype=torch.float64) @ vector, snapshot, 2)
+    single = tiny_snapshot((1, 1), n_examples=3)
+    with pytest.raises(ValueError, match="the network has one trainable weight"):
+        curvature.dominant(curvature.hessian_product(single), single, 1)
+    constant = frozen(snapshot, ["0.weight", "0.bias", "2.weight", "2.bias"])
+    with pytest.raises(ValueError, match="the network has no trainable weight"):
+        curvature.hessian_product(constant)
+
+
+class Squared(torch.autograd.Function):
+    """A function with a backward pass alone: forward mode and vectorised derivatives have no rule for it."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs)
+        return inputs.square()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return 2 * gradients[0] * ctx.saved_tensors[0]
+
+
+class SquaredLayer(torch.nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return Squared.apply(inputs)  # type: ignore[no-untyped-call,no-any-return]
+
+
+@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+def test_a_network_without_vectorised_derivatives_is_refused(make: Callable[[Snapshot], Product]) -> None:
+    snapshot = SNAPSHOTS["bias"]
+    network = torch.nn.Sequential(torch.nn.Linear(4, 5), SquaredLayer(), torch.nn.Linear(5, 3)).double()
+    changed = replace(snapshot, network=network)
+    with pytest.raises(ValueError, match="the network or its loss has no curvature product: it takes a second"):
+        curvature.dominant(make(changed), changed, 1)
