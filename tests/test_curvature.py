@@ -251,7 +251,9 @@ def test_what_lanczos_cannot_do_is_said_in_one_sentence() -> None:
     np.testing.assert_allclose(huge.values, curvature.dominant(product, snapshot, 2).values, rtol=1e-5)
     with pytest.raises(ValueError, match="product fails on a vector of 43 weights: RuntimeError"):
         curvature.dominant(lambda vector: torch.ones(3, 3, dtype=torch.float64) @ vector, snapshot, 2)
-    single = tiny_snapshot((1, 1), n_examples=3)
+    alone = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    inputs = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    single = fga.capture(alone, torch.nn.functional.mse_loss, inputs, 3 * inputs)
     with pytest.raises(ValueError, match="the network has one trainable weight"):
         curvature.dominant(curvature.hessian_product(single), single, 1)
     constant = frozen(snapshot, ["0.weight", "0.bias", "2.weight", "2.bias"])
