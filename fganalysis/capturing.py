@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fganalysis import gradient_checks, refusals
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import LARGEST_SEED, check_whole
 from fganalysis.forward_mode import LOCK
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.snapshot import Autodiff, CannotMeasure, Loss, NonFiniteActivations, Snapshot, Tap
@@ -65,7 +65,7 @@ def capture(
         ValueError: in one sentence with the cause and the way out, where a check fails or an argument is wrong.
     """
     refusals.refuse_bad_arguments(network, loss_fn, inputs, targets, autodiff)
-    check_whole("step", step, 0)
+    check_whole("step", step, 0, LARGEST_SEED)
     with plainly(inputs.device):
         inputs, targets = inputs.detach().clone(), targets.detach().clone()
         snapshot = _checked(copied(network), loss_fn, inputs, targets, autodiff, original=network)

@@ -16,6 +16,8 @@ def refuse_bad_arguments(network: object, loss_fn: object, inputs: object, targe
     check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
     if isinstance(network, torch.jit.ScriptModule):
         raise CannotMeasure("the network is scripted, and takes no hooks: give the module that it was scripted from")
+    if isinstance(network, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        raise CannotMeasure("the network is wrapped for several devices: give the module inside, network.module")
     check_callable("loss_fn", loss_fn, "a function of (outputs, targets)")
     check_kind("inputs", inputs, Tensor, "a tensor (example, …)")
     check_kind("targets", targets, Tensor, "a tensor (example, …)")

@@ -208,7 +208,11 @@ class Snapshot:
 
         Returns:
             (guess, 1, example) when joint, (guess, layer, example) when separate.
+
+        Raises:
+            ValueError: directions that are no tensor of this shape for every tap.
         """
+        _check_directions(directions, [tap.outputs for tap in self.taps])
         if self.autodiff == "forward":
             from fganalysis.forward_mode import activation_slopes
 
@@ -224,7 +228,11 @@ class Snapshot:
 
         Returns:
             (guess, 1) when joint, (guess, layer) when separate.
+
+        Raises:
+            ValueError: directions that are no tensor of this shape for every tap.
         """
+        _check_directions(directions, [tap.weight for tap in self.taps])
         if self.autodiff == "forward":
             from fganalysis.forward_mode import weight_slopes
 
@@ -234,3 +242,15 @@ class Snapshot:
             for direction, gradient in zip(directions, self.weight_gradients, strict=True)
         ]
         return torch.stack(own, dim=1) if layers == "separate" else sum(own[1:], own[0]).unsqueeze(1)
+
+
+def _check_directions(directions: object, like: Sequence[Tensor]) -> None:
+    """Raises ValueError unless there is a tensor (guess, …) a tap, of the shape of its outputs or weight."""
+    shapes = [tuple(part.shape[1:]) for part in directions] if _are_tensors(directions) else None
+    wanted = [tuple(tensor.shape) for tensor in like]
+    if shapes != wanted:
+        raise ValueError(f"directions must be a tensor (guess, …) a tap, of the shapes {wanted} behind the guesses")
+
+
+def _are_tensors(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(part, Tensor) and part.ndim > 0 for part in value)

@@ -463,3 +463,15 @@ def test_every_bad_batch_is_one_sentence_of_ours(name: str) -> None:
     with pytest.raises(CannotMeasure) as caught:
         fga.capture(mlp(8, 16, 4), F.cross_entropy, x, y)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_what_is_no_direction_and_what_is_wrapped_are_refused() -> None:
+    snapshot = fga.capture(mlp(8, 16, 4), F.cross_entropy, *batch())
+    for call in (snapshot.slopes, snapshot.weight_slopes):
+        for wrong in (3, None, [torch.ones(1)], [torch.ones(2, 3, 3)] * 2, "text"):
+            with pytest.raises(ValueError, match="directions must be a tensor"):
+                call(wrong)  # type: ignore[arg-type]
+    with pytest.raises(CannotMeasure, match=r"give the module inside, network\.module"):
+        fga.capture(nn.DataParallel(mlp(8, 4)), F.cross_entropy, *batch())
+    with pytest.raises(ValueError, match="step must be a whole number from 0 to"):
+        fga.capture(mlp(8, 4), F.cross_entropy, *batch(), step=2**70)
