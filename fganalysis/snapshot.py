@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -246,11 +246,7 @@ class Snapshot:
 
 def _check_directions(directions: object, like: Sequence[Tensor]) -> None:
     """Raises ValueError unless there is a tensor (guess, …) a tap, of the shape of its outputs or weight."""
-    shapes = [tuple(part.shape[1:]) for part in directions] if _are_tensors(directions) else None
+    are_tensors = isinstance(directions, list | tuple) and all(isinstance(part, Tensor) for part in directions)
     wanted = [tuple(tensor.shape) for tensor in like]
-    if shapes != wanted:
+    if not are_tensors or [tuple(part.shape[1:]) for part in cast("Sequence[Tensor]", directions)] != wanted:
         raise ValueError(f"directions must be a tensor (guess, …) a tap, of the shapes {wanted} behind the guesses")
-
-
-def _are_tensors(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(part, Tensor) and part.ndim > 0 for part in value)
