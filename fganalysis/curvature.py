@@ -37,7 +37,8 @@ class Eigenpairs:
     """values (mode,), descending; vectors (weight, mode), orthonormal; in double precision, as NumPy arrays.
 
     An eigenvalue that is zero but for rounding is 0, and its vector too: any vector of a null space would do. Vectors
-    are known up to their signs, and those of equal eigenvalues are the basis that Lanczos found from its start.
+    are known up to their signs, and those of equal eigenvalues are the basis that Lanczos found from its start. Where
+    the next eigenvalue, which is not among them, equals the last one, so is what the last vectors span.
     """
 
     values: NDArray[np.float64]
@@ -47,8 +48,8 @@ class Eigenpairs:
 def hessian_product(snapshot: Snapshot) -> Product:
     """v ↦ H v for vectors (weight,): the forward-mode derivative of the gradient along v.
 
-    Raises ValueError for a trainable parameter that sits in no tap or in two, and for a network without any; the
-    product for a vector of another length, and where the network or the loss has no second derivative in forward mode.
+    Raises ValueError for a trainable parameter that sits in no tap; the product for a vector of another length, and
+    where the network or the loss has no second derivative in forward mode.
     """
     from curvlinops import HessianLinearOperator
 
@@ -166,10 +167,7 @@ def _refuse_asymmetric(
 
 def _weights(snapshot: Snapshot) -> Tensor:
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
-    weights = torch.cat([tap.weight.flatten() for tap in snapshot.taps])
-    if not len(weights):
-        raise ValueError("the network has no trainable weight in its taps, so no curvature")
-    return weights
+    return torch.cat([tap.weight.flatten() for tap in snapshot.taps])
 
 
 class _Loss(torch.nn.Module):
@@ -186,25 +184,12 @@ class _Loss(torch.nn.Module):
         return self.loss_fn(outputs, targets) + 0 * outputs.cos().sum()
 
 
-def _parameters(snapshot: Snapshot) -> list[torch.nn.Parameter]:
-    """The trainable parameters of every tap, and nothing else that its module may hold."""
-    found: list[torch.nn.Parameter] = []
-    owner: dict[int, str] = {}
-    for name in (name for tap in snapshot.taps for name in tap.parameter_names):
-        found.append(snapshot.network.get_parameter(name))
-        other = owner.setdefault(id(found[-1]), name)
-        if other != name:
-            raise ValueError(f"parameters {other!r} and {name!r} share their numbers: curvature takes them for two")
-    return found
-
-
 def _product(snapshot: Snapshot, operator_class: Callable[..., Any]) -> Product:
     """A curvlinops operator on the taps' parameters as a map of vectors in the order of the weight gradients."""
     weights = _weights(snapshot)
     for name in snapshot.untapped_parameters:
         raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
-    parameters = _parameters(snapshot)
-    taps = [tap for tap in snapshot.taps if tap.parameter_names]
+    parameters = [snapshot.network.get_parameter(name) for tap in snapshot.taps for name in tap.parameter_names]
     data = [(snapshot.inputs, snapshot.targets)]
     # One batch, every time the same, and no module that draws noise: `capture` refuses those.
     operator = operator_class(snapshot.network, _Loss(snapshot.loss_fn), parameters, data, check_deterministic=False)
@@ -214,12 +199,12 @@ def _product(snapshot: Snapshot, operator_class: Callable[..., Any]) -> Product:
         double(vector, "vector", 1)
         if vector.shape != weights.shape:
             raise ValueError(f"vector must have the shape {tuple(weights.shape)}, got {tuple(vector.shape)}")
-        parts = vector.detach().to(weights).split([tap.weight.numel() for tap in taps])
+        parts = vector.detach().to(weights).split([tap.weight.numel() for tap in snapshot.taps])
         by_name: dict[str, Tensor] = {}
-        for tap, part in zip(taps, parts, strict=True):
+        for tap, part in zip(snapshot.taps, parts, strict=True):
             by_name |= tap.by_parameter(part.view(tap.weight.shape))
         found = dict(zip(by_name, _times(operator, list(by_name.values())), strict=True))
-        return torch.cat([tap.columns(found).flatten() for tap in taps])
+        return torch.cat([tap.columns(found).flatten() for tap in snapshot.taps])
 
     return product
 

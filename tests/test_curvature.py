@@ -143,27 +143,15 @@ def test_what_else_a_module_holds_takes_no_part(make: Callable[[Snapshot], Produ
     torch.testing.assert_close(make(more)(vector), make(snapshot)(vector), rtol=0, atol=0)
 
 
-def frozen(snapshot: Snapshot, parameters: list[str]) -> Snapshot:
-    """The snapshot with some parameters constant, so that they have no columns."""
-    snapshot = replace(snapshot, network=copy.deepcopy(snapshot.network), _memory={})
-    for name in parameters:
-        snapshot.network.get_parameter(name).requires_grad_(False)
-    taps = []
-    for tap in snapshot.taps:
-        trained = [name for name in tap.parameter_names if name not in parameters]
-        weight, bias = (any(name.endswith(leaf) for name in trained) for leaf in ("weight", "bias"))
-        columns = slice(0 if weight else -1, None if bias else -1)
-        parts = {"weight": tap.weight[:, columns], "inputs": tap.inputs[:, columns]}
-        taps.append(replace(tap, has_weight=weight, has_bias=bias, **parts))
-    return replace(snapshot, taps=tuple(taps))
-
-
-@pytest.mark.parametrize("parameters", [["0.weight"], ["0.bias"], ["2.weight", "0.bias"]])
+@pytest.mark.parametrize("parameters", [["0.weight"], ["0.bias"], ["2.weight", "0.bias"], ["0.weight", "0.bias"]])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_frozen_parameters_have_no_curvature(name: str, parameters: list[str]) -> None:
     """The product is the block of the whole matrix that belongs to the trainable parameters."""
     whole = SNAPSHOTS["bias"]
-    partly = frozen(whole, parameters)
+    network = copy.deepcopy(whole.network)
+    for leaf in parameters:
+        network.get_parameter(leaf).requires_grad_(False)
+    partly = fga.capture(network, whole.loss_fn, whole.inputs, whole.targets)
     kept = []
     for tap in whole.taps:
         marks = {
@@ -251,14 +239,10 @@ def test_what_lanczos_cannot_do_is_said_in_one_sentence() -> None:
     np.testing.assert_allclose(huge.values, curvature.dominant(product, snapshot, 2).values, rtol=1e-5)
     with pytest.raises(ValueError, match="product fails on a vector of 43 weights: RuntimeError"):
         curvature.dominant(lambda vector: torch.ones(3, 3, dtype=torch.float64) @ vector, snapshot, 2)
-    alone = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    inputs = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
-    single = fga.capture(alone, torch.nn.functional.mse_loss, inputs, 3 * inputs)
+    inputs = torch.tensor([[1.0], [2.0]])
+    single = fga.capture(torch.nn.Linear(1, 1, bias=False), torch.nn.functional.mse_loss, inputs, inputs.square())
     with pytest.raises(ValueError, match="the network has one trainable weight"):
         curvature.dominant(curvature.hessian_product(single), single, 1)
-    constant = frozen(snapshot, ["0.weight", "0.bias", "2.weight", "2.bias"])
-    with pytest.raises(ValueError, match="the network has no trainable weight"):
-        curvature.hessian_product(constant)
 
 
 class Squared(torch.autograd.Function):
