@@ -30,8 +30,7 @@ def run(settings: type[Chosen], main: Callable[[Chosen], object], description: s
 
     Other errors are mistakes of the program and keep their traceback.
     """
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    chosen = tyro.cli(settings, description=description, prog=f"python -m {spec.name}" if spec else None)
+    chosen = tyro.cli(settings, description=description, prog=f"python -m studies.{Path(sys.argv[0]).stem}")
     try:
         main(chosen)
     except OSError as error:
