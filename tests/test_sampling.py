@@ -71,7 +71,7 @@ def test_weight_guesses_say_nothing_of_activations() -> None:
 
 
 def test_bad_arguments_are_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="n_guesses must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="n_guesses must be a whole number of at least 2, got 1"):
         fga.sample(SNAPSHOT, "activity", n_guesses=1)
     with pytest.raises(ValueError, match="unknown estimator 'guesswork'; known ones: backpropagation, weight"):
         fga.sample(SNAPSHOT, "guesswork")
