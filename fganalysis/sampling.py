@@ -219,9 +219,8 @@ def _blocks_in_flight(memory: int, kept: int, bytes_per_guess: int, block_size: 
     block = bytes_per_guess * (block_size * WORKING_COPIES + 1)
     if memory < kept + block:
         needed = -(-(kept + block) // 2**20)
-        raise ValueError(
-            f"memory must be at least {needed} MiB ({needed << 20} bytes) for blocks of {block_size}, got {memory} bytes"
-        )
+        enough = f"{needed} MiB ({needed << 20} bytes)"
+        raise ValueError(f"memory must be at least {enough} for blocks of {block_size}, got {memory} bytes")
     return (memory - kept) // block
 
 
@@ -326,8 +325,8 @@ def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> x
                 errors.append((own - exact).mean(0))
                 cross = (own * exact).sum(0)
                 second.append((total[index] / size - 2 * cross + exact.square().sum(0)) / snapshot.n_examples)
-            arrays = [torch.stack(rows).cpu().numpy() for rows in (second, errors)]
-            for name, estimate in moments.wang2025(*arrays, sizes).items():
+            moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
+            for name, estimate in moments.wang2025(moment, error, sizes).items():
                 for part, values in _named(name, estimate).items():
                     found[part][index] = values
     return xr.Dataset({name: (schema.LAYER, values) for name, values in found.items()})
