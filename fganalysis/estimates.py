@@ -142,7 +142,7 @@ class WeightEstimates:
 
     Raises:
         ValueError: no direction, directions of another number of dimensions or with different numbers of guesses, or
-            coefficients that are not one for each guess and layer.
+            coefficients that are not one for each guess and layer, in the same data type.
     """
 
     coefficients: Tensor
@@ -150,12 +150,11 @@ class WeightEstimates:
 
     def __post_init__(self) -> None:
         _refuse_other_than_blocks("directions", self.directions, "(guess, unit, input)")
-        shape = (len(self.directions[0]), len(self.directions))
-        if not isinstance(self.coefficients, Tensor) or self.coefficients.shape != shape:
-            raise ValueError(
-                f"coefficients must be a tensor of shape (guess, layer), here {shape}, got "
-                f"{described(self.coefficients)}"
-            )
+        shape, dtype = (len(self.directions[0]), len(self.directions)), self.directions[0].dtype
+        given = self.coefficients
+        if not isinstance(given, Tensor) or given.shape != shape or given.dtype != dtype:
+            expected = f"a tensor of shape (guess, layer), here {shape}, of the directions' data type"
+            raise ValueError(f"coefficients must be {expected}, got {described(given)}")
 
     def __len__(self) -> int:
         return self.directions[0].shape[0]
