@@ -10,6 +10,8 @@ import numpy as np
 import xarray as xr
 
 from fganalysis import schema
+from fganalysis.arguments import check_choice, check_kind, check_names, check_path
+from fganalysis.summary import node, not_looked_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,14 +25,16 @@ EXACT = 1e-4  # Relative variances below are rounding: nothing to show on a loga
 def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str] | None = None) -> Figure:
     """Relative bias against relative total variance, a panel a step and layer; exact estimators are left out.
 
+    Under the panels stands which trainable parameters are in no layer, where there are any.
+
     Args:
         tree: from `fganalysis.diagnose`. space: "activation" or "weight".
         layers: which layers to draw, by default every one; a single one gets a row of panels, a step each.
 
     Raises:
-        ValueError: a tree without /measured, an unknown space or layer.
+        ValueError: a tree without /measured or its variables, an unknown space or layer, a layer named twice.
     """
-    measured, predicted = _both(tree, space, layers)
+    measured, predicted = _both(tree, space, ("variance", "relative_bias"), layers)
     figure, panels = _panels(measured)
     drawn = set()
     scale = measured["gradient_norm"] ** 2
@@ -39,7 +43,8 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
         for style, estimator in _styled(measured):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
             own, norm = measured.sel(where), float(scale.sel(where))
-            x, x_error = _number(own, "variance", 1 / norm)
+            # A layer without a gradient has no relative numbers.
+            x, x_error = _number(own, "variance", 1 / norm if norm > 0 else np.nan)
             y, y_error = _number(own, "relative_bias")
             if not (x > EXACT and np.isfinite(y)):
                 continue
@@ -70,9 +75,9 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
     """The cosine of single guesses with the gradient: mean with interval, 5–95 % range and theory, as in bias_variance.
 
     Raises:
-        ValueError: a tree without /measured, or an unknown space.
+        ValueError: a tree without /measured or its variables, or an unknown space.
     """
-    measured, predicted = _both(tree, space)
+    measured, predicted = _both(tree, space, ("cosine",), quantiles=("cosine_q05", "cosine_q95"))
     figure, panels = _panels(measured)
     drawn = set()
     for axes, (step, layer) in panels:
@@ -98,32 +103,53 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Writes a PNG without a time stamp, so that the same data give the same file, and closes the figure."""
-    import matplotlib.pyplot as plt
+    """Writes a PNG without a time stamp, so that the same data give the same file, and closes the figure.
 
+    Raises:
+        ValueError: what is no figure, a path that does not end in .png, or one that cannot be written.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    check_kind("figure", figure, Figure, "what a function of fganalysis.plotting returns")
+    check_path("path", path)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png, got {str(path)!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130, metadata={"Software": None})
+    except OSError as error:
+        raise ValueError(f"the figure cannot be written to {str(path)!r}: {error.strerror}") from error
     plt.close(figure)
     return path
 
 
-def _both(tree: xr.DataTree, space: str, layers: Sequence[str] | None = None) -> tuple[xr.Dataset, xr.Dataset | None]:
-    if "measured" not in tree.children:
-        raise ValueError("the tree has no /measured node: give what fganalysis.diagnose returns")
-    if space not in schema.SPACES:
-        raise ValueError(f"space must be one of {', '.join(schema.SPACES)}, got {space!r}")
-    names = ["measured", "predicted"] if "predicted" in tree.children else ["measured"]
+def _both(
+    tree: xr.DataTree,
+    space: str,
+    quantities: Sequence[str],
+    layers: Sequence[str] | None = None,
+    quantiles: Sequence[str] = (),
+) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """/measured and /predicted, or None, in one space and some layers, with the variables that are drawn."""
+    measured = node(tree, "measured")
+    check_choice("space", space, schema.SPACES)
+    intervals = [name + bound for name in quantities for bound in ("", schema.LOW, schema.HIGH)]
+    needed = {"measured": ["gradient_norm", *intervals, *quantiles]}
+    if "predicted" in tree.children:
+        needed["predicted"] = list(quantities)
+    chosen = [str(layer) for layer in measured[schema.LAYER].values]
+    if layers is not None:
+        check_names("layers", layers, chosen)
+        chosen = list(layers)
     datasets = []
-    for name in names:
-        dataset = tree[name].to_dataset()
-        for dim in (schema.STEP, schema.ESTIMATOR):
-            dataset = dataset if dim in dataset.dims else dataset.expand_dims(dim)
-        known = [str(layer) for layer in dataset[schema.LAYER].values]
-        unknown = [layer for layer in layers or () if layer not in known]
-        if unknown:
-            raise ValueError(f"unknown layer {unknown[0]!r}; known ones: {', '.join(known)}")
-        datasets.append(dataset.sel({schema.SPACE: space, schema.LAYER: list(layers or known)}))
+    for name, variables in needed.items():
+        dataset = node(tree, name)
+        missing = [variable for variable in variables if variable not in dataset]
+        if missing:
+            raise ValueError(f"/{name} has no variable {missing[0]!r}: give what fganalysis.diagnose returns")
+        datasets.append(dataset.sel({schema.SPACE: space, schema.LAYER: chosen}))
     return datasets[0], datasets[1] if len(datasets) > 1 else None
 
 
@@ -182,10 +208,11 @@ def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, 
 def _label(
     figure: Figure, x: str, y: str, measured: xr.Dataset, space: str, drawn: set[str], with_predictions: bool
 ) -> None:
-    """Axis labels, and a legend beside the panels of the estimators that are in them."""
+    """Axis labels, with what was not looked at, and a legend beside the panels of the estimators that are in them."""
     from matplotlib.lines import Line2D
 
-    figure.supxlabel(x, fontsize=10)
+    unseen = not_looked_at(measured)
+    figure.supxlabel(f"{x}\nnot looked at: {unseen}" if unseen else x, fontsize=10)
     figure.supylabel(f"{y}, {space} space", fontsize=10)
     handles = [Line2D([], [], mfc="none", label=name, **style) for style, name in _styled(measured) if name in drawn]
     if with_predictions:

@@ -19,9 +19,10 @@ import xarray as xr
 from tqdm import tqdm
 
 from fganalysis import moments, schema
+from fganalysis.arguments import check_flag, check_seed, check_whole
 from fganalysis.estimates import Estimates, Sums
 from fganalysis.estimators import Estimator, label, resolve, settings
-from fganalysis.seeded_blocks import Seeds, one_torch_thread
+from fganalysis.seeded_blocks import Seeds, full_precision, one_torch_thread
 from fganalysis.snapshot import Snapshot
 from fganalysis.sound_guesses import check_arguments, first_guess, guesses_of
 
@@ -30,15 +31,14 @@ MOST_GUESSES_PER_BLOCK = 16
 MOST_GROUPS = 64
 BYTES_OF_GROUPS = 2**29
 WORKING_COPIES = 4  # Noise, direction, its image in weight space, one temporary.
+SCALAR_BYTES = 8  # Of a scalar or a sum in double precision.
 
 
 @dataclass(frozen=True)
 class _Block:
-    """What one block leaves behind: scalars (space, layer, guess) and sums over its guesses."""
+    """What one block leaves behind beside its scalars: how many guesses, and sums over them."""
 
     size: int
-    inner_products: np.ndarray
-    squared_norms: np.ndarray
     total: Sums
     square_total: Sums
 
@@ -46,23 +46,59 @@ class _Block:
 class _Groups:
     """Running sums of guesses in a fixed number of disjoint groups; block i belongs to group i modulo that number."""
 
-    def __init__(self, n_groups: int):
+    def __init__(self, n_groups: int, guess: Estimates):
+        """``guess`` tells the shapes. The sums are allocated here, once, and not by the threads that draw blocks."""
         self.sizes = np.zeros(n_groups, dtype=np.int64)
-        self.totals: list[Sums] = [()] * n_groups
-        self.square_totals: list[Sums] = [()] * n_groups
+        totals, squares = guess.total(), guess.square_total()
+        self.totals: list[Sums] = [tuple(map(torch.zeros_like, totals)) for _ in range(n_groups)]
+        self.square_totals: list[Sums] = [tuple(map(torch.zeros_like, squares)) for _ in range(n_groups)]
 
     def add(self, group: int, block: _Block) -> None:
         self.sizes[group] += block.size
-        self.totals[group] = _plus(self.totals[group], block.total)
-        self.square_totals[group] = _plus(self.square_totals[group], block.square_total)
+        pairs = ((self.totals[group], block.total), (self.square_totals[group], block.square_total))
+        for sums, more in pairs:
+            for own, part in zip(sums, more, strict=True):
+                own.add_(part)
 
     def means(self) -> list[Sums]:
         """The mean of every group; the sums are turned into it in place, so nothing can be added after."""
         return [tuple(t.div_(int(n)) for t in total) for total, n in zip(self.totals, self.sizes, strict=True)]
 
 
-def _plus(left: Sums, right: Sums) -> Sums:
-    return tuple(a.add_(b) for a, b in zip(left, right, strict=True)) if left else right
+class _Scalars:
+    """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in arrays that are allocated before any block is drawn.
+
+    Small arrays of each block's would keep the memory of the threads that made them from being given back.
+    """
+
+    def __init__(self, guess: Estimates, n_layers: int, n_guesses: int):
+        shape = (len(schema.SPACES), n_layers, n_guesses)
+        self.inner_products, self.squared_norms = np.empty(shape), np.empty(shape)
+        self._spaces = slice(None) if guess.square_total() else slice(schema.SPACES.index("weight"), None)
+
+    def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
+        """Those of a block whose first guess is number ``start``.
+
+        Raises:
+            ValueError: a guess that is NaN or infinite, or whose squared norm is.
+        """
+        inner, norms = (part.cpu().numpy() for part in guesses.inner_products(snapshot))
+        if not np.isfinite(norms[self._spaces]).all():
+            raise ValueError(f"the estimator made a guess that is NaN, infinite or too long to square (seed {seed})")
+        self.inner_products[..., start : start + len(guesses)] = inner
+        self.squared_norms[..., start : start + len(guesses)] = norms
+
+
+def check_settings(n_guesses: object, seed: object, memory: object, progress: object) -> None:
+    """What is the same for every estimator.
+
+    Raises:
+        ValueError: fewer than two guesses, a wrong seed, another number of bytes than a whole one, another flag.
+    """
+    check_whole("n_guesses", n_guesses, 2)
+    check_seed("seed", seed)
+    check_whole("memory", memory, 1)
+    check_flag("progress", progress)
 
 
 def sample(
@@ -84,58 +120,68 @@ def sample(
         n_guesses: how many guesses.
         seed: of the noise; the same seed gives the same numbers.
         block_size: guesses per block; part of what determines the numbers. Default: what fits the caches, at most 16.
-        memory: bytes of working space; bounds how many blocks are in flight, not the numbers.
+        memory: bytes of working space: sums over groups of guesses, two numbers a guess, layer and space, and blocks
+            in flight. Bounds how many blocks are in flight, not the numbers.
         workers: threads on the CPU; default the number of cores (one on a GPU or in
             forward mode).
         progress: shows a bar on the terminal.
 
     Returns:
         Dataset over (space, layer), the layers being the taps' names and "all"; with the raw scalars per guess and the
-        Gram matrix of group means, from which everything else was derived.
+        Gram matrix of group means, from which everything else was derived. The attribute ``not_looked_at`` is a JSON
+        list of the network's trainable parameters that are in no layer. Neither autocast nor torch's default data type
+        changes the numbers.
 
     Raises:
         ValueError: n_guesses below 2, an unknown estimator, memory too small for one block, a seed below 0, no
-            snapshot, guesses that are not as many as asked for or of another shape or data type than the gradient.
+            snapshot, a gradient that is zero or not finite, guesses that are not as many as asked for, of another shape
+            or data type than the gradient, or not finite.
     """
     check_arguments(snapshot, seed)
-    if n_guesses < 2:
-        raise ValueError(f"n_guesses must be at least 2, got {n_guesses}")
+    check_settings(n_guesses, seed, memory, progress)
+    for name, value in (("block_size", block_size), ("workers", workers)):
+        if value is not None:
+            check_whole(name, value)
     chosen, name = resolve(estimator), label(estimator)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(snapshot):
+        squared_gradient = _comparable_gradients(snapshot)
         seeds = Seeds.of(seed, snapshot, name)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
         probe = first_guess(chosen, snapshot, seeds.generator(2**31))
         probe.inner_products(snapshot)
-        numbers = probe.numbers_per_guess()
+        numbers = max(probe.numbers_per_guess(), 1)
         block_size = block_size or default_block_size(numbers)
         n_blocks = -(-n_guesses // block_size)
-        bytes_per_number = snapshot.outputs.element_size()
-        most_groups = int(np.clip(BYTES_OF_GROUPS // (numbers * bytes_per_number), 8, MOST_GROUPS))
+        bytes_per_guess = numbers * snapshot.outputs.element_size()
+        most_groups = int(np.clip(BYTES_OF_GROUPS // bytes_per_guess, 8, MOST_GROUPS))
         # As many as leave all groups with the same number of blocks, or one less: intervals take them for equal.
         n_groups = -(-n_blocks // -(-n_blocks // most_groups))
-        in_flight = _blocks_in_flight(memory, numbers * bytes_per_number, block_size, n_groups)
+        squares = sum(total.numel() for total in probe.square_total())
+        n_scalars = 2 * len(schema.SPACES) * (len(snapshot.taps) + 1) * n_guesses
+        kept = n_groups * bytes_per_guess + (n_groups * squares + n_scalars) * SCALAR_BYTES
+        in_flight = _blocks_in_flight(memory, kept, bytes_per_guess, block_size)
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
         alone = snapshot.outputs.is_cuda or snapshot.autodiff == "forward"
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
+        groups, scalars = _Groups(n_groups, probe), _Scalars(probe, len(snapshot.taps), n_guesses)
 
         def run(index: int) -> _Block:
-            with torch.no_grad():
-                guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index))
-                return _reduce(guesses.first(min(block_size, n_guesses - index * block_size)), snapshot)
+            # Both are settings of a thread.
+            with torch.no_grad(), full_precision(snapshot):
+                start = index * block_size
+                guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index)).first(n_guesses - start)
+                scalars.write(guesses, snapshot, start, seed)
+                return _Block(len(guesses), guesses.total(), guesses.square_total())
 
-        groups, scalars = _Groups(n_groups), []
         blocks = _in_order(run, n_blocks, workers)
         with _calling_thread_single() if workers > 1 else nullcontext():
             for index, block in enumerate(tqdm(blocks, name, n_blocks, disable=not progress)):
                 groups.add(index % n_groups, block)
-                scalars.append((block.inner_products, block.squared_norms))
             means = groups.means()
-            gram = probe.error_grams(snapshot, means).double().cpu().numpy()
+            gram = probe.error_grams(snapshot, means).cpu().numpy()
             wang2025 = _wang2025(snapshot, groups, means)
-    inner = np.concatenate([first for first, _ in scalars], axis=-1)
-    norms = np.concatenate([second for _, second in scalars], axis=-1)
     group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
-    dataset = _dataset(snapshot, name, inner, norms, gram, group_of_guess)
+    dataset = _dataset(snapshot, name, scalars, gram, group_of_guess, squared_gradient)
     dataset = dataset.merge(wang2025)
     dataset.attrs = {
         "estimator": name,
@@ -147,6 +193,7 @@ def sample(
         "autodiff": snapshot.autodiff,
         "device": str(snapshot.outputs.device.type),
         "dtype": str(snapshot.outputs.dtype).removeprefix("torch."),
+        schema.NOT_LOOKED_AT: json.dumps(snapshot.untapped_parameters),
     }
     return schema.validate(schema.annotate(dataset))
 
@@ -157,24 +204,24 @@ def default_block_size(numbers_per_guess: int) -> int:
     return min(MOST_GUESSES_PER_BLOCK, 1 << (fitting.bit_length() - 1))
 
 
-def _blocks_in_flight(memory: int, bytes_per_guess: int, block_size: int, n_groups: int) -> int:
-    block = bytes_per_guess * block_size * WORKING_COPIES
-    left = memory - n_groups * bytes_per_guess
-    if left < block:
-        needed = (n_groups * bytes_per_guess + block) / 2**20
-        raise ValueError(f"memory must be at least {needed:.0f} MiB for blocks of {block_size}, got {memory >> 20} MiB")
-    return left // block
+def _comparable_gradients(snapshot: Snapshot) -> np.ndarray:
+    """`squared_gradients`, refused where nothing can be compared with them."""
+    squares = squared_gradients(snapshot)
+    if not np.isfinite(squares).all():
+        raise ValueError("the exact gradient has NaN or infinite entries, so no guess can be compared with it")
+    if not squares.any():
+        raise ValueError("the exact gradient is zero on this batch, so no guess can be compared with it")
+    return squares
 
 
-def _reduce(guesses: Estimates, snapshot: Snapshot) -> _Block:
-    inner, norms = guesses.inner_products(snapshot)
-    return _Block(
-        len(guesses),
-        inner.double().cpu().numpy(),
-        norms.double().cpu().numpy(),
-        guesses.total(),
-        guesses.square_total(),
-    )
+def _blocks_in_flight(memory: int, kept: int, bytes_per_guess: int, block_size: int) -> int:
+    """How many blocks, each with its sum, fit beside the bytes that are ``kept``."""
+    block = bytes_per_guess * (block_size * WORKING_COPIES + 1)
+    if memory < kept + block:
+        needed = -(-(kept + block) // 2**20)
+        enough = f"{needed} MiB ({needed << 20} bytes)"
+        raise ValueError(f"memory must be at least {enough} for blocks of {block_size}, got {memory} bytes")
+    return (memory - kept) // block
 
 
 def _in_order(run: Callable[[int], _Block], n_blocks: int, workers: int) -> Iterator[_Block]:
@@ -210,13 +257,13 @@ def _calling_thread_single() -> Iterator[None]:
 def _dataset(
     snapshot: Snapshot,
     name: str,
-    inner: np.ndarray,
-    norms: np.ndarray,
+    scalars: _Scalars,
     gram: np.ndarray,
     group_of_guess: np.ndarray,
+    squared_gradient: np.ndarray,
 ) -> xr.Dataset:
-    inner, norms, gram = (np.concatenate([a, a.sum(1, keepdims=True)], axis=1) for a in (inner, norms, gram))
-    squared_gradient = squared_gradients(snapshot)
+    raw = (scalars.inner_products, scalars.squared_norms, gram)
+    inner, norms, gram = (np.concatenate([part, part.sum(1, keepdims=True)], axis=1) for part in raw)
     estimates = moments.quantities(inner, norms, gram, group_of_guess, squared_gradient)
     grid = (schema.SPACE, schema.LAYER)
     variables: dict[str, tuple] = {}
@@ -271,14 +318,15 @@ def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> x
     if groups.square_totals[0]:
         sizes = groups.sizes.astype(float)
         for index, gradient in enumerate(snapshot.gradients):
-            means = torch.stack([mean[index].mean(0) for mean in group_means])
-            cross = torch.stack([(mean[index] * gradient).sum(0) for mean in group_means])
-            errors = (means - gradient.mean(0)).double().cpu().numpy()
-            squares = torch.stack(
-                [total[index] / int(n) for total, n in zip(groups.square_totals, groups.sizes, strict=True)]
-            )
-            second = (squares - 2 * cross + gradient.square().sum(0)).double().cpu().numpy() / snapshot.n_examples
-            for name, estimate in moments.wang2025(second, errors, sizes).items():
+            exact = gradient.double()
+            errors, second = [], []
+            for mean, total, size in zip(group_means, groups.square_totals, sizes, strict=True):
+                own = mean[index].double()
+                errors.append((own - exact).mean(0))
+                cross = (own * exact).sum(0)
+                second.append((total[index] / size - 2 * cross + exact.square().sum(0)) / snapshot.n_examples)
+            moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
+            for name, estimate in moments.wang2025(moment, error, sizes).items():
                 for part, values in _named(name, estimate).items():
                     found[part][index] = values
     return xr.Dataset({name: (schema.LAYER, values) for name, values in found.items()})

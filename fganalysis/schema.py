@@ -15,6 +15,8 @@ MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_j
 ALL_LAYERS = "all"
 SE = "_se"
 LOW, HIGH, WIDE = "_low", "_high", "_wide"
+# Attributes, JSON: parameters that are in no layer (a list), and why an estimator has no numbers (by its label).
+NOT_LOOKED_AT, NOT_MEASURED = "not_looked_at", "not_measured"
 
 
 @dataclass(frozen=True)

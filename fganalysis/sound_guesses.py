@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fganalysis.arguments import check_kind, check_seed
-from fganalysis.estimates import Estimates
+from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
 from fganalysis.estimators import Estimator
 from fganalysis.snapshot import Snapshot
 
@@ -17,37 +17,43 @@ def check_arguments(snapshot: object, seed: object) -> None:
 
 
 def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-    """So many guesses of the estimator. Raises ValueError where it returns something else, or another number of them.
+    """So many guesses of the estimator.
 
-    A sum over another number would be taken for a sum over the number asked for, which shows as a bias.
+    A sum over another number would be taken for a sum over the number asked for, which shows as a bias; a tensor of
+    another shape may be spread over the gradient's without a word.
+
+    Raises:
+        ValueError: something else than estimates, another number of them, or another number of taps, another shape,
+            data type or device than the gradient's.
     """
     guesses = estimator(snapshot, n_guesses, generator)
-    if not isinstance(guesses, Estimates):
+    if not isinstance(guesses, ActivationEstimates | WeightEstimates):
         raise ValueError(
             f"the estimator must return ActivationEstimates or WeightEstimates, got {type(guesses).__name__}"
         )
     if len(guesses) != n_guesses:
         made = f"{len(guesses)} guess" if len(guesses) == 1 else f"{len(guesses)} guesses"
         raise ValueError(f"the estimator made {made} where {n_guesses} {'was' if n_guesses == 1 else 'were'} asked for")
+    at_activations = isinstance(guesses, ActivationEstimates)
+    space = "activation" if at_activations else "weight"
+    blocks = guesses.guesses if isinstance(guesses, ActivationEstimates) else guesses.directions
+    if len(blocks) != len(snapshot.taps):
+        raise ValueError(f"guesses must have a tensor for each of the {len(snapshot.taps)} taps, got {len(blocks)}")
+    for block, tap in zip(blocks, snapshot.taps, strict=True):
+        like = tap.outputs if at_activations else tap.weight
+        if block.shape[1:] != like.shape:
+            raise ValueError(
+                f"the estimator's guesses for layer {tap.name!r} have the shape {tuple(block.shape[1:])}, the {space} "
+                f"gradient {tuple(like.shape)}"
+            )
+        if (block.dtype, block.device) != (like.dtype, like.device):
+            words = [f"{str(part.dtype).removeprefix('torch.')} on {part.device}" for part in (block, like)]
+            raise ValueError(
+                f"the estimator's guesses for layer {tap.name!r} are {words[0]}, the {space} gradient {words[1]}"
+            )
     return guesses
 
 
 def first_guess(estimator: Estimator, snapshot: Snapshot, generator: torch.Generator) -> Estimates:
-    """One guess, as `guesses_of`. Raises ValueError, too, for another shape or data type than the gradient's."""
-    guess = guesses_of(estimator, snapshot, 1, generator)
-    totals = guess.total()
-    space = "activation" if guess.square_total() else "weight"
-    gradients = snapshot.gradients if space == "activation" else snapshot.weight_gradients
-    if len(totals) != len(gradients):
-        raise ValueError(f"guesses must have a tensor for each of the {len(gradients)} taps, got {len(totals)}")
-    for total, gradient, layer in zip(totals, gradients, snapshot.layers, strict=True):
-        if total.shape != gradient.shape:
-            raise ValueError(
-                f"the estimator's guesses for layer {layer!r} have the shape {tuple(total.shape)}, the {space} "
-                f"gradient {tuple(gradient.shape)}"
-            )
-        if total.dtype != gradient.dtype:
-            raise ValueError(
-                f"the estimator's guesses for layer {layer!r} are {total.dtype}, the {space} gradient {gradient.dtype}"
-            )
-    return guess
+    """One guess, as `guesses_of`, to see what the estimator makes before threads ask for many."""
+    return guesses_of(estimator, snapshot, 1, generator)

@@ -100,10 +100,10 @@ def upstream_modes(jacobian: UpstreamJacobian, gradient: Tensor) -> UpstreamMode
 def _active_modes(weight: Tensor, derivative: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One example's nonzero σ (mode,), components (mode,), parts (unit, mode) and which σ are distinct (mode − 1,)."""
     active = derivative != 0
-    if not bool(active.any()):
+    rows = weight[:, active] * derivative[active]
+    if not bool(rows.any()):
         nothing = weight.new_zeros(0)
         return nothing, nothing, weight.new_zeros(len(derivative), 0), nothing.bool()
-    rows = weight[:, active] * derivative[active]
     modes = subspace.modes(rows) if rows.dtype == torch.float64 else _modes_of_gram(rows)
     rank = int(modes.rank)
     kept, distinct = modes.vectors[:, :rank], modes.distinct[: rank - 1]

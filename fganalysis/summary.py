@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,7 @@ import xarray as xr
 from scipy import special
 
 from fganalysis import schema
+from fganalysis.arguments import check_kind, check_names, described, listed
 from fganalysis.intervals import Z95
 
 TABLE = (
@@ -38,6 +42,9 @@ COMPARED = (
     "descent_probability",
     "wang2025_variance",
 )
+KEYS = (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER)
+REMARKS = (schema.NOT_LOOKED_AT, schema.NOT_MEASURED)
+NAMED = 2  # Parameters that a remark names.
 NOT_NEGATIVE = ("squared_bias", "directional_bias")
 ROUNDING = 2e-5  # Rounding of single-precision sums, relative to the squared gradient norm, 1, or the value itself.
 RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
@@ -46,56 +53,112 @@ RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
     """A row per step, estimator, space and layer; a column per quantity, its error, its interval and its prediction.
 
-    Spaces in which an estimator makes no guess are left out. Numbers are not rounded; see `formatted`.
+    Spaces in which an estimator makes no guess are left out, whichever quantities are asked for; what is not known in
+    a row is NaN. Numbers are not rounded; see `formatted`. Two columns are there only where they have something to say:
+    ``not_looked_at`` names trainable parameters that are in no layer, ``not_measured`` says why a row is NaN.
 
     Args:
         tree: from `fganalysis.diagnose`. quantities: names from `fganalysis.schema`.
 
     Raises:
-        ValueError: an unknown quantity, or a tree without /measured.
+        ValueError: an unknown quantity, or a tree without /measured, /predicted or what is asked for in them.
     """
     measured, predicted = node(tree, "measured"), node(tree, "predicted")
+    check_names("quantities", quantities)
     known = schema.QUANTITIES | schema.EXACT | schema.QUANTILES
     unknown = [name for name in quantities if name not in known]
     if unknown:
-        raise ValueError(f"unknown quantity {unknown[0]!r}; known ones: {', '.join(sorted(known))}")
+        raise ValueError(f"unknown quantity {described(unknown[0])}; known ones: {listed(sorted(known), 30)}")
+    table = _columns(measured, predicted, quantities)
+    guessed = _guessed(measured)
+    failed = ~guessed.any(schema.SPACE)
+    shown = guessed | failed
+    if schema.SPACE not in table.dims:
+        # Quantities of a layer at the activations, which all layers together do not have.
+        shown = shown.sel({schema.SPACE: shown[schema.SPACE] == "activation"}).any(schema.SPACE)
+        table = table.drop_sel({schema.LAYER: schema.ALL_LAYERS}, errors="ignore")
+    dims = [dim for dim in KEYS if dim in table.dims]
+    frame = table.assign(_shown=shown, _failed=failed).to_dataframe(dim_order=dims).reset_index()
+    frame = frame[frame["_shown"]].reset_index(drop=True)
+    return _with_remarks(frame, measured).drop(columns=["_shown", "_failed"])
+
+
+def _with_remarks(frame: pd.DataFrame, measured: xr.Dataset) -> pd.DataFrame:
+    unseen = not_looked_at(measured)
+    if unseen:
+        frame[schema.NOT_LOOKED_AT] = unseen
+    if frame["_failed"].any():
+        reasons = json.loads(str(measured.attrs.get(schema.NOT_MEASURED, "{}")))
+        told = frame[schema.ESTIMATOR].map(lambda name: reasons.get(name, "no reason is stored"))
+        frame[schema.NOT_MEASURED] = told.where(frame["_failed"], "")
+    return frame
+
+
+def _columns(measured: xr.Dataset, predicted: xr.Dataset, quantities: Sequence[str]) -> xr.Dataset:
+    """Every quantity with what stands beside it in the table."""
     columns: dict[str, xr.DataArray] = {}
     for name in quantities:
         # What follows from the snapshot alone is not sampled: it is among the predictions only.
-        columns[name] = measured[name] if name in measured else predicted[name]
+        sampled = name in schema.QUANTITIES or name in measured
+        columns[name] = _variable(measured if sampled else predicted, name)
         if name in schema.QUANTITIES:
-            columns |= {name + suffix: measured[name + suffix] for suffix in (schema.SE, schema.LOW, schema.HIGH)}
+            parts = [name + suffix for suffix in (schema.SE, schema.LOW, schema.HIGH)]
+            columns |= {part: _variable(measured, part) for part in parts}
             # Results that were stored before intervals said so of themselves do not: NaN, neither wide nor not.
             unsaid = xr.full_like(measured[name], np.nan)
             columns[name + schema.WIDE] = measured.get(name + schema.WIDE, unsaid)
-            columns[name + PREDICTED] = predicted[name]
-    table = xr.Dataset(columns)
-    dims = [dim for dim in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if dim in table.dims]
-    frame = table.to_dataframe(dim_order=dims).reset_index()
-    return frame.dropna(subset=[q for q in ("mse", "variance", quantities[-1]) if q in columns][:1], ignore_index=True)
+            columns[name + PREDICTED] = _variable(predicted, name)
+    return xr.Dataset(columns)
+
+
+def not_looked_at(measured: xr.Dataset) -> str:
+    """The trainable parameters that are in no layer: the first names, and how many more; empty where there are none."""
+    return listed(json.loads(str(measured.attrs.get(schema.NOT_LOOKED_AT, "[]"))), NAMED)
 
 
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
 
-    ``±≤`` where the interval is wide, so that it may cover far more than 95 %.
+    ``±≤`` where the interval is wide, so that it may cover far more than 95 %. What is smaller than the rounding of an
+    exact estimator's numbers is 0; relative to the column ``gradient_norm`` where there is one.
+
+    Args:
+        frame: from `summary`, or with columns of one's own. quantities: names of its columns.
+
+    Raises:
+        ValueError: no table, or a column that it does not have.
     """
-    keys = [name for name in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if name in frame]
-    shown = frame[keys].copy()
+    check_kind("frame", frame, pd.DataFrame, "the table that fganalysis.summary returns")
+    check_names("quantities", quantities, [str(name) for name in frame.columns])
+    shown = frame[[name for name in KEYS if name in frame]].copy()
     for name in quantities:
-        shown[name] = [
-            _cell(*(row.get(name + suffix, np.nan) for suffix in ("", schema.SE, PREDICTED, schema.WIDE)))
-            for _, row in frame.iterrows()
-        ]
-    return shown
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            raise ValueError(f"the column {name!r} has no numbers that could be rounded")
+        shown[name] = [_cell(row, name) for _, row in frame.iterrows()]
+    remarks = [name for name in REMARKS if name in frame]
+    return shown.assign(**{name: frame[name] for name in remarks})
+
+
+def _size(name: str, gradient_norm: float) -> float:
+    """The natural size of a quantity, which rounding is relative to: 1 without a unit, or where it is not known."""
+    units = schema.QUANTITIES[name].units if name in schema.QUANTITIES else "1"
+    power = {schema.GRADIENT_UNITS: 1, schema.SQUARED_UNITS: 2}.get(units, 0)
+    return gradient_norm**power if gradient_norm > 0 else 1.0
 
 
 def agreement(tree: xr.DataTree) -> pd.DataFrame:
     """How often |z| exceeds 3 and 4, a row per quantity, beside what chance would give.
 
-    See `z_scores`. z counts as 0 where difference and error are both below the rounding of single precision.
+    See `z_scores`. z counts as 0 where difference and error are both below the rounding of single precision. A quantity
+    without a closed form has no row.
+
+    Raises:
+        ValueError: a tree without /measured or /predicted, or in which nothing was measured.
     """
     scores = z_scores(tree)
+    measured = node(tree, "measured")
+    if not any(bool(measured[name].notnull().any()) for name in COMPARED):
+        raise ValueError("the tree has no number in /measured, so nothing can be compared with its predictions")
     rows = []
     for name in COMPARED:
         z = scores[name].values
@@ -133,8 +196,15 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     squared and directional bias end at zero, so for these two it is the standard error.
     0 where difference and error are both no more than the rounding of single precision (guesses without variance), and
     ±∞ where there is no error and yet a difference: a wrong exact estimator is as wrong as can be.
+
+    Raises:
+        ValueError: a tree without /measured, /predicted or one of the compared quantities in them.
     """
     measured, predicted = node(tree, "measured"), node(tree, "predicted")
+    parts = [name + suffix for name in COMPARED for suffix in ("", schema.SE, schema.LOW, schema.HIGH)]
+    for dataset, names in ((measured, ["gradient_norm", *parts]), (predicted, COMPARED)):
+        for name in names:
+            _variable(dataset, name)
     # Each step, space and layer has a scale of its own: they differ by orders of magnitude, and rounding with them.
     squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
     scores = {}
@@ -157,24 +227,51 @@ def node(tree: xr.DataTree, name: str) -> xr.Dataset:
     """The /measured or /predicted part of a diagnosis, with step and estimator as dimensions.
 
     Raises:
-        ValueError: a tree without it.
+        ValueError: no tree, a tree without the part, or a part that is not over space and layer.
     """
+    check_kind("tree", tree, xr.DataTree, "what fganalysis.diagnose returns")
     if name not in tree.children:
         raise ValueError(f"the tree has no /{name} node: give what fganalysis.diagnose returns")
     dataset = tree[name].to_dataset()
-    for dim in (schema.ESTIMATOR, schema.STEP):
+    missing = [dim for dim in KEYS if dim not in dataset.coords]
+    if missing:
+        raise ValueError(f"/{name} has no coordinate {missing[0]!r}: give what fganalysis.diagnose returns")
+    for dim in KEYS:
         if dim not in dataset.dims:
             dataset = dataset.expand_dims(dim)
     return dataset
 
 
-def _cell(value: float, error: float, predicted: float, wide: float) -> str:
+def _variable(dataset: xr.Dataset, name: str) -> xr.DataArray:
+    if name not in dataset:
+        raise ValueError(f"the tree has no variable {name!r}: give what fganalysis.diagnose returns")
+    return dataset[name]
+
+
+def _guessed(measured: xr.Dataset) -> xr.DataArray:
+    """Whether an estimator made guesses in a space, (step, estimator, space).
+
+    Its guesses' lengths are there or not, whatever became of the quantities. A result without them says it by whatever
+    quantity is known.
+    """
+    names = ["squared_norm"] if "squared_norm" in measured else list(schema.QUANTITIES)
+    known = [measured[name].notnull() for name in names if name in measured and schema.SPACE in measured[name].dims]
+    if not known:
+        raise ValueError("/measured has no variable that says whether there are guesses: give what diagnose returns")
+    kept = (schema.STEP, schema.ESTIMATOR, schema.SPACE)
+    return reduce(or_, [array.any([dim for dim in array.dims if dim not in kept]) for array in known])
+
+
+def _cell(row: pd.Series, name: str) -> str:
+    parts = [*(name + suffix for suffix in ("", schema.SE, PREDICTED, schema.WIDE)), "gradient_norm"]
+    value, error, predicted, wide, gradient_norm = (float(row.get(part, np.nan)) for part in parts)
     if np.isnan(value):
         return "–"
+    size = _size(name, gradient_norm)
     digits = 3
-    if error <= 1e-6 * max(abs(value), 0.1):
+    if error <= 1e-6 * max(abs(value), 0.1 * size):
         # What is left of an exact estimator is rounding.
-        text = f"{0.0 if abs(value) < 1e-4 else value:.3g} exact"
+        text = f"{0.0 if abs(value) < 1e-4 * size else value:.3g} exact"
     else:
         if error > 0 and value != 0:
             digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis import moments
+from fganalysis.arguments import check_kind, check_whole
 from fganalysis.estimates import Sums
 from fganalysis.estimators.subsampled import Subsampled
 from fganalysis.intervals import Estimate, mean
+from fganalysis.seeded_blocks import full_precision
 from fganalysis.snapshot import Snapshot
+from fganalysis.sound_guesses import check_arguments
 from fganalysis.squared_norm import squared_norm
 
 GROUPS = 32
@@ -41,18 +44,25 @@ def variance_parts(
     """Measures both parts with ``n_draws`` draws of rows, two guesses each.
 
     Raises:
-        ValueError: fewer than 32 draws, or a subset's size that the batch does not have.
+        ValueError: another estimator than a `Subsampled` one, no snapshot, fewer than 32 draws, no generator or one of
+            another device, a subset's size that the batch does not have, or guesses that are not finite.
     """
-    if n_draws < GROUPS:
-        raise ValueError(f"n_draws must be at least {GROUPS}, got {n_draws}")
+    check_kind("estimator", estimator, Subsampled, "a fganalysis.estimators.Subsampled")
+    check_arguments(snapshot, 0)
+    check_whole("n_draws", n_draws, GROUPS)
+    check_kind("generator", generator, torch.Generator, "a torch.Generator")
+    if generator.device.type != snapshot.outputs.device.type:
+        raise ValueError(f"generator must be on {snapshot.outputs.device}, as the snapshot is, got {generator.device}")
     within, products = [], []
     totals: list[Sums] = []
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(snapshot):
         for index, rows in enumerate(estimator.draw_rows(snapshot, n_draws, generator)):
             pair = estimator.guesses_on(snapshot, rows, 2, generator)
             both, first = pair.total(), pair.first(1).total()
             second = tuple(total - one for total, one in zip(both, first, strict=True))
             gram = _with_all_layers(pair.error_grams(snapshot, [first, second]))
+            if not np.isfinite(gram[1]).all():
+                raise ValueError("the estimator made a guess that is NaN, infinite or too long to square")
             products.append(gram[..., 0, 1])
             within.append((gram[..., 0, 0] + gram[..., 1, 1]) / 2 - gram[..., 0, 1])
             if index < GROUPS:

@@ -124,7 +124,9 @@ def _cell(
     """The diagnosis of one step, computed and written."""
     snapshot = fga.capture(network.to(settings.device), torch.nn.functional.cross_entropy, *batch, step=step)
     network.to("cpu")
-    tree = fga.diagnose(snapshot, settings.estimators, settings.guesses, seed, memory=settings.memory, progress=True)
+    tree = fga.diagnose(
+        snapshot, settings.estimators, settings.guesses, seed, memory=settings.memory, subspace=True, progress=True
+    )
     kept_cells.write(tree, path, _chosen(settings))
     return tree
 

@@ -123,7 +123,7 @@ def _same_law(settings: Settings) -> xr.Dataset:
     data = fga.datasets.load("mnist1d")
     inputs, targets = data.batch(settings.examples)
     snapshot = _snapshot(settings.width, settings.seed, inputs.double(), targets)
-    tree = fga.diagnose(snapshot, list(SAME_LAW.values()), settings.guesses, settings.seed)
+    tree = fga.diagnose(snapshot, list(SAME_LAW.values()), settings.guesses, settings.seed, subspace=False)
     where = {"space": "activation", "layer": HIDDEN, "step": 0}
     measured, predicted = (tree[node].to_dataset().sel(where, drop=True) for node in ("measured", "predicted"))
     squares = measured["gradient_norm"] ** 2

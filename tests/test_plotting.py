@@ -184,12 +184,12 @@ def test_the_same_data_give_the_same_bytes(draw: Draw, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 def test_bad_arguments_are_refused(draw: Any) -> None:
-    with pytest.raises(ValueError, match="space must be one of activation, weight, got 'nonsense'"):
+    with pytest.raises(ValueError, match="space must be 'activation' or 'weight', got 'nonsense'"):
         draw(TREE, "nonsense")
     with pytest.raises(ValueError, match="the tree has no /measured node"):
         draw(xr.DataTree())
 
 
 def test_an_unknown_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown layer 'nonsense'; known ones: 0, 2, all"):
+    with pytest.raises(ValueError, match="layers has the unknown name 'nonsense'; known ones: 0, 2, all"):
         plotting.bias_variance(TREE, layers=["nonsense"])

@@ -1,9 +1,18 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fganalysis as fga
 from fganalysis import sampling, schema
+from fganalysis.estimates import ActivationEstimates, WeightEstimates
 from fganalysis.estimators import Estimator, label
 from fganalysis.sampling import default_block_size
 from tests import law_claims, laws
@@ -71,7 +80,7 @@ def test_weight_guesses_say_nothing_of_activations() -> None:
 
 
 def test_bad_arguments_are_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="n_guesses must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="n_guesses must be a whole number of at least 2, got 1"):
         fga.sample(SNAPSHOT, "activity", n_guesses=1)
     with pytest.raises(ValueError, match="unknown estimator 'guesswork'; known ones: backpropagation, weight"):
         fga.sample(SNAPSHOT, "guesswork")
@@ -89,3 +98,138 @@ def test_groups_are_equal_or_a_block_apart(n_guesses: int) -> None:
     sizes = fga.sample(laws.tiny_snapshot(), "activity", n_guesses=n_guesses)["group_size"].values
     assert sizes.sum() == n_guesses and np.ptp(sizes) <= 16 and len(sizes) <= sampling.MOST_GROUPS
     assert len(sizes) > min(n_guesses // 16, sampling.MOST_GROUPS) / 2
+
+
+@settings(max_examples=30)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=4),
+    n_examples=st.integers(1, 5),
+    n_guesses=st.integers(2, 300),
+    block_size=st.one_of(st.none(), st.integers(1, 20)),
+    key=st.sampled_from(["activity", "weight"]),
+)
+def test_the_memory_that_a_refusal_asks_for_is_enough(
+    sizes: list[int], n_examples: int, n_guesses: int, block_size: int | None, key: str
+) -> None:
+    network = fga.networks.mlp([*sizes, 3], bias=False, seed=0)
+    inputs = torch.randn(n_examples, sizes[0], generator=torch.Generator().manual_seed(0))
+    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.arange(n_examples) % 3)
+    with pytest.raises(ValueError, match="memory must be at least") as refusal:
+        fga.sample(snapshot, key, n_guesses, memory=1, block_size=block_size)
+    named = re.search(r"at least (\d+) MiB \((\d+) bytes\)", str(refusal.value))
+    assert named and int(named[1]) * 2**20 == int(named[2])
+    fga.sample(snapshot, key, n_guesses, memory=int(named[2]), block_size=block_size)
+
+
+GROWTH = """
+import resource, torch
+import fganalysis as fga
+network = fga.networks.mlp([64, 256, 256, 10], bias=False, seed=0)
+generator = torch.Generator().manual_seed(1)
+batch = torch.randn(64, 64, generator=generator), torch.randint(0, 10, (64,), generator=generator)
+snapshot = fga.capture(network, torch.nn.functional.cross_entropy, *batch)
+for n_guesses in (1024, 4096):
+    fga.sample(snapshot, "activity", n_guesses, memory=2**26, workers=8)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured as Linux counts it")
+def test_memory_does_not_grow_with_the_number_of_guesses() -> None:
+    """In a process of its own. Arrays that each block left in its thread's memory added 80 MiB and more."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", GROWTH], cwd=root, capture_output=True, text=True)
+    few, many = map(int, done.stdout.split())
+    assert many - few < 60 * 1024, f"{(many - few) / 1024:.0f} MiB more"
+
+
+def everything(dataset: object) -> list[np.ndarray]:
+    return [array.values for array in dataset.values()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("key", ["activity", "weight", "upstream", "local_loss", "finite_difference"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_autocast_and_the_default_data_type_change_nothing(key: str, workers: int) -> None:
+    network = fga.networks.mlp([6, 12, 11, 10], seed=0)
+    inputs = torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
+
+    def sampled() -> list[np.ndarray]:
+        snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.arange(7))
+        return everything(fga.sample(snapshot, key, 64, workers=workers))
+
+    def in_autocast() -> list[np.ndarray]:
+        snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.arange(7))
+        with torch.autocast("cpu"):
+            return everything(fga.sample(snapshot, key, 64, workers=workers))
+
+    reference = sampled()
+    found = [in_autocast()]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found.append(sampled())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for arrays in found:
+        for ours, expected in zip(arrays, reference, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+
+
+def test_forward_mode_is_sampled_by_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hooks and dual levels are shared by threads."""
+    asked: list[int] = []
+    original = sampling._in_order
+    monkeypatch.setattr(
+        sampling, "_in_order", lambda run, n, workers: asked.append(workers) or original(run, n, workers)
+    )
+    for autodiff, most in (("forward", 1), ("reverse", 3)):
+        snapshot = laws.tiny_snapshot(autodiff=autodiff)  # type: ignore[arg-type]
+        fga.sample(snapshot, "activity", 64, workers=3)
+        assert asked.pop() == most
+
+
+class WithConvolution(torch.nn.Module):
+    """A convolution, which is no Linear module, before one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = torch.nn.Conv1d(1, 2, 3), torch.nn.Linear(8, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(inputs.unsqueeze(1)).flatten(1))
+
+
+def test_parameters_in_no_layer_are_named() -> None:
+    torch.manual_seed(0)
+    network, inputs = WithConvolution(), torch.randn(5, 6)
+    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.arange(5) % 3)
+    unseen = json.loads(fga.sample(snapshot, "weight", 16).attrs[schema.NOT_LOOKED_AT])
+    assert unseen == list(snapshot.untapped_parameters)
+    assert json.loads(fga.sample(SNAPSHOT, "weight", 16).attrs[schema.NOT_LOOKED_AT]) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_guess_that_is_no_number_is_refused_wherever_it_comes(value: float, workers: int) -> None:
+    def activities(snapshot: fga.Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        guesses = tuple(torch.ones(n_guesses, *tap.outputs.shape, dtype=torch.float64) for tap in snapshot.taps)
+        if n_guesses > 1:
+            guesses[1][-1, 2, 3] = value
+        return ActivationEstimates(guesses)
+
+    def weights(snapshot: fga.Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        coefficients = torch.ones(n_guesses, len(snapshot.taps), dtype=torch.float64)
+        coefficients[-1, -1] = value
+        directions = (torch.ones(n_guesses, *tap.weight.shape, dtype=torch.float64) for tap in snapshot.taps)
+        return WeightEstimates(coefficients, tuple(directions))
+
+    for estimator in (activities, weights):
+        with pytest.raises(ValueError, match=r"made a guess that is NaN, infinite or too long to square \(seed 7\)$"):
+            fga.sample(SNAPSHOT, estimator, 64, seed=7, workers=workers)
+
+
+def test_a_gradient_of_zero_is_refused() -> None:
+    inputs = SNAPSHOT.inputs
+    targets = SNAPSHOT.network(inputs).detach()
+    snapshot = fga.capture(SNAPSHOT.network, torch.nn.functional.mse_loss, inputs, targets)
+    with pytest.raises(ValueError, match="the exact gradient is zero on this batch"):
+        fga.sample(snapshot, "activity", 64)

@@ -47,7 +47,7 @@ WRONG: dict[str, tuple[Guess, str]] = {
     "transposed": (transposed, r"guesses for layer '0' have the shape \(3, 4\), the weight gradient \(4, 3\)"),
     "single precision": (
         lambda s, n, g: ActivationEstimates(tuple(guess.float() for guess in RIGHT(s, n, g).guesses)),
-        r"guesses for layer '0' are torch\.float32, the activation gradient torch\.float64",
+        r"guesses for layer '0' are float32 on cpu, the activation gradient float64 on cpu",
     ),
 }
 

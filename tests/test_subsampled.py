@@ -379,5 +379,5 @@ def test_bad_sizes_are_refused() -> None:
     snapshot = laws.tiny_snapshot(n_examples=3)
     with pytest.raises(ValueError, match="size must be at most the batch's 3 examples, got 4"):
         Subsampled(Backpropagation(), 4)(snapshot, 1, torch.Generator())
-    with pytest.raises(ValueError, match="n_draws must be at least 32, got 31"):
+    with pytest.raises(ValueError, match="n_draws must be a whole number of at least 32, got 31"):
         fga.variance_parts(Subsampled(Backpropagation(), 2), snapshot, 31, torch.Generator())

@@ -131,6 +131,7 @@ class LocalLoss:
 
         Along the weights V the tap's outputs move by V x_b = Σ_c K_bc v_c, with K = FᵀF and ‖V‖ = ‖F v‖.
         """
+        direction = _near_one(direction)
         if self.space == "activation":
             unit = _scaled(direction, torch.linalg.vector_norm(direction, dim=-1, keepdim=True))
             return unit, unit
@@ -244,6 +245,12 @@ def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> Local
         moved = estimator.optimiser.moved(gradients, estimator.rate)
         estimator = replace(estimator, optimiser=moved)
     return estimator
+
+
+def _near_one(direction: Tensor) -> Tensor:
+    """Every guess times a power of two that brings its largest number near 1: squares of 1e-25 are zero in float32."""
+    exponent = torch.frexp(direction.abs().amax((1, 2), keepdim=True)).exponent
+    return torch.ldexp(direction, -exponent.clamp(min=-125))
 
 
 def _scaled(direction: Tensor, norm: Tensor) -> Tensor:
