@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_kind
+
 
 @runtime_checkable
 class Noise(Protocol):
@@ -104,6 +106,11 @@ def draw_in_parts(shape: tuple[int, ...], generator: torch.Generator, like: Tens
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, parts, seeds))
     return noise
+
+
+def check_noise(noise: object) -> None:
+    """Raises ValueError for what has not the methods of a law."""
+    check_kind("noise", noise, Noise, "a law such as fganalysis.noise.Gaussian(), with draw, fourth and pair")
 
 
 def is_isotropic(law: Noise) -> bool:

@@ -254,7 +254,7 @@ def test_named_laws_hold() -> None:
 
 @pytest.mark.parametrize("epsilon", [0.0, -1e-3, float("inf"), float("nan")])
 def test_an_epsilon_that_is_no_step_is_refused(epsilon: float) -> None:
-    with pytest.raises(ValueError, match="epsilon must be positive and finite"):
+    with pytest.raises(ValueError, match="epsilon must be a finite number above 0"):
         FiniteDifference(epsilon)
 
 

@@ -21,7 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_flag, check_number
 from fganalysis.estimates import WeightEstimates
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.directional import check_switches
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import NonFiniteActivations, Snapshot
 
@@ -45,9 +48,11 @@ class FiniteDifference:
     noise: Noise = GAUSSIAN
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < float("inf"):
-            raise ValueError(f"epsilon must be positive and finite, got {self.epsilon}")
+        check_number("epsilon", self.epsilon, above=0)
+        check_flag("central", self.central)
+        check_switches(self)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         directions = self.draw(snapshot, n_guesses, generator)
         if not _moves(snapshot, directions, self.epsilon):

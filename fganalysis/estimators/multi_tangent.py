@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import check_choice, check_whole
 from fganalysis.estimates import WeightEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts
 from fganalysis.snapshot import Layers, Snapshot
@@ -47,11 +48,11 @@ class MultiTangent:
 
     def __post_init__(self) -> None:
         check_whole("k", self.k)
-        if self.combine not in ("mean", "orthogonal"):
-            raise ValueError(f"combine must be 'mean' or 'orthogonal', got {self.combine!r}")
+        check_choice("combine", self.combine, ("mean", "orthogonal"))
+        check_switches(self)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        check_switches("batch", self.layers)
         sizes = [tap.weight.numel() for tap in snapshot.taps]
         self.check_dimension(sizes)
         # Fixed by the settings and the network, not by the memory at hand: the noise is drawn chunk by chunk.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from fganalysis.estimates import WeightEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
@@ -27,8 +28,11 @@ class WeightPerturbation:
     shared: bool = True
     layers: Layers = "joint"
 
+    def __post_init__(self) -> None:
+        check_switches(self)
+
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        check_switches("batch", self.layers)
         if not self.shared:
             return self._per_example(snapshot, n_guesses, generator)
         directions = tuple(
