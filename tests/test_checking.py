@@ -301,9 +301,7 @@ def test_wrong_arguments_and_guesses_are_refused() -> None:
         check_unbiased("weight", SNAPSHOT, space="activation")
     with pytest.raises(ValueError, match=r"a guess that is NaN or infinite \(seed 5\)"):
         check_unbiased(broken, SNAPSHOT, seed=5)
-    flat = fga.capture(
-        SNAPSHOT.network, lambda outputs, targets: 0.0 * outputs.mean(), SNAPSHOT.inputs, SNAPSHOT.targets
-    )
+    flat = replace(SNAPSHOT, exact_gradients=tuple(0 * gradient for gradient in SNAPSHOT.gradients))
     with pytest.raises(ValueError, match="the gradient is zero, so a relative bias has no meaning"):
         check_unbiased("activity", flat)
 
