@@ -25,13 +25,18 @@ def guessing(call: Call) -> Call:
 
     @wraps(call)
     def checked(self: Any, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-        check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
-        check_whole("n_guesses", n_guesses)
-        check_kind("generator", generator, torch.Generator, "a torch.Generator")
+        check_call(snapshot, n_guesses, generator)
         with full_precision(snapshot):
             return call(self, snapshot, int(n_guesses), generator)
 
     return cast(Call, checked)
+
+
+def check_call(snapshot: object, n_guesses: object, generator: object) -> None:
+    """Raises ValueError for wrong arguments of an estimator."""
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
+    check_whole("n_guesses", n_guesses)
+    check_kind("generator", generator, torch.Generator, "a torch.Generator")
 
 
 def check_rank(k: int | Literal["rank"], most: int) -> None:
