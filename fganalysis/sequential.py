@@ -134,13 +134,13 @@ class NormBound:
         With s the share of a², w and so on that is left: √(a²s) + √((a² + w)s + U) = tolerance, quadratic in √s. Of U
         only what is above w: with few guesses the noise of U alone exceeds the tolerance in half of the runs.
         """
-        # A product, as a power that overflows is an error.
-        room = tolerance * tolerance - max(self.squared - self.across, 0.0)
+        tolerance = min(tolerance, 1e100)  # Its square is a number too.
+        room = tolerance**2 - max(self.squared - self.across, 0.0)
         if room <= 0:
             return float("inf")
         slope = tolerance * np.sqrt(self.along)
         root = room / max(slope + np.sqrt(slope**2 + self.across * room), 1e-300)
-        return float(1 / root / root)
+        return float(1 / root / root) if root > 1e-150 else float("inf")
 
 
 def norm_bound(gram: Array, alpha: float) -> NormBound:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_flag
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.noise import Noise, check_noise
+from fganalysis.noise import Noise, check_noise, drawn
 from fganalysis.snapshot import Layers, Snapshot
 
 Slope = Literal["example", "batch"]
@@ -62,8 +62,8 @@ def guess_along(
     directions = []
     for tap, factor in zip(snapshot.taps, factors, strict=True):
         shape = (n_guesses, 1 if settings.shared else snapshot.n_examples, factor.noise_units)
-        drawn = settings.noise.draw(shape, generator, tap.outputs)
-        directions.append(factor.apply(drawn.expand(n_guesses, snapshot.n_examples, -1)))
+        noise = drawn(settings.noise, shape, generator, tap.outputs)
+        directions.append(factor.apply(noise.expand(n_guesses, snapshot.n_examples, -1)))
     slopes = snapshot.slopes(directions, settings.layers)
     if settings.slope == "batch":
         slopes = slopes.sum(-1, keepdim=True)

@@ -31,7 +31,7 @@ from fganalysis.arguments import check_flag, check_number
 from fganalysis.estimates import WeightEstimates
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
-from fganalysis.noise import GAUSSIAN, Noise
+from fganalysis.noise import GAUSSIAN, Noise, drawn
 from fganalysis.snapshot import NonFiniteActivations, Snapshot
 
 PROBES = 8
@@ -77,7 +77,7 @@ class FiniteDifference:
     def draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """z, (guess, unit, input) a tap: all that a call draws; a generator in the same state gives it again."""
         return tuple(
-            self.noise.draw((n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
+            drawn(self.noise, (n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
             for tap in snapshot.taps
         )
 

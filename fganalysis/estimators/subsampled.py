@@ -21,7 +21,7 @@ from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates, Estimates
 from fganalysis.estimators.averaged import block_of
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.minibatch import WITHOUT_REPLACEMENT, Rows, check_rows, check_size
+from fganalysis.estimators.minibatch import WITHOUT_REPLACEMENT, Rows, check_rows, drawn_rows
 from fganalysis.estimators.wrapped import wrap
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.snapshot import Snapshot, Tap
@@ -57,8 +57,7 @@ class Subsampled:
 
     def draw_rows(self, snapshot: Snapshot, n_draws: int, generator: torch.Generator) -> Tensor:
         """Rows of the batch, (draw, row)."""
-        check_size(self.size, snapshot.n_examples)
-        return self.rows.draw(n_draws, snapshot.n_examples, self.size, generator)
+        return drawn_rows(self.rows, n_draws, snapshot.n_examples, self.size, generator)
 
     def guesses_on(self, snapshot: Snapshot, rows: Tensor, n_guesses: int, generator: torch.Generator) -> Estimates:
         """Guesses that all use the given rows, written to their places in the whole batch."""
