@@ -6,8 +6,9 @@ accepted: where an argument may be None, the caller asks first.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -90,14 +91,18 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
 
 
 def check_kind(name: str, value: object, kinds: type | tuple[type, ...], words: str) -> None:
-    """An instance of a class; ``words`` says what it must be, as in "what fga.capture returns"."""
-    if not isinstance(value, kinds):
+    """An instance of a class or protocol; ``words`` says what it must be, as in "what fga.capture returns"."""
+    # A class has the methods of a protocol too, without being an instance.
+    if isinstance(value, type) or not isinstance(value, kinds):
         raise ValueError(f"{name} must be {words}, got {described(value)}")
 
 
-def check_callable(name: str, value: object, words: str) -> None:
-    """A callable that is no class; ``words`` says which, as in "a function of (outputs, targets)"."""
-    if not callable(value) or isinstance(value, type):
+def check_callable(name: str, value: object, words: str, n_arguments: int | None = None) -> None:
+    """A callable that is no class; ``words`` says which, as in "a function of (outputs, targets)".
+
+    With ``n_arguments``, one that takes so many by position, as far as Python knows its signature.
+    """
+    if not callable(value) or isinstance(value, type) or not (n_arguments is None or _takes(value, n_arguments)):
         raise ValueError(f"{name} must be {words}, got {described(value)}")
 
 
@@ -127,6 +132,20 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     names = list(names)
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _takes(function: Callable[..., object], n_arguments: int) -> bool:
+    # Of a network the signature of __call__ is that of anything.
+    called = function.forward if isinstance(function, torch.nn.Module) else function
+    try:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):  # Functions in C need not tell.
+        return True
+    try:
+        signature.bind(*range(n_arguments))
+    except TypeError:
+        return False
+    return True
 
 
 def _bounds(least: int | None, most: int | None) -> str:

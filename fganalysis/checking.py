@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import check_choice, check_flag, check_number, check_whole
 from fganalysis.error_blocks import LEAST_GUESSES, Blocks, Space, block_sizes
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.guess_errors import LEARNED, GuessErrors
@@ -136,6 +136,7 @@ def check_unbiased(
     seed: int = 0,
     *,
     space: Space | None = None,
+    memory: int = 2**30,
     workers: int | None = None,
 ) -> Verdict:
     """Is E ĝ = g? Samples until the relative bias ‖E ĝ − g‖/‖g‖ is above zero, or within ``tolerance``, at 1 − alpha.
@@ -153,27 +154,34 @@ def check_unbiased(
         space: "activation" or "weight"; default every space in which the estimator guesses. Evidence of a bias in
             either makes it "biased", each at half of alpha; to be "unbiased" takes both. A bias at the activations may
             cancel in the weights: where only training counts, ask for "weight".
-        workers: threads on the CPU; does not change the verdict. Default one, or the cores for large guesses.
+        memory: bytes of working space, about 700 for each number of a guess, in each space: sums over 64 groups of
+            guesses, the evidence along every direction, and blocks in flight. Does not change the verdict.
+        workers: threads on the CPU; does not change the verdict. Default one, or the cores for large guesses, as far as
+            the memory allows; always one in forward mode.
 
     Raises:
         ValueError: alpha outside (0, 1), a tolerance that is not positive and finite or within rounding errors, too few
-            guesses, a seed below 0, no snapshot, a space without guesses, a gradient of zero, guesses that are NaN or
-            infinite, not as many as asked for or of another shape or data type than the gradient.
+            guesses, a seed below 0, no snapshot, a space without guesses, too little memory, with how much it takes, a
+            gradient of zero, guesses that are NaN or infinite, not as many as asked for or of another shape or data
+            type than the gradient.
     """
     check_arguments(snapshot, seed)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
-    if not 0 < tolerance < np.inf:
-        raise ValueError(f"tolerance must be positive and finite, got {tolerance}")
+    check_number("alpha", alpha, above=0, below=1)
+    check_number("tolerance", tolerance, above=0)
     check_whole("max_guesses", max_guesses, LEAST_GUESSES)
-    blocks = Blocks(resolve(estimator), snapshot, space)
+    if space is not None:
+        check_choice("space", space, ("activation", "weight"))
+    check_whole("memory", memory)
+    if workers is not None:
+        check_whole("workers", workers)
+    blocks = Blocks(resolve(estimator), snapshot, space, memory, workers)
     if tolerance <= 2 * blocks.precision:
         raise ValueError(f"tolerance must be above rounding errors, {2 * blocks.precision:.2g} here, got {tolerance}")
     share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, label(estimator))
     bounds: list[NormBound] = []
     outcome: Outcome = "undecided"
     for look, block_size in enumerate(block_sizes(max_guesses)):
-        blocks.draw(seeds, look, block_size, workers)
+        blocks.draw(seeds, look, block_size)
         if look > 0:
             bounds = [errors.bound(spent(alpha, look)) for errors in blocks.errors]
             outcome = _outcome(blocks.errors, bounds, tolerance, share)
@@ -189,7 +197,7 @@ def check_unbiased(
         tolerance=tolerance,
         seed=seed,
         n_guesses=n_guesses,
-        guesses_needed=int(n_guesses * max(1.0, _factor_needed(blocks.errors, bounds, tolerance, share))),
+        guesses_needed=_whole(n_guesses * max(1.0, _factor_needed(blocks.errors, bounds, tolerance, share))),
         findings=tuple(findings),
         not_looked_at=snapshot.untapped_parameters,
     )
@@ -214,12 +222,17 @@ def _factor_needed(errors: list[GuessErrors], bounds: list[NormBound], tolerance
     return min([bounded, *(space.evidence.factor_needed(share, space.rounding()) for space in seen)])
 
 
+def _whole(guesses: float) -> int:
+    # Infinite where no number of guesses would bring a verdict.
+    return int(min(guesses, 2.0**62))
+
+
 def _finding(errors: GuessErrors, bound: NormBound, alpha: float, share: float) -> Finding:
     norm, n_guesses, evidence = errors.norm, errors.n_guesses, errors.evidence
     against = evidence.per_direction(errors.rounding())
     n_fixed = len(against) - len(LEARNED)
     coordinate = n_fixed - len(errors.gradient) + int(against[n_fixed - len(errors.gradient) : n_fixed].argmax())
-    places = errors.places()
+    at = errors.place(coordinate)
     components = evidence.components()
     clearest = int(components[:n_fixed].argmax())
     if components[clearest] ** 2 < bound.squared / 2:
@@ -233,9 +246,9 @@ def _finding(errors: GuessErrors, bound: NormBound, alpha: float, share: float) 
         interval=(evidence.least_bias(share) / norm, bound.upper / norm),
         shrinkage=shrinkage,
         shrinkage_interval=(shrinkage - half, shrinkage + half),
-        direction=places[clearest].name,
-        layer=places[coordinate].layer,
-        unit=places[coordinate].unit,
+        direction=errors.place(clearest).name,
+        layer=at.layer,
+        unit=at.unit,
         log_evidence=evidence.log(errors.rounding()),
         detectable=bound.without_bias / norm,
         detectable_scale=scale_found / float(evidence.reach[0]) / norm,
@@ -251,6 +264,8 @@ def assert_unbiased(
     seed: int = 0,
     *,
     space: Space | None = None,
+    memory: int = 2**30,
+    workers: int | None = None,
     may_be_undecided: bool = False,
 ) -> Verdict:
     """For a test: passes with the verdict where `check_unbiased`, with the same arguments, finds no bias.
@@ -260,7 +275,10 @@ def assert_unbiased(
     Raises:
         AssertionError: the verdict in words, seed included. ValueError: as `check_unbiased`.
     """
-    verdict = check_unbiased(estimator, snapshot, alpha, tolerance, max_guesses, seed, space=space)
+    check_flag("may_be_undecided", may_be_undecided)
+    verdict = check_unbiased(
+        estimator, snapshot, alpha, tolerance, max_guesses, seed, space=space, memory=memory, workers=workers
+    )
     if verdict.outcome == "biased" or (verdict.outcome == "undecided" and not may_be_undecided):
         raise AssertionError(str(verdict))
     return verdict

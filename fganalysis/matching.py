@@ -18,10 +18,12 @@ import pandas as pd
 import xarray as xr
 
 from fganalysis import schema
+from fganalysis.arguments import check_kind, check_number, check_whole
 from fganalysis.estimators import Estimator, label
 from fganalysis.far_tails import QUANTITIES, RawSample
 from fganalysis.sampling import sample
 from fganalysis.snapshot import Snapshot
+from fganalysis.sound_guesses import check_arguments
 
 LEAST_GUESSES = 256
 ROUNDING = 1e3  # in units of the data type's precision, relative to the natural size of the quantity
@@ -77,14 +79,12 @@ def assert_moments_match(
 
     Raises:
         AssertionError: with the worst mismatches and the seed.
-        TypeError: predicted is no Dataset.
-        ValueError: alpha outside (0, 1), too few guesses, nothing to compare, or a prediction that is infinite or has a
-            name, space, layer or dimension that a sample has not.
+        ValueError: alpha outside (0, 1), too few guesses, no snapshot, no Dataset, nothing to compare, or a prediction
+            that is infinite or has a name, space, layer or dimension that a sample has not.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
-    if n_guesses < LEAST_GUESSES:
-        raise ValueError(f"n_guesses must be at least {LEAST_GUESSES}, got {n_guesses}")
+    check_arguments(snapshot, seed)
+    check_whole("n_guesses", n_guesses, LEAST_GUESSES)
+    check_number("alpha", alpha, above=0, below=1)
     aligned = _aligned(predicted, snapshot)
     measured = sample(snapshot, estimator, n_guesses, seed)
     known = {name: measured[name].notnull() & values.notnull() for name, values in aligned.items()}
@@ -115,8 +115,7 @@ def assert_moments_match(
 
 def _aligned(predicted: xr.Dataset, snapshot: Snapshot) -> dict[str, xr.DataArray]:
     """What can be compared of a prediction, (space, layer) as measured; what could silently be left out is refused."""
-    if not isinstance(predicted, xr.Dataset):
-        raise TypeError(f"predicted must be an xarray.Dataset, got {type(predicted).__name__}")
+    check_kind("predicted", predicted, xr.Dataset, "an xarray.Dataset, such as fga.predict returns")
     unknown = [name for name in predicted.data_vars if name not in schema.variables()]
     if unknown:
         raise ValueError(f"predicted has the unknown quantity {unknown[0]!r}; known ones: {', '.join(QUANTITIES)}")

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_kind, described
+
 
 @runtime_checkable
 class Noise(Protocol):
@@ -104,6 +106,22 @@ def draw_in_parts(shape: tuple[int, ...], generator: torch.Generator, like: Tens
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, parts, seeds))
     return noise
+
+
+def check_noise(noise: object) -> None:
+    """Raises ValueError for what has not the methods of a law."""
+    check_kind("noise", noise, Noise, "a law such as fganalysis.noise.Gaussian(), with draw, fourth and pair")
+
+
+def drawn(
+    noise: Noise, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1
+) -> Tensor:
+    """What a law draws. Raises ValueError where it is no tensor of the shape and data type that were asked for."""
+    found: object = noise.draw(shape, generator, like, vector_dims)
+    if not isinstance(found, Tensor) or found.shape != shape or found.dtype != like.dtype:
+        asked = f"a tensor of shape {tuple(shape)} and {str(like.dtype).removeprefix('torch.')}"
+        raise ValueError(f"the noise law {described(noise)} must draw {asked}, got {described(found)}")
+    return found
 
 
 def is_isotropic(law: Noise) -> bool:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from fganalysis.snapshot import Snapshot
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,27 @@ def one_torch_thread() -> None:
     # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.
     torch.get_num_threads()
     torch.set_num_threads(1)
+
+
+def in_order(run: Callable[[int], Result], n_blocks: int, workers: int) -> Iterator[Result]:
+    """``run(0)``, ``run(1)``, … in their order, by ``workers`` threads with one torch thread each.
+
+    At most ``workers`` + 1 results wait at a time, so that memory does not grow with the number of blocks.
+    """
+    if workers == 1:
+        yield from map(run, range(n_blocks))
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=one_torch_thread) as pool:
+        waiting: list[Future[Result]] = []
+        try:
+            for index in range(n_blocks):
+                waiting.append(pool.submit(run, index))
+                if len(waiting) > workers:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            torch.set_num_threads(threads)

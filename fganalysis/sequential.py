@@ -35,12 +35,17 @@ from scipy import special
 Array = NDArray[np.float64]
 
 LEAST_GROUPS = 8
+DIRECTIONS_AT_ONCE = 2**12  # Every ρ takes arrays of their own.
 # ρ² for components in standard deviations of one guess: a bias of .1 to .001 standard deviations is found soonest.
 MIXTURE = 10.0 ** -np.arange(2.0, 7.0)
 
 
 def log_evidence(total: Array, squares: Array) -> Array:
     """log E, elementwise, for S = ``total`` and V = ``squares`` in units of one guess's standard deviation."""
+    if total.size > DIRECTIONS_AT_ONCE:
+        cuts = range(0, total.size, DIRECTIONS_AT_ONCE)
+        parts = [slice(cut, cut + DIRECTIONS_AT_ONCE) for cut in cuts]
+        return np.concatenate([log_evidence(total[part], squares[part]) for part in parts])
     spread = 1 + MIXTURE * squares[..., None]
     terms = MIXTURE * total[..., None] ** 2 / (2 * spread) - np.log(spread) / 2
     return np.asarray(special.logsumexp(terms, axis=-1) - np.log(len(MIXTURE)))
@@ -69,11 +74,10 @@ class Evidence:
     def none(cls, log_weights: Array) -> Evidence:
         return cls(log_weights, *(np.zeros_like(log_weights) for _ in range(3)))
 
-    def add(self, components: Array, reach: Array) -> None:
-        """Takes in ``components`` (block, direction) and (direction,) the summed lengths of the guesses' directions."""
-        self.total += components.sum(0)
-        self.squares += (components**2).sum(0)
-        self.reach += reach
+    def add(self, components: Array, directions: slice = slice(None)) -> None:
+        """Takes in one block's ``components`` along some directions; whoever calls adds to ``reach``."""
+        self.total[directions] += components
+        self.squares[directions] += components**2
 
     def per_direction(self, bias: float = 0.0) -> Array:
         """Weighted log evidence against every bias of norm ``bias`` or less, (direction,).
@@ -130,12 +134,13 @@ class NormBound:
         With s the share of a², w and so on that is left: √(a²s) + √((a² + w)s + U) = tolerance, quadratic in √s. Of U
         only what is above w: with few guesses the noise of U alone exceeds the tolerance in half of the runs.
         """
+        tolerance = min(tolerance, 1e100)  # Its square is a number too.
         room = tolerance**2 - max(self.squared - self.across, 0.0)
         if room <= 0:
             return float("inf")
         slope = tolerance * np.sqrt(self.along)
         root = room / max(slope + np.sqrt(slope**2 + self.across * room), 1e-300)
-        return float(1 / root / root)
+        return float(1 / root / root) if root > 1e-150 else float("inf")
 
 
 def norm_bound(gram: Array, alpha: float) -> NormBound:

@@ -24,6 +24,7 @@ from hypothesis import assume, strategies
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
+from fganalysis.arguments import check_names
 from fganalysis.capturing import capture
 from fganalysis.estimators import ESTIMATORS, Estimator
 from fganalysis.networks import mlp
@@ -93,13 +94,11 @@ def estimators(keys: Sequence[str] | None = None) -> SearchStrategy[Estimator]:
         keys: which ones; default all whose settings all have defaults.
 
     Raises:
-        ValueError: an unknown key, or none.
+        ValueError: no list of keys, an unknown key, or none.
     """
+    if keys is not None:
+        check_names("keys", keys, ESTIMATORS)
     chosen = [key for key in ESTIMATORS if _has_defaults(key)] if keys is None else keys
-    unknown = [key for key in chosen if key not in ESTIMATORS]
-    if unknown or not chosen:
-        told = f"unknown estimator {unknown[0]!r}" if unknown else "keys must name an estimator"
-        raise ValueError(f"{told}; known ones: {', '.join(ESTIMATORS)}")
     return strategies.one_of([_instances(key) for key in chosen])
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_callable, check_kind, check_number, check_whole, described
 from fganalysis.checking import assert_unbiased, check_unbiased
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.matching import assert_moments_match
@@ -59,6 +60,18 @@ class Enumeration:
     first: int = 0
     drawn: int = field(default=0, repr=False)
     n_points: int | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("values", self.values), ("probabilities", self.probabilities)):
+            if not isinstance(numbers, tuple) or len(numbers) < 2:
+                raise ValueError(f"{name} must be a tuple of at least two numbers, got {described(numbers)}")
+            for number in numbers:
+                check_number(f"a number in {name}", number)
+        if len(self.values) != len(self.probabilities):
+            raise ValueError(f"{len(self.values)} values need as many probabilities, got {len(self.probabilities)}")
+        if min(self.probabilities) < 0 or not math.isclose(sum(self.probabilities), 1):
+            raise ValueError(f"probabilities must be at least 0 and add up to 1, got {described(self.probabilities)}")
+        check_number("fourth_moment", self.fourth_moment, least=0)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
         n_points, n_coordinates = shape[0], math.prod(shape[1:])
@@ -132,19 +145,21 @@ def exact_moments(
 
     Raises:
         ValueError: an enumeration above ``max_points`` (with its size); random numbers from elsewhere than a ``noise``
-            field; noise whose first dimension is not the guess; a class for an estimator.
-        TypeError: a ``noise`` field that is no law or cannot be replaced, another ``law``.
+            field; noise whose first dimension is not the guess; a ``noise`` field that is no law or cannot be replaced;
+            another ``law``; a class for an estimator; no snapshot.
     """
     chosen: Any = resolve(estimator)
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
+    check_callable("law", law, "a function that makes an Enumeration, such as signs and three_points", 0)
+    check_whole("max_points", max_points)
     if not hasattr(chosen, "noise"):
         return _without_noise(chosen, snapshot)
     name = label(chosen)
     injectable = isinstance(chosen.noise, Noise) and is_dataclass(chosen)
     if not injectable:
-        raise TypeError(f"{name} must be a dataclass with a noise law in its `noise` field, to inject another")
-    noise = law() if callable(law) else law
-    if not callable(law) or not isinstance(noise, Enumeration):
-        raise TypeError("law must be a function that makes an Enumeration, such as signs and three_points")
+        raise ValueError(f"{name} must be a dataclass with a noise law in its `noise` field, to inject another")
+    noise = law()
+    check_kind("law()", noise, Enumeration, "an Enumeration, such as signs and three_points make")
     injected = replace(chosen, noise=noise)
     noise.n_points = 1
     _call(injected, snapshot, 1)

@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -209,30 +210,139 @@ def test_the_measured_u_of_a_network_in_single_precision(central: bool) -> None:
         assert 1 / 1.5 < measured(epsilon) / model < 1.5, (epsilon, measured(epsilon), model)
 
 
-@pytest.mark.parametrize("central", [False, True])
-def test_a_guess_is_the_difference_of_real_losses_and_leaves_the_weights_alone(central: bool) -> None:
-    snapshot = laws.tiny_snapshot((3, 4, 2), bias=True, activation=nn.ReLU)
-    before = {name: value.clone() for name, value in snapshot.network.state_dict().items()}
+def assert_differences_of_real_losses(snapshot: Snapshot, central: bool) -> None:
+    """Each guess's slope from losses of copies of the network whose weights were moved by hand."""
     found = FiniteDifference(0.05, central)(snapshot, 4, torch.Generator().manual_seed(0))
     for guess in range(4):
 
         def loss_at(step: float, guess: int = guess) -> Tensor:
             network = copy.deepcopy(snapshot.network)
-            modules = dict(network.named_modules())
+            parameters = dict(network.named_parameters())
             with torch.no_grad():
                 for tap, direction in zip(snapshot.taps, found.directions, strict=True):
-                    linear = modules[tap.name]
-                    assert isinstance(linear, nn.Linear)
-                    linear.weight.add_(direction[guess, :, :-1], alpha=step)
-                    linear.bias.add_(direction[guess, :, -1], alpha=step)
+                    for name, part in tap.by_parameter(direction[guess]).items():
+                        parameters[name].add_(part, alpha=step)
                 return snapshot.loss_fn(network(snapshot.inputs), snapshot.targets)
 
-        far = loss_at(-0.05) if central else snapshot.loss
+        far = loss_at(-0.05) if central else loss_at(0.0)
         slope = (loss_at(0.05) - far) / (0.1 if central else 0.05)
-        torch.testing.assert_close(found.coefficients[guess], slope.expand(2))
+        torch.testing.assert_close(found.coefficients[guess], slope.expand(len(snapshot.taps)))
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_a_guess_is_the_difference_of_real_losses_and_leaves_the_weights_alone(central: bool) -> None:
+    snapshot = laws.tiny_snapshot((3, 4, 2), bias=True, activation=nn.ReLU)
+    before = {name: value.clone() for name, value in snapshot.network.state_dict().items()}
+    assert_differences_of_real_losses(snapshot, central)
     for name, value in snapshot.network.state_dict().items():
         assert torch.equal(value, before[name])
-    assert "gradients" not in vars(snapshot)
+
+
+class Padded(nn.Module):
+    """Writes into an array of its own making."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        wide = torch.zeros(len(hidden), hidden.shape[1], dtype=hidden.dtype)
+        wide[:, :3] = torch.tanh(hidden[:, :3])
+        return wide
+
+
+class Masked(nn.Module):
+    def forward(self, hidden: Tensor) -> Tensor:
+        out = hidden.clone()
+        out[hidden < 0] = 0.1 * hidden[hidden < 0]
+        return out
+
+
+class Branching(nn.Module):
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(hidden) if hidden.square().mean().item() < 100 else hidden
+
+
+class Counting(nn.Module):
+    """Counts in a buffer, and would explode with the count if that were kept."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.count += 1
+        return torch.tanh(hidden) * torch.where(self.count > 50, 1e6, 1.0)
+
+
+def by_numbers(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The squared error, of a branch that no batch of losses can take."""
+    error = (outputs - targets).square().mean()
+    return error if error.item() >= 0 else -error
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize(
+    ("between", "loss_fn"),
+    [(module, nn.functional.mse_loss) for module in (Padded, Masked, Branching, Counting)] + [(nn.Tanh, by_numbers)],
+)
+def test_a_forward_pass_or_loss_that_no_batch_can_take_is_evaluated_guess_by_guess(
+    between: Callable[[], nn.Module], loss_fn: Callable[[Tensor, Tensor], Tensor], central: bool
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), between(), nn.Linear(4, 2)).double()
+    inputs, targets = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    snapshot = fga.capture(network, loss_fn, inputs, targets)
+    before = {name: value.clone() for name, value in snapshot.network.state_dict().items()}
+    for _ in range(5):  # What a buffer keeps would be over its limit by then.
+        assert_differences_of_real_losses(snapshot, central)
+    for name, value in snapshot.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_batch_that_gives_other_losses_is_not_used() -> None:
+    """A pass that tells a batch of networks from one, as code that looks at its surroundings may."""
+
+    class Otherwise(nn.Module):
+        def forward(self, hidden: Tensor) -> Tensor:
+            return torch.tanh(hidden) * (2 if torch._C._functorch.is_batchedtensor(hidden) else 1)
+
+    network = nn.Sequential(nn.Linear(3, 4), Otherwise(), nn.Linear(4, 2)).double()
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert_differences_of_real_losses(fga.capture(network, nn.functional.mse_loss, inputs, inputs[:, :2]), True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("exponent", [-83, 83])
+def test_refusals_and_guesses_do_not_depend_on_the_scale_of_the_loss(exponent: int, dtype: torch.dtype) -> None:
+    plain = single_precision(dtype=dtype)
+    factor = 2.0**exponent
+    scaled = single_precision(lambda o, t: factor * nn.functional.mse_loss(o, t), dtype)
+    guesses = [FiniteDifference()(snapshot, 4, torch.Generator().manual_seed(0)) for snapshot in (plain, scaled)]
+    assert torch.equal(guesses[1].coefficients, factor * guesses[0].coefficients)
+    tiny = 3e-9 if dtype == torch.float32 else 3e-18
+    for epsilon in (tiny, 1e-30, 1e200 if dtype == torch.float64 else 1e30):
+        for central in (False, True):
+            messages = []
+            for snapshot in (plain, scaled):
+                with pytest.raises(ValueError, match=r"^epsilon=") as caught:
+                    FiniteDifference(epsilon, central)(snapshot, 1, torch.Generator().manual_seed(0))
+                messages.append(str(caught.value))
+            assert messages[0] == messages[1]
+
+
+def test_frozen_weights_are_not_moved() -> None:
+    """As in fine-tuning of a few: what is frozen has no columns in a guess, and its loss is that of frozen weights."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    network[0].requires_grad_(False)
+    network[2].weight.requires_grad_(False)
+    network[4].bias.requires_grad_(False)
+    inputs, targets = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    snapshot = fga.capture(network, nn.functional.mse_loss, inputs, targets)
+    assert_differences_of_real_losses(snapshot, True)
+    for estimator in (FiniteDifference(), fga.estimators.WeightPerturbation(), fga.estimators.MultiTangent(k=2)):
+        guess = estimator(snapshot, 2, torch.Generator().manual_seed(0))
+        assert guess.numbers_per_guess() == 4 + 8
+        assert fga.check_unbiased(estimator, snapshot, tolerance=0.5).outcome == "unbiased"
 
 
 def test_threads_do_not_see_each_others_weights() -> None:
@@ -254,15 +364,17 @@ def test_named_laws_hold() -> None:
 
 @pytest.mark.parametrize("epsilon", [0.0, -1e-3, float("inf"), float("nan")])
 def test_an_epsilon_that_is_no_step_is_refused(epsilon: float) -> None:
-    with pytest.raises(ValueError, match="epsilon must be positive and finite"):
+    with pytest.raises(ValueError, match="epsilon must be a finite number above 0"):
         FiniteDifference(epsilon)
 
 
-def single_precision(loss_fn: Callable[[Tensor, Tensor], Tensor] = nn.functional.mse_loss) -> Snapshot:
+def single_precision(
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = nn.functional.mse_loss, dtype: torch.dtype = torch.float32
+) -> Snapshot:
     generator = torch.Generator().manual_seed(0)
-    network = fga.networks.mlp([3, 4, 2], seed=0, bias=False)
+    network = fga.networks.mlp([3, 4, 2], seed=0, bias=False, dtype=dtype)
     inputs, targets = torch.randn(4, 3, generator=generator), torch.randn(4, 2, generator=generator)
-    return fga.capture(network, loss_fn, inputs, targets)
+    return fga.capture(network, loss_fn, inputs.to(dtype), targets.to(dtype))
 
 
 @pytest.mark.parametrize("central", [False, True])

@@ -143,14 +143,38 @@ def returning(change: Callable[[Gradients], Any]) -> Callable[[Snapshot, int, to
         (lambda g: {n: v + 0 * random.random() for n, v in g.items()}, "drew from random's global generator"),
         (lambda g: None, "returned NoneType, not gradients by parameter name"),
         (lambda g: list(g.values()), "returned list, not gradients by parameter name"),
-        (lambda g: g | {"0.bias": g["0.bias"].numpy()}, "returned ndarray for '0.bias', not a tensor of real numbers"),
-        (lambda g: g | {"0.bias": 1.0}, "returned float for '0.bias', not a tensor of real numbers"),
+        (
+            lambda g: g | {"0.bias": g["0.bias"].numpy()},
+            r"returned a NumPy array of shape \(2,\) and float64 for '0.bias', not a tensor of fl",
+        ),
+        (lambda g: g | {"0.bias": 1.0}, r"returned 1\.0 for '0.bias', not a tensor of floating-point numbers"),
         (
             lambda g: {n: 1j * v for n, v in g.items()},
-            r"returned torch\.complex128 for '0\.weight', not a tensor of real",
+            r"returned a tensor of shape \(2, 2\) and complex128 for '0\.weight', not a tensor of floating-point",
         ),
+        (
+            lambda g: {n: v.long() for n, v in g.items()},
+            r"returned a tensor of shape \(2, 2\) and int64 for '0\.weight', not a tensor of floating-point",
+        ),
+        (lambda g: g | {"2.bias": None}, "returned no gradient for '2.bias'"),
+        (lambda g: g | {3: g["2.bias"]}, "returned a gradient for 3, which is no parameter of the network"),
     ],
-    ids=["missing", "unknown", "misshapen", "torch", "numpy", "random", "none", "list", "array", "float", "complex"],
+    ids=[
+        "missing",
+        "unknown",
+        "misshapen",
+        "torch",
+        "numpy",
+        "random",
+        "none",
+        "list",
+        "array",
+        "float",
+        "complex",
+        "integer",
+        "none for a bias",
+        "number",
+    ],
 )
 def test_careless_functions_are_refused_in_a_sentence(change: Callable[[Gradients], Gradients], message: str) -> None:
     with pytest.raises(ValueError, match=rf"careless \(generator seed 7\) .*{message}"):
@@ -158,8 +182,11 @@ def test_careless_functions_are_refused_in_a_sentence(change: Callable[[Gradient
 
 
 def test_what_cannot_be_called_is_refused() -> None:
-    with pytest.raises(ValueError, match="function must be callable, got 3"):
-        from_function(3)  # type: ignore[arg-type]
+    for wrong in (3, None, "f", type(SNAPSHOT.network), lambda network, loss_fn: {}):
+        with pytest.raises(
+            ValueError, match=r"function must be a function of \(network, loss_fn, inputs, targets, gene"
+        ):
+            from_function(wrong)  # type: ignore[arg-type]
 
 
 def test_the_second_number_of_a_pair_that_numpy_keeps_is_seen() -> None:
@@ -189,3 +216,69 @@ def test_a_function_that_trains_the_network_is_refused() -> None:
         from_function(trains)(SNAPSHOT, 1, torch.Generator())
     for parameter, kept in zip(SNAPSHOT.network.parameters(), before, strict=True):
         torch.testing.assert_close(parameter, kept, rtol=0, atol=0)
+
+
+def frozen_snapshot() -> Snapshot:
+    """Of the first layer all is frozen, of the second the weight, of the last the bias."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)]
+    network = torch.nn.Sequential(*layers).double()
+    for parameter in (*network[0].parameters(), network[2].weight, network[4].bias):
+        parameter.requires_grad_(False)
+    inputs = torch.randn(4, 2, dtype=torch.float64)
+    return fga.capture(network, torch.nn.functional.mse_loss, inputs, inputs.flip(0))
+
+
+def of_trainable(
+    network: torch.nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, generator: torch.Generator
+) -> Gradients:
+    trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(loss_fn(network(inputs), targets), list(trainable.values()))
+    return dict(zip(trainable, gradients, strict=True))
+
+
+def test_frozen_parameters_need_no_gradient_and_may_have_none() -> None:
+    snapshot = frozen_snapshot()
+
+    def with_none(*batch: Any) -> dict[str, Tensor | None]:
+        return {name: None for name, _ in batch[0].named_parameters()} | of_trainable(*batch)
+
+    for function in (of_trainable, with_none):
+        assert check_unbiased(from_function(function), snapshot, tolerance=1e-9).outcome == "unbiased"
+
+    def of_all(*batch: Any) -> Gradients:
+        return {name: torch.ones_like(parameter) for name, parameter in batch[0].named_parameters()}
+
+    with pytest.raises(ValueError, match=r"gradient for '0\.weight', which is frozen: leave it out or return None$"):
+        from_function(of_all)(snapshot, 1, torch.Generator())
+
+
+def test_what_a_function_leaves_in_the_batch_or_in_buffers_reaches_no_other_guess() -> None:
+    def overwrites(network: torch.nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, g: torch.Generator) -> Gradients:
+        gradients = true_gradient(network, loss_fn, x, y)
+        x.zero_()
+        y.zero_()
+        return gradients
+
+    assert check_unbiased(from_function(overwrites), SNAPSHOT, tolerance=1e-9).outcome == "unbiased"
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2)).double().eval()
+    inputs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    snapshot = fga.capture(network, torch.nn.functional.mse_loss, inputs, inputs.flip(0))
+
+    def trains_statistics(net: torch.nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, g: torch.Generator) -> Gradients:
+        gradients = true_gradient(net, loss_fn, x, y)
+        net.train()(x)
+        return gradients
+
+    assert check_unbiased(from_function(trains_statistics), snapshot, tolerance=1e-9).outcome == "unbiased"
+
+
+def test_autocast_around_a_function_changes_nothing() -> None:
+    network = fga.networks.mlp([6, 5, 4], seed=0)
+    inputs = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.arange(8) % 4)
+    plain = from_function(forward_gradient)(snapshot, 2, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = from_function(forward_gradient)(snapshot, 2, torch.Generator().manual_seed(0))
+    for one, other in zip(plain.directions, under.directions, strict=True):
+        assert torch.equal(one, other)

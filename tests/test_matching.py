@@ -123,7 +123,7 @@ def test_the_margin_of_a_proportion_is_binomial() -> None:
 
 
 def test_too_few_guesses_are_refused() -> None:
-    with pytest.raises(ValueError, match="n_guesses must be at least 256, got 255"):
+    with pytest.raises(ValueError, match="n_guesses must be a whole number of at least 256, got 255"):
         assert_moments_match("weight", fga.predict(SNAPSHOT, "weight"), SNAPSHOT, n_guesses=255)
 
 
@@ -142,12 +142,12 @@ def test_what_cannot_be_compared_is_refused() -> None:
         with pytest.raises(ValueError, match=message):
             assert_moments_match("weight", predicted, SNAPSHOT)
     nothing_of_it: Any = {"variance": 3.0}
-    with pytest.raises(TypeError, match=r"predicted must be an xarray.Dataset, got dict"):
+    with pytest.raises(ValueError, match=r"predicted must be an xarray.Dataset, such as fga.predict returns, got"):
         assert_moments_match("weight", nothing_of_it, SNAPSHOT)
 
 
 def test_there_must_be_something_to_compare() -> None:
     with pytest.raises(ValueError, match="nothing to compare: predicted has no finite value"):
         assert_moments_match("weight", fga.predict(SNAPSHOT, "weight")[["wang2025_bias"]], SNAPSHOT)
-    with pytest.raises(ValueError, match="alpha must be between 0 and 1, got 0"):
+    with pytest.raises(ValueError, match="alpha must be a finite number above 0 and below 1, got 0"):
         assert_moments_match("weight", xr.Dataset(), SNAPSHOT, alpha=0)

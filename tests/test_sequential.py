@@ -86,7 +86,9 @@ def test_evidence_finds_a_shift_and_bounds_it_from_below() -> None:
         crossed = log_evidence(total, squares) + np.log(1 / 8) >= np.log(1 / 0.01)  # one of eight directions
         needed.append(int(crossed.argmax()))
         seen = Evidence.none(np.log(np.array([1 / 8])))
-        seen.add(steps[: needed[-1] + 1, None], np.array([needed[-1] + 1.0]))
+        for step in steps[: needed[-1] + 1, None]:
+            seen.add(step)
+        seen.reach += needed[-1] + 1.0
         least = seen.least_bias(0.01)
         assert 0 <= least < 0.1
         assert seen.log(least * 1.001) < np.log(100) <= seen.log(least * 0.999)
@@ -95,7 +97,9 @@ def test_evidence_finds_a_shift_and_bounds_it_from_below() -> None:
 
 def test_least_bias_is_zero_without_evidence_and_factor_needed_extrapolates() -> None:
     seen = Evidence.none(np.log(np.array([0.5, 0.5])))
-    seen.add(np.full((400, 2), [0.1, 0.0]), np.array([400.0, 400.0]))
+    for _ in range(400):
+        seen.add(np.array([0.1, 0.0]))
+    seen.reach += 400.0
     seen.squares[:] = 400.0
     assert seen.least_bias(0.01) == 0.0
     factor = seen.factor_needed(0.01)

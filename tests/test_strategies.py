@@ -88,9 +88,9 @@ def test_keys_choose_the_estimators(data: st.DataObject) -> None:
 
 
 def test_keys_that_choose_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown estimator 'guesswork'; known ones: backpropagation, weight"):
+    with pytest.raises(ValueError, match="keys has the unknown name 'guesswork'; known ones: backpropagation, weight"):
         strategies.estimators(["weight", "guesswork"])
-    with pytest.raises(ValueError, match="keys must name an estimator; known ones: backpropagation, weight"):
+    with pytest.raises(ValueError, match="keys must be a list of names, at least one"):
         strategies.estimators([])
 
 

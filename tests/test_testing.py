@@ -228,7 +228,7 @@ def test_what_is_no_estimator_or_law_is_refused() -> None:
         "law must be a function that makes an Enumeration, such": (ActivityPerturbation(), fga.noise.Rademacher),
     }
     for message, (estimator, law) in wrong.items():
-        with pytest.raises(TypeError, match=message):
+        with pytest.raises(ValueError, match=message):
             exact_moments(estimator, TINY, law)
     with pytest.raises(ValueError, match="must be a key or an instance, got the class ActivityPerturbation"):
         exact_moments(ActivityPerturbation, TINY, signs)

@@ -11,8 +11,10 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
+from fganalysis.arguments import check_callable, described
 from fganalysis.estimates import Estimates
 from fganalysis.estimators.activation_mixing import ActivationMixing
 from fganalysis.estimators.activity_perturbation import ActivityPerturbation
@@ -86,14 +88,12 @@ def resolve(estimator: str | Estimator) -> Estimator:
     Raises:
         ValueError: an unknown key, where the message lists the known ones; what is neither a key nor an instance.
     """
-    if isinstance(estimator, type):
-        raise ValueError(f"an estimator must be a key or an instance, got the class {estimator.__name__}")
     if not isinstance(estimator, str):
-        if not callable(estimator):
-            raise ValueError(f"an estimator must be a key or an instance, got {estimator!r}")
+        check_callable("an estimator", estimator, "a key or an instance")
+        check_callable("an estimator", estimator, "what is called with (snapshot, n_guesses, generator)", 3)
         return estimator
     if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; known ones: {', '.join(ESTIMATORS)}")
+        raise ValueError(f"unknown estimator {described(estimator)}; known ones: {', '.join(ESTIMATORS)}")
     return ESTIMATORS[estimator]()
 
 
@@ -103,7 +103,10 @@ def label(estimator: str | Estimator) -> str:
     Tensors, such as feedback matrices or a state, appear as their type and a short hash of their content: estimators
     that differ in them alone have different names, and so different seeds.
     """
-    instance = resolve(estimator)
+    return _label(resolve(estimator))
+
+
+def _label(instance: Any) -> str:
     keys = {cls: key for key, cls in ESTIMATORS.items()}
     key = keys.get(type(instance), getattr(instance, "__name__", type(instance).__name__))
     if not dataclasses.is_dataclass(instance):
@@ -116,19 +119,22 @@ def label(estimator: str | Estimator) -> str:
     return f"{key}({', '.join(changed)})" if changed else key
 
 
-def settings(estimator: Estimator) -> dict[str, str | int | float | bool]:
+def settings(estimator: str | Estimator) -> dict[str, str | int | float | bool]:
     """The fields of an estimator as plain values, for a result's attributes."""
-    if not dataclasses.is_dataclass(estimator):
+    instance = resolve(estimator)
+    if not dataclasses.is_dataclass(instance):
         return {}
-    return {field.name: _short(getattr(estimator, field.name)) for field in dataclasses.fields(estimator)}
+    return {field.name: _short(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
 
 
 def _short(value: Any) -> str | int | float | bool:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, str | int | float | bool):
         return value
     # An estimator around another: two that differ inside must not share a name, nor the seeds made from it.
     if callable(value):
-        return label(value)
+        return _label(value)
     leaves = list(_leaves(value))
     if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
         return type(value).__name__

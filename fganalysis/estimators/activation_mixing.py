@@ -40,7 +40,7 @@ class ActivationMixing:
     layers: Layers = "joint"
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        check_switches(self.slope, self.layers)
+        check_switches(self)
         at_inputs = [self._mixtures(snapshot, index, n_guesses, generator) for index in range(len(snapshot.taps) - 1)]
         at_output = self.noise.draw((n_guesses, *snapshot.outputs.shape), generator, snapshot.outputs)
         slopes = self._slopes(snapshot, at_inputs, at_output)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_flag
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
 
@@ -29,6 +31,11 @@ class ActivityPerturbation:
     layers: Layers = "joint"
     active_only: bool = False
 
+    def __post_init__(self) -> None:
+        check_switches(self)
+        check_flag("active_only", self.active_only)
+
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         factors = [identity(tap.units) for tap in snapshot.taps]
         if self.active_only:

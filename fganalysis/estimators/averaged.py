@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.wrapped import wrap
 from fganalysis.snapshot import Snapshot
 
@@ -37,6 +38,7 @@ class Averaged:
         wrap(self)
         check_whole("n_averaged", self.n_averaged)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
         numbers = sum(max(tap.outputs.numel(), tap.weight.numel()) for tap in snapshot.taps)
         at_once = max(1, NUMBERS_HELD // numbers)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.snapshot import Snapshot
 
 
@@ -17,5 +18,6 @@ from fganalysis.snapshot import Snapshot
 class Backpropagation:
     """ĝ_l,b = g_l,b."""
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         return ActivationEstimates(tuple(g.expand(n_guesses, -1, -1) for g in snapshot.gradients))

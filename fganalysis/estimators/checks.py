@@ -1,8 +1,42 @@
-"""What the settings of several estimators are checked for."""
+"""What the settings and the calls of several estimators are checked for."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+
+from fganalysis.arguments import check_kind, check_whole
+from fganalysis.estimates import Estimates
+from fganalysis.seeded_blocks import full_precision
+from fganalysis.snapshot import Snapshot
+
+Call = TypeVar("Call", bound=Callable[..., Estimates])
+
+
+def guessing(call: Call) -> Call:
+    """For the ``__call__`` of an estimator: its three arguments are checked, and autocast is off while it guesses.
+
+    Raises:
+        ValueError: what is no snapshot, no whole number of at least 1, or no generator.
+    """
+
+    @wraps(call)
+    def checked(self: Any, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
+        check_call(snapshot, n_guesses, generator)
+        with full_precision(snapshot):
+            return call(self, snapshot, int(n_guesses), generator)
+
+    return cast(Call, checked)
+
+
+def check_call(snapshot: object, n_guesses: object, generator: object) -> None:
+    """Raises ValueError for wrong arguments of an estimator."""
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
+    check_whole("n_guesses", n_guesses)
+    check_kind("generator", generator, torch.Generator, "a torch.Generator")
 
 
 def check_rank(k: int | Literal["rank"], most: int) -> None:

@@ -15,8 +15,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_choice, check_flag
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.noise import Noise
+from fganalysis.noise import Noise, check_noise, drawn
 from fganalysis.snapshot import Layers, Snapshot
 
 Slope = Literal["example", "batch"]
@@ -57,12 +58,12 @@ def guess_along(
     settings: Settings, snapshot: Snapshot, factors: Sequence[Factor], n_guesses: int, generator: torch.Generator
 ) -> ActivationEstimates:
     """Draws ``n_guesses`` directions a tap, factors given tap by tap, and scales each by its slope."""
-    check_switches(settings.slope, settings.layers)
+    check_switches(settings)
     directions = []
     for tap, factor in zip(snapshot.taps, factors, strict=True):
         shape = (n_guesses, 1 if settings.shared else snapshot.n_examples, factor.noise_units)
-        drawn = settings.noise.draw(shape, generator, tap.outputs)
-        directions.append(factor.apply(drawn.expand(n_guesses, snapshot.n_examples, -1)))
+        noise = drawn(settings.noise, shape, generator, tap.outputs)
+        directions.append(factor.apply(noise.expand(n_guesses, snapshot.n_examples, -1)))
     slopes = snapshot.slopes(directions, settings.layers)
     if settings.slope == "batch":
         slopes = slopes.sum(-1, keepdim=True)
@@ -76,12 +77,20 @@ def guess_along(
     )
 
 
-def check_switches(slope: str, layers: str) -> None:
-    """Raises ValueError for a switch that is not one of MATH.md §1."""
-    if slope not in ("example", "batch"):
-        raise ValueError(f"slope must be 'example' or 'batch', got {slope!r}")
-    if layers not in ("joint", "separate"):
-        raise ValueError(f"layers must be 'joint' or 'separate', got {layers!r}")
+def check_switches(settings: object) -> None:
+    """For the ``__post_init__`` of an estimator: checks those of the fields noise, shared, slope and layers it has.
+
+    Raises:
+        ValueError: a noise that is no law, or a switch that is not one of MATH.md §1.
+    """
+    if hasattr(settings, "noise"):
+        check_noise(settings.noise)
+    if hasattr(settings, "shared"):
+        check_flag("shared", settings.shared)
+    if hasattr(settings, "slope"):
+        check_choice("slope", settings.slope, ("example", "batch"))
+    if hasattr(settings, "layers"):
+        check_choice("layers", settings.layers, ("joint", "separate"))
 
 
 def rescaled_to(directions: Tensor, norm: float) -> Tensor:

@@ -28,15 +28,19 @@ import pickle
 import random
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_callable, described
 from fganalysis.estimates import WeightEstimates
-from fganalysis.snapshot import Loss, Snapshot, Tap
+from fganalysis.estimators.checks import check_call
+from fganalysis.seeded_blocks import full_precision
+from fganalysis.snapshot import Loss, Snapshot
 
-Function = Callable[[torch.nn.Module, Loss, Tensor, Tensor, torch.Generator], Mapping[str, Tensor]]
+Function = Callable[[torch.nn.Module, Loss, Tensor, Tensor, torch.Generator], Mapping[str, Any]]
 
 
 def from_function(
@@ -46,27 +50,31 @@ def from_function(
 
     Args:
         function: returns one guess of the gradient, by parameter name as in ``network.named_parameters()``, in loss per
-            unit of weight. Nothing looks at what it returns for parameters that are in no Linear module, such as those
-            of a LayerNorm: a verdict names them, and says nothing of them. It runs with autograd on, on a copy of the
-            network whose ``.grad`` are empty; it may change parameters but must put them back; all its noise must come
-            from the generator, or a seed would not reproduce it. Its ``__name__`` names the results.
+            unit of weight. A frozen parameter (``requires_grad=False``) has no gradient: leave it out or return None
+            for it, as `torch.autograd.grad` does; a tensor is refused, as a guess that moves what training does not
+            move is another one. Nothing looks at what it returns for trainable parameters that are in no Linear module,
+            such as those of a LayerNorm: a verdict names them, and says nothing of them. It runs with autograd on and
+            autocast off, on a copy of the network whose ``.grad`` are empty and on copies of the batch; it may change
+            parameters but must put them back; all its noise must come from the generator, or a seed would
+            not reproduce it. Its ``__name__`` names the results.
 
     Returns:
         An estimator, which raises ValueError, with the seed of its generator, when the function returns no mapping to
-        real tensors, leaves out a weight of a tap, names what is no parameter, returns another shape, leaves the
-        network changed or draws from a global generator of torch, NumPy or Python.
+        floating-point tensors, leaves out a trainable weight of a tap, names what is no parameter or is frozen, returns
+        another shape, leaves the network changed or draws from a global generator of torch, NumPy or Python.
 
     Raises:
-        ValueError: what cannot be called.
+        ValueError: what cannot be called with the five arguments.
     """
-    if not callable(function):
-        raise ValueError(f"function must be callable, got {function!r}")
+    words = "a function of (network, loss_fn, inputs, targets, generator)"
+    check_callable("function", function, words, 5)
 
     # One call at a time: the levels of torch's forward mode are shared by threads, and the function may use it.
     one_at_a_time = threading.Lock()
 
     def estimate(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        with one_at_a_time:
+        check_call(snapshot, n_guesses, generator)
+        with one_at_a_time, full_precision(snapshot):
             return guesses_of(snapshot, n_guesses, generator)
 
     def guesses_of(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
@@ -75,9 +83,10 @@ def from_function(
         drawn_before = _global_generators()
         guesses = []
         for _ in range(n_guesses):
-            network.zero_grad(set_to_none=True)
+            _restore(network, snapshot)
+            batch = snapshot.inputs.clone(), snapshot.targets.clone()
             with torch.enable_grad():
-                guess = function(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets, generator)
+                guess = function(network, snapshot.loss_fn, *batch, generator)
             guesses.append(_by_tap(guess, snapshot, who))
         for library, state in _global_generators().items():
             if state != drawn_before[library]:
@@ -99,30 +108,39 @@ def _global_generators() -> dict[str, object]:
     }
 
 
-def _by_tap(guess: Mapping[str, Tensor], snapshot: Snapshot, name: str) -> list[Tensor]:
+def _by_tap(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) -> list[Tensor]:
     """One guess as (unit, input) a tap, the bias its last column."""
     if not isinstance(guess, Mapping):
-        raise ValueError(f"{name} returned {type(guess).__name__}, not gradients by parameter name")
-    known = {parameter: tuple(value.shape) for parameter, value in snapshot.network.named_parameters()}
-    for parameter, value in guess.items():
-        if parameter not in known:
-            raise ValueError(f"{name} returned a gradient for {parameter!r}, which is no parameter of the network")
-        if not isinstance(value, Tensor) or value.is_complex():
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name} returned {kind} for {parameter!r}, not a tensor of real numbers")
-        if tuple(value.shape) != known[parameter]:
-            raise ValueError(f"{name} returned {tuple(value.shape)} for {parameter!r} of shape {known[parameter]}")
-    return [_of_tap(guess, tap, name).to(tap.weight) for tap in snapshot.taps]
-
-
-def _of_tap(guess: Mapping[str, Tensor], tap: Tap, name: str) -> Tensor:
-    # A network that is one Linear module is its own tap, of the empty name.
-    names = [f"{tap.name}.{part}".removeprefix(".") for part in (["weight", "bias"] if tap.has_bias else ["weight"])]
-    missing = [parameter for parameter in names if parameter not in guess]
+        raise ValueError(f"{who} returned {type(guess).__name__}, not gradients by parameter name")
+    parameters = dict(snapshot.network.named_parameters())
+    returned: dict[str, Tensor] = {}
+    for name, value in guess.items():
+        if name not in parameters:
+            raise ValueError(f"{who} returned a gradient for {described(name)}, which is no parameter of the network")
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise ValueError(f"{who} returned {described(value)} for {name!r}, not a tensor of floating-point numbers")
+        if not parameters[name].requires_grad:
+            raise ValueError(f"{who} returned a gradient for {name!r}, which is frozen: leave it out or return None")
+        if value.shape != parameters[name].shape:
+            raise ValueError(
+                f"{who} returned {tuple(value.shape)} for {name!r} of shape {tuple(parameters[name].shape)}"
+            )
+        returned[name] = value.detach()
+    missing = [name for tap in snapshot.taps for name in tap.parameter_names if name not in returned]
     if missing:
-        raise ValueError(f"{name} returned no gradient for {missing[0]!r}")
-    weight, *bias = (guess[parameter].detach() for parameter in names)
-    return torch.cat([weight, *(column.unsqueeze(1) for column in bias)], dim=1)
+        raise ValueError(f"{who} returned no gradient for {missing[0]!r}")
+    return [tap.columns(returned).to(tap.weight) for tap in snapshot.taps]
+
+
+def _restore(network: torch.nn.Module, snapshot: Snapshot) -> None:
+    """Gradients, buffers and modes as they were: what a forward pass leaves there must not reach the next guess."""
+    network.zero_grad(set_to_none=True)
+    for own, original in zip(network.modules(), snapshot.network.modules(), strict=True):
+        own.training = original.training
+    for buffer, kept in zip(network.buffers(), snapshot.network.buffers(), strict=True):
+        buffer.copy_(kept)
 
 
 def _refuse_changes(network: torch.nn.Module, snapshot: Snapshot, name: str) -> None:

@@ -9,16 +9,18 @@ Random: S. Exactly unbiased in both spaces. Variance with f = m/B and kernel K (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import check_kind, check_whole, described
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.snapshot import Snapshot
 
 
+@runtime_checkable
 class Rows(Protocol):
     """How rows are chosen; injectable, so that a test can enumerate every subset."""
 
@@ -51,13 +53,31 @@ class Minibatch:
 
     def __post_init__(self) -> None:
         check_whole("size", self.size)
+        check_rows(self.rows)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        check_size(self.size, snapshot.n_examples)
-        chosen = self.rows.draw(n_guesses, snapshot.n_examples, self.size, generator)
+        chosen = drawn_rows(self.rows, n_guesses, snapshot.n_examples, self.size, generator)
         weights = snapshot.outputs.new_zeros(n_guesses, snapshot.n_examples)
         weights.scatter_(1, chosen, snapshot.n_examples / self.size)
         return ActivationEstimates(tuple(weights.unsqueeze(-1) * gradient for gradient in snapshot.gradients))
+
+
+def check_rows(rows: object) -> None:
+    """Raises ValueError for what does not choose rows."""
+    check_kind("rows", rows, Rows, "a chooser of rows such as WithoutReplacement(), with draw")
+
+
+def drawn_rows(rows: Rows, n_guesses: int, n_examples: int, size: int, generator: torch.Generator) -> Tensor:
+    """What a chooser of rows draws. Raises ValueError for a size above the batch's, and for what are no such rows."""
+    check_size(size, n_examples)
+    chosen: object = rows.draw(n_guesses, n_examples, size, generator)
+    shape = (n_guesses, size)
+    sound = isinstance(chosen, Tensor) and chosen.dtype == torch.int64 and chosen.shape == shape
+    if not isinstance(chosen, Tensor) or not sound or not bool(((chosen >= 0) & (chosen < n_examples)).all()):
+        asked = f"a tensor of shape {shape} and int64, from 0 to {n_examples - 1}"
+        raise ValueError(f"the rows chooser {described(rows)} must draw {asked}, got {described(chosen)}")
+    return chosen
 
 
 def check_size(size: int, n_examples: int) -> None:

@@ -17,10 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import check_choice, check_whole
 from fganalysis.estimates import WeightEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
-from fganalysis.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts
+from fganalysis.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts, drawn
 from fganalysis.snapshot import Layers, Snapshot
 
 NUMBERS_HELD = 2**24  # tangent entries held at once; the tangents of one guess are held whatever their number
@@ -47,11 +48,11 @@ class MultiTangent:
 
     def __post_init__(self) -> None:
         check_whole("k", self.k)
-        if self.combine not in ("mean", "orthogonal"):
-            raise ValueError(f"combine must be 'mean' or 'orthogonal', got {self.combine!r}")
+        check_choice("combine", self.combine, ("mean", "orthogonal"))
+        check_switches(self)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        check_switches("batch", self.layers)
         sizes = [tap.weight.numel() for tap in snapshot.taps]
         self.check_dimension(sizes)
         # Fixed by the settings and the network, not by the memory at hand: the noise is drawn chunk by chunk.
@@ -85,7 +86,7 @@ class MultiTangent:
         shapes, like = [tap.weight.shape for tap in snapshot.taps], snapshot.outputs
         sizes = [shape.numel() for shape in shapes]
         if type(self.noise) is not Gaussian or n_guesses * self.k * sum(sizes) <= NUMBERS_IN_PART:
-            return [self.noise.draw((n_guesses, self.k, *shape), generator, like, vector_dims=2) for shape in shapes]
+            return [drawn(self.noise, (n_guesses, self.k, *shape), generator, like, vector_dims=2) for shape in shapes]
         # In one piece of memory: several of this size go back to the system after every step, and come cleared anew.
         whole = draw_in_parts((n_guesses, self.k, sum(sizes)), generator, like)
         return [part.unflatten(2, shape) for part, shape in zip(whole.split(sizes, dim=2), shapes, strict=True)]

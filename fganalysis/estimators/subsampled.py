@@ -20,7 +20,8 @@ from torch import Tensor
 from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates, Estimates
 from fganalysis.estimators.averaged import block_of
-from fganalysis.estimators.minibatch import WITHOUT_REPLACEMENT, Rows, check_size
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.minibatch import WITHOUT_REPLACEMENT, Rows, check_rows, drawn_rows
 from fganalysis.estimators.wrapped import wrap
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.snapshot import Snapshot, Tap
@@ -46,7 +47,9 @@ class Subsampled:
     def __post_init__(self) -> None:
         wrap(self)
         check_whole("size", self.size)
+        check_rows(self.rows)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
         chosen = self.draw_rows(snapshot, n_guesses, generator)
         parts = [self.guesses_on(snapshot, rows, 1, generator) for rows in chosen]
@@ -54,8 +57,7 @@ class Subsampled:
 
     def draw_rows(self, snapshot: Snapshot, n_draws: int, generator: torch.Generator) -> Tensor:
         """Rows of the batch, (draw, row)."""
-        check_size(self.size, snapshot.n_examples)
-        return self.rows.draw(n_draws, snapshot.n_examples, self.size, generator)
+        return drawn_rows(self.rows, n_draws, snapshot.n_examples, self.size, generator)
 
     def guesses_on(self, snapshot: Snapshot, rows: Tensor, n_guesses: int, generator: torch.Generator) -> Estimates:
         """Guesses that all use the given rows, written to their places in the whole batch."""

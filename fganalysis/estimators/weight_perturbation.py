@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from fganalysis.estimates import WeightEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
-from fganalysis.noise import GAUSSIAN, Noise
+from fganalysis.noise import GAUSSIAN, Noise, drawn
 from fganalysis.snapshot import Layers, Snapshot
 
 
@@ -27,12 +28,15 @@ class WeightPerturbation:
     shared: bool = True
     layers: Layers = "joint"
 
+    def __post_init__(self) -> None:
+        check_switches(self)
+
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        check_switches("batch", self.layers)
         if not self.shared:
             return self._per_example(snapshot, n_guesses, generator)
         directions = tuple(
-            self.noise.draw((n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
+            drawn(self.noise, (n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
             for tap in snapshot.taps
         )
         slopes = snapshot.weight_slopes(directions, self.layers)
@@ -41,7 +45,7 @@ class WeightPerturbation:
     def _per_example(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         shapes = [(n_guesses, snapshot.n_examples, *tap.weight.shape) for tap in snapshot.taps]
         directions = [
-            self.noise.draw(shape, generator, tap.weight, vector_dims=2)
+            drawn(self.noise, shape, generator, tap.weight, vector_dims=2)
             for shape, tap in zip(shapes, snapshot.taps, strict=True)
         ]
         # V x is the direction at the activations that V makes: the slope of V is the slope of that.
