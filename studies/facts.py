@@ -1,8 +1,8 @@
 """Do the facts hold that follow from the definitions and that the papers do not state, and do the seed paper's tables?
 
 1. Orthogonal upstream (W̃⊥) with k = rank is unbiased. 2. It is activity perturbation of the live units, where the
-next layer is as wide. 3. Preconditioned upstream (W̃^P) is plain activity perturbation there. 4. In one pass for all
-layers the other layers' noise dominates.
+next layer is as wide. 3. So is preconditioned upstream (W̃^P), the same law. 4. In one pass for all layers the other
+layers' noise dominates.
 Then variance, bias and covariance norm as Wang et al. (2025) define them, beside what their tables 2 and 5 print.
 """
 
@@ -50,9 +50,12 @@ TABLE_2: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
     "orthogonal, bottom": (OrthogonalUpstream(k=10, which="bottom"), (1.30e-5, 2.83e-4, 0.085)),
     "orthogonal": (OrthogonalUpstream(k=10), (1.03e-5, 2.86e-5, 0.085)),
 }
+# W̃^P as the paper computes it, directions of zero singular values kept: where the next layer is as wide, the law of
+# plain activity perturbation. `PreconditionedUpstream` drops them.
+AS_PRINTED = ActivityPerturbation()
 TABLE_5: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
     "orthogonal": (OrthogonalUpstream(k=10), (6.33e-6, 3.63e-5, np.nan)),
-    "preconditioned": (PreconditionedUpstream(), (1.75e-4, 1.35e-8, np.nan)),
+    "preconditioned": (AS_PRINTED, (1.75e-4, 1.35e-8, np.nan)),
     "upstream": (Upstream(), (7.04e-5, 1.68e-4, np.nan)),
 }
 
@@ -140,30 +143,31 @@ def _same_law(settings: Settings) -> xr.Dataset:
         {
             "relative_bias": "norm of the bias over norm of the gradient",
             "relative_variance": "total variance of one guess over squared norm of the gradient",
-            "covariance_distance": "largest element of Sigma - M (orthogonal) or Sigma - I (preconditioned)",
+            "covariance_distance": "largest element of Sigma - M",
         },
     )
 
 
 def _distances(snapshot: Snapshot, estimator: Estimator) -> list[float]:
-    """The largest |Σ − M| for k = rank and |Σ − I| for W̃^P, a number a layer; NaN for the others.
+    """The largest |Σ − M| for k = rank and for W̃^P, a number a layer; NaN for the others.
 
     And NaN below a layer with fewer units: there the directions are fewer too.
     """
     distances = []
     for jacobian in snapshot.upstream:
         weight, derivative = (array.double().numpy() for array in (jacobian.weight, jacobian.derivative))
-        identity = np.eye(derivative.shape[1])
-        if weight.shape[0] < weight.shape[1]:
-            difference = np.full(1, np.nan)
-        elif estimator == SAME_LAW["orthogonal, k = rank"]:
-            left = upstream.orthogonal(weight, derivative, "rank").left
-            difference = left @ left.transpose(0, 2, 1) - identity * (derivative != 0)[:, None, :]
-        elif estimator == SAME_LAW["preconditioned"]:
-            left = upstream.preconditioned(weight, derivative).array
-            difference = left @ left.transpose(0, 2, 1) - identity
-        else:
-            difference = np.full(1, np.nan)
+        if weight.shape[0] < weight.shape[1] or estimator not in (
+            SAME_LAW["orthogonal, k = rank"],
+            SAME_LAW["preconditioned"],
+        ):
+            distances.append(float("nan"))
+            continue
+        whitened = estimator == SAME_LAW["preconditioned"]
+        factor = (
+            upstream.preconditioned(weight, derivative) if whitened else upstream.orthogonal(weight, derivative, "rank")
+        )
+        mask = np.eye(derivative.shape[1]) * (derivative != 0)[:, None, :]
+        difference = factor.left @ factor.left.transpose(0, 2, 1) - mask
         distances.append(float(np.abs(difference).max()))
     return distances
 
@@ -221,20 +225,19 @@ def _table(
     rows = []
     for name, (estimator, printed) in tqdm(table.items(), desc=f"width {width}", unit="guess"):
         sampled = fga.sample(snapshot, estimator, settings.table_guesses, settings.seed)
-        # Fact 3 spares W̃^P's prediction the SVD of every example, below layer 3 with its ten units above.
-        same = ActivityPerturbation() if isinstance(estimator, PreconditionedUpstream) else estimator
         measured, predicted = (
-            one.sel(layer=HIDDEN).drop_vars("estimator") for one in (sampled, fga.predict(snapshot, same))
+            one.sel(layer=HIDDEN).drop_vars("estimator") for one in (sampled, fga.predict(snapshot, estimator))
         )
-        known = xr.ones_like(predicted["wang2025_bias"]) * ([1, 1, np.nan] if same is not estimator else 1)
+        # Layer 3 has ten units above, where W̃^P has ten directions.
+        known = xr.ones_like(predicted["wang2025_bias"]) * ([1, 1, np.nan] if estimator == AS_PRINTED else 1)
         variables = {}
         for metric, value in zip(METRICS, printed, strict=True):
             source = f"wang2025_{metric}"
             variables[f"{metric}_predicted"] = predicted[source] * known
             variables[f"{metric}_printed"] = xr.DataArray(value)
             if source in measured:
-                variables[metric] = measured[source]
-                variables[f"{metric}_se"] = measured[f"{source}_se"]
+                variables[metric] = measured[source] * known
+                variables[f"{metric}_se"] = measured[f"{source}_se"] * known
         rows.append(xr.Dataset(variables).expand_dims(guess_kind=[name]))
     described = {metric: fga.schema.variables()[f"wang2025_{metric}"].long_name for metric in METRICS}
     dataset = _described(xr.concat(rows, dim="guess_kind", data_vars="all"), described)

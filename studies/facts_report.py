@@ -93,7 +93,7 @@ def _points(axes: Axes, places: NDArray[Any], own: xr.Dataset, name: str, colour
 
 def print_same_law(dataset: xr.Dataset) -> None:
     print("\nFacts 1 to 3 at initialisation, a pass a layer, activation space: measured ± standard error | predicted")
-    print(f"{'guess':>22} {'layer':>5} {'relative bias':>28} {'variance / ‖g‖²':>28} {'max |Σ − M or I|':>17}")
+    print(f"{'guess':>22} {'layer':>5} {'relative bias':>28} {'variance / ‖g‖²':>28} {'max |Σ − M|':>17}")
     for name in dataset["guess_kind"].to_numpy():
         for number, layer in enumerate(dataset["layer"].to_numpy(), 1):
             own = dataset.sel(guess_kind=name, layer=layer)
@@ -102,7 +102,7 @@ def print_same_law(dataset: xr.Dataset) -> None:
             shown = "" if np.isnan(distance) else f"{distance:.1e}"
             print(f"{name:>22} {number:>5} {cells[0]:>28} {cells[1]:>28} {shown:>17}")
     print(
-        "Fact 1: no bias at k = rank. Facts 2, 3: the same variance as the activity guess named beside, layers 1 and 2."
+        "Fact 1: no bias at k = rank. Facts 2, 3: the variance of activity perturbation of live units, layers 1 and 2."
     )
 
 

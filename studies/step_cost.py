@@ -67,7 +67,7 @@ LEAST_GAIN, MOST_STEPS = 15, 3
 LARGE_HEADS, SMALL_HEADS = (MLP_HEAD, CNN_HEAD), (SMALL_MLP, SMALL_CNN)
 WITHOUT_SVD = (
     "no Jacobian is decomposed. Below a layer that is at least as wide the directions are drawn by their law, which is "
-    "that of the noise itself; below the outputs they come from (J Jᵀ)^(−½) J, exactly."
+    "that of the noise at the live units; below the outputs they come from J and a root of J Jᵀ, exactly."
 )
 # Table 4: seconds of the whole training.
 PRINTED = {

@@ -348,8 +348,11 @@ def _table_5(tree: xr.DataTree) -> str:
     lines = ["## Table 5: width 256, layer 1, after the last epoch", "", table(header, rows), ""]
     lines.append(
         "W̃^P has no bias at all: what the paper prints for it is rounding, and what is sampled here is what is left of "
-        "zero. By its law it is plain activity perturbation in layers 1 and 2 (MATH.md §8 fact 3); layer 3 differs, "
-        "where the ten output units leave ten directions instead of 256."
+        "zero. Here it is as the paper computes it, with the directions of zero singular values (dead units): by its "
+        "law it is plain activity perturbation in layers 1 and 2; layer 3 differs, where the ten output units leave "
+        "ten directions instead of 256. The estimator `preconditioned` drops those directions, which the Jacobian does "
+        "not determine, and has the law of W̃⊥ with k = rank; its variance is about half of this, which is not the "
+        "paper's."
     )
     gain = difference(tree, "preconditioned", "activity", 256)
     if math.isfinite(gain.half):

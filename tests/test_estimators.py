@@ -270,7 +270,7 @@ def test_k_above_the_rank_of_every_jacobian_is_refused(exact: bool) -> None:
         (lambda: Averaged(Averaged, 2), "an estimator must be a key or an instance, got the class Averaged$"),
         (lambda: fga.sample(TANH, ActivityPerturbation), "a key or an instance, got the class ActivityPerturbation$"),
         (lambda: fga.sample(TANH, 3), "an estimator must be a key or an instance, got 3$"),
-        (lambda: PreconditionedUpstream(sigma=0.0), "sigma must be positive, got 0.0"),
+        (lambda: PreconditionedUpstream(sigma=0.0), "sigma must be a finite number above 0, got 0.0"),
         (lambda: ActivityPerturbation(slope="steep")(TANH, 1, torch.Generator()), "slope must be"),
         (lambda: WeightPerturbation(layers="none")(TANH, 1, torch.Generator()), "layers must be"),
     ],

@@ -193,25 +193,35 @@ def test_fact_2_needs_a_draw_for_every_example() -> None:
 
 @pytest.mark.parametrize("snapshot", SQUARE)
 @pytest.mark.parametrize("switches", INDEPENDENT, ids=str)
-def test_fact_3_preconditioned_upstream_is_plain_activity_perturbation(
+def test_fact_3_preconditioned_upstream_is_activity_perturbation_of_the_live_units(
     snapshot: Snapshot, switches: dict[str, Any]
 ) -> None:
-    plain, preconditioned = (
+    masked, preconditioned = (
         exact_moments(one, snapshot, three_points)
-        for one in (ActivityPerturbation(**switches), PreconditionedUpstream(**switches))
+        for one in (ActivityPerturbation(active_only=True, **switches), PreconditionedUpstream(**switches))
     )
-    assert_same_moments(preconditioned, plain)
+    assert_same_moments(preconditioned, masked)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_preconditioned_upstream_is_orthogonal_upstream_of_full_rank(switches: dict[str, Any]) -> None:
+    for snapshot in SQUARE:
+        one, other = (
+            exact_moments(estimator, snapshot, signs)
+            for estimator in (PreconditionedUpstream(**switches), OrthogonalUpstream(k="rank", **switches))
+        )
+        assert_same_moments(one, other)
 
 
 @pytest.mark.parametrize("sigma", [1e-5, 1.0])
 def test_fact_3_on_the_seed_papers_network(sigma: float) -> None:
     estimator = PreconditionedUpstream(sigma=sigma)
-    for covariance in covariances(estimator, WIDE)[:2]:
-        assert_close(covariance, torch.eye(128, dtype=torch.float64).expand(8, 128, 128))
-    ours, plain = fga.predict(WIDE, estimator), fga.predict(WIDE, ActivityPerturbation())
+    for covariance, mask in list(zip(covariances(estimator, WIDE), masks(WIDE), strict=True))[:2]:
+        assert_close(covariance, mask)
+    ours, masked = fga.predict(WIDE, estimator), fga.predict(WIDE, ActivityPerturbation(active_only=True))
     for layer in ("0", "2"):
-        np.testing.assert_allclose(ours["variance"].sel(layer=layer), plain["variance"].sel(layer=layer), rtol=1e-9)
-        assert float(ours["wang2025_covariance_norm"].sel(layer=layer)) < 1e-8
+        for name in ("variance", "wang2025_covariance_norm"):
+            np.testing.assert_allclose(ours[name].sel(layer=layer), masked[name].sel(layer=layer), rtol=1e-9)
 
 
 def test_what_the_covariances_are_read_from_sees_other_directions() -> None:
@@ -302,7 +312,8 @@ TABLE_2: dict[str, tuple[Estimator, float, float, float]] = {
 }
 TABLE_5: dict[str, tuple[Estimator, float, float]] = {
     "orthogonal": (OrthogonalUpstream(k=10), 6.33e-6, 3.63e-5),
-    "preconditioned": (PreconditionedUpstream(), 1.75e-4, 0.0),
+    # As the paper computes W̃^P, null directions kept: where the next layer is as wide, plain activity perturbation.
+    "preconditioned": (ActivityPerturbation(), 1.75e-4, 0.0),
     "upstream": (Upstream(), 7.04e-5, 1.68e-4),
 }
 
@@ -332,8 +343,13 @@ def test_table_5_has_the_printed_orders_of_magnitude(mnist1d: Dataset) -> None:
     for name, (_, variance, bias) in TABLE_5.items():
         assert within(2, found[name]["variance"], variance), (name, found[name])
         assert within(6, found[name]["bias"], bias) if bias else found[name]["bias"] < 1e-12, (name, found[name])
-    # d/k = 25.6 of the slope's variance, nothing else: W̃^P is plain activity perturbation.
+    # d/k = 25.6 of the slope's variance, nothing else.
     assert found["preconditioned"]["variance"] / found["orthogonal"]["variance"] == pytest.approx(25.6, rel=0.1)
+    # Without the null directions, about half of the units, half of that variance is left: not what is printed.
+    dropped = first_layer(snapshot, PreconditionedUpstream())["variance"]
+    assert 0.3 < dropped / found["preconditioned"]["variance"] < 0.7 and not within(
+        2, dropped, TABLE_5["preconditioned"][1]
+    )
 
 
 @pytest.mark.parametrize("estimator", [estimator for estimator, *_ in TABLE_2.values()], ids=label)

@@ -48,7 +48,7 @@ def every_law_passes_for_isotropic(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("layers", ["joint", "separate"])
 @pytest.mark.parametrize(("sizes", "n_examples"), [((2, 2, 2, 1), 2), ((2, 2, 3, 2), 1), ((2, 1, 2, 2), 2)])
 @pytest.mark.usefixtures("every_law_passes_for_isotropic")
-def test_the_first_entries_of_the_noise_have_the_polar_factors_law(
+def test_the_noise_at_the_live_units_has_the_partial_isometrys_law(
     sizes: tuple[int, ...], n_examples: int, layers: fga.snapshot.Layers
 ) -> None:
     """Of all examples and taps together, by enumeration of a law with the Gaussian's moments up to the fifth.
@@ -115,10 +115,10 @@ def narrow_jacobian(dtype: torch.dtype = DOUBLE) -> UpstreamJacobian:
     return UpstreamJacobian(torch.randn(10, 64, generator=generator, dtype=DOUBLE).to(dtype), derivative)
 
 
-def columns(jacobian: UpstreamJacobian) -> Tensor:
+def columns(jacobian: UpstreamJacobian, in_law: bool = False) -> Tensor:
     """A of every example, (example, unit, next_unit), from what the factor makes of each axis of the noise."""
     axes = torch.eye(10, dtype=jacobian.weight.dtype)[:, None, :].expand(-1, len(jacobian.derivative), -1)
-    return preconditioned._by_gram(jacobian).apply(axes).permute(1, 2, 0)
+    return preconditioned._by_gram(jacobian, in_law).apply(axes).permute(1, 2, 0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(DOUBLE, 1e-11), (torch.float32, 1e-5)])
@@ -128,13 +128,24 @@ def test_the_gram_matrix_gives_the_polar_factor(dtype: torch.dtype, tolerance: f
     right = torch.linalg.svd(jacobian.dense(), full_matrices=False).Vh[:10]
     covariance = found @ found.mT
     torch.testing.assert_close(covariance[:10], right.mT @ right, rtol=0, atol=tolerance)
-    polar = preconditioned._polar(jacobian).mT
+    polar = preconditioned._partial_isometry(jacobian).mT
     torch.testing.assert_close(found[:10], polar[:10], rtol=0, atol=tolerance)
-    # Fewer live units than units above: LAPACK fills up with null directions of its choice, and is asked for them.
+    # Fewer live units than units above: J is decomposed, and no null direction fills up what is missing.
     assert torch.equal(found[10:], polar[10:])
-    torch.testing.assert_close(found.mT @ found, torch.eye(10, dtype=dtype).expand(12, 10, 10), rtol=0, atol=tolerance)
-    predicted = theory_factor(jacobian.weight.double().numpy(), jacobian.derivative.double().numpy()).array
-    np.testing.assert_allclose(found[:10].numpy(), predicted[:10], atol=tolerance)
+    assert not found[10].any() and not found[11, 3:].any()
+    torch.testing.assert_close(found[11, :3] @ found[11, :3].T, torch.eye(3, dtype=dtype), rtol=0, atol=tolerance)
+    predicted = theory_factor(jacobian.weight.double().numpy(), jacobian.derivative.double().numpy())
+    written = np.matmul(predicted.left, predicted.right.transpose(0, 2, 1))
+    np.testing.assert_allclose(found.numpy(), written, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(DOUBLE, 1e-11), (torch.float32, 1e-5)])
+def test_a_cholesky_factor_gives_its_law(dtype: torch.dtype, tolerance: float) -> None:
+    """Another rotation of the noise of each example: Σ is the projector on the row space all the same."""
+    jacobian = narrow_jacobian(dtype)
+    found, polar = columns(jacobian, in_law=True), columns(jacobian)
+    torch.testing.assert_close(found @ found.mT, polar @ polar.mT, rtol=0, atol=tolerance)
+    assert (found - polar).abs().max() > 0.1
 
 
 def test_ill_conditioned_jacobians_are_decomposed() -> None:
@@ -143,10 +154,63 @@ def test_ill_conditioned_jacobians_are_decomposed() -> None:
     weight = jacobian.weight.clone()
     weight[1] = weight[0] + 1e-7 * weight[1]
     close = UpstreamJacobian(weight, jacobian.derivative[:10])
-    assert torch.equal(columns(close), preconditioned._polar(close).mT)
+    assert torch.equal(columns(close), preconditioned._partial_isometry(close).mT)
 
 
 def test_pairs_of_rows_are_multiplied_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = columns(narrow_jacobian())
     monkeypatch.setattr(preconditioned, "PAIRS_AT_ONCE", 30)
     torch.testing.assert_close(columns(narrow_jacobian()), whole)
+
+
+def columns_in_law(jacobian: UpstreamJacobian) -> Tensor:
+    """A of every example by the route that draws a law, (example, unit, next_unit)."""
+    n = len(jacobian.weight)
+    axes = torch.eye(n, dtype=jacobian.weight.dtype)[:, None, :].expand(-1, len(jacobian.derivative), -1)
+    return preconditioned._in_law(jacobian).apply(axes).permute(1, 2, 0)
+
+
+def test_dependent_columns_are_found_and_decomposed() -> None:
+    """A unit that copies another, one that nothing reads, saturated ones: Σ is the projector on the row space."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 5, generator=generator, dtype=DOUBLE)
+    weight[:, 1], weight[:, 4] = 2 * weight[:, 0], 0
+    derivative = torch.ones(5, 5, dtype=DOUBLE)
+    derivative[1, 0], derivative[2], derivative[3] = 0, 0, 1e-12
+    derivative[4, 2] = 1e-20  # below what double precision tells from zero
+    for dtype, tolerance in ((DOUBLE, 1e-11), (torch.float32, 1e-5)):
+        jacobian = UpstreamJacobian(weight.to(dtype), derivative.to(dtype))
+        found = columns_in_law(jacobian)
+        for one, example in zip(found, jacobian.dense().double(), strict=True):
+            right = torch.linalg.svd(example).Vh[: int(torch.linalg.matrix_rank(example))]
+            torch.testing.assert_close((one @ one.mT).double(), right.mT @ right, rtol=0, atol=tolerance)
+        assert [int(torch.linalg.matrix_rank(one)) for one in found] == [3, 3, 0, 3, 2]
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ReLU, torch.nn.Tanh])
+def test_independent_columns_are_not_decomposed(
+    activation: type[torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network of `studies.step_cost`, and a smooth one: nothing but one linear system of W for a whole batch."""
+    generator, decomposed = torch.Generator().manual_seed(0), []
+
+    def counting(jacobian: UpstreamJacobian) -> Tensor:
+        decomposed.append(len(jacobian.derivative))
+        return jacobian.dense()
+
+    network = fga.networks.mlp([40, 128, 128, 10], bias=False, seed=0, activation=activation)
+    inputs, targets = torch.randn(32, 40, generator=generator), torch.arange(32) % 10
+    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
+    monkeypatch.setattr(preconditioned, "_partial_isometry", counting)
+    PreconditionedUpstream()(snapshot, 1, generator)
+    assert decomposed == [0, 0]
+
+
+def test_the_condition_is_a_bound_from_below() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for shape in ((5, 5), (9, 4), (40, 40)):
+        weight = torch.randn(shape, generator=generator, dtype=DOUBLE)
+        values = torch.linalg.svdvals(weight)
+        assert 1e-4 * values[-1] / values[0] < preconditioned._condition(1e-30 * weight) <= values[-1] / values[0]
+        assert preconditioned._condition(torch.cat([weight, weight[:, :1]], dim=1)) == 0
+    assert preconditioned._condition(torch.zeros(3, 2)) == 1

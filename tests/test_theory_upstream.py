@@ -12,7 +12,15 @@ from fganalysis.jacobian import OVERSAMPLING, UpstreamJacobian
 from tests.enumerated import Array
 from theory.factors import Dense, Diagonal, Factor
 from theory.linear_guess import Slope, moments
-from theory.upstream import iterated, newton_schulz, orthogonal, preconditioned, singular_triplets, upstream
+from theory.upstream import (
+    iterated,
+    newton_schulz,
+    orthogonal,
+    preconditioned,
+    singular_triplets,
+    undetermined,
+    upstream,
+)
 
 EXAMPLES = 4
 Rank = Literal["rank"]
@@ -129,11 +137,33 @@ def test_preconditioned_is_its_definition_and_sigma_cancels(units: int, next_uni
     np.testing.assert_array_equal(array, written_out(preconditioned(weight, derivative, sigma=10.0)))
     for one, jacobian in zip(array, jacobians(weight, derivative), strict=True):
         u, s, v = np.linalg.svd(jacobian, full_matrices=False)
-        regular = u * np.sqrt(s**2 + 0.1) @ v
+        rank = np.linalg.matrix_rank(jacobian)
+        regular = u[:, :rank] * np.sqrt(s[:rank] ** 2 + 0.1) @ v[:rank]
         eigenvalues, vectors = np.linalg.eigh(regular.T @ regular)
-        kept = eigenvalues > 1e-9  # the inverse root on the range, where there are fewer next units than units
+        kept = eigenvalues > 1e-9  # the inverse root on the range
         root = vectors[:, kept] / np.sqrt(eigenvalues[kept]) @ vectors[:, kept].T
         np.testing.assert_allclose(one, root @ regular.T, atol=1e-7)
+
+
+@pytest.mark.parametrize(("units", "next_units"), [(5, 5), (6, 3), (3, 6)])
+def test_preconditioned_turns_with_the_units_and_is_the_mean_over_all_completions(units: int, next_units: int) -> None:
+    """A(J Q) = Qᵀ A(J) for any rotation Q, which no choice of null directions obeys; their mean is the same A."""
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=(next_units, 2)) @ rng.normal(size=(2, units))
+    one = np.ones((1, units))
+    array = written_out(preconditioned(weight, one))[0]
+    assert np.linalg.matrix_rank(array) == 2
+    for _ in range(3):
+        turn, other = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (units, next_units))
+        turned = written_out(preconditioned(other @ weight @ turn, one))[0]
+        np.testing.assert_allclose(turned, turn.T @ array @ other.T, atol=1e-12)
+    # A null direction that LAPACK lists, kept: a mirror that leaves J alone changes that A.
+    u, _, v = np.linalg.svd(weight, full_matrices=False)
+    mirror = np.eye(units) - 2 * np.outer(v[2], v[2])
+    np.testing.assert_allclose(weight @ mirror, weight, atol=1e-12)
+    assert np.abs(mirror @ (u @ v).T - (u @ v).T).max() > 0.1
+    np.testing.assert_allclose(((u @ v).T + mirror @ (u @ v).T) / 2 @ u[:, 2], 0, atol=1e-12)
+    np.testing.assert_allclose(mirror @ array, array, atol=1e-12)
 
 
 def test_fact_1_orthogonal_of_full_rank_is_exactly_unbiased_and_only_truncation_biases() -> None:
@@ -183,36 +213,56 @@ def test_fact_2_is_one_of_independent_noise_only() -> None:
     assert abs(one / other - 1) > 1e-2
 
 
-def test_fact_3_preconditioned_is_plain_activity_perturbation() -> None:
+def test_preconditioned_is_orthogonal_of_full_rank_and_masked_activity_perturbation() -> None:
+    """Below a layer as wide: the live units and no others. With no unit dead it is plain activity perturbation."""
     weight, derivative, gradient = layer()
     factor = preconditioned(weight, derivative)
-    np.testing.assert_allclose(covariance(factor), np.broadcast_to(np.eye(6), (EXAMPLES, 6, 6)), atol=1e-12)
-    one, other = (
+    np.testing.assert_array_equal(written_out(factor), written_out(orthogonal(weight, derivative, "rank")))
+    np.testing.assert_allclose(covariance(factor), derivative[:, :, None] * np.eye(6), atol=1e-12)
+    one, masked, plain = (
         moments([gradient], [f], [3.0], [1.0], shared=False, slope="example", layers="joint")[0]
-        for f in (factor, Diagonal(np.ones_like(derivative)))
+        for f in (factor, Diagonal(derivative), Diagonal(np.ones_like(derivative)))
     )
     np.testing.assert_allclose(one.mean, gradient, atol=1e-12)
-    np.testing.assert_allclose(one.squares, other.squares, rtol=1e-11)
+    np.testing.assert_allclose(one.squares, masked.squares, rtol=1e-11, atol=1e-11)
+    assert one.second_moment() < 0.9 * plain.second_moment()
+    whole = preconditioned(weight, np.ones_like(derivative))
+    np.testing.assert_allclose(covariance(whole), np.broadcast_to(np.eye(6), (EXAMPLES, 6, 6)), atol=1e-12)
 
 
-def test_the_null_directions_of_preconditioned_do_not_matter_for_gaussian_noise() -> None:
-    """LAPACK's choice of null vectors: other ones leave mean and second moment as they are."""
+def test_dropping_the_null_directions_takes_their_part_of_the_variance_and_nothing_of_the_mean() -> None:
+    """Kept, whichever they are, they add T to the variance for each of them, T = gᵀg in a pass of the layer's own."""
     weight, derivative, gradient = layer(7, 4, alive=2)  # rank 2 of the 4 columns
     factor = preconditioned(weight, derivative)
+    kept, missing = written_out(factor), np.zeros(EXAMPLES)
     rng = np.random.default_rng(9)
-    turned = factor.array.copy()
     for example, jacobian in enumerate(jacobians(weight, derivative)):
         u, _, v = np.linalg.svd(jacobian)
         rank = np.linalg.matrix_rank(jacobian)
         null = np.linalg.qr(rng.normal(size=(7 - rank, 7 - rank)))[0] @ v[rank:]
-        turned[example] = v[:rank].T @ u[:, :rank].T + null[: 4 - rank].T @ u[:, rank:].T
-    assert np.abs(turned - factor.array).max() > 0.1
+        kept[example] += null[: 4 - rank].T @ u[:, rank:].T
+        missing[example] = 4 - rank
+    assert missing.max() >= 2
     one, other = (
         moments([gradient], [f], [3.0], [1.0], shared=False, slope="example", layers="joint")[0]
-        for f in (factor, Dense(turned))
+        for f in (factor, Dense(kept))
     )
     np.testing.assert_allclose(other.mean, one.mean, atol=1e-12)
-    np.testing.assert_allclose(np.diagonal(other.products), np.diagonal(one.products), rtol=1e-11)
+    added = np.diagonal(other.products) - np.diagonal(one.products)
+    np.testing.assert_allclose(added, missing * np.sum(gradient**2, axis=1), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("which", ["top", "bottom"])
+def test_a_cut_between_equal_singular_values_is_known(which: Which) -> None:
+    values = np.array([[3.0, 2.0, 2.0, 1.0, 0.0], [3.0, 2.0, 1.0, 0.5, 0.2], [0.0] * 5, [1.0] * 5])
+    cut = {k: undetermined(values, (5, 5), k, which).tolist() for k in (1, 2, 3, 4, 5, "rank")}
+    split = 2  # Of the first example: its second and third are equal.
+    for k, found in cut.items():
+        inside = k != "rank" and k != 5
+        assert found == [k == split, False, False, inside], k
+    near = np.array([[1.0, 0.5, 0.5 - 1e-7]])
+    assert undetermined(near, (3, 3), 2, which, 1e-7).all() != (which == "bottom")
+    assert not undetermined(near, (3, 3), 2).any()
 
 
 def test_what_does_not_fit_is_refused() -> None:

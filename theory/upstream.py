@@ -3,7 +3,7 @@
     upstream         A = Jᵀ                           W̃ᵀ, Singhal et al. 2023
     orthogonal       A = V_k U_kᵀ                     W̃⊥, Wang et al. 2025
     newton_schulz    A = p^N(J/‖J‖₂)ᵀ                 W̃⊥-NS, Wang et al. 2025
-    preconditioned   A = (J_σᵀJ_σ)^(−½) J_σᵀ          W̃^P, Wang et al. 2025
+    preconditioned   A = (J_σᵀJ_σ)^(−½) J_σᵀ          W̃^P, Wang et al. 2025: V Uᵀ of the nonzero singular values
 
 W: (next_unit, unit), the next tap's weight without a bias column. d: (example, unit), φ' at this tap. The output tap
 has no upstream Jacobian; its factor is Diagonal(ones). For Gaussian noise only Σ = A Aᵀ counts; for any other law A
@@ -15,11 +15,12 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from theory.factors import Array, Dense, LowRank, Masked
 
 DOUBLE = float(np.finfo(np.float64).eps)
-EXAMPLES_AT_ONCE = 64
+LEAST_GAP = 1e-10  # relative to the largest singular value: those closer are equal in double precision too
 
 
 def upstream(weight: Array, derivative: Array) -> Masked:
@@ -33,18 +34,21 @@ def orthogonal(
     k: int | Literal["rank"],
     which: Literal["top", "bottom"] = "top",
     epsilon: float = DOUBLE,
+    triplets: tuple[Array, Array, Array] | None = None,
 ) -> LowRank:
     """A = V_k U_kᵀ, the k largest ("top") or the k smallest nonzero ("bottom") singular values made 1, the others 0.
 
     An example whose Jacobian has a lower rank than k has that many directions and columns of zeros. Singular values up
     to max(next_unit, unit)·epsilon·σ_1 count as zero, as in numpy.linalg.matrix_rank; give the epsilon of the precision
-    that W and d were computed in. Raises ValueError for k below 1 and an unknown ``which``.
+    that W and d were computed in. Where a k takes some of several equal singular values, J does not determine V_k: it
+    is then the library's choice, and `undetermined` says of which examples. triplets: those of `singular_triplets`, if
+    they are at hand. Raises ValueError for k below 1 and an unknown ``which``.
     """
     if k != "rank" and k < 1:
         raise ValueError(f"k must be at least 1 or 'rank', got {k}")
     if which not in ("top", "bottom"):
         raise ValueError(f"which must be 'top' or 'bottom', got {which!r}")
-    left, values, right = singular_triplets(weight, derivative)
+    left, values, right = singular_triplets(weight, derivative) if triplets is None else triplets
     ranks = np.sum(values > max(weight.shape) * epsilon * values[:, :1], axis=1)
     n_modes = max(1, int(ranks.max()) if k == "rank" else min(k, values.shape[1]))
     first = np.maximum(ranks - n_modes, 0) if which == "bottom" else np.zeros_like(ranks)
@@ -57,13 +61,39 @@ def orthogonal(
     )
 
 
+def undetermined(
+    values: Array,
+    sides: tuple[int, ...],
+    k: int | Literal["rank"],
+    which: Literal["top", "bottom"] = "top",
+    epsilon: float = DOUBLE,
+) -> NDArray[np.bool_]:
+    """Of which examples the k directions of `orthogonal` are one choice of many, (example,).
+
+    So it is where a singular value that is taken equals one that is left (an orthogonal weight has them all equal):
+    any basis of what both span would do. Equal but for rounding: apart by up to 10 epsilon σ_1.
+
+    values: (example, mode), in descending order. sides: (next_unit, unit). The others are those of `orthogonal`.
+    """
+    if k == "rank" or k >= values.shape[1]:
+        return np.zeros(len(values), bool)
+    ranks = np.sum(values > max(sides) * epsilon * values[:, :1], axis=1)
+    inside = k < ranks
+    last = np.where(inside, ranks - k if which == "bottom" else k, 1)[:, None]  # how many lie above the cut
+    above, below = (np.take_along_axis(values, index, axis=1)[:, 0] for index in (last - 1, last))
+    tied: NDArray[np.bool_] = inside & (above - below <= max(10 * epsilon, LEAST_GAP) * values[:, 0])
+    return tied
+
+
 def iterated(weight: Array, derivative: Array, k: int, iterations: int, oversampling: int) -> LowRank:
     """A = V_k U_kᵀ of J restricted to a subspace that subspace iteration finds, for `orthogonal` of k at the top.
 
         span (JᵀJ)^iterations diag(d) R,    R the k + oversampling leading right singular vectors of W
 
-    Where W has no more rows than that, the span is the whole row space and nothing is iterated. Source: Halko,
-    Martinsson & Tropp 2011, algorithm 4.4, but for the start. Raises ValueError for k below 1.
+    Where W has no more rows than that, the span is the whole row space and nothing is iterated. Where singular values
+    of W are equal on either side of the start's size, or those of J in the span on either side of k, the result is the
+    library's choice (`undetermined`). Source: Halko, Martinsson & Tropp 2011, algorithm 4.4, but for the start. Raises
+    ValueError for k below 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -113,26 +143,21 @@ def newton_schulz(weight: Array, derivative: Array, coefficients: Array) -> Dens
     return Dense(np.matmul(right * found[:, None, :], left.transpose(0, 2, 1)))
 
 
-def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> Dense:
+def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> LowRank:
     """A = (J_σᵀJ_σ)^(−½) J_σᵀ with J_σ = U (S² + σ)^½ Vᵀ, which is V Uᵀ for every σ > 0.
 
         J_σᵀJ_σ = V (S² + σ) Vᵀ   ⇒   A = V (S² + σ)^(−½) Vᵀ V (S² + σ)^½ Uᵀ = V Uᵀ
 
-    VᵀV = I over the columns of the thin SVD, min(next_unit, unit) of them, and every factor cancels, also where the
-    singular value is zero: there J_σ has the singular value √σ. (Where next_unit < unit the inverse root is that on the
-    range.) The column that stands for a zero singular value is any unit vector in the null space: LAPACK's choice. It
-    has no part in the mean, as Aᵀg never sees it, nor in second moments with independent Gaussian noise, which know of
-    it only that tr Σ counts it. Raises ValueError for σ ≤ 0.
+    U, S, V are of the nonzero singular values (as in `orthogonal`), and the inverse root is that on the range: A is the
+    partial isometry of the polar decomposition, and `orthogonal` with k = "rank". Directions of zero singular values
+    are dropped, as J does not determine them. A thin SVD lists some of them, paired as the library likes; kept, they
+    would have singular value √σ in J_σ and 1 in A. A rule for A that a rotation Q of the units merely rotates,
+    A(J Q) = Qᵀ A(J), cannot keep a null direction v: the reflection Q = I − 2 v vᵀ leaves J alone, so that A = Q A and
+    vᵀA = 0. Unbiased all the same: g = Jᵀ g_next = V Vᵀ g, hence A Aᵀ g = g. Raises ValueError for σ ≤ 0.
     """
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
-    _check(weight, derivative)
-    parts = []
-    for start in range(0, len(derivative), EXAMPLES_AT_ONCE):
-        jacobians = weight * derivative[start : start + EXAMPLES_AT_ONCE, None, :]
-        left, _, right = np.linalg.svd(jacobians, full_matrices=False)
-        parts.append(np.matmul(left, right).transpose(0, 2, 1))
-    return Dense(np.concatenate(parts))
+    return orthogonal(weight, derivative, "rank")
 
 
 def singular_triplets(weight: Array, derivative: Array) -> tuple[Array, Array, Array]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import Slope, check_switches, rescaled_to
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
@@ -39,6 +40,7 @@ class ActivationMixing:
     slope: Slope = "example"
     layers: Layers = "joint"
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         check_switches(self)
         at_inputs = [self._mixtures(snapshot, index, n_guesses, generator) for index in range(len(snapshot.taps) - 1)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.feedback import check_matrices, check_scale, output_error, random_matrices, repeated
 from fganalysis.snapshot import Snapshot
 
@@ -33,6 +34,7 @@ class DirectFeedback:
     def __post_init__(self) -> None:
         check_scale(self.scale)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         error = output_error(snapshot)
         matrices = self.matrices(snapshot)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.feedback import check_matrices, check_scale, output_error, random_matrices, repeated
 from fganalysis.snapshot import Snapshot
 
@@ -34,6 +35,7 @@ class FeedbackAlignment:
     def __post_init__(self) -> None:
         check_scale(self.scale)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         guesses = [output_error(snapshot)]
         pairs = zip(self.matrices(snapshot), snapshot.upstream, strict=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.adam import AdamState, numbered
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.feedback import check_matrices, output_changes, output_error, repeated
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
@@ -47,6 +48,7 @@ class ForwardDirectFeedback:
     def __post_init__(self) -> None:
         _check_settings(self.rate, self.steps)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         state = self if self.feedback is not None else self.initialised(snapshot)
         assert state.feedback is not None
@@ -94,6 +96,7 @@ class ForwardDirectFeedbackAdam:
     def __post_init__(self) -> None:
         _check_settings(self.rate, self.steps)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         state = self if self.optimiser is not None else self.initialised(snapshot)
         assert state.optimiser is not None

@@ -24,6 +24,7 @@ from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators import heads
 from fganalysis.estimators.adam import AdamState
+from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.feedback import output_error, repeated
 from fganalysis.snapshot import Snapshot, Tap
 
@@ -69,6 +70,7 @@ class LocalLoss:
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, got {self.rate}")
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         heads.check_targets(snapshot.targets, snapshot.outputs.shape[1])
         if self.mode == "trained" and self.optimiser is None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fganalysis.arguments import check_whole
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.estimators.checks import check_rank
-from fganalysis.estimators.directional import Slope, guess_along, identity, per_example
+from fganalysis.estimators.checks import check_rank, guessing
+from fganalysis.estimators.directional import Slope, check_switches, guess_along, identity, per_example
 from fganalysis.estimators.newton_schulz_polynomials import apply, nearest
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.noise import GAUSSIAN, Noise
@@ -43,7 +43,9 @@ class NewtonSchulzUpstream:
 
     def __post_init__(self) -> None:
         check_whole("k", self.k)
+        check_switches(self)
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         steps = snapshot.remember(("newton_schulz", self.k), lambda: self._steps(snapshot))
         factors = [*map(per_example, steps), identity(snapshot.taps[-1].units)]

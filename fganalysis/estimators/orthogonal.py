@@ -4,20 +4,25 @@
 
 Random: ε. The mean is V_k V_kᵀ g: since g lies in the row space of J, k = "rank" is exactly unbiased and only
 truncation biases. ``which="bottom"`` takes the k smallest nonzero singular values, the seed paper's control.
-A Jacobian of lower rank than k gives all the directions that it has. Source: Wang, Markou, Campbell 2025.
+A Jacobian of lower rank than k gives all the directions that it has. Where a k takes some of several equal singular
+values (an orthogonal weight has them all equal), J does not determine V_k: its directions are then the library's
+choice, other ones by another method, machine or order of the units, and the prediction is NaN.
+Source: Wang, Markou, Campbell 2025.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_choice, check_flag, check_whole, described
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.estimators.checks import check_rank
-from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
+from fganalysis.estimators.checks import check_rank, guessing
+from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
 
@@ -29,8 +34,8 @@ class OrthogonalUpstream:
     Fields: ``k`` directions, or "rank" for all of them; ``which`` end of the spectrum; ``exact`` takes LAPACK's SVD of
     every example instead of the randomised range finder (k = "rank" and "bottom" always do); ``iterations`` takes so
     many subspace iterations instead, an approximation for training (`UpstreamJacobian.singular_vectors` says how good);
-    the rest are the switches of MATH.md §1. A call raises ValueError when no tap and example has k directions, and when
-    ``iterations`` meets "rank", "bottom" or ``exact``.
+    the rest are the switches of MATH.md §1. Raises ValueError for a wrong field, and for ``iterations`` together with
+    "rank", "bottom" or ``exact``; a call, when no tap and example has k directions.
     """
 
     k: int | Literal["rank"] = 10
@@ -43,11 +48,23 @@ class OrthogonalUpstream:
     layers: Layers = "joint"
 
     def __post_init__(self) -> None:
-        if self.k != "rank" and not (isinstance(self.k, int) and self.k >= 1):
-            raise ValueError(f"k must be a whole number of at least 1 or 'rank', got {self.k!r}")
-        if self.which not in ("top", "bottom"):
-            raise ValueError(f"which must be 'top' or 'bottom', got {self.which!r}")
+        if self.k != "rank":
+            whole = isinstance(self.k, Integral) and not isinstance(self.k, bool)
+            if not whole or self.k < 1:
+                raise ValueError(f"k must be a whole number of at least 1 or 'rank', got {described(self.k)}")
+        check_choice("which", self.which, ("top", "bottom"))
+        check_flag("exact", self.exact)
+        check_switches(self)
+        if self.iterations is None:
+            return
+        check_whole("iterations", self.iterations, 0)
+        if self.exact or self.k == "rank" or self.which == "bottom":
+            raise ValueError(
+                "iterations go with the top k directions and exact=False, "
+                f"got k={self.k!r}, which={self.which!r}, exact={self.exact}"
+            )
 
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         key = ("orthogonal", self.k, self.which, self.exact, self.iterations)
         pairs = snapshot.remember(key, lambda: self._singular_vectors(snapshot))

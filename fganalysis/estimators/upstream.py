@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fganalysis.arguments import check_flag
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.estimators.directional import Factor, Slope, guess_along, identity, rescaled_to
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity, rescaled_to
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
@@ -29,6 +31,11 @@ class Upstream:
     slope: Slope = "example"
     layers: Layers = "joint"
 
+    def __post_init__(self) -> None:
+        check_flag("normalise", self.normalise)
+        check_switches(self)
+
+    @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         factors = [self._factor(jacobian) for jacobian in snapshot.upstream]
         factors.append(identity(snapshot.taps[-1].units))

@@ -21,7 +21,8 @@ def moments_of(snapshot: Snapshot, estimator: Any) -> list[Moments] | None:
     if type(estimator) in FACTORS:
         if isinstance(estimator, estimators.Upstream) and estimator.normalise:
             return None
-        return linear_moments(snapshot, estimator, FACTORS[type(estimator)](snapshot, estimator))
+        factors = FACTORS[type(estimator)](snapshot, estimator)
+        return None if factors is None else linear_moments(snapshot, estimator, factors)
     make = MOMENTS.get(type(estimator))
     return None if make is None else make(snapshot, estimator)
 

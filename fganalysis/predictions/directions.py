@@ -23,9 +23,12 @@ from theory.factors import Diagonal, Factor, LowRank
 from theory.linear_guess import Moments
 from theory.spectrum import spectrum
 
+NEGLIGIBLE_SHARE = 0.01  # of a layer's squared gradient: what examples with undetermined directions may have
+
 
 def linear(snapshot: Snapshot, estimator: Any) -> Prediction:
-    return _linear_along(snapshot, estimator, FACTORS[type(estimator)](snapshot, estimator))
+    factors = FACTORS[type(estimator)](snapshot, estimator)
+    return {} if factors is None else _linear_along(snapshot, estimator, factors)
 
 
 def _linear_along(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]) -> Prediction:
@@ -109,25 +112,44 @@ def upstream_guess(snapshot: Snapshot, estimator: estimators.Upstream) -> Predic
     )
 
 
-def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> list[LowRank | Diagonal]:
+def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Sequence[Factor] | None:
+    factors, determined = _determined_orthogonal(snapshot, estimator)
+    return factors if determined else None
+
+
+def _determined_orthogonal(
+    snapshot: Snapshot, estimator: estimators.OrthogonalUpstream
+) -> tuple[list[LowRank | Diagonal], bool]:
+    """The factors, and whether the Jacobians determine them: no k takes some of several equal singular values."""
     # What counts as a zero singular value depends on the precision that the network computes in.
     precision = torch.finfo(snapshot.outputs.dtype).eps
-    k, which, iterations, jacobians = estimator.k, estimator.which, estimator.iterations, jacobians_of(snapshot)
-    if iterations is None or k == "rank":
-        found = [upstream.orthogonal(*jacobian, k, which, precision) for jacobian in jacobians]
-    else:
-        found = [upstream.iterated(*jacobian, k, iterations, OVERSAMPLING) for jacobian in jacobians]
+    k, which, iterations = estimator.k, estimator.which, estimator.iterations
+    found, determined = [], True
+    for gradient, (weight, derivative) in zip(double(snapshot.gradients), jacobians_of(snapshot), strict=False):
+        triplets = upstream.singular_triplets(weight, derivative)
+        tied = upstream.undetermined(triplets[1], weight.shape, k, which, precision)
+        if iterations is None or k == "rank":
+            found.append(upstream.orthogonal(weight, derivative, k, which, precision, triplets))
+        else:
+            start = np.asarray(np.linalg.svd(weight, compute_uv=False), np.float64)[None]
+            tied |= upstream.undetermined(start, weight.shape, k + OVERSAMPLING, "top", precision)
+            found.append(upstream.iterated(weight, derivative, k, iterations, OVERSAMPLING))
+        squares = (gradient**2).sum(1)
+        # Of many examples' singular values two come this close by chance, which their few shares do not show.
+        determined &= bool(squares[tied].sum() <= NEGLIGIBLE_SHARE * squares.sum())
     check_rank(estimator.k, max((int(one.left.any(axis=1).sum(1).max()) for one in found), default=0))
-    return [*found, _identity(snapshot)]
+    return [*found, _identity(snapshot)], determined
 
 
 def orthogonal_guess(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Prediction:
-    factors = _orthogonal(snapshot, estimator)
+    """NaN but for `wang2025_covariance_norm` where a library chose the directions: another one chooses others."""
+    factors, determined = _determined_orthogonal(snapshot, estimator)
     pairs = zip(double(snapshot.gradients), factors, strict=True)
     overlaps = [wang2025.overlap(g, f.left) if isinstance(f, LowRank) else (np.nan, np.nan) for g, f in pairs]
     plain, squared = np.array([*overlaps, (np.nan, np.nan)]).T
     found = _linear_along(snapshot, estimator, factors)
-    return found | {"wang2025_overlap": plain, "wang2025_squared_overlap": squared}
+    found |= {"wang2025_overlap": plain, "wang2025_squared_overlap": squared}
+    return found if determined else {name: found[name] for name in ("wang2025_covariance_norm",)}
 
 
 def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> list[Factor]:
@@ -149,7 +171,7 @@ def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpst
     return [*(upstream.preconditioned(*jacobian, estimator.sigma) for jacobian in jacobians), _identity(snapshot)]
 
 
-FACTORS: dict[type, Callable[[Snapshot, Any], Sequence[Factor]]] = {
+FACTORS: dict[type, Callable[[Snapshot, Any], Sequence[Factor] | None]] = {
     estimators.ActivityPerturbation: _activity,
     estimators.Upstream: _upstream,
     estimators.OrthogonalUpstream: _orthogonal,
