@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory.factors import Array, Diagonal, Masked, gram
-from theory.linear_guess import Layers, Moments, Slope, check_switches
+from theory.factors import Array, Diagonal, Masked
+from theory.linear_guess import Layers, Moments, Slope, check_switches, independent_covariances, of_others
 from theory.linear_guess import moments as linear_moments
 from theory.quadrature import log_nodes
 
@@ -88,26 +88,17 @@ def moments(
 
 def _through(at_inputs: Moments, derivative: Array, slope: Slope) -> Moments:
     """The local vector-Jacobian product: every guess times φ'."""
-    mean, squares = derivative * at_inputs.mean, derivative**2 * at_inputs.squares
-    return Moments(mean, squares, _products(mean, squares, slope))
-
-
-def _products(mean: Array, squares: Array, slope: Slope) -> Array:
-    """E ⟨ĝ_b, ĝ_c⟩ of independent examples: the batch's slope squared holds the product t_b t_c twice."""
-    products = gram(mean) * (2.0 if slope == "batch" else 1.0)
-    np.fill_diagonal(products, squares.sum(1))
-    return products
+    mean, variances = derivative * at_inputs.mean, derivative**2 * at_inputs.variances
+    return Moments(mean, variances, independent_covariances(mean, variances, slope))
 
 
 def _assembled(own: Sequence[_Own], slope: Slope, layers: Layers) -> list[Moments]:
     """Own moments of every layer with the slopes of other layers and examples, which are uncorrelated with them."""
     strengths = np.stack([layer.strength for layer in own])
-    axes = {"joint": (0,), "separate": ()}[layers] + {"batch": (1,), "example": ()}[slope]
-    others = strengths.sum(axes, keepdims=True) - strengths if axes else np.zeros_like(strengths)
     found = []
-    for layer, strength in zip(own, np.maximum(others, 0.0), strict=True):
-        squares = layer.squares + strength[:, None] * layer.diagonal
-        found.append(Moments(layer.mean, squares, _products(layer.mean, squares, slope)))
+    for layer, strength in zip(own, of_others(strengths, slope, layers), strict=True):
+        variances = np.maximum(layer.squares - layer.mean**2, 0.0) + strength[:, None] * layer.diagonal
+        found.append(Moments(layer.mean, variances, independent_covariances(layer.mean, variances, slope)))
     return found
 
 

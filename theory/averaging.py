@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.factors import Array, gram
+from theory.factors import Array
 from theory.linear_guess import Moments
 
 
@@ -26,10 +26,7 @@ def second_moment(second: ArrayLike, squared_mean: ArrayLike, n_averaged: float 
 def averaged_moments(single: Moments, n_averaged: int) -> Moments:
     """The same for moments that are good for every kernel."""
     n = float(_counts(n_averaged))
-    outer = gram(single.mean)
-    return Moments(
-        single.mean, single.mean**2 + (single.squares - single.mean**2) / n, outer + (single.products - outer) / n
-    )
+    return Moments(single.mean, single.variances / n, single.covariances / n)
 
 
 def efficiency(

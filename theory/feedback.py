@@ -15,6 +15,7 @@ with S_bc = e_b·e_c for DFA; for feedback alignment S is E ĝ_b·ĝ_c of the la
 
 FDFA at frozen weights after t steps. The M of different steps are independent with mean 𝒥̄ = (1/N) Σ_b 𝒥_b, so that
 
+    E ĝ_b       = φ'_b ⊙ ((1−α)ᵗB_0 + (1 − (1−α)ᵗ)𝒥̄)ᵀe_b,  so that
     E ĝ_b − g_b = φ'_b ⊙ (1−α)ᵗ(B_0 − 𝒥̄)ᵀe_b  +  φ'_b ⊙ (𝒥̄ − 𝒥_b)ᵀe_b          the lag, and the spread over examples
     Cov(ĝ_b, ĝ_c) = α/(2−α) · (1 − (1−α)²ᵗ) · Cov of one step's φ' ⊙ (Mᵀe)       from Σ_k α²(1−α)²ᵏ, k < t
 
@@ -65,7 +66,7 @@ def direct_feedback(derivatives: Sequence[Array], error: Array, feedback: Sequen
 
 def deterministic(guess: Array) -> Moments:
     """The moments of a guess (example, unit) that is always the same."""
-    return Moments(guess, guess**2, gram(guess))
+    return Moments(guess, np.zeros_like(guess), np.zeros((len(guess), len(guess))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +130,14 @@ def output_jacobians(weights: Sequence[Array], derivatives: Sequence[Array]) -> 
 
 @dataclass(frozen=True, eq=False)
 class LearnedFeedback:
-    """One layer of FDFA: its gradient, the two parts of its bias and its variance.
+    """One layer of FDFA: its mean, its gradient, the two parts of its bias and its variance.
 
-    exact g, lag, spread: (example, unit), loss per unit of activation. variances: of every entry, (example, unit).
+    mean E ĝ, exact g, lag, spread: (example, unit), loss per unit of activation. The mean is g + lag + spread, but not
+    as that sum: early in a history it is small and its terms are not. variances: of every entry, (example, unit).
     covariances: tr Cov(ĝ_b, ĝ_c), (example, example): all examples share B.
     """
 
+    mean: Array
     exact: Array
     lag: Array
     spread: Array
@@ -143,8 +146,7 @@ class LearnedFeedback:
 
     def moments(self) -> Moments:
         """Mean and second moments, for both spaces."""
-        mean = self.exact + self.lag + self.spread
-        return Moments(mean, mean**2 + self.variances, gram(mean) + self.covariances)
+        return Moments(self.mean, self.variances, self.covariances)
 
     def terms(self, kernel: Array | None = None) -> dict[str, float]:
         """Squared norms of lag and spread, twice their product (``cross``) and the variance: they add up to the mse."""
@@ -183,7 +185,11 @@ def forward_direct_feedback(
     started = [np.zeros(jacobian.shape[1:]) for jacobian in jacobians] if initial is None else initial
     laws = zip(fourth or [3.0] * len(jacobians), pair or [1.0] * len(jacobians), strict=True)
     forgotten = (1 - rate) ** steps
-    kept = rate / (2 - rate) * (1 - forgotten**2)
+    # 1 − (1−α)ᵗ and 1 − (1−α)²ᵗ, of which little is left where αt is small.
+    learned, learned_twice = (
+        -np.expm1(n * np.log1p(-rate)) if rate < 1 else float(steps > 0) for n in (steps, 2 * steps)
+    )
+    kept = rate / (2 - rate) * learned_twice
     examples = len(error)
     # Σ_n A_n: by it every layer's guess takes in the noise of all the others.
     total = sum((_squared(jacobian) for jacobian in jacobians), np.zeros((error.shape[1],) * 2))
@@ -204,6 +210,7 @@ def forward_direct_feedback(
         scale = kept / examples**2
         found.append(
             LearnedFeedback(
+                mean=derivative * (error @ (forgotten * matrix + learned * mean)),
                 exact=derivative * own,
                 lag=forgotten * derivative * (error @ (matrix - mean)),
                 spread=derivative * (error @ mean - own),
@@ -214,7 +221,7 @@ def forward_direct_feedback(
             )
         )
     zero, none = np.zeros_like(error), np.zeros((examples, examples))
-    return [*found, LearnedFeedback(error, zero, zero, zero, none)]
+    return [*found, LearnedFeedback(error, error, zero, zero, zero, none)]
 
 
 def _squared(jacobian: Array) -> Array:

@@ -45,13 +45,30 @@ Layers = Literal["joint", "separate"]
 class Moments:
     """What the first two moments of one layer's guess say in every space.
 
-    mean: E ĝ (example, unit), loss per unit of activation. squares: E ĝ² (example, unit), element by element.
-    products: E ⟨ĝ_b, ĝ_c⟩ (example, example), in (loss per unit of activation)²; its diagonal is ``squares`` added up.
+    mean: E ĝ (example, unit), loss per unit of activation. variances: of every entry (example, unit). covariances:
+    tr Cov(ĝ_b, ĝ_c) (example, example), in (loss per unit of activation)²; its diagonal is ``variances`` added up. They
+    are made as they are, not as E ĝ² less the square of the mean: of a guess that hardly varies only rounding would be
+    left. NaN between two examples is unknown.
     """
 
     mean: Array
-    squares: Array
-    products: Array
+    variances: Array
+    covariances: Array
+
+    @property
+    def squares(self) -> Array:
+        """E ĝ² (example, unit), element by element."""
+        found: Array = self.mean**2 + self.variances
+        return found
+
+    @property
+    def products(self) -> Array:
+        """E ⟨ĝ_b, ĝ_c⟩ (example, example)."""
+        return gram(self.mean) + self.covariances
+
+    def variance(self, kernel: Array | None = None) -> float:
+        """tr Cov of the guess, Σ_bc K_bc tr Cov(ĝ_b, ĝ_c): without a kernel in activation space, with K in weights'."""
+        return float(np.trace(self.covariances) if kernel is None else np.sum(kernel * self.covariances))
 
     def second_moment(self, kernel: Array | None = None) -> float:
         """E‖ĝ‖²_K = Σ_bc K_bc E⟨ĝ_b, ĝ_c⟩: activation space without a kernel, weight space with K = X Xᵀ."""
@@ -94,19 +111,41 @@ def _independent(
     layers: Layers,
 ) -> list[Moments]:
     own = np.stack([np.sum(noise**2, axis=1) for noise in pulled])  # ‖a‖², (layer, example)
-    axes = {"joint": (0,), "separate": ()}[layers] + {"batch": (1,), "example": ()}[slope]
-    whole = own.sum(axes, keepdims=True) if axes else own
-    # Never below zero, though a difference of rounded sums might be.
-    others = np.maximum(whole - own, 0.0)
+    others = of_others(own, slope, layers)
     found = []
     for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
         mean = factor.push(noise)
         strength = others[layer] + pair[layer] * own[layer]
-        squares = _squares(factor, noise, mean, strength, fourth[layer], pair[layer])
-        products = gram(mean) * (2.0 if slope == "batch" else 1.0)
-        np.fill_diagonal(products, squares.sum(1))
-        found.append(Moments(mean, squares, products))
+        variances = _variances(factor, noise, mean, strength, fourth[layer], pair[layer])
+        found.append(Moments(mean, variances, independent_covariances(mean, variances, slope)))
     return found
+
+
+def of_others(own: Array, slope: Slope, layers: Layers) -> Array:
+    """Σ of ``own`` (layer, example) over what else is in the slope: other layers, and other examples for "batch".
+
+    Added up, not taken from the whole, of which rounding would be left where one layer has nearly all of it.
+    """
+    if layers == "separate" and slope == "example":
+        return np.zeros_like(own)
+    if layers == "joint" and slope == "batch":
+        return _left_out(own.reshape(-1)).reshape(own.shape)
+    return _left_out(own) if layers == "joint" else _left_out(own.T).T
+
+
+def _left_out(values: Array) -> Array:
+    """For each entry of the first axis the sum of all others: what comes before it and what comes after."""
+    zero = np.zeros_like(values[:1])
+    before = np.cumsum(np.concatenate([zero, values[:-1]]), axis=0)
+    after = np.cumsum(np.concatenate([zero, values[:0:-1]]), axis=0)[::-1]
+    return before + after
+
+
+def independent_covariances(mean: Array, variances: Array, slope: Slope) -> Array:
+    """tr Cov(ĝ_b, ĝ_c) where every example draws its own: the batch's slope squared holds the product t_b t_c twice."""
+    covariances = gram(mean) if slope == "batch" else np.zeros((len(mean), len(mean)))
+    np.fill_diagonal(covariances, variances.sum(1))
+    return covariances
 
 
 def _shared(
@@ -118,27 +157,27 @@ def _shared(
     layers: Layers,
 ) -> list[Moments]:
     own = np.stack([gram(noise) for noise in pulled])  # s_b·s_c, (layer, example, example)
-    whole = own.sum(0, keepdims=True) if layers == "joint" else own
+    others = _left_out(own) if layers == "joint" else np.zeros_like(own)
     found = []
     for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
         mean = factor.push(noise)
-        strength = whole[0 if layers == "joint" else layer] + (pair[layer] - 1.0) * own[layer]
-        # With one slope for the batch both crossings are the same inner products of means.
-        crossings = gram(mean) + (gram(mean) if slope == "batch" else factor.crossed(noise))
-        products = strength * factor.traces() + pair[layer] * crossings
+        strength = others[layer] + pair[layer] * own[layer]
+        # With one slope for the batch both crossings are the same inner products of means; one of them is the mean's.
+        crossed = gram(mean) if slope == "batch" else factor.crossed(noise)
+        covariances = strength * factor.traces() + pair[layer] * crossed + (pair[layer] - 1.0) * gram(mean)
         excess = fourth[layer] - 3.0 * pair[layer]
         if excess != 0.0:
-            products = products + excess * factor.fourth_pairs(noise)
-        squares = _squares(factor, noise, mean, np.diagonal(strength), fourth[layer], pair[layer])
-        found.append(Moments(mean, squares, products))
+            covariances = covariances + excess * factor.fourth_pairs(noise)
+        variances = _variances(factor, noise, mean, np.diagonal(strength), fourth[layer], pair[layer])
+        found.append(Moments(mean, variances, covariances))
     return found
 
 
-def _squares(factor: Factor, noise: Array, mean: Array, strength: Array, fourth: float, pair: float) -> Array:
-    """E ĝ_bu² from the strength O + pair ‖a‖² of the slope (example,), all (example, unit) but that."""
-    squares = strength[:, None] * factor.diagonal() + 2.0 * pair * mean**2
+def _variances(factor: Factor, noise: Array, mean: Array, strength: Array, fourth: float, pair: float) -> Array:
+    """Var ĝ_bu from the strength O + pair ‖a‖² of the slope (example,), all (example, unit) but that."""
+    variances = strength[:, None] * factor.diagonal() + (2.0 * pair - 1.0) * mean**2
     excess = fourth - 3.0 * pair
-    return squares + excess * factor.fourth(noise) if excess != 0.0 else squares
+    return variances + excess * factor.fourth(noise) if excess != 0.0 else variances
 
 
 def check_switches(slope: str, layers: str) -> None:

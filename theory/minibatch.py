@@ -58,23 +58,10 @@ def variance(products: Array, size: int) -> float:
     return float((1 - row) / row * (examples * np.trace(products) - products.sum()) / (examples - 1))
 
 
-def second_products(products: Array, own: Array, size: int) -> Array:
-    """E of the products of guesses on a sample, zero off it, (example, example).
-
-    products: E ⟨ĝ_b, ĝ_c⟩ on the whole batch. own: (example,) that part of E‖ĝ_b‖² which is the row's own, with other
-    rows' slopes left out; for fixed rows and example slopes the diagonal itself.
-    """
-    row, pair = inclusion(len(products), size)
-    expected = products * (pair / row**2)
-    np.fill_diagonal(expected, own / row + (np.diagonal(products) - own) * (pair / row**2))
-    return expected
-
-
 def gradient_moments(gradient: Array, size: int) -> Moments:
     """The minibatch gradient itself, good for every kernel. gradient: (example, unit)."""
-    row, _ = inclusion(len(gradient), size)
-    products = gram(gradient)
-    return Moments(gradient, gradient**2 / row, second_products(products, np.diagonal(products), size))
+    still = Moments(gradient, np.zeros_like(gradient), np.zeros((len(gradient), len(gradient))))
+    return subsampled_moments(still, still, size)
 
 
 def subsampled_moments(whole: Moments, by_example: Moments, size: int) -> Moments:
@@ -84,14 +71,35 @@ def subsampled_moments(whole: Moments, by_example: Moments, size: int) -> Moment
     is ``whole``. Noise shared by the examples is covered for example slopes only: with the batch's slope as well,
     second moments are sums over four rows. So is no direction that mixes examples.
     """
+    inside, outside = _given_rows(whole, by_example, size), _between_rows(whole.mean, size)
+    return Moments(whole.mean, inside[0] + outside[0], inside[1] + outside[1])
+
+
+def parts(whole: Moments, by_example: Moments, size: int, kernel: Array | None = None) -> Parts:
+    """The split of a subsampled guess's variance; arguments as in `subsampled_moments`, without a kernel in activation
+    space. Given S the mean is the whole batch's restricted to S, so that between is the minibatch of the means."""
+    found = [covariances for _, covariances in (_given_rows(whole, by_example, size), _between_rows(whole.mean, size))]
+    return Parts(*(float(np.trace(one) if kernel is None else np.sum(kernel * one)) for one in found))
+
+
+def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, Array]:
+    """E_S Cov(ĝ | S): variances (example, unit) and covariances (example, example), zero off the sample.
+
+    A row is there with probability f; what it takes from other rows' slopes, and what two rows share, with f₂.
+    """
     row, pair = inclusion(len(whole.mean), size)
-    squares = by_example.squares / row + (whole.squares - by_example.squares) * (pair / row**2)
-    return Moments(whole.mean, squares, second_products(whole.products, np.diagonal(by_example.products), size))
+    variances = by_example.variances / row + (whole.variances - by_example.variances) * (pair / row**2)
+    covariances = whole.covariances * (pair / row**2)
+    np.fill_diagonal(covariances, variances.sum(1))
+    return variances, covariances
 
 
-def parts(subsampled: Moments, size: int, kernel: Array | None = None) -> Parts:
-    """The split of a subsampled guess's variance; without a kernel in activation space. Its mean given S must be the
-    whole batch's mean restricted to S, as it is for every guess that `subsampled_moments` covers."""
-    products = gram(subsampled.mean) * (np.eye(len(subsampled.mean)) if kernel is None else kernel)
-    between = variance(products, size)
-    return Parts(subsampled.second_moment(kernel) - float(products.sum()) - between, between)
+def _between_rows(mean: Array, size: int) -> tuple[Array, Array]:
+    """Cov E(ĝ | S), likewise: that of fixed rows, with f₂/f² − 1 = −(1 − f)/(f (B − 1))."""
+    examples = len(mean)
+    inclusion(examples, size)  # Checks them.
+    spread = (examples - size) / size  # (1 − f)/f
+    variances = spread * mean**2
+    covariances = gram(mean) * (-spread / max(examples - 1, 1))
+    np.fill_diagonal(covariances, variances.sum(1))
+    return variances, covariances

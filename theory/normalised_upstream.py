@@ -20,8 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from theory.factors import Array, gram
-from theory.linear_guess import Layers, Moments, Slope, check_switches
+from theory.factors import Array
+from theory.linear_guess import Layers, Moments, Slope, check_switches, independent_covariances, of_others
 from theory.quadrature import log_nodes, log_trapezoid
 from theory.upstream import singular_triplets
 
@@ -33,33 +33,45 @@ def moments(
     weights: Sequence[Array],
     derivatives: Sequence[Array],
     *,
+    fourth: float = 3.0,
+    pair: float = 1.0,
+    shared: bool = False,
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    """Mean and second moments of one guess with independent Gaussian noise, a `Moments` a layer.
+    """Mean and second moments of one guess with rotation-invariant noise, a `Moments` a layer.
 
     gradients: g_l (example, unit), the output tap last. weights, derivatives: W_{l+1} (next_unit, unit) and φ'
-    (example, unit) of every tap but the last. slope, layers: the switches of MATH.md §1.
+    (example, unit) of every tap but the last. fourth, pair: of the output tap's noise; of the others' only the
+    direction counts, which is that of a Gaussian vector. shared, slope, layers: the switches of MATH.md §1.
 
-    Raises ValueError for unknown switches and for sequences of lengths that do not fit.
+    One ε for all examples leaves each example's own guess ĝ_b = t_b y_b as it is, so mean and variances too; what two
+    examples' guesses have in common, E t_b t_c y_b·y_c, has no such form and is NaN.
+
+    Raises ValueError for unknown switches, for one ε with one slope, whose mean is not that, for noise that is not
+    rotation-invariant (fourth ≠ 3 pair), and for sequences of lengths that do not fit.
     """
     check_switches(slope, layers)
+    if shared and slope == "batch" and len(gradients[-1]) > 1:
+        raise ValueError("shared noise with the batch's slope has no closed form: its mean holds products of examples")
+    if abs(fourth - 3 * pair) > 1e-12:
+        raise ValueError("rescaled directions have a closed form for rotation-invariant noise only: fourth = 3 pair")
     if not len(gradients) - 1 == len(weights) == len(derivatives):
         raise ValueError(
             "weights and derivatives must have one entry for every tap but the last, "
             f"got {len(weights)} and {len(derivatives)} for {len(gradients)} taps"
         )
     parts = [_rescaled(*layer) for layer in zip(gradients, weights, derivatives, strict=False)]
-    parts.append(_plain(gradients[-1]))
+    parts.append(_plain(gradients[-1], pair))
     own = np.stack([np.sum(gradient * mean, axis=1) for gradient, (mean, _, _) in zip(gradients, parts, strict=True)])
-    axes = {"joint": (0,), "separate": ()}[layers] + {"batch": (1,), "example": ()}[slope]
-    others = np.maximum((own.sum(axes, keepdims=True) if axes else own) - own, 0.0)
+    others = of_others(own, slope, layers)
     found = []
     for layer, (mean, diagonal, own_squares) in enumerate(parts):
-        squares = others[layer][:, None] * diagonal + own_squares
-        products = gram(mean) * (2.0 if slope == "batch" else 1.0)
-        np.fill_diagonal(products, squares.sum(1))
-        found.append(Moments(mean, squares, products))
+        variances = np.maximum(others[layer][:, None] * diagonal + own_squares - mean**2, 0.0)
+        covariances = independent_covariances(mean, variances, slope)
+        if shared and len(mean) > 1:
+            covariances[~np.eye(len(mean), dtype=bool)] = np.nan
+        found.append(Moments(mean, variances, covariances))
     return found
 
 
@@ -69,10 +81,10 @@ def unit_squares(eigenvalues: Array) -> Array:
     return log_trapezoid((parts * (u * decay)[:, None]).T, STEP)
 
 
-def _plain(gradient: Array) -> tuple[Array, Array, Array]:
-    """Mean, E y_u² and E (y·g)² y_u² of y ~ N(0, I), (example, unit) each."""
+def _plain(gradient: Array, pair: float) -> tuple[Array, Array, Array]:
+    """Mean, E y_u² and E (y·g)² y_u² of rotation-invariant noise y itself, (example, unit) each."""
     square = np.sum(gradient**2, axis=1, keepdims=True)
-    return gradient, np.ones_like(gradient), square + 2 * gradient**2
+    return gradient, np.ones_like(gradient), pair * (square + 2 * gradient**2)
 
 
 def _rescaled(gradient: Array, weight: Array, derivative: Array) -> tuple[Array, Array, Array]:

@@ -37,56 +37,56 @@ NAMES = (
 def quantities(
     gradients: Sequence[Array],
     means: Sequence[Array],
-    second_moments: ArrayLike,
+    second_moments: ArrayLike | None = None,
     kernels: Sequence[Array] | None = None,
+    *,
+    variances: ArrayLike | None = None,
 ) -> dict[str, Array]:
     """Every quantity under its name, each (layer + 1,) with all layers together last.
 
     gradients, means: g_l and E ĝ_l of any one shape, (example, unit) with kernels. second_moments: E‖ĝ_l‖² (layer,) in
-    the same space. kernels: K_l (example, example), or None for plain inner products.
+    the same space. kernels: K_l (example, example), or None for plain inner products. variances: tr Cov ĝ_l (layer,) in
+    the place of second_moments, from which only rounding would be left of a small one.
 
     What is relative to a zero gradient, a zero mean or a zero guess is NaN. Raises ValueError for sequences of
     different lengths and for a mean of another shape than its gradient.
     """
-    second = np.asarray(second_moments, np.float64)
-    lengths = [len(gradients), len(means), len(second), len(gradients) if kernels is None else len(kernels)]
+    given = np.asarray(variances if second_moments is None else second_moments, np.float64)
+    lengths = [len(gradients), len(means), len(given), len(gradients) if kernels is None else len(kernels)]
     if len(set(lengths)) != 1:
         raise ValueError(f"gradients, means, second_moments and kernels must have one entry a layer, got {lengths}")
-    rows = []
     for layer, (gradient, mean) in enumerate(zip(gradients, means, strict=True)):
         if gradient.shape != mean.shape:
             raise ValueError(f"layer {layer} has a gradient of shape {gradient.shape} and a mean of {mean.shape}")
-        kernel = None if kernels is None else kernels[layer]
-        error = mean - gradient
-        rows.append(
+    metrics = [None] * len(given) if kernels is None else kernels
+    layers = list(zip(gradients, means, metrics, strict=True))
+    inner = _with_all(np.array([_inner(mean, gradient, kernel) for gradient, mean, kernel in layers]))
+    # A kernel of low rank can round the square of a vector in its null space below zero.
+    squared_bias, mean_square, truth = (
+        _with_all(np.array([_square(vector(gradient, mean), kernel) for gradient, mean, kernel in layers]))
+        for vector in (lambda g, m: m - g, lambda g, m: m, lambda g, m: g)
+    )
+    variance = _with_all(np.maximum(given if second_moments is None else given - mean_square[:-1], 0.0))
+    second = mean_square + variance
+    # The part of ḡ across g as a vector: as a difference of squares only rounding would be left of a short one.
+    along = np.divide(inner, truth, out=np.zeros_like(inner), where=truth > 0)
+    own, together = (
+        np.array(
             [
-                _inner(error, error, kernel),
-                _inner(error, gradient, kernel),
-                _inner(mean, mean, kernel),
-                _inner(gradient, gradient, kernel),
-                second[layer],
+                _square(mean - part * gradient, kernel)
+                for (gradient, mean, kernel), part in zip(layers, parts, strict=True)
             ]
         )
-    per_layer = np.array(rows)
-    return _named(*np.concatenate([per_layer, per_layer.sum(0, keepdims=True)]).T)
-
-
-def _named(
-    squared_bias: Array, error_inner: Array, mean_square: Array, truth: Array, second: Array
-) -> dict[str, Array]:
-    # A kernel of low rank can round the square of a vector in its null space below zero.
-    squared_bias, mean_square, truth = (np.maximum(square, 0.0) for square in (squared_bias, mean_square, truth))
-    inner = truth + error_inner
-    variance = np.maximum(second - mean_square, 0.0)
+        for parts in (along[:-1], np.full(len(layers), along[-1]))
+    )
+    across = np.append(own, together.sum())
     bias, norm = np.sqrt(squared_bias), np.sqrt(truth)
-    # The part of ḡ across g is the part of d across g: no difference of two large numbers where d is small.
-    across = np.maximum(squared_bias - _ratio(error_inner**2, truth), 0.0)
     scale = _ratio(inner, second)
     found = {
         "bias": bias,
         "relative_bias": _ratio(bias, norm),
         "shrinkage": _ratio(inner, truth),
-        "directional_bias": _ratio(across, mean_square),
+        "directional_bias": np.where(truth > 0, _ratio(across, mean_square), np.nan),
         "variance": variance,
         "mse": squared_bias + variance,
         "efficiency": _ratio(inner * scale, truth),
@@ -94,6 +94,14 @@ def _named(
         "gradient_norm": norm,
     }
     return {name: found[name] for name in NAMES}
+
+
+def _with_all(per_layer: Array) -> Array:
+    return np.append(per_layer, per_layer.sum())
+
+
+def _square(vector: Array, kernel: Array | None) -> float:
+    return max(_inner(vector, vector, kernel), 0.0)
 
 
 def _inner(one: Array, other: Array, kernel: Array | None) -> float:

@@ -25,9 +25,8 @@ def bias(gradient: Array, moments: Moments) -> float:
 
 def variance(gradient: Array, moments: Moments) -> float:
     """``wang2025_variance`` of one layer, gradient (example, unit), in (loss per unit of activation)²."""
-    squared_errors = gradient**2 - 2 * gradient * moments.mean + moments.squares
-    mean_error = np.mean(moments.mean - gradient, axis=0)
-    return float(np.linalg.norm(np.mean(squared_errors, axis=0) - mean_error**2))
+    errors = moments.mean - gradient
+    return float(np.linalg.norm(np.mean(moments.variances, axis=0) + np.var(errors, axis=0)))
 
 
 def covariance_norm(factor: Factor) -> float:

@@ -16,9 +16,9 @@ from fganalysis import estimators, schema
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.intervals import Estimate
 from fganalysis.noise import Gaussian
-from fganalysis.predictions.activations import moments_of
+from fganalysis.predictions.activations import moments_of, subsampled_pairs
 from fganalysis.predictions.arrays import Prediction, at_weights, double, inputs_of, quantities_of
-from fganalysis.predictions.directions import linear, orthogonal_guess, upstream_guess
+from fganalysis.predictions.directions import linear, orthogonal_guess
 from fganalysis.predictions.upstream_story import story
 from fganalysis.predictions.weights import weight_guess
 from fganalysis.sampling import coordinates, squared_gradients
@@ -56,11 +56,11 @@ def predict_variance_parts(estimator: estimators.Subsampled, snapshot: Snapshot)
     (space, layer), layer "all" last; the standard errors are zero, and NaN stands where no closed form is known.
     """
     found = np.full((2, len(schema.SPACES), len(snapshot.taps) + 1), np.nan)
-    moments, guess = moments_of(snapshot, estimator), weight_guess(snapshot, estimator)
-    if moments is not None:
-        for index, (moment, x) in enumerate(zip(moments, inputs_of(snapshot), strict=True)):
+    pairs, guess = subsampled_pairs(snapshot, estimator), weight_guess(snapshot, estimator)
+    if pairs is not None:
+        for index, (pair, x) in enumerate(zip(pairs, inputs_of(snapshot), strict=True)):
             for space, kernel in enumerate((None, x @ x.T)):
-                parts = minibatch.parts(moment, estimator.size, kernel)
+                parts = minibatch.parts(*pair, estimator.size, kernel)
                 found[:, space, index] = parts.within, parts.between
     elif guess is not None:
         found[:, 1, :-1] = guess.within, guess.between
@@ -76,6 +76,10 @@ def _no_closed_form(snapshot: Snapshot, estimator: Any) -> Prediction:
 def _backpropagation(snapshot: Snapshot, estimator: estimators.Backpropagation) -> Prediction:
     ones = np.ones((len(schema.SPACES), len(snapshot.taps) + 1))
     return _from_moments(snapshot, estimator) | {"cosine": ones, "descent_probability": ones}
+
+
+def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> Prediction:
+    return _from_moments(snapshot, estimator) if estimator.normalise else linear(snapshot, estimator)
 
 
 def _weight(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> Prediction:
@@ -114,7 +118,7 @@ PREDICTIONS: dict[type, Callable[[Snapshot, Any], Prediction]] = {
     estimators.Backpropagation: _backpropagation,
     estimators.WeightPerturbation: _weight,
     estimators.ActivityPerturbation: linear,
-    estimators.Upstream: upstream_guess,
+    estimators.Upstream: _upstream,
     estimators.OrthogonalUpstream: orthogonal_guess,
     estimators.NewtonSchulzUpstream: linear,
     estimators.PreconditionedUpstream: linear,

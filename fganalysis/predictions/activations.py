@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from fganalysis import estimators
+from fganalysis.noise import is_isotropic
 from fganalysis.predictions.arrays import Array, double, inputs_of, jacobians_of
 from fganalysis.predictions.directions import FACTORS, linear_moments
 from fganalysis.snapshot import Snapshot
-from theory import activation_mixing, averaging, feedback, local_loss, minibatch
+from theory import activation_mixing, averaging, feedback, local_loss, minibatch, normalised_upstream
 from theory.linear_guess import Moments
 
 
@@ -20,11 +21,30 @@ def moments_of(snapshot: Snapshot, estimator: Any) -> list[Moments] | None:
     """Moments of an estimator's activation guess, where they are known."""
     if type(estimator) in FACTORS:
         if isinstance(estimator, estimators.Upstream) and estimator.normalise:
-            return None
+            return _normalised_moments(snapshot, estimator)
         factors = FACTORS[type(estimator)](snapshot, estimator)
         return None if factors is None else linear_moments(snapshot, estimator, factors)
     make = MOMENTS.get(type(estimator))
     return None if make is None else make(snapshot, estimator)
+
+
+def _normalised_moments(snapshot: Snapshot, estimator: estimators.Upstream) -> list[Moments] | None:
+    """None for shared noise with the batch's slope, and for a law that is not rotation-invariant."""
+    units = snapshot.taps[-1].units
+    mixes = estimator.shared and estimator.slope == "batch" and snapshot.n_examples > 1
+    if mixes or not is_isotropic(estimator.noise):
+        return None
+    pairs = jacobians_of(snapshot)
+    return normalised_upstream.moments(
+        double(snapshot.gradients),
+        [weight for weight, _ in pairs],
+        [derivative for _, derivative in pairs],
+        fourth=estimator.noise.fourth(units),
+        pair=estimator.noise.pair(units),
+        shared=estimator.shared,
+        slope=estimator.slope,
+        layers=estimator.layers,
+    )
 
 
 def _backpropagation_moments(snapshot: Snapshot, estimator: estimators.Backpropagation) -> list[Moments]:
@@ -129,14 +149,19 @@ def _averaged_moments(snapshot: Snapshot, estimator: estimators.Averaged) -> lis
 
 
 def _subsampled_moments(snapshot: Snapshot, estimator: estimators.Subsampled) -> list[Moments] | None:
+    pairs = subsampled_pairs(snapshot, estimator)
+    return None if pairs is None else [minibatch.subsampled_moments(*pair, estimator.size) for pair in pairs]
+
+
+def subsampled_pairs(snapshot: Snapshot, estimator: estimators.Subsampled) -> list[tuple[Moments, Moments]] | None:
+    """For every tap the inner guess on the whole batch, and the same with a slope for each example."""
     sloped = _with_own_slopes(estimator.estimator)
     if sloped is None:
         return None
     whole, by_example = (moments_of(snapshot, one) for one in (estimator.estimator, sloped))
     if whole is None or by_example is None:
         return None
-    pairs = zip(whole, by_example, strict=True)
-    return [minibatch.subsampled_moments(*pair, estimator.size) for pair in pairs]
+    return list(zip(whole, by_example, strict=True))
 
 
 def _with_own_slopes(inner: Any) -> Any:

@@ -34,10 +34,10 @@ def quantities_of(snapshot: Snapshot, moments: Sequence[Moments]) -> Prediction:
     gradients, inputs = double(snapshot.gradients), inputs_of(snapshot)
     kernels = [x @ x.T for x in inputs]
     means = [moment.mean for moment in moments]
-    plain = [moment.second_moment() for moment in moments]
-    mixed = [moment.second_moment(kernel) for moment, kernel in zip(moments, kernels, strict=True)]
-    activation = quantities.quantities(gradients, means, plain)
-    weight = quantities.quantities(gradients, means, mixed, kernels)
+    plain = [moment.variance() for moment in moments]
+    mixed = [moment.variance(kernel) for moment, kernel in zip(moments, kernels, strict=True)]
+    activation = quantities.quantities(gradients, means, variances=plain)
+    weight = quantities.quantities(gradients, means, kernels=kernels, variances=mixed)
     pairs = list(zip(gradients, moments, strict=True))
     return with_squared_bias({name: np.stack([activation[name], weight[name]]) for name in activation}) | {
         "wang2025_bias": np.array([*(wang2025.bias(g, moment) for g, moment in pairs), np.nan]),

@@ -18,7 +18,7 @@ from fganalysis.jacobian import OVERSAMPLING
 from fganalysis.noise import Gaussian
 from fganalysis.predictions.arrays import Array, Prediction, double, inputs_of, jacobians_of, quantities_of
 from fganalysis.snapshot import Snapshot
-from theory import batch_cosine, descent, linear_guess, normalised_upstream, upstream, wang2025
+from theory import batch_cosine, descent, linear_guess, upstream, wang2025
 from theory.factors import Diagonal, Factor, LowRank
 from theory.linear_guess import Moments
 from theory.spectrum import spectrum
@@ -96,20 +96,6 @@ def _activity(snapshot: Snapshot, estimator: estimators.ActivityPerturbation) ->
 
 def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> list[Factor]:
     return [*(upstream.upstream(*jacobian) for jacobian in jacobians_of(snapshot)), _identity(snapshot)]
-
-
-def upstream_guess(snapshot: Snapshot, estimator: estimators.Upstream) -> Prediction:
-    if not estimator.normalise:
-        return linear(snapshot, estimator)
-    if estimator.shared or not isinstance(estimator.noise, Gaussian):
-        return {}
-    weights, derivatives = zip(*jacobians_of(snapshot), strict=True)
-    return quantities_of(
-        snapshot,
-        normalised_upstream.moments(
-            double(snapshot.gradients), weights, derivatives, slope=estimator.slope, layers=estimator.layers
-        ),
-    )
 
 
 def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Sequence[Factor] | None:

@@ -27,8 +27,8 @@ class WeightGuess:
 
     def prediction(self, snapshot: Snapshot) -> Prediction:
         """Quantities over (space, layer), NaN in activation space."""
-        second = np.array([float((mean**2).sum()) for mean in self.means]) + self.within + self.between
-        return at_weights(quantities.quantities(double(snapshot.weight_gradients), self.means, second))
+        spread = self.within + self.between
+        return at_weights(quantities.quantities(double(snapshot.weight_gradients), self.means, variances=spread))
 
 
 def weight_guess(snapshot: Snapshot, estimator: Any, size: int | None = None) -> WeightGuess | None:
