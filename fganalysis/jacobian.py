@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from fganalysis.arguments import check_flag, check_kind, check_whole
 
 START_SEED = 20251103  # the same starting vectors for every example, so that a result depends on its example alone
 OVERSAMPLING = 6  # vectors beyond k in subspace iteration: they take the slow convergence of the k-th upon themselves
@@ -32,6 +35,8 @@ class UpstreamJacobian:
     derivative: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("weight", "derivative"):
+            check_kind(name, getattr(self, name), Tensor, "a tensor")
         if self.weight.ndim != 2 or self.derivative.ndim != 2 or self.weight.shape[1] != self.derivative.shape[1]:
             raise ValueError(
                 "weight must be (next_unit, unit) and derivative (example, unit) with the same unit, "
@@ -88,6 +93,9 @@ class UpstreamJacobian:
         iterations together with exact, "rank" or "bottom".
         """
         smaller = min(self.weight.shape)
+        check_flag("exact", exact)
+        if iterations is not None:
+            check_whole("iterations", iterations, None)
         if iterations is not None and (iterations < 0 or exact or k == "rank" or which == "bottom"):
             raise ValueError(
                 "iterations must be at least 0 and go with the top k directions and exact=False, "
@@ -99,7 +107,7 @@ class UpstreamJacobian:
             left, values, right = self._decomposed(smaller, "top")
             found = int((values > 0).sum(1).max())
             return left[:, :, :found], values[:, :found], right[:, :, :found]
-        if isinstance(k, str) or not 1 <= k <= smaller:
+        if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= smaller:
             raise ValueError(f"k must be 'rank' or from 1 to {smaller}, the Jacobian's smaller side, got {k!r}")
         if iterations is not None:
             return self._iterated(k, iterations)

@@ -202,7 +202,7 @@ def test_training_by_feedback_lowers_the_loss() -> None:
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_what_does_not_fit_is_refused_in_one_sentence(kind: type[FeedbackAlignment] | type[DirectFeedback]) -> None:
-    with pytest.raises(ValueError, match="scale must be positive, got 0"):
+    with pytest.raises(ValueError, match="scale must be a finite number above 0, got 0"):
         kind(scale=0.0)
     one = torch.ones(5, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="feedback must hold one matrix a hidden tap, 2 of them, got 1"):

@@ -259,7 +259,7 @@ def test_activity_perturbation_itself_has_that_variance_but_for_the_noise_at_the
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_what_does_not_fit_is_refused_in_one_sentence(kind: Kind) -> None:
     for rate in (0.0, 1.5):
-        with pytest.raises(ValueError, match=f"rate must be above 0 and at most 1, got {rate}"):
+        with pytest.raises(ValueError, match=f"rate must be a finite number above 0 and at most 1, got {rate}"):
             kind(rate=rate)
     for steps in (-1, 1.5):
         with pytest.raises(ValueError, match=f"steps must be a whole number of at least 0, got {steps}"):

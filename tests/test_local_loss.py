@@ -336,7 +336,7 @@ def test_trained_heads_guess_better_than_random_directions() -> None:
         ({"target": "both"}, "target must be 'global' or 'local', got 'both'"),
         ({"space": "input"}, "space must be 'activation' or 'weight', got 'input'"),
         ({"mode": "thawed"}, "mode must be 'frozen' or 'trained' or 'redrawn', got 'thawed'"),
-        ({"rate": 0.0}, "rate must be positive, got 0.0"),
+        ({"rate": 0.0}, "rate must be a finite number above 0, got 0.0"),
     ],
 )
 def test_unknown_settings_are_refused(settings: dict[str, Any], message: str) -> None:

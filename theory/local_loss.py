@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from theory.factors import Array
 
@@ -36,6 +36,11 @@ def projected(target: Array, direction: Array, kernel: Array | None = None) -> A
         inner = np.sum(target * mixed, keepdims=True)
         square = np.sum(direction * mixed, keepdims=True)
     return np.divide(inner, square, out=np.zeros_like(inner), where=square > 0) * direction
+
+
+def cross_entropy(logits: Array, targets: NDArray[np.int64]) -> float:
+    """The mean cross-entropy of logits (example, class) against class indices (example,)."""
+    return float(-np.mean(log_softmax(logits, axis=1)[np.arange(len(logits)), targets]))
 
 
 def cross_entropy_error(logits: Array, targets: NDArray[np.int64]) -> Array:

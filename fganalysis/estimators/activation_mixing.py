@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_flag
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import Slope, check_switches, rescaled_to
+from fganalysis.estimators.feedback import read_by_next
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Layers, Snapshot
 
@@ -40,11 +42,15 @@ class ActivationMixing:
     slope: Slope = "example"
     layers: Layers = "joint"
 
+    def __post_init__(self) -> None:
+        check_flag("normalise", self.normalise)
+        check_switches(self)
+
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        check_switches(self)
         at_inputs = [self._mixtures(snapshot, index, n_guesses, generator) for index in range(len(snapshot.taps) - 1)]
-        at_output = self.noise.draw((n_guesses, *snapshot.outputs.shape), generator, snapshot.outputs)
+        last = snapshot.taps[-1].outputs
+        at_output = self.noise.draw((n_guesses, *last.shape), generator, last)
         slopes = self._slopes(snapshot, at_inputs, at_output)
         if self.slope == "batch":
             slopes = slopes.sum(-1, keepdim=True)
@@ -57,11 +63,10 @@ class ActivationMixing:
 
     def _mixtures(self, snapshot: Snapshot, index: int, n_guesses: int, generator: torch.Generator) -> Tensor:
         """u of tap ``index``, (guess, example, unit), at the inputs of the tap after it."""
-        units = snapshot.upstream[index].weight.shape[1]
-        mixed = snapshot.taps[index + 1].inputs[:, :units]
+        mixed = read_by_next(snapshot, index)
         shape = (n_guesses, snapshot.n_examples, snapshot.n_examples)
         directions = (self.noise.draw(shape, generator, mixed) @ mixed).mul_(mixed > 0)
-        return rescaled_to(directions, units**0.5) if self.normalise else directions
+        return rescaled_to(directions, mixed.shape[1] ** 0.5) if self.normalise else directions
 
     def _slopes(self, snapshot: Snapshot, at_inputs: list[Tensor], at_output: Tensor) -> Tensor:
         """Slopes by tap whose guess they scale, (guess, 1 or layer, example).

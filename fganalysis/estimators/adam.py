@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_kind, described
+
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
@@ -65,12 +67,20 @@ class AdamState:
         return cls(values, first, second, int(tensors["step"]))
 
 
+def check_optimiser(optimiser: object) -> None:
+    """Raises ValueError for a state that is neither None nor an `AdamState`."""
+    if optimiser is not None:
+        check_kind("optimiser", optimiser, AdamState, "None or the AdamState of an estimator that has learned")
+
+
 def numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
     """The tensors called ``name``.0, ``name``.1 and so on, in order, copied.
 
     What a file gives lies at any address, and matrix products round differently where memory is not aligned: without
     the copy a run that is continued from a checkpoint leaves the uninterrupted one in the last digit.
     """
+    if not isinstance(tensors, dict) or not all(isinstance(part, Tensor) for part in tensors.values()):
+        raise ValueError(f"a state must be a dict of tensors, as the method state gives, got {described(tensors)}")
     count = sum(key.startswith(f"{name}.") for key in tensors)
     missing = [f"{name}.{index}" for index in range(count) if f"{name}.{index}" not in tensors]
     if missing:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.feedback import check_matrices, check_scale, output_error, random_matrices, repeated
+from fganalysis.estimators.feedback import check_drawn, check_matrices, output_error, random_matrices, repeated
 from fganalysis.snapshot import Snapshot
 
 
@@ -24,7 +24,7 @@ class DirectFeedback:
 
     Fields: ``seed`` and ``scale`` of the matrices, whose entries are N(0, scale²/unit), so that at 1 B keeps the length
     of an error on average; or ``feedback``, the matrices themselves, (unit, output unit) for every tap but the last.
-    Raises ValueError for a scale that is not positive and, in a call, for matrices that do not fit the network.
+    Raises ValueError for a wrong field and, in a call, for matrices that do not fit the network.
     """
 
     seed: int = 0
@@ -32,7 +32,7 @@ class DirectFeedback:
     feedback: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        check_drawn(self.seed, self.scale, self.feedback)
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
@@ -48,7 +48,7 @@ class DirectFeedback:
         outputs = snapshot.taps[-1].outputs
         shapes = [(tap.units, outputs.shape[1]) for tap in snapshot.taps[:-1]]
         if self.feedback is not None:
-            check_matrices(self.feedback, shapes, snapshot.layers)
+            check_matrices(self.feedback, shapes, snapshot.layers, outputs)
             return self.feedback
         drawn: tuple[Tensor, ...] = snapshot.remember(
             ("direct_feedback", self.seed, self.scale), lambda: random_matrices(shapes, self.seed, self.scale, outputs)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import check_number, check_seed, described
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.snapshot import Snapshot
 
@@ -104,19 +105,54 @@ def random_matrices(shapes: Sequence[tuple[int, int]], seed: int, scale: float, 
     return tuple(torch.randn(shape, generator=generator).mul_(scale / shape[0] ** 0.5).to(like) for shape in shapes)
 
 
-def check_matrices(matrices: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
-    """Raises ValueError unless there is one matrix a hidden tap, of the shape given for it."""
+def read_by_next(snapshot: Snapshot, index: int) -> Tensor:
+    """φ(s_l) of tap ``index``, (example, unit): what the next tap's weight is multiplied by, without a column of ones.
+
+    Raises ValueError where that weight is frozen: the tap then keeps no inputs but the bias's.
+    """
+    following = snapshot.taps[index + 1]
+    if not following.has_weight:
+        raise ValueError(
+            f"the activations between taps {snapshot.taps[index].name!r} and {following.name!r} are needed, but the "
+            f"weight of {following.name!r} is frozen: freeze its bias as well, or let the weight require a gradient"
+        )
+    return following.inputs[:, : snapshot.upstream[index].weight.shape[1]]
+
+
+def check_feedback(name: str, matrices: object) -> None:
+    """Raises ValueError for what is neither None nor a tuple or list of tensors of real numbers."""
+    if matrices is None:
+        return
+    parts = matrices if isinstance(matrices, tuple | list) else [matrices]
+    wrong = [part for part in parts if not (isinstance(part, Tensor) and part.is_floating_point())]
+    if wrong or parts is not matrices:
+        raise ValueError(
+            f"{name} must be a tuple with a floating-point tensor for every hidden tap, "
+            f"got {described((*wrong, matrices)[0])}"
+        )
+
+
+def check_matrices(
+    matrices: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], names: Sequence[str], like: Tensor
+) -> None:
+    """Raises ValueError unless there is one matrix a hidden tap, of the shape given for it, of the network's type."""
     if len(matrices) != len(shapes):
         raise ValueError(f"feedback must hold one matrix a hidden tap, {len(shapes)} of them, got {len(matrices)}")
     for name, matrix, shape in zip(names, matrices, shapes, strict=False):
         if matrix.shape != shape:
             raise ValueError(f"the feedback of tap {name!r} must have the shape {shape}, got {tuple(matrix.shape)}")
+        if (matrix.dtype, matrix.device) != (like.dtype, like.device):
+            raise ValueError(
+                f"the feedback of tap {name!r} must have the network's precision and device, {like.dtype} on "
+                f"{like.device}, got {matrix.dtype} on {matrix.device}"
+            )
 
 
-def check_scale(scale: float) -> None:
-    """Raises ValueError for a scale that is not positive."""
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
+def check_drawn(seed: object, scale: object, feedback: object) -> None:
+    """Raises ValueError for a wrong seed, scale or matrices of `random_matrices` or in their place."""
+    check_seed("seed", seed)
+    check_number("scale", scale, above=0)
+    check_feedback("feedback", feedback)
 
 
 def repeated(guesses: Sequence[Tensor], n_guesses: int) -> ActivationEstimates:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.feedback import check_matrices, check_scale, output_error, random_matrices, repeated
+from fganalysis.estimators.feedback import check_drawn, check_matrices, output_error, random_matrices, repeated
 from fganalysis.snapshot import Snapshot
 
 
@@ -25,7 +25,7 @@ class FeedbackAlignment:
 
     Fields: ``seed`` and ``scale`` of the matrices, whose entries are N(0, scale²/unit), so that at 1 B keeps the length
     of an error on average; or ``feedback``, the matrices themselves, (unit, next_unit) for every tap but the last.
-    Raises ValueError for a scale that is not positive and, in a call, for matrices that do not fit the network.
+    Raises ValueError for a wrong field and, in a call, for matrices that do not fit the network.
     """
 
     seed: int = 0
@@ -33,7 +33,7 @@ class FeedbackAlignment:
     feedback: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        check_drawn(self.seed, self.scale, self.feedback)
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
@@ -47,7 +47,7 @@ class FeedbackAlignment:
         """B_l, (unit, next_unit) for every tap but the last: those given, or those of the seed."""
         shapes = list(itertools.pairwise(tap.units for tap in snapshot.taps))
         if self.feedback is not None:
-            check_matrices(self.feedback, shapes, snapshot.layers)
+            check_matrices(self.feedback, shapes, snapshot.layers, snapshot.taps[-1].outputs)
             return self.feedback
         drawn: tuple[Tensor, ...] = snapshot.remember(
             ("feedback_alignment", self.seed, self.scale),

@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import check_kind, check_number, check_whole
 from fganalysis.estimates import ActivationEstimates
-from fganalysis.estimators.adam import AdamState, numbered
+from fganalysis.estimators.adam import AdamState, check_optimiser, numbered
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.feedback import check_matrices, output_changes, output_error, repeated
+from fganalysis.estimators.directional import check_switches
+from fganalysis.estimators.feedback import check_feedback, check_matrices, output_changes, output_error, repeated
 from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
 
@@ -46,7 +47,8 @@ class ForwardDirectFeedback:
     feedback: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
-        _check_settings(self.rate, self.steps)
+        _check_settings(self)
+        check_feedback("feedback", self.feedback)
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
@@ -94,7 +96,8 @@ class ForwardDirectFeedbackAdam:
     optimiser: AdamState | None = None
 
     def __post_init__(self) -> None:
-        _check_settings(self.rate, self.steps)
+        _check_settings(self)
+        check_optimiser(self.optimiser)
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
@@ -134,6 +137,8 @@ def feedback_samples(
     snapshot: Snapshot, noise: Noise, histories: int, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """M_l = (1/N) Σ_b d_b u_l,bᵀ, once for each history: (history, output unit, unit) for every tap but the last."""
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
+    check_kind("generator", generator, torch.Generator, "a torch.Generator")
     if len(snapshot.taps) == 1:
         return ()
     directions = [noise.draw((histories, *tap.outputs.shape), generator, tap.outputs) for tap in snapshot.taps[:-1]]
@@ -150,6 +155,7 @@ def guesses_from(snapshot: Snapshot, feedback: Sequence[Tensor], n_guesses: int)
 
 
 def _zeros(snapshot: Snapshot, histories: int) -> tuple[Tensor, ...]:
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     check_whole("histories", histories)
     outputs = snapshot.taps[-1].outputs
     return tuple(outputs.new_zeros(histories, outputs.shape[1], tap.units) for tap in snapshot.taps[:-1])
@@ -163,15 +169,17 @@ def _each(feedback: Sequence[Tensor], n_guesses: int) -> tuple[Tensor, ...]:
     return tuple(matrix.expand(n_guesses, -1, -1) for matrix in feedback)
 
 
-def _check_settings(rate: float, steps: int) -> None:
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
-    check_whole("steps", steps, least=0)
+def _check_settings(estimator: ForwardDirectFeedback | ForwardDirectFeedbackAdam) -> None:
+    check_number("rate", estimator.rate, above=0, most=1)
+    check_whole("steps", estimator.steps, least=0)
+    check_switches(estimator)
 
 
 def _check_histories(feedback: Sequence[Tensor], snapshot: Snapshot, n_guesses: int) -> None:
     histories = _histories(feedback)
     out = snapshot.taps[-1].units
-    check_matrices(feedback, [(histories, out, tap.units) for tap in snapshot.taps[:-1]], snapshot.layers)
+    check_matrices(
+        feedback, [(histories, out, tap.units) for tap in snapshot.taps[:-1]], snapshot.layers, snapshot.outputs
+    )
     if histories not in (1, n_guesses):
         raise ValueError(f"feedback holds {histories} histories: n_guesses must be as many, got {n_guesses}")

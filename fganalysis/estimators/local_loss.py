@@ -20,12 +20,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fganalysis.arguments import check_whole
+from fganalysis.arguments import check_choice, check_kind, check_number, check_seed, check_whole
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.estimators import heads
-from fganalysis.estimators.adam import AdamState
+from fganalysis.estimators.adam import AdamState, check_optimiser
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.feedback import output_error, repeated
+from fganalysis.estimators.feedback import output_error, read_by_next, repeated
 from fganalysis.snapshot import Snapshot, Tap
 
 Target = Literal["global", "local"]
@@ -60,15 +60,13 @@ class LocalLoss:
     optimiser: AdamState | None = None
 
     def __post_init__(self) -> None:
-        allowed = {"head": heads.Kind, "target": Target, "space": Space, "mode": Mode}
-        for name, choices in allowed.items():
-            if getattr(self, name) not in get_args(choices):
-                known = " or ".join(map(repr, get_args(choices)))
-                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
+        for name, choices in {"head": heads.Kind, "target": Target, "space": Space, "mode": Mode}.items():
+            check_choice(name, getattr(self, name), get_args(choices))
+        check_seed("seed", self.seed)
         if self.width is not None:
             check_whole("width", self.width)
-        if not self.rate > 0:
-            raise ValueError(f"rate must be positive, got {self.rate}")
+        check_number("rate", self.rate, above=0)
+        check_optimiser(self.optimiser)
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
@@ -109,7 +107,7 @@ class LocalLoss:
     def head_losses(self, snapshot: Snapshot) -> Tensor:
         """The loss of each block's own head on the batch, (layer,), the output tap left out."""
         own = self.own_heads(snapshot, self.optimiser is not None)
-        blocks = [_block(snapshot, index) for index in range(len(own))]
+        blocks = [read_by_next(snapshot, index) for index in range(len(own))]
         pairs = zip(own, blocks, strict=True)
         return torch.stack([snapshot.loss_fn(heads.outputs_of(head, block), snapshot.targets) for head, block in pairs])
 
@@ -174,7 +172,7 @@ class LocalLoss:
         found = last.get(self.optimiser)
         if found is None:
             found = [
-                heads.both_gradients(head, _block(snapshot, index), snapshot.loss_fn, snapshot.targets)
+                heads.both_gradients(head, read_by_next(snapshot, index), snapshot.loss_fn, snapshot.targets)
                 for index, head in enumerate(own)
             ]
             last.clear()
@@ -185,7 +183,7 @@ class LocalLoss:
         def of(parameters: heads.Parameters) -> Tensor:
             return heads.block_gradients(parameters, block, snapshot.loss_fn, snapshot.targets)
 
-        block = _block(snapshot, index)
+        block = read_by_next(snapshot, index)
         return of
 
     def own_heads(self, snapshot: Snapshot, trained: bool) -> list[heads.Parameters]:
@@ -237,6 +235,8 @@ def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> Local
 
     Raises ValueError for n_steps below 1, for heads that do not fit and for class indices beyond the outputs.
     """
+    check_kind("estimator", estimator, LocalLoss, "a LocalLoss")
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     check_whole("n_steps", n_steps)
     heads.check_targets(snapshot.targets, snapshot.outputs.shape[1])
     if estimator.optimiser is None:
@@ -257,8 +257,3 @@ def _near_one(direction: Tensor) -> Tensor:
 
 def _scaled(direction: Tensor, norm: Tensor) -> Tensor:
     return direction / torch.where(norm > 0, norm, 1.0)
-
-
-def _block(snapshot: Snapshot, index: int) -> Tensor:
-    """φ(s_l), (example, unit): what the next tap reads, without its column of ones."""
-    return snapshot.taps[index + 1].inputs[:, : snapshot.upstream[index].derivative.shape[1]]

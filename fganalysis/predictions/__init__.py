@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from fganalysis import estimators, schema
+from fganalysis.arguments import check_kind
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.intervals import Estimate
 from fganalysis.noise import Gaussian
@@ -34,7 +35,11 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
 
     Computed in double precision from the snapshot's arrays by the package `theory`, which shares no code with the
     sampler: where both agree, it is evidence.
+
+    Raises:
+        ValueError: what is no snapshot, and what is neither a key nor an instance of an estimator.
     """
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     chosen = resolve(estimator)
     found = PREDICTIONS.get(type(chosen), _no_closed_form)(snapshot, chosen)
     grid = (schema.SPACE, schema.LAYER)
@@ -55,6 +60,8 @@ def predict_variance_parts(estimator: estimators.Subsampled, snapshot: Snapshot)
 
     (space, layer), layer "all" last; the standard errors are zero, and NaN stands where no closed form is known.
     """
+    check_kind("estimator", estimator, estimators.Subsampled, "a Subsampled, whose variance has two parts")
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     found = np.full((2, len(schema.SPACES), len(snapshot.taps) + 1), np.nan)
     pairs, guess = subsampled_pairs(snapshot, estimator), weight_guess(snapshot, estimator)
     if pairs is not None:

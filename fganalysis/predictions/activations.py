@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from fganalysis import estimators
 from fganalysis.noise import is_isotropic
-from fganalysis.predictions.arrays import Array, double, inputs_of, jacobians_of
+from fganalysis.predictions.arrays import Array, blocks_of, double, inputs_of, jacobians_of
 from fganalysis.predictions.directions import FACTORS, linear_moments
 from fganalysis.snapshot import Snapshot
 from theory import activation_mixing, averaging, feedback, local_loss, minibatch, normalised_upstream
@@ -89,16 +90,19 @@ def _adam_feedback(snapshot: Snapshot, estimator: estimators.ForwardDirectFeedba
 def _local_loss(snapshot: Snapshot, estimator: estimators.LocalLoss) -> list[Moments] | None:
     """The projection on the gradient of a linear head under the mean cross-entropy."""
     untrained = estimator.mode == "trained" and estimator.optimiser is None
-    if estimator.head != "linear" or estimator.mode == "redrawn" or untrained or not _is_cross_entropy(snapshot):
+    if estimator.head != "linear" or estimator.mode == "redrawn" or untrained:
+        return None
+    factor = _cross_entropies(snapshot)
+    if factor is None:
         return None
     targets, jacobians = snapshot.targets.cpu().numpy(), jacobians_of(snapshot)
-    blocks = [x[:, : weight.shape[1]] for x, (weight, _) in zip(inputs_of(snapshot)[1:], jacobians, strict=True)]
+    blocks = blocks_of(snapshot)
 
     def head_gradients(trained: bool) -> list[Array]:
         found = []
         heads = [double(head) for head in estimator.own_heads(snapshot, trained)]
         for block, (_, derivative), (weight, bias) in zip(blocks, jacobians, heads, strict=True):
-            found.append(local_loss.linear_head_gradient(block, derivative, weight, bias, targets))
+            found.append(factor * local_loss.linear_head_gradient(block, derivative, weight, bias, targets))
         return found
 
     gradients = double(snapshot.gradients)
@@ -109,15 +113,29 @@ def _local_loss(snapshot: Snapshot, estimator: estimators.LocalLoss) -> list[Mom
     return [feedback.deterministic(one) for one in guesses]
 
 
-def _is_cross_entropy(snapshot: Snapshot) -> bool:
-    """Whether the exact gradient at the outputs is that of the mean cross-entropy against class indices."""
+def _cross_entropies(snapshot: Snapshot) -> float | None:
+    """How many times the mean cross-entropy against class indices the loss is; None where it is none.
+
+    By its values on three batches of logits and by its exact gradient at the outputs, in units of their own size.
+    """
     targets, error = snapshot.targets.cpu().numpy(), double(snapshot.gradients)[-1]
     if targets.ndim != 1 or targets.dtype.kind not in "iu" or snapshot.outputs.shape != error.shape:
-        return False
-    if not np.isin(targets, np.arange(error.shape[1])).all():
-        return False
-    expected = local_loss.cross_entropy_error(double([snapshot.outputs])[0], targets)
-    return bool(np.allclose(error, expected, rtol=1e-4, atol=1e-5 / len(error)))
+        return None
+    classes = error.shape[1]
+    if classes < 2 or not np.isin(targets, np.arange(classes)).all():
+        return None
+    with torch.no_grad():
+        probes = [torch.zeros_like(snapshot.outputs), snapshot.outputs, -snapshot.outputs]
+        losses = [float(snapshot.loss_fn(probe, snapshot.targets)) for probe in probes]
+    factor = losses[0] / np.log(classes)
+    outputs = double([snapshot.outputs])[0]
+    expected = [factor * local_loss.cross_entropy(logits, targets) for logits in (outputs, -outputs)]
+    slope = factor * local_loss.cross_entropy_error(outputs, targets)
+    same = np.allclose(losses[1:], expected, rtol=1e-4, atol=1e-5 * abs(factor))
+    if factor == 0 or not np.isfinite(factor) or not same:
+        return None
+    close = np.allclose(error, slope, rtol=1e-4, atol=1e-5 * abs(factor) / len(error))
+    return float(factor) if close else None
 
 
 def _mixing_moments(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> list[Moments] | None:
@@ -127,7 +145,7 @@ def _mixing_moments(snapshot: Snapshot, estimator: estimators.ActivationMixing) 
     gradients, jacobians = double(snapshot.gradients), jacobians_of(snapshot)
     sizes = [snapshot.n_examples] * len(jacobians) + [snapshot.taps[-1].units]
     return activation_mixing.moments(
-        [x[:, : weight.shape[1]] for x, (weight, _) in zip(inputs_of(snapshot)[1:], jacobians, strict=True)],
+        blocks_of(snapshot),
         [g @ weight for g, (weight, _) in zip(gradients[1:], jacobians, strict=True)],
         [derivative for _, derivative in jacobians],
         gradients[-1],

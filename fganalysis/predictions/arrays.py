@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fganalysis.estimators.feedback import read_by_next
 from fganalysis.snapshot import Snapshot
 from theory import quantities, wang2025
 from theory.linear_guess import Moments
@@ -27,6 +28,11 @@ def inputs_of(snapshot: Snapshot) -> list[Array]:
 def jacobians_of(snapshot: Snapshot) -> list[tuple[Array, Array]]:
     """The next tap's weight (next_unit, unit) and φ' (example, unit) of every tap but the last."""
     return [(double([j.weight])[0], double([j.derivative])[0]) for j in snapshot.upstream]
+
+
+def blocks_of(snapshot: Snapshot) -> list[Array]:
+    """φ(s_l) (example, unit) of every tap but the last."""
+    return double([read_by_next(snapshot, index) for index in range(len(snapshot.taps) - 1)])
 
 
 def quantities_of(snapshot: Snapshot, moments: Sequence[Moments]) -> Prediction:
