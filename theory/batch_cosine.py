@@ -28,9 +28,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from theory import cosine
 from theory.cosine import gaussian, isotropic
 from theory.factors import Array
-from theory.linear_guess import Layers, check_switches
+from theory.linear_guess import Layers, check_switches, of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
 STEP = 0.15  # of log s and log τ: errors of e^(−π²/0.3) = 5e-15
@@ -93,7 +94,7 @@ def activation_cosines(
     check_switches("example", layers)
     squares = np.asarray(squared_gradients, np.float64)
     own = np.stack([np.sum(values * parts, axis=1) for values, parts in spectra])
-    others = np.maximum(own.sum(0) - own, 0.0) if layers == "joint" else np.zeros_like(own)
+    others = of_others(own, "example", layers)
     blocks = [_plain_blocks(*spectrum, other) for spectrum, other in zip(spectra, others, strict=True)]
     found = [mean_cosine(block, float(square)) for block, square in zip(blocks, squares, strict=True)]
     if layers == "joint":
@@ -105,6 +106,27 @@ def activation_cosines(
         stacked = [np.concatenate(parts) for parts in zip(*padded, strict=True)]
         whole = _plain_blocks(stacked[0], stacked[1], np.zeros(own.size))
     return np.array([*found, mean_cosine(whole, float(squares.sum()))])
+
+
+def of_one_example(
+    spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, squared_gradients: ArrayLike, *, layers: Layers
+) -> Array:
+    """E cos in weight space of a batch of one example, (layer + 1,); arguments as in `theory.cosine.of_one_example`.
+
+    One example's Ĝ_l = ĝ_l xᵀ has the cosine of ĝ_l. All layers together weigh them by ‖x_l‖²; with a pass each, layer
+    l is a block with the gradient ‖x_l‖ g_l.
+    """
+    kappa, squares = np.asarray(weights, np.float64), np.asarray(squared_gradients, np.float64)
+    found = activation_cosines(spectra, squares, layers=layers)
+    found[:-1][kappa == 0] = np.nan
+    if layers == "joint":
+        found[-1] = cosine.of_one_example(spectra, kappa, squares)
+        return found
+    widest = max(values.shape[1] for values, _ in spectra)
+    padded = [[np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in spectrum] for spectrum in spectra]
+    values, parts = (np.concatenate(side) for side in zip(*padded, strict=True))
+    found[-1] = mean_cosine(_plain_blocks(values, kappa[:, None] * parts, np.zeros_like(kappa)), float(kappa @ squares))
+    return found
 
 
 def separate_weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:

@@ -14,13 +14,14 @@ Integrals by `theory.quadrature`, to a relative 1e-10. Source: derived here; Imh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from theory.factors import Array
+from theory.linear_guess import of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
 STEP = 0.25  # of log u: errors of e^(−π²/0.25) = 7e-18
@@ -98,6 +99,37 @@ def gaussian_square(
     return _integrated(integrand, eigenvalues, components, np.zeros(1), counts) / _root(squared_gradient) ** 2
 
 
+def of_one_example(spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, squared_gradients: ArrayLike) -> float:
+    """E cos of all layers of one joint pass in a metric that weighs layers: weight space for a batch of one example.
+
+    There ⟨ĝ_l, ĝ_l⟩_K = κ_l‖ĝ_l‖², κ = ‖x‖², while the slope t = Σ_l y_l·g_l knows no weights. Under e^(−u Σ κ‖y‖²), t
+    and w = Σ κ_l y_l·g_l are Gaussian, and E[w sign t] = √(2/π) Cov(w, t)/√Var t:
+
+        E cos = (1/(‖g‖_K √π)) ∫ Π_i (1 + 2uκλ_i)^(−½) √(2/π) c/√v u^(−½) du
+        c = Σ κ e_i λ_i/(1 + 2uκλ_i)        v = Σ e_i λ_i/(1 + 2uκλ_i)
+
+    spectra: eigenvalues and components (1, mode) of every layer. weights: κ (layer,). squared_gradients: ‖g_l‖². NaN
+    without a gradient or a direction.
+    """
+    kappa, squares = np.asarray(weights, np.float64), np.asarray(squared_gradients, np.float64)
+    values = np.concatenate([values[0] for values, _ in spectra])
+    parts = np.concatenate([parts[0] for _, parts in spectra])
+    each = np.concatenate([np.full(one.shape[1], k) for (one, _), k in zip(spectra, kappa, strict=True)])
+    truth = float(kappa @ squares)
+    seen = (values > 0) & (each > 0)
+    if not truth > 0 or not np.any(seen & (parts > 0)):
+        return float("nan")
+    # Layers without weight are still in the slope: their variance does not fall with u.
+    scaled = each * values
+    trace, smallest = scaled.sum(), scaled[seen].min()
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), STEP))[:, None] / trace
+    shrunk = parts * values / (1 + 2 * u * scaled)
+    variance, covariance = shrunk.sum(1), (each * shrunk).sum(1)
+    decay = np.exp(-0.5 * np.log1p(2 * u * scaled).sum(1))
+    integrand = np.sqrt(2 * u[:, 0]) / np.pi * decay * covariance / np.sqrt(variance)
+    return float(log_trapezoid(integrand, STEP) / np.sqrt(truth))
+
+
 def weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
     """E cos of Ĝ_l = t V_l in weight space, V Gaussian, one joint pass: (layer + 1,), all layers together last.
 
@@ -105,7 +137,7 @@ def weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
     together `theory.batch_cosine.mean_cosine`.
     """
     own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
-    others = np.maximum(own.sum() - own, 0.0)
+    others = of_others(own[:, None], "example", "joint")[:, 0]
     layers = gaussian(np.ones((len(own), 1)), own[:, None], own, others, dims[:, None])
     whole = isotropic(dims.sum()) if own.sum() > 0 else np.float64(np.nan)
     return np.append(layers, whole)

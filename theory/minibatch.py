@@ -12,6 +12,9 @@ A guess on S has, given S, second moments that are sums over pairs of rows of S 
 not share both noise and slope. Their expectation takes f for a row and f₂ for a pair; what a row contributes by itself
 (its own slope and direction) is told apart from what it takes from other rows' slopes.
 
+Its cosine with the gradient, and whether it is positive, are no functions of such moments: `cosines_and_descents` goes
+through all subsets where they are few (`MOST_SUBSETS`), and gives NaN where they are not.
+
     tr Cov ĝ = [E‖ĝ‖² − E_S‖E(ĝ|S)‖²]  +  [E_S‖E(ĝ|S)‖² − ‖E ĝ‖²]     within, the guess + between, the minibatch
 
 Weight perturbation with one direction for the whole batch, or the mean of several, is covered as well: given S, its
@@ -22,12 +25,18 @@ Source: Cochran 1977, Sampling Techniques, ch. 2; the split is derived here, and
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from theory.factors import Array, gram
 from theory.linear_guess import Moments
+
+MOST_SUBSETS = 20_000  # gone through for a cosine
 
 
 @dataclass(frozen=True)
@@ -103,3 +112,38 @@ def _between_rows(mean: Array, size: int) -> tuple[Array, Array]:
     covariances = gram(mean) * (-spread / max(examples - 1, 1))
     np.fill_diagonal(covariances, variances.sum(1))
     return variances, covariances
+
+
+def cosines_and_descents(products: Sequence[Array], size: int) -> tuple[Array, Array]:
+    """E cos of the minibatch gradient and P(⟨ĝ, g⟩ > 0) of every layer, (layer + 1,), all layers together last.
+
+    products: K_bc g_b·g_c (example, example), a layer each. A subset whose gradient is zero has cosine 0, as a sample's
+    guess has. NaN without a gradient; the cosine where the subsets are too many, and the probability unless all inner
+    products between examples are zero, as in activation space: it is then that of drawing a row with a gradient.
+    """
+    whole = [*products, np.sum(products, axis=0)]
+    found = np.array([_subsets(one, size) for one in whole])
+    return found[:, 0], found[:, 1]
+
+
+def _subsets(products: Array, size: int) -> tuple[float, float]:
+    """E cos and P(inner > 0) of one layer."""
+    examples = len(products)
+    inclusion(examples, size)
+    truth = float(products.sum())
+    if not truth > 0:
+        return math.nan, math.nan
+    own = np.diagonal(products)
+    if math.comb(examples, size) > MOST_SUBSETS:
+        apart = not np.any(products - np.diag(own))
+        empty = special.comb(int(np.sum(own == 0)), size) / special.comb(examples, size)
+        return math.nan, 1.0 - float(empty) if apart else math.nan
+    rows, cosines, positive = products.sum(1), 0.0, 0
+    subsets = np.array(list(itertools.combinations(range(examples), size)))
+    for part in np.array_split(subsets, max(1, subsets.size * size // 2**20)):
+        inner = rows[part].sum(1)
+        square = products[part[:, :, None], part[:, None, :]].sum((1, 2))
+        lengths = np.sqrt(np.maximum(square, 0.0) * truth)
+        cosines += float(np.sum(np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)))
+        positive += int(np.sum(inner > 0))
+    return cosines / len(subsets), positive / len(subsets)

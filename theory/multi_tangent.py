@@ -14,6 +14,16 @@ Gaussian vector of n − 1 entries of deviation ‖z‖‖G‖/k, so its cosine 
 Its norm is ‖G‖/k · cos · S with S = ‖z‖² + χ²_{n−1} ~ χ²_{n+k−1} independent of the cosine (as a share of a sum of
 gammas is of the sum), so E‖Ĝ‖/‖G‖ = (n + k − 1)/k · E cos.
 
+**One layer of a joint pass.** With ρ = ‖G_l‖/‖G‖, σ² = 1 − ρ² and u the layer's slopes along the direction of all
+slopes, ĝ_l is u along G_l and, across it, χ_m in m = P_l − 1 dimensions, both times one number > 0, and
+u = ρ χ_k + σ ν, ν ~ N(0, 1):
+
+    P(⟨ĝ_l, G_l⟩ > 0) = P(u > 0) = F_k(ρ√k/σ),  F_k Student's t with k degrees of freedom
+    E cos = E u/√(u² + χ_m²) = (ρ E χ_k/√π) ∫₀^∞ s^(−½) (1 + 2s)^(−(m+k+1)/2) (1 + 2sσ²)^((k−2)/2) ds
+
+from 1/√x = π^(−½) ∫ e^(−sx) s^(−½) ds and the Gaussian mean of u e^(−su²) given χ_k. k = 1 is weight perturbation; the
+mean of m such guesses is one of m k tangents.
+
 Sources: Flügel et al. 2024; MATH.md §3, §5; the laws of cosine and norm are derived here.
 """
 
@@ -23,11 +33,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
-from theory import weight_perturbation
+from theory import batch_cosine, weight_perturbation
 from theory.cosine import gamma_step
 from theory.factors import Array
-from theory.linear_guess import Layers
+from theory.linear_guess import Layers, check_switches, of_others
+from theory.quadrature import log_nodes, log_trapezoid
+
+STEP = 0.25  # of log s: errors of e^(−π²/0.25)
 
 
 def mean_square_error(k: ArrayLike, n: ArrayLike, fourth: float = 3.0, pair: float = 1.0) -> Array:
@@ -48,6 +62,50 @@ def mean_cosine(k: ArrayLike, n: ArrayLike) -> Array:
     tangents, dims = _checked(k), _checked(n)
     found: Array = gamma_step(tangents / 2) / gamma_step((dims + tangents - 1) / 2)
     return found
+
+
+def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
+    """E cos of Ĝ_l and of all layers together, (layer + 1,); Gaussian tangents.
+
+    squared_norms: ‖G_l‖² (layer,). sizes: P_l. NaN for a layer without a gradient, and for all layers together where
+    every layer has k > 1 tangents of its own: an integral over two numbers a layer.
+    """
+    check_switches("batch", layers)
+    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    seen = own > 0
+    if layers == "separate":
+        if k == 1:
+            return batch_cosine.separate_weight_perturbation(own, dims)
+        return np.append(np.where(seen, mean_cosine(k, dims), np.nan), np.nan)
+    along, across = _shares(own)
+    parts = zip(along, across, dims, seen, strict=True)
+    found = [_layer_cosine(rho, sigma, size, k) if known else np.nan for rho, sigma, size, known in parts]
+    whole = float(mean_cosine(k, dims.sum())) if seen.any() else np.nan
+    return np.array([*found, whole])
+
+
+def descent_probabilities(squared_norms: ArrayLike, k: int, *, layers: Layers) -> Array:
+    """P(⟨Ĝ_l, G_l⟩ > 0) and for all layers together, (layer + 1,); Gaussian tangents. NaN without a gradient."""
+    check_switches("batch", layers)
+    own = np.asarray(squared_norms, np.float64)
+    along, across = _shares(own)
+    ratio = np.divide(along * np.sqrt(k), across, out=np.full_like(along, np.inf), where=across > 0)
+    each = special.stdtr(k, ratio) if layers == "joint" else np.ones_like(own)
+    return np.append(np.where(own > 0, each, np.nan), 1.0 if own.sum() > 0 else np.nan)
+
+
+def _shares(own: Array) -> tuple[Array, Array]:
+    """ρ and σ of every layer."""
+    whole = own.sum() if own.sum() > 0 else 1.0
+    return np.sqrt(own / whole), np.sqrt(of_others(own[:, None], "example", "joint")[:, 0] / whole)
+
+
+def _layer_cosine(along: float, across: float, size: float, k: int) -> float:
+    decay, growth = (size + k) / 2, (k - 2) / 2  # size = m + 1
+    x = log_nodes(-40.0 - np.log(decay), 40.0, STEP)
+    s = np.exp(x)
+    values = np.exp(x / 2 - decay * np.log1p(2 * s) + growth * np.log1p(2 * s * across**2))
+    return float(along * np.sqrt(2 / np.pi) * gamma_step(k / 2) * log_trapezoid(values, STEP))
 
 
 def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:

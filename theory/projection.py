@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from theory import cosine, descent
 from theory.cosine import gamma_step
 from theory.factors import Array
 from theory.linear_guess import Layers, check_switches
@@ -38,6 +39,35 @@ def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:
     tangents, dims = _checked(k, n)
     found: Array = tangents / dims
     return found
+
+
+def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
+    """E cos of (Π G)_l and of all layers together, (layer + 1,).
+
+    Known for all layers of a joint pass, for each layer with k tangents of its own, and where k = 1: the layers of a
+    joint pass then have the cosines of weight perturbation. NaN elsewhere and without a gradient.
+    """
+    check_switches("batch", layers)
+    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    if layers == "separate":
+        each = np.where(own > 0, mean_cosine(k, dims), np.nan)
+        return np.append(each, 1.0 if np.all(dims == k) and own.sum() > 0 else np.nan)
+    if k == 1:
+        return cosine.weight_perturbation(own, dims)
+    whole = float(mean_cosine(k, dims.sum())) if own.sum() > 0 else np.nan
+    each = np.where((own > 0) & (k == dims.sum()), 1.0, np.nan)
+    return np.append(each, whole)
+
+
+def descent_probabilities(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
+    """P(⟨(Π G)_l, G_l⟩ > 0) and for all layers together, (layer + 1,): as `cosines`, known where k = 1 or it is 1."""
+    check_switches("batch", layers)
+    own = np.asarray(squared_norms, np.float64)
+    if layers == "joint" and k == 1:
+        return descent.weight_perturbation(own, layers=layers)
+    certain = layers == "separate" or k == sum(sizes)
+    each = np.where((own > 0) & certain, 1.0, np.nan)
+    return np.append(each, 1.0 if own.sum() > 0 else np.nan)
 
 
 def cosine_quantile(level: ArrayLike, k: ArrayLike, n: ArrayLike) -> Array:

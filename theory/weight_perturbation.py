@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from theory.factors import Array
-from theory.linear_guess import Layers, check_switches
+from theory.linear_guess import Layers, check_switches, of_others
 
 
 def second_moments(
@@ -41,7 +41,7 @@ def second_moments(
             "squared_norms, sizes, fourth and pair must have one entry a layer, "
             f"got the shapes {own.shape}, {entries.shape}, {fourths.shape} and {pairs.shape}"
         )
-    others = np.maximum(own.sum() - own, 0.0) if layers == "joint" else np.zeros_like(own)
+    others = of_others(own[:, None], "example", layers)[:, 0]
     return entries * (others + pairs * own) + (fourths - pairs) * own
 
 

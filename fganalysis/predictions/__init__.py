@@ -16,16 +16,15 @@ from fganalysis import estimators, schema
 from fganalysis.arguments import check_kind
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.intervals import Estimate
-from fganalysis.noise import Gaussian
 from fganalysis.predictions.activations import moments_of, subsampled_pairs
 from fganalysis.predictions.arrays import Prediction, at_weights, double, inputs_of, quantities_of
 from fganalysis.predictions.directions import linear, orthogonal_guess
 from fganalysis.predictions.upstream_story import story
-from fganalysis.predictions.weights import weight_guess
+from fganalysis.predictions.weights import weight_directions, weight_guess
 from fganalysis.sampling import coordinates, squared_gradients
 from fganalysis.snapshot import Snapshot
 from fganalysis.variance_parts import VarianceParts
-from theory import batch_cosine, cosine, descent, minibatch
+from theory import minibatch
 
 __all__ = ["PREDICTIONS", "predict", "predict_variance_parts", "story"]
 
@@ -89,16 +88,40 @@ def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> Prediction:
     return _from_moments(snapshot, estimator) if estimator.normalise else linear(snapshot, estimator)
 
 
-def _weight(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> Prediction:
+def _at_weights(snapshot: Snapshot, estimator: Any) -> Prediction:
+    """Two moments, and what is known beside of the cosine and of descent."""
     found = _from_moments(snapshot, estimator)
-    if not (estimator.shared and isinstance(estimator.noise, Gaussian)):
-        return found
     sizes = [tap.weight.numel() for tap in snapshot.taps]
     squares = [float((gradient**2).sum()) for gradient in double(snapshot.weight_gradients)]
-    joint = estimator.layers == "joint"
-    cosines = cosine.weight_perturbation if joint else batch_cosine.separate_weight_perturbation
-    descents = descent.weight_perturbation(squares, layers=estimator.layers)
-    return found | at_weights({"cosine": cosines(squares, sizes), "descent_probability": descents})
+    return found | at_weights(weight_directions(estimator, squares, sizes))
+
+
+def _minibatch(snapshot: Snapshot, estimator: Any) -> Prediction:
+    """Two moments, and the cosine and descent of a minibatch's gradient, subset by subset."""
+    gradients, inputs = double(snapshot.gradients), inputs_of(snapshot)
+    products = [g @ g.T for g in gradients]
+    spaces = (
+        [np.diag(np.diagonal(one)) for one in products],
+        [one * (x @ x.T) for one, x in zip(products, inputs, strict=True)],
+    )
+    cosines, descents = zip(*(minibatch.cosines_and_descents(one, estimator.size) for one in spaces), strict=True)
+    found = {"cosine": np.stack(cosines), "descent_probability": np.stack(descents)}
+    return _from_moments(snapshot, estimator) | found
+
+
+def _averaged(snapshot: Snapshot, estimator: estimators.Averaged) -> Prediction:
+    """The mean of weight perturbations is one of as many tangents; one guess is the guess itself."""
+    if estimator.n_averaged == 1:
+        return PREDICTIONS.get(type(estimator.estimator), _no_closed_form)(snapshot, estimator.estimator)
+    return _at_weights(snapshot, estimator)
+
+
+def _subsampled(snapshot: Snapshot, estimator: estimators.Subsampled) -> Prediction:
+    if isinstance(estimator.estimator, estimators.Backpropagation):
+        return _minibatch(snapshot, estimator)
+    if estimator.size == snapshot.n_examples:
+        return PREDICTIONS.get(type(estimator.estimator), _no_closed_form)(snapshot, estimator.estimator)
+    return _from_moments(snapshot, estimator)
 
 
 def _from_moments(snapshot: Snapshot, estimator: Any) -> Prediction:
@@ -123,20 +146,20 @@ def _never_random(snapshot: Snapshot, estimator: Any) -> Prediction:
 
 PREDICTIONS: dict[type, Callable[[Snapshot, Any], Prediction]] = {
     estimators.Backpropagation: _backpropagation,
-    estimators.WeightPerturbation: _weight,
+    estimators.WeightPerturbation: _at_weights,
     estimators.ActivityPerturbation: linear,
     estimators.Upstream: _upstream,
     estimators.OrthogonalUpstream: orthogonal_guess,
     estimators.NewtonSchulzUpstream: linear,
     estimators.PreconditionedUpstream: linear,
     estimators.ActivationMixing: _from_moments,
-    estimators.MultiTangent: _from_moments,
+    estimators.MultiTangent: _at_weights,
     estimators.FeedbackAlignment: _never_random,
     estimators.DirectFeedback: _never_random,
     estimators.ForwardDirectFeedback: _never_random,
     estimators.ForwardDirectFeedbackAdam: _never_random,
     estimators.LocalLoss: _never_random,
-    estimators.Minibatch: _from_moments,
-    estimators.Averaged: _from_moments,
-    estimators.Subsampled: _from_moments,
+    estimators.Minibatch: _minibatch,
+    estimators.Averaged: _averaged,
+    estimators.Subsampled: _subsampled,
 }

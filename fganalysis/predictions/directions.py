@@ -15,7 +15,7 @@ from fganalysis import estimators
 from fganalysis.estimators.checks import check_rank
 from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, nearest
 from fganalysis.jacobian import OVERSAMPLING
-from fganalysis.noise import Gaussian
+from fganalysis.noise import Gaussian, is_isotropic
 from fganalysis.predictions.arrays import Array, Prediction, double, inputs_of, jacobians_of, quantities_of
 from fganalysis.snapshot import Snapshot
 from theory import batch_cosine, descent, linear_guess, upstream, wang2025
@@ -36,7 +36,7 @@ def _linear_along(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor])
     found = quantities_of(snapshot, linear_moments(snapshot, estimator, factors))
     norms = [wang2025.covariance_norm(factor) for factor in factors]
     found["wang2025_covariance_norm"] = np.array([*norms, np.nan])
-    if isinstance(estimator.noise, Gaussian):
+    if is_isotropic(estimator.noise):
         found |= _distributional(snapshot, estimator, factors, double(snapshot.gradients))
     return found
 
@@ -63,24 +63,36 @@ def _noise_units(snapshot: Snapshot, estimator: Any) -> list[int]:
 def _distributional(
     snapshot: Snapshot, estimator: Any, factors: Sequence[Factor], gradients: list[Array]
 ) -> Prediction:
-    """What needs more of the guess than two moments: the probability of descent, and the cosine at the activations.
+    """What needs more of the guess than two moments: the probability of descent, and the mean cosine.
 
-    The mean cosine has a closed form for independent noise and example slopes, in activation space only: in weight
-    space the examples' directions meet in one norm.
+    The cosine has a closed form for independent noise and example slopes, in activation space only: in weight space the
+    examples' directions meet in one norm. A batch of one example has it in both, and no switch matters there but
+    ``layers``. On the sphere instead of Gaussian noise only the length is another, which the cosine of one example's
+    layer with a pass of its own does not feel; and that t² is not negative holds there as well.
     """
-    kernels = [x @ x.T for x in inputs_of(snapshot)]
-    shared, slope, layers = estimator.shared, estimator.slope, estimator.layers
-    descents = [
-        descent.descent_probability(gradients, factors, kernel, shared=shared, slope=slope, layers=layers)
-        for kernel in (None, kernels)
-    ]
-    found = {"descent_probability": np.stack(descents)}
-    if not shared and slope == "example":
+    inputs, layers = inputs_of(snapshot), estimator.layers
+    alone = snapshot.n_examples == 1
+    shape = (2, len(factors) + 1)
+    cosines, descents = np.full(shape, np.nan), np.full(shape, np.nan)
+    squares = [float((gradient**2).sum()) for gradient in gradients]
+    if alone or (not estimator.shared and estimator.slope == "example"):
         spectra = [spectrum(factor, gradient) for factor, gradient in zip(factors, gradients, strict=True)]
-        squares = [float((gradient**2).sum()) for gradient in gradients]
-        cosines = batch_cosine.activation_cosines(spectra, squares, layers=layers)
-        found["cosine"] = np.stack([cosines, np.full_like(cosines, np.nan)])
-    return found
+        cosines[0] = batch_cosine.activation_cosines(spectra, squares, layers=layers)
+        if alone:
+            weights = [float((x**2).sum()) for x in inputs]
+            cosines[1] = batch_cosine.of_one_example(spectra, weights, squares, layers=layers)
+    for space, kernels in enumerate((None, [x @ x.T for x in inputs])):
+        descents[space] = descent.descent_probability(
+            gradients, factors, kernels, shared=estimator.shared, slope=estimator.slope, layers=layers
+        )
+    if type(estimator.noise) is not Gaussian:
+        own_pass = layers == "separate"
+        certain = np.zeros(shape, bool)
+        certain[0, slice(None) if own_pass else -1] = True
+        certain[1] = alone and own_pass
+        descents[~certain] = np.nan
+        cosines[:, slice(-1, None) if alone and own_pass else slice(None)] = np.nan
+    return {"cosine": cosines, "descent_probability": descents}
 
 
 def _identity(snapshot: Snapshot) -> Diagonal:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fganalysis import estimators
-from fganalysis.noise import Gaussian
+from fganalysis.noise import Gaussian, is_isotropic
 from fganalysis.predictions.arrays import Array, Prediction, at_weights, double, inputs_of
 from fganalysis.snapshot import Snapshot
 from theory import minibatch, multi_tangent, projection, quantities, weight_perturbation
@@ -85,3 +86,46 @@ def _second_moments(snapshot: Snapshot, estimator: Any, squares: Array, size: in
     if isinstance(estimator.noise, Gaussian):
         return projection.second_moments(squares, sizes, estimator.k, layers=layers)
     return None
+
+
+def weight_directions(estimator: Any, squares: Sequence[float], sizes: Sequence[int]) -> Prediction:
+    """Cosine and descent probability (layer + 1,), where a guess at the weights has a law that they are known of.
+
+    Gaussian directions of the whole batch, mean of several or projection. On the sphere only the length is another,
+    which a layer with a pass of its own does not feel: each layer's cosine, not that of all layers together.
+    """
+    single, n_averaged = estimator, 1
+    if isinstance(estimator, estimators.Averaged):
+        single, n_averaged = estimator.estimator, estimator.n_averaged
+    if isinstance(single, estimators.WeightPerturbation) and single.shared:
+        k, combine = 1, "mean"
+    elif isinstance(single, estimators.MultiTangent):
+        k, combine = single.k, single.combine
+    else:
+        return {}
+    layers = single.layers
+    if combine == "orthogonal":
+        # Lengths do not count in a projection, so the sphere's is the Gaussian's for a layer of its own.
+        alike = is_isotropic(single.noise) and (layers == "separate" or type(single.noise) is Gaussian)
+        if n_averaged > 1 or not alike:
+            return {}
+        return {
+            "cosine": projection.cosines(squares, sizes, k, layers=layers),
+            "descent_probability": projection.descent_probabilities(squares, sizes, k, layers=layers),
+        }
+    tangents = k * n_averaged
+    found = {
+        "cosine": multi_tangent.cosines(squares, sizes, tangents, layers=layers),
+        "descent_probability": multi_tangent.descent_probabilities(squares, tangents, layers=layers),
+    }
+    if type(single.noise) is Gaussian:
+        return found
+    if not is_isotropic(single.noise):
+        return {}
+    if layers == "joint":
+        # Only that t² is positive.
+        unknown = {name: np.full_like(values, np.nan) for name, values in found.items()}
+        unknown["descent_probability"][-1] = found["descent_probability"][-1]
+        return unknown
+    found["cosine"][-1 if tangents == 1 else slice(None)] = np.nan
+    return found
