@@ -67,7 +67,8 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
             columns |= {name + suffix: measured[name + suffix] for suffix in (schema.SE, schema.LOW, schema.HIGH)}
             # Results that were stored before intervals said so of themselves do not: NaN, neither wide nor not.
             unsaid = xr.full_like(measured[name], np.nan)
-            columns[name + schema.WIDE] = measured.get(name + schema.WIDE, unsaid)
+            for suffix in (schema.WIDE, schema.SHORT):
+                columns[name + suffix] = measured.get(name + suffix, unsaid)
             columns[name + PREDICTED] = predicted[name]
     table = xr.Dataset(columns)
     dims = [dim for dim in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if dim in table.dims]
@@ -78,13 +79,13 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
 
-    ``±≤`` where the interval is wide, so that it may cover far more than 95 %.
+    ``±≤`` where the interval is wide, so that it may cover far more than 95 %; ``±≥`` where it may be too short.
     """
     keys = [name for name in (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER) if name in frame]
     shown = frame[keys].copy()
     for name in quantities:
         shown[name] = [
-            _cell(*(row.get(name + suffix, np.nan) for suffix in ("", schema.SE, PREDICTED, schema.WIDE)))
+            _cell(*(row.get(name + suffix, np.nan) for suffix in ("", schema.SE, PREDICTED, schema.WIDE, schema.SHORT)))
             for _, row in frame.iterrows()
         ]
     return shown
@@ -168,7 +169,7 @@ def node(tree: xr.DataTree, name: str) -> xr.Dataset:
     return dataset
 
 
-def _cell(value: float, error: float, predicted: float, wide: float) -> str:
+def _cell(value: float, error: float, predicted: float, wide: float, short: float) -> str:
     if np.isnan(value):
         return "–"
     digits = 3
@@ -178,6 +179,6 @@ def _cell(value: float, error: float, predicted: float, wide: float) -> str:
     else:
         if error > 0 and value != 0:
             digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1
-        sign = "±≤" if wide == 1 else "±"
+        sign = "±≥" if short == 1 else "±≤" if wide == 1 else "±"
         text = f"{value:.{digits}g}" + (f" {sign} {error:.1g}" if np.isfinite(error) else "")
     return text + (f" | {predicted:.{max(digits, 2)}g}" if np.isfinite(predicted) else "")
