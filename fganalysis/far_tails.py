@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fganalysis.intervals import Array, Shape, shape, skewed
-from fganalysis.moments import ROOM, cosines, squared_tangent
+from fganalysis.moments import ROOM, cosines, errors_about, squared_tangent
 from fganalysis.squared_norm import SquaredNorm, squared_norm
 
 
@@ -81,8 +81,12 @@ def _mse(sample: RawSample, prediction: Array, tail: float) -> Margin:
 
 
 def _variance(sample: RawSample, prediction: Array, tail: float) -> Margin:
-    """The mean error less the squared bias: its own standard error, the mean error's shape."""
-    errors = sample.errors()
+    """The mean error less the squared bias: its own standard error, and the shape of the mean error about s g.
+
+    About g it is mostly that of the bias where a guess is short: see `moments._variance`.
+    """
+    scale = sample.inner_product.mean(-1) / sample.squared_gradient
+    errors = errors_about(scale, sample.inner_product, sample.squared_length, sample.squared_gradient)
     own = shape(errors)
     found = Shape(own.n, sample.variance_error, own.skewness, own.kurtosis)
     return _around(sample.variance, errors, found, prediction, tail)

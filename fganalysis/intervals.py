@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from fganalysis.pareto_tail import HEAVY, tail_shape
+
 Array = NDArray[np.float64]
 Z95 = 1.959963984540054
 LEAST = 32  # Guesses that an interval takes.
@@ -39,6 +41,7 @@ class Estimate:
     """Values, standard errors and the bounds of the 95 % intervals, all of one shape.
 
     wide: where an interval may cover far more than 95 %, up to nearly all, because nothing shorter is known to hold.
+    tail: k̂ of `fganalysis.pareto_tail` of what is averaged, NaN where nothing is or it has no tail.
     """
 
     value: Array
@@ -46,6 +49,12 @@ class Estimate:
     low: Array
     high: Array
     wide: NDArray[np.bool_] | bool = False
+    tail: Array | float = np.nan
+
+    @property
+    def short(self) -> NDArray[np.bool_]:
+        """Where an interval may cover far less than 95 %: what is averaged may have no variance."""
+        return np.asarray(np.asarray(self.tail) >= HEAVY)
 
     @classmethod
     def missing(cls, shape: tuple[int, ...]) -> Estimate:
@@ -59,26 +68,39 @@ class Estimate:
 
     def scaled(self, factor: Array) -> Estimate:
         """Everything times a positive number."""
-        return Estimate(self.value * factor, self.se * factor, self.low * factor, self.high * factor, self.wide)
+        value, se, low, high = (part * factor for part in (self.value, self.se, self.low, self.high))
+        return replace(self, value=value, se=se, low=low, high=high)
+
+    def of_rounding(self, rounding: Array) -> Estimate:
+        """No bound is nearer to the value than ``rounding``, and nothing is wide that is no longer than both."""
+        wide = np.asarray(self.wide & (self.high - self.low > 2 * rounding))
+        low, high = np.minimum(self.low, self.value - rounding), np.maximum(self.high, self.value + rounding)
+        return replace(self, low=low, high=high, wide=wide)
+
+    def within(self, least: float, most: float) -> Estimate:
+        """Bounds between those of every truth, and no more error than half of the range: no such number varies more."""
+        low, high = (np.clip(bound, least, most) for bound in (self.low, self.high))
+        return replace(self, se=np.minimum(self.se, (most - least) / 2), low=low, high=high)
 
     def score(self, truth: Array) -> Array:
         """How far the value lies above ``truth``, in units of 1/1.96 of its interval on that side."""
         side = np.where(self.value > truth, self.value - self.low, self.high - self.value) / Z95
         return np.divide(self.value - truth, side, out=np.zeros_like(side), where=side > 0)
 
-    def of_few(self, n_guesses: int, least: float = -np.inf, few: float = FEW) -> Estimate:
-        """Wider where fewer than 256 guesses are behind it, without an interval below 32; no bound below ``least``."""
+    def of_few(self, n_guesses: int, few: float = FEW) -> Estimate:
+        """Wider where fewer than 256 guesses are behind it, without an interval below 32."""
         if n_guesses < LEAST:
             return replace(Estimate.missing(self.value.shape), value=self.value)
         factor = 1 + few * max(1 / n_guesses - 1 / ENOUGH, 0.0)
         centre = np.clip(self.value, self.low, self.high)
         low, high = (centre + factor * (bound - centre) for bound in (self.low, self.high))
-        return Estimate(self.value, factor * self.se, np.maximum(low, least), high, self.wide | (n_guesses < ENOUGH))
+        wide = np.asarray(self.wide | (n_guesses < ENOUGH))
+        return replace(self, se=factor * self.se, low=low, high=high, wide=wide)
 
     def where(self, condition: NDArray[np.bool_]) -> Estimate:
         """NaN where the condition does not hold."""
         value, se, low, high = (np.where(condition, x, np.nan) for x in (self.value, self.se, self.low, self.high))
-        return Estimate(value, se, low, high, self.wide)
+        return replace(self, value=value, se=se, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -97,12 +119,21 @@ def shape(values: Array) -> Shape:
     if n < 2:
         return Shape(n, *(np.full(values.shape[:-1], np.nan) for _ in range(3)))
     centred = values - values.mean(-1, keepdims=True)
+    # Fourth powers are taken of numbers of at most one.
+    unit = power_of_two(np.abs(centred).max(-1))
+    centred = centred / unit[..., None]
     squares = centred**2
     second = squares.mean(-1)
     safe = np.where(second > 0, second, 1.0)
     skewness = (squares * centred).mean(-1) / safe**1.5
     kurtosis = np.where(second > 0, (squares**2).mean(-1) / safe**2, 3.0)
-    return Shape(n, np.sqrt(second / (n - 1)), skewness, kurtosis)
+    return Shape(n, unit * np.sqrt(second / (n - 1)), skewness, kurtosis)
+
+
+def power_of_two(sizes: Array) -> Array:
+    """The powers of two next to these sizes, 1 where a size is no positive number: a unit that rounds nothing."""
+    usable = (sizes > 0) & np.isfinite(sizes)
+    return np.where(usable, np.ldexp(1.0, np.frexp(np.where(usable, sizes, 1.0))[1] - 1), 1.0)
 
 
 def skewed(value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0, *, tail: float = TAIL) -> Estimate:
@@ -124,7 +155,7 @@ def skewed(value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 
 
 def mean(values: Array) -> Estimate:
     """The mean over the last axis; NaN error and bounds for fewer than two values."""
-    return skewed(values.mean(-1), shape(values))
+    return replace(skewed(values.mean(-1), shape(values)), tail=tail_shape(values))
 
 
 def proportion(hits: Array, n: int) -> Estimate:

@@ -182,7 +182,7 @@ def sample(
             wang2025 = _wang2025(snapshot, groups, means)
     group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
     dataset = _dataset(snapshot, name, scalars, gram, group_of_guess, squared_gradient)
-    dataset = dataset.merge(wang2025)
+    dataset = _with_tails(dataset.merge(wang2025))
     dataset.attrs = {
         "estimator": name,
         "settings": json.dumps(settings(chosen)),
@@ -264,7 +264,8 @@ def _dataset(
 ) -> xr.Dataset:
     raw = (scalars.inner_products, scalars.squared_norms, gram)
     inner, norms, gram = (np.concatenate([part, part.sum(1, keepdims=True)], axis=1) for part in raw)
-    estimates = moments.quantities(inner, norms, gram, group_of_guess, squared_gradient)
+    precision = float(torch.finfo(snapshot.outputs.dtype).eps)
+    estimates = moments.quantities(inner, norms, gram, group_of_guess, squared_gradient, precision)
     grid = (schema.SPACE, schema.LAYER)
     variables: dict[str, tuple] = {}
     for quantity, estimate in estimates.items():
@@ -283,10 +284,22 @@ def _dataset(
 
 
 def _named(quantity: str, estimate: moments.Estimate) -> dict[str, np.ndarray]:
-    """The parts of an estimate by their names in a result; wide is 1 or 0, and NaN where there is no interval."""
-    wide = np.where(np.isnan(estimate.low), np.nan, estimate.wide)
+    """The parts of an estimate by their names in a result; flags are 1 or 0, and NaN where there is no interval."""
+    missing = np.isnan(estimate.low)
     parts = {"": estimate.value, schema.SE: estimate.se, schema.LOW: estimate.low, schema.HIGH: estimate.high}
-    return {quantity + suffix: part for suffix, part in (parts | {schema.WIDE: wide}).items()}
+    for suffix, flag in ((schema.WIDE, estimate.wide), (schema.SHORT, estimate.short)):
+        parts[suffix] = np.where(missing, np.nan, flag)
+    if quantity in schema.TAILED:
+        parts[schema.TAIL] = np.broadcast_to(estimate.tail, missing.shape)
+    return {quantity + suffix: part for suffix, part in parts.items()}
+
+
+def _with_tails(dataset: xr.Dataset) -> xr.Dataset:
+    """With what the guesses' errors say of the tails of the seed paper's two, of which only groups are kept."""
+    for name, alike in (("wang2025_bias", "bias"), ("wang2025_variance", "mse")):
+        short = dataset[alike + schema.SHORT].sel({schema.SPACE: "activation"}, drop=True)
+        dataset[name + schema.SHORT] = short.where(dataset[name + schema.LOW].notnull())
+    return dataset
 
 
 def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
@@ -326,7 +339,9 @@ def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> x
                 cross = (own * exact).sum(0)
                 second.append((total[index] / size - 2 * cross + exact.square().sum(0)) / snapshot.n_examples)
             moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
-            for name, estimate in moments.wang2025(moment, error, sizes).items():
+            norm = float(exact.square().sum(1).mean().sqrt())
+            precision = float(torch.finfo(gradient.dtype).eps)
+            for name, estimate in moments.wang2025(moment, error, sizes, norm, precision).items():
                 for part, values in _named(name, estimate).items():
                     found[part][index] = values
     return xr.Dataset({name: (schema.LAYER, values) for name, values in found.items()})

@@ -14,7 +14,7 @@ SPACES = ("activation", "weight")
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
 ALL_LAYERS = "all"
 SE = "_se"
-LOW, HIGH, WIDE = "_low", "_high", "_wide"
+LOW, HIGH, WIDE, SHORT, TAIL = "_low", "_high", "_wide", "_short", "_tail"
 # Attributes, JSON: parameters that are in no layer (a list), and why an estimator has no numbers (by its label).
 NOT_LOOKED_AT, NOT_MEASURED = "not_looked_at", "not_measured"
 
@@ -32,7 +32,8 @@ GRADIENT_UNITS = "loss per unit of the space"
 SQUARED_UNITS = "(loss per unit of the space)^2"
 
 # Estimated quantities: each has beside it, under the same name, its standard error (`_se`), the bounds of its 95 %
-# interval (`_low`, `_high`) and whether that is wide, so that it may cover far more than 95 % (`_wide`, 1 or 0).
+# interval (`_low`, `_high`), whether that is wide, so that it may cover far more than 95 % (`_wide`, 1 or 0), and
+# whether it may be too short, as what is averaged may have no variance (`_short`, 1 or 0).
 QUANTITIES = {
     "bias": Variable("norm of the bias", GRADIENT_UNITS),
     "squared_bias": Variable("squared norm of the bias, unbiased U-statistic (may be negative)", SQUARED_UNITS),
@@ -50,6 +51,10 @@ QUANTITIES = {
         "norm over units of mean squared error minus squared mean bias (Wang et al. 2025)", SQUARED_UNITS, (LAYER,)
     ),
 }
+
+# Those with a tail of their own, whose shape k̂ stands beside them (`_tail`): an interval is short from k̂ = 1/2 on. All
+# norms of mean guesses have that of `bias`.
+TAILED = ("bias", "shrinkage", "variance", "mse", "cosine", "efficiency", "best_scale")
 
 # Exact quantities and raw material: no standard error.
 EXACT = {
@@ -128,9 +133,15 @@ def variables() -> dict[str, Variable]:
         for name, variable in QUANTITIES.items()
         for suffix, words in beside.items()
     }
+    flags = {WIDE: "1 if the interval is wide, 0 if not, of: ", SHORT: "1 if the interval may be short, 0 if not, of: "}
     errors |= {
-        name + WIDE: Variable("1 if the interval is wide, 0 if not, of: " + variable.long_name, "1", variable.dims)
+        name + suffix: Variable(words + variable.long_name, "1", variable.dims)
         for name, variable in QUANTITIES.items()
+        for suffix, words in flags.items()
+    }
+    errors |= {
+        name + TAIL: Variable("k-hat of the tail of what is averaged in: " + QUANTITIES[name].long_name, "1")
+        for name in TAILED
     }
     return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fganalysis.intervals import Z95, Estimate
+from fganalysis.intervals import Z95, Estimate, power_of_two
 
 Array = NDArray[np.float64]
 LEAST_GROUPS = 4
@@ -41,7 +41,6 @@ NOISE_IN_ALONG = 5.0  # In standard deviations: what of ℓ̂ may be noise.
 MATTERS = 0.4  # Of v₀: what a bias must be able to add to U's variance for its share to count,
 RESOLVED = 0.95  # and the share of the variance from which on it is known well enough.
 STEPS = 32  # Halvings of a bracket.
-SMALLEST = 1e-150  # Its square is a number still: a variance of zero divides nothing by zero.
 
 
 @dataclass(frozen=True)
@@ -82,18 +81,23 @@ class SquaredNorm:
         # Estimates of what is zero are negative as often as positive; at θ = 0 it is known to be zero.
         least = -np.minimum(own, truth * np.sqrt(own) / 2) / 16
         along = np.clip(self.along - self.slope * (self.value - truth), least, self.most * truth)
-        variance = np.maximum(4 * along + own, SMALLEST)
-        third = np.divide(24 * along * np.abs(along), truth, out=np.zeros_like(along), where=truth > 0)
-        skewness = (third + self.skewness * own**1.5) / variance**1.5
+        variance = 4 * along + own
+        # As products of ratios: a power of a variance leaves the range of numbers where a square of it does not.
+        along_bias = 24 * _ratio(along, variance) * _ratio(np.abs(along), truth * np.sqrt(variance))
+        skewness = along_bias + self.skewness * _ratio(own, variance) ** 1.5
         return variance, 4 * along, np.clip(skewness, 0.02, MOST_SKEWNESS)
 
     def score(self, truth: Array) -> Array:
         """How far U lies above ``truth``, as a standard normal number; 0 where U has neither error nor difference."""
         truth = np.maximum(truth, 0.0)
-        variance, linear, skewness = self._law(truth)
+        return self._score(truth, *self._law(truth))
+
+    def _score(self, truth: Array, variance: Array, linear: Array, skewness: Array) -> Array:
         root = 2 / skewness
         # Wilson and Hilferty 1931: the cube root of a gamma variable of shape root² is nearly normal.
-        u = (self.value - truth) / np.sqrt(variance)
+        difference = self.value - truth
+        certain = np.where(difference == 0, 0.0, np.copysign(np.inf, difference))
+        u = np.divide(difference, np.sqrt(variance), out=certain, where=~(variance <= 0))
         z = 3 * root * (np.cbrt(1 + u / root) - 1 + 1 / (9 * root**2))
         degrees = self._degrees(truth, variance, linear)
         # Wallace 1959: what is Student's, made normal.
@@ -121,23 +125,40 @@ class SquaredNorm:
         one = self.skewness**2 / 8
         few = 3 * one + 2 / self.degrees
         # In many dimensions ℓ̂ has an error of its own, of the order of v₀, but at θ = 0, where ℓ is known.
-        noise = own * (1 - one) * np.minimum(truth / (2 * np.sqrt(own + SMALLEST)), 1.0)
-        return np.maximum(self.degrees * variance**2 / ((linear + noise) ** 2 + own**2 * few + SMALLEST**2), 1.0)
+        noise = own * (1 - one) * np.minimum(_ratio(truth, 2 * np.sqrt(own)), 1.0)
+        shares = _ratio(linear + noise, variance) ** 2 + _ratio(own, variance) ** 2 * few
+        return np.maximum(self.degrees * np.divide(1.0, shares, out=np.ones_like(shares), where=shares > 0), 1.0)
+
+    def noise(self, tail: float) -> tuple[Array, Array]:
+        """How far below and above θ U lies by v₀ alone, without a bias, each exceeded with probability ``tail``."""
+        nothing = np.zeros_like(self.value)
+        variance, linear, skewness = self._law(nothing)
+        root = 2 / skewness
+        z = -special.stdtrit(self._degrees(nothing, variance, linear), tail) / (3 * root)
+        below, above = (root * np.abs((1 + side - 1 / (9 * root**2)) ** 3 - 1) for side in (-z, z))
+        return below * np.sqrt(variance), above * np.sqrt(variance)
 
     def interval(self) -> tuple[Array, Array]:
         """Bounds of θ, 0 ≤ low ≤ high."""
         middle = np.maximum(self.value, 0.0)
         reach = 26 * self.spread(middle) + 26**2 * self.most
-        low = _last(lambda theta: self.score(theta) > -special.ndtri(self._tails(theta)[1]), 0 * middle, middle)
-        high = _last(lambda theta: self.score(theta) >= special.ndtri(self._tails(theta)[0]), middle, middle + reach)
-        return low, high
 
-    def _tails(self, truth: Array) -> tuple[Array, Array]:
+        def too_low(theta: Array) -> Array:
+            law = self._law(theta)
+            return np.asarray(self._score(theta, *law) > -special.ndtri(self._tails(theta, *law)[1]))
+
+        def not_too_high(theta: Array) -> Array:
+            law = self._law(theta)
+            return np.asarray(self._score(theta, *law) >= special.ndtri(self._tails(theta, *law)[0]))
+
+        return _last(too_low, 0 * middle, middle), _last(not_too_high, middle, middle + reach)
+
+    def _tails(self, truth: Array, variance: Array, linear: Array, skewness: Array) -> tuple[Array, Array]:
         """Probabilities of an error below and above."""
-        variance, _, skewness = self._law(truth)
         spread = TWO_SIDED_FROM * np.sqrt(variance)
         room = (2 / skewness - 2 / MOST_SKEWNESS) / (2 / TWO_SIDED_SKEWNESS - 2 / MOST_SKEWNESS)
-        below = 0.025 * np.clip(truth / spread, 0.0, 1.0) * np.clip(room, 0.0, 1.0)
+        clear = np.divide(truth, spread, out=np.where(truth > 0, np.inf, 0.0), where=~(spread <= 0))
+        below = 0.025 * np.clip(clear, 0.0, 1.0) * np.clip(room, 0.0, 1.0)
         return below, 0.05 - below
 
     def estimate(self) -> Estimate:
@@ -158,7 +179,7 @@ class SquaredNorm:
 def root(squared: Estimate) -> Estimate:
     """√θ: 0 where U is negative. The interval is the root of that of θ, the standard error its larger half/1.96."""
     value, low, high = (np.sqrt(np.maximum(part, 0.0)) for part in (squared.value, squared.low, squared.high))
-    return Estimate(value, np.maximum(high - value, value - low) / Z95, low, high, squared.wide)
+    return Estimate(value, np.maximum(high - value, value - low) / Z95, low, high, squared.wide, squared.tail)
 
 
 def _last(holds: Callable[[Array], Array], start: Array, stop: Array) -> Array:
@@ -187,10 +208,16 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     if groups < LEAST_GROUPS:
         missing = np.full(gram.shape[:-2], np.nan)
         return SquaredNorm(*(missing,) * 6, max(groups - 1, 1))
+    # Third powers are taken of numbers around one.
+    unit = power_of_two(np.abs(gram).max((-2, -1)))
+    gram = gram / unit[..., None, None]
     outer = np.outer(weights, weights)
     np.fill_diagonal(outer, 0.0)
     value = (gram * outer).sum((-2, -1)) / outer.sum()
-    off = gram * (1 - np.eye(groups))
+    others = 1 - np.eye(groups)
+    # What all have in common would leave the rounding of its square, and changes none of the following.
+    common = (gram * others).sum((-2, -1)) / (groups * (groups - 1))
+    off = (gram - common[..., None, None]) * others
     rows = off.sum(-1)
     total, squares = rows.sum(-1), (off**2).sum((-2, -1))
     triples, pairs = groups * (groups - 1) * (groups - 2), groups * (groups - 1)
@@ -210,7 +237,8 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     real = 1 / (1 + _ratio(NOISE_IN_ALONG * noise * np.sqrt(own), positive) ** 4) * (positive > 0)
     slope = noise + real * (_ratio(4 * positive * share + noise * own, 4 * positive + own) - noise)
     most = np.maximum(np.cbrt(np.maximum(third, 0.0)) / groups, share)
-    return SquaredNorm(value, own, along, slope, most, skewness, groups - 1)
+    square = unit**2
+    return SquaredNorm(unit * value, square * own, square * along, unit * slope, unit * most, skewness, groups - 1)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

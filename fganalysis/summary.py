@@ -106,7 +106,8 @@ def _columns(measured: xr.Dataset, predicted: xr.Dataset, quantities: Sequence[s
             columns |= {part: _variable(measured, part) for part in parts}
             # Results that were stored before intervals said so of themselves do not: NaN, neither wide nor not.
             unsaid = xr.full_like(measured[name], np.nan)
-            columns[name + schema.WIDE] = measured.get(name + schema.WIDE, unsaid)
+            for suffix in (schema.WIDE, schema.SHORT):
+                columns[name + suffix] = measured.get(name + suffix, unsaid)
             columns[name + PREDICTED] = _variable(predicted, name)
     return xr.Dataset(columns)
 
@@ -119,7 +120,8 @@ def not_looked_at(measured: xr.Dataset) -> str:
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
 
-    ``±≤`` where the interval is wide, so that it may cover far more than 95 %. What is smaller than the rounding of an
+    ``±≤`` where the interval is wide, so that it may cover far more than 95 %, ``±≥`` where it may
+    be too short. What is smaller than the rounding of an
     exact estimator's numbers is 0; relative to the column ``gradient_norm`` where there is one.
 
     Args:
@@ -263,8 +265,8 @@ def _guessed(measured: xr.Dataset) -> xr.DataArray:
 
 
 def _cell(row: pd.Series, name: str) -> str:
-    parts = [*(name + suffix for suffix in ("", schema.SE, PREDICTED, schema.WIDE)), "gradient_norm"]
-    value, error, predicted, wide, gradient_norm = (float(row.get(part, np.nan)) for part in parts)
+    parts = [*(name + suffix for suffix in ("", schema.SE, PREDICTED, schema.WIDE, schema.SHORT)), "gradient_norm"]
+    value, error, predicted, wide, short, gradient_norm = (float(row.get(part, np.nan)) for part in parts)
     if np.isnan(value):
         return "–"
     size = _size(name, gradient_norm)
@@ -275,6 +277,6 @@ def _cell(row: pd.Series, name: str) -> str:
     else:
         if error > 0 and value != 0:
             digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1
-        sign = "±≤" if wide == 1 else "±"
+        sign = "±≥" if short == 1 else "±≤" if wide == 1 else "±"
         text = f"{value:.{digits}g}" + (f" {sign} {error:.1g}" if np.isfinite(error) else "")
     return text + (f" | {predicted:.{max(digits, 2)}g}" if np.isfinite(predicted) else "")

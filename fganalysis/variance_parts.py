@@ -21,6 +21,7 @@ from fganalysis.arguments import check_kind, check_whole
 from fganalysis.estimates import Sums
 from fganalysis.estimators.subsampled import Subsampled
 from fganalysis.intervals import Estimate, mean
+from fganalysis.sampling import squared_gradients
 from fganalysis.seeded_blocks import full_precision
 from fganalysis.snapshot import Snapshot
 from fganalysis.sound_guesses import check_arguments
@@ -74,7 +75,11 @@ def variance_parts(
         means = [tuple(t / float(size) for t in total) for total, size in zip(totals, sizes, strict=True)]
         gram = _with_all_layers(pair.error_grams(snapshot, means))
     between = moments.less_squared_bias(np.stack(products, -1), squared_norm(gram, sizes), gram, group_of_draw)
-    return VarianceParts(mean(np.stack(within, -1)).of_few(n_draws), between.of_few(n_draws))
+    # Both are at least 0, and differences of what a guess's error against the gradient is squared.
+    squares = np.stack(within, -1).mean(-1) + np.abs(np.stack(products, -1).mean(-1)) + squared_gradients(snapshot)
+    rounding = 2 * moments.ROUNDING * float(torch.finfo(snapshot.outputs.dtype).eps) * squares
+    parts = (part.of_few(n_draws).of_rounding(rounding) for part in (mean(np.stack(within, -1)), between))
+    return VarianceParts(*(part.within(0.0, np.inf) for part in parts))
 
 
 def _with_all_layers(grams: Tensor) -> Array:

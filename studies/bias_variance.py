@@ -141,6 +141,7 @@ def report(tree: xr.DataTree, folder: Path) -> None:
     shown = formatted(weight, ["relative_bias", "relative_variance", "cosine", "efficiency", "descent_probability"])
     print("\nWeight space, all layers together: measured ± standard error | predicted (summary.csv has every layer).")
     print("±≤: the interval is wide, it may cover far more than 95 % (x_wide in the Dataset).")
+    print("±≥: it may be too short, as what is averaged may have no variance (x_short).")
     print("relative_bias = bias/‖G‖ and relative_variance = total variance of one guess/‖G‖², G the exact gradient.")
     print(shown.drop(columns=["space", "layer"]).to_string(index=False))
     print("\nMeasured against predicted over all estimators, steps, layers and spaces: z = (measured − predicted)/SE")

@@ -7,7 +7,6 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from fganalysis.intervals import Estimate, mean, proportion, shape, skewed
@@ -95,13 +97,25 @@ def test_intervals_of_few_guesses_are_wider_or_missing() -> None:
         wider = estimate.of_few(n)
         np.testing.assert_allclose([wider.value[0], wider.se[0]], [1.0, 0.2 * factor])
         np.testing.assert_allclose([wider.low[0], wider.high[0]], [1 - factor, 1 + factor])
-        np.testing.assert_allclose(estimate.of_few(n, least=0.0).low[0], 0.0)
+        np.testing.assert_allclose(wider.within(0.0, 1.5).low[0], 0.0)
+        np.testing.assert_allclose(wider.within(0.0, 1.5).high[0], 1.5)
         assert bool(wider.wide) == (n < 256) and replace(estimate, wide=True).of_few(n).wide
     none = estimate.of_few(31)
     assert none.value[0] == 1.0 and np.isnan([none.se[0], none.low[0], none.high[0]]).all() and not none.wide
     # The estimate of a norm may lie outside its own interval, which is widened about its nearer end.
-    negative = Estimate(*(np.array([number]) for number in (-1.0, 0.2, 0.0, 2.0))).of_few(64, least=0.0)
+    negative = Estimate(*(np.array([number]) for number in (-1.0, 0.2, 0.0, 2.0))).of_few(64).within(0.0, np.inf)
     assert negative.low[0] == 0.0 and negative.high[0] > 2.0 and negative.value[0] == -1.0
+
+
+@given(exponent=st.integers(-120, 120))
+@settings(max_examples=20, deadline=None)
+def test_units_do_not_matter(exponent: int) -> None:
+    """Fourth powers are taken: of 10¹²⁰ and 10⁻¹²⁰ too, whose own are no numbers."""
+    values = np.random.default_rng(1).exponential(size=(5, 40))
+    for one, other in zip(
+        astuple(mean(values).scaled(np.float64(10.0**exponent))), astuple(mean(10.0**exponent * values)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 def test_what_no_sample_tells_of_is_missed_as_the_readme_says() -> None:

@@ -170,7 +170,7 @@ def test_what_is_known_is_what_the_table_says(row: Row) -> None:
     ):
         found = tuple(pattern(predicted[name].sel(space=space).values) for space in ("activation", "weight"))
         assert found == expected, name
-    missing = any("both" != part for part in (*row.cosine, *row.descent, *row.variance))
+    missing = any(part != "both" for part in (*row.cosine, *row.descent, *row.variance))
     assert bool(row.because) == missing, "a NaN has a reason, and what is known has none"
 
 

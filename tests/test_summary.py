@@ -34,17 +34,17 @@ def test_a_row_for_every_estimator_space_and_layer_with_a_guess() -> None:
     for name in TABLE:
         assert name in frame, name
         paired = name in schema.QUANTITIES
-        for suffix in ("_se", "_low", "_high", "_wide", "_predicted"):
+        for suffix in ("_se", "_low", "_high", "_wide", "_short", "_predicted"):
             assert (name + suffix in frame) == paired, name
 
 
 def test_a_result_that_was_stored_before_intervals_could_be_wide_is_read() -> None:
     def older(node: xr.Dataset) -> xr.Dataset:
-        return node.drop_vars([name for name in node.data_vars if str(name).endswith(schema.WIDE)])
+        return node.drop_vars([name for name in node.data_vars if str(name).endswith((schema.WIDE, schema.SHORT))])
 
     trees = {"new": TREE, "old": xr.DataTree.from_dict({node.path: older(node.to_dataset()) for node in TREE.subtree})}
     new, old = (fga.summary(tree) for tree in trees.values())
-    said = [name for name in new if name.endswith(schema.WIDE)]
+    said = [name for name in new if name.endswith((schema.WIDE, schema.SHORT))]
     assert said and new[said].notna().any().all() and old[said].isna().all().all()
     pd.testing.assert_frame_equal(old.drop(columns=said), new.drop(columns=said))
     assert "±≤" not in formatted(old, TABLE).to_string()
@@ -67,7 +67,7 @@ def test_its_numbers_are_those_of_the_tree() -> None:
 
 def test_quantities_can_be_chosen() -> None:
     frame = fga.summary(TREE, ["shrinkage"])
-    suffixes = ("", "_se", "_low", "_high", "_wide", "_predicted")
+    suffixes = ("", "_se", "_low", "_high", "_wide", "_short", "_predicted")
     assert list(frame.columns) == [*KEYS, *("shrinkage" + suffix for suffix in suffixes)]
     assert len(frame) == 15
     for name in ("nonsense", "inner_product"):
@@ -116,6 +116,13 @@ def test_a_wide_interval_is_marked() -> None:
     columns = {"layer": ["all"], "mse": [1.0], "mse_se": [0.1], "mse_predicted": [1.1]}
     for wide, text in ((1.0, "1 ±≤ 0.1 | 1.1"), (0.0, "1 ± 0.1 | 1.1"), (np.nan, "1 ± 0.1 | 1.1")):
         assert formatted(pd.DataFrame(columns | {"mse_wide": [wide]}), ["mse"]).loc[0, "mse"] == text
+
+
+def test_an_interval_that_may_be_too_short_is_marked() -> None:
+    """Whether it is wide for another reason or not."""
+    columns = {"layer": ["all"], "mse": [1.0], "mse_se": [0.1], "mse_predicted": [1.1], "mse_short": [1.0]}
+    for wide in (0.0, 1.0):
+        assert formatted(pd.DataFrame(columns | {"mse_wide": [wide]}), ["mse"]).loc[0, "mse"] == "1 ±≥ 0.1 | 1.1"
 
 
 def changed(name: str, where: dict[str, str], value: float | None = None, error: float | None = None) -> xr.DataTree:
