@@ -21,6 +21,7 @@ from fganalysis.noise import GAUSSIAN, Noise
 from fganalysis.snapshot import Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
+from tests.regression import regression_snapshot
 
 LAWS = {"signs": signs, "three points": three_points}
 TINY = laws.tiny_snapshot((2, 2, 2), n_examples=1)
@@ -157,7 +158,7 @@ def test_noise_that_cannot_be_injected_is_refused() -> None:
 
 def rarely_random(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
     """The gradient over p with p = .03: two calls are alike nearly always."""
-    hits = (torch.rand(n_guesses, 1, generator=generator, dtype=torch.float64) < 0.03) / 0.03
+    hits = (torch.rand(n_guesses, 1, generator=generator, dtype=torch.float64) < 0.03).double() / 0.03
     gradients = snapshot.weight_gradients
     return WeightEstimates(hits.expand(-1, len(gradients)), tuple(g.expand(n_guesses, *g.shape) for g in gradients))
 
@@ -209,7 +210,7 @@ def more_for_many(noise: Noise, n: int, shape: torch.Size, generator: torch.Gene
 )
 def test_an_enumeration_that_would_not_be_exact_is_refused(estimator: Estimator, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        exact_moments(estimator, laws.tiny_snapshot((1, 1, 1), n_examples=2), signs)
+        exact_moments(estimator, regression_snapshot((1, 1, 1), n_examples=2), signs)
 
 
 def test_what_is_no_estimator_or_law_is_refused() -> None:

@@ -48,7 +48,7 @@ class OrthogonalUpstream:
     layers: Layers = "joint"
 
     def __post_init__(self) -> None:
-        if self.k != "rank":
+        if not isinstance(self.k, str) or self.k != "rank":
             whole = isinstance(self.k, Integral) and not isinstance(self.k, bool)
             if not whole or self.k < 1:
                 raise ValueError(f"k must be a whole number of at least 1 or 'rank', got {described(self.k)}")
