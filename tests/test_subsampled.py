@@ -108,7 +108,7 @@ def furthest(snapshot: Snapshot, estimator: Any, law: Callable[[], Enumeration])
         split = enumerate_split(estimator, snapshot, law, space)
         for index, (one, alone) in enumerate(zip(whole, by_example, strict=True)):
             kernel = snapshot.taps[index].kernel.numpy() if space else None
-            found = minibatch.parts(minibatch.subsampled_moments(one, alone, SIZE), SIZE, kernel)
+            found = minibatch.parts(one, alone, SIZE, kernel)
             # Against their sum: one unit's guess with signs has no variance within.
             total = split.within[index] + split.between[index]
             errors += [(found.within - split.within[index]) / total, (found.between - split.between[index]) / total]
@@ -324,9 +324,8 @@ def test_measured_parts_meet_the_predicted(estimator: Estimator) -> None:
     assert found.within.value.shape == found.between.value.shape == (2, 3)
     wanted = np.zeros((2, 2, 3))
     for index, tap in enumerate(snapshot.taps):
-        on_part = minibatch.subsampled_moments(whole[index], by_example[index], 3)
         for space, kernel in enumerate([None, tap.kernel.numpy()]):
-            parts = minibatch.parts(on_part, 3, kernel)
+            parts = minibatch.parts(whole[index], by_example[index], 3, kernel)
             wanted[:, space, index] = parts.within, parts.between
     wanted[..., -1] = wanted.sum(-1)
     for measured, exact in zip((found.within, found.between), wanted, strict=True):
