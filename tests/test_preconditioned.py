@@ -13,7 +13,7 @@ import fganalysis as fga
 from fganalysis.estimators import ActivityPerturbation, PreconditionedUpstream, preconditioned
 from fganalysis.jacobian import UpstreamJacobian
 from fganalysis.noise import GAUSSIAN, Noise, Rademacher, Sphere, is_isotropic
-from fganalysis.snapshot import Snapshot
+from fganalysis.snapshot import CannotMeasure, Snapshot
 from fganalysis.testing import ExactMoments, exact_moments, signs, three_points
 from theory.upstream import preconditioned as theory_factor
 
@@ -27,7 +27,10 @@ def relu_snapshot(sizes: tuple[int, ...], n_examples: int = 2) -> Snapshot:
         network = fga.networks.mlp(list(sizes), bias=False, seed=seed, dtype=DOUBLE)
         inputs = torch.randn(n_examples, sizes[0], generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
         targets = torch.arange(n_examples, dtype=DOUBLE)[:, None].expand(-1, sizes[-1])
-        snapshot = fga.capture(network, torch.nn.functional.mse_loss, inputs, targets)
+        try:
+            snapshot = fga.capture(network, torch.nn.functional.mse_loss, inputs, targets)
+        except CannotMeasure:  # All units of a layer are dead.
+            continue
         live = [one.derivative.count_nonzero() for one in snapshot.upstream]
         dead = any(bool((one.derivative == 0).any()) for one in snapshot.upstream)
         if dead and all(live) and all(bool(gradient.any()) for gradient in snapshot.gradients):

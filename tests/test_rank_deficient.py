@@ -29,7 +29,7 @@ from fganalysis.estimators import (
     Upstream,
     label,
 )
-from fganalysis.snapshot import Snapshot
+from fganalysis.snapshot import CannotMeasure, Snapshot
 from fganalysis.testing import exact_moments, signs, three_points
 
 DOUBLE = torch.float64
@@ -63,7 +63,10 @@ def deficient(sizes: tuple[int, ...], kind: str, n_examples: int = 2) -> Snapsho
                 weight[:] = torch.outer(weight[:, 0], weight[0])
         inputs = torch.randn(n_examples, sizes[0], generator=generator, dtype=DOUBLE)
         targets = torch.randn(n_examples, sizes[-1], generator=generator, dtype=DOUBLE)
-        snapshot = fga.capture(network(weights, 0.1), torch.nn.functional.mse_loss, inputs, targets)
+        try:
+            snapshot = fga.capture(network(weights, 0.1), torch.nn.functional.mse_loss, inputs, targets)
+        except CannotMeasure:  # All units of a layer are dead.
+            continue
         ranks = [one.rank() for one in snapshot.upstream]
         full = [min(one.weight.shape) for one in snapshot.upstream]
         lower = any(bool((rank < most).any()) for rank, most in zip(ranks, full, strict=True))
