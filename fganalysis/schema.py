@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import xarray as xr
 
+from fganalysis.arguments import check_kind
+
 STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
 MATRIX = "matrix"
@@ -148,6 +150,7 @@ def variables() -> dict[str, Variable]:
 
 def annotate(dataset: xr.Dataset) -> xr.Dataset:
     """Gives every known variable its ``units`` and ``long_name``."""
+    check_kind("dataset", dataset, xr.Dataset, "an xarray Dataset")
     known = variables()
     for name in dataset.data_vars:
         if name in known:
@@ -161,6 +164,7 @@ def validate(dataset: xr.Dataset) -> xr.Dataset:
     Raises:
         ValueError: naming the first variable that is unknown, lacks a dimension, its units or its standard error.
     """
+    check_kind("dataset", dataset, xr.Dataset, "an xarray Dataset")
     known = variables()
     for name, array in dataset.data_vars.items():
         if name not in known:
