@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from fganalysis import moments, schema
 from fganalysis.arguments import check_flag, check_seed, check_whole
 from fganalysis.estimates import Estimates, Sums
 from fganalysis.estimators import Estimator, label, resolve, settings
-from fganalysis.seeded_blocks import Seeds, full_precision, one_torch_thread
+from fganalysis.seeded_blocks import Seeds, full_precision, in_order
 from fganalysis.snapshot import Snapshot
 from fganalysis.sound_guesses import check_arguments, first_guess, guesses_of
 
@@ -134,7 +133,7 @@ def sample(
 
     Raises:
         ValueError: n_guesses below 2, an unknown estimator, memory too small for one block, a seed below 0, no
-            snapshot, a gradient that is zero or not finite, guesses that are not as many as asked for, of another shape
+            snapshot, a gradient that is not finite, guesses that are not as many as asked for, of another shape
             or data type than the gradient, or not finite.
     """
     check_arguments(snapshot, seed)
@@ -144,7 +143,7 @@ def sample(
             check_whole(name, value)
     chosen, name = resolve(estimator), label(estimator)
     with torch.no_grad(), full_precision(snapshot):
-        squared_gradient = _comparable_gradients(snapshot)
+        squared_gradient = _finite_gradients(snapshot)
         seeds = Seeds.of(seed, snapshot, name)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
         probe = first_guess(chosen, snapshot, seeds.generator(2**31))
@@ -173,7 +172,7 @@ def sample(
                 scalars.write(guesses, snapshot, start, seed)
                 return _Block(len(guesses), guesses.total(), guesses.square_total())
 
-        blocks = _in_order(run, n_blocks, workers)
+        blocks = in_order(run, n_blocks, workers)
         with _calling_thread_single() if workers > 1 else nullcontext():
             for index, block in enumerate(tqdm(blocks, name, n_blocks, disable=not progress)):
                 groups.add(index % n_groups, block)
@@ -204,13 +203,11 @@ def default_block_size(numbers_per_guess: int) -> int:
     return min(MOST_GUESSES_PER_BLOCK, 1 << (fitting.bit_length() - 1))
 
 
-def _comparable_gradients(snapshot: Snapshot) -> np.ndarray:
-    """`squared_gradients`, refused where nothing can be compared with them."""
+def _finite_gradients(snapshot: Snapshot) -> np.ndarray:
+    """`squared_gradients`, refused where no guess can be compared with them."""
     squares = squared_gradients(snapshot)
     if not np.isfinite(squares).all():
         raise ValueError("the exact gradient has NaN or infinite entries, so no guess can be compared with it")
-    if not squares.any():
-        raise ValueError("the exact gradient is zero on this batch, so no guess can be compared with it")
     return squares
 
 
@@ -222,25 +219,6 @@ def _blocks_in_flight(memory: int, kept: int, bytes_per_guess: int, block_size: 
         enough = f"{needed} MiB ({needed << 20} bytes)"
         raise ValueError(f"memory must be at least {enough} for blocks of {block_size}, got {memory} bytes")
     return (memory - kept) // block
-
-
-def _in_order(run: Callable[[int], _Block], n_blocks: int, workers: int) -> Iterator[_Block]:
-    """Blocks in their order, computed by ``workers`` threads with one torch thread each."""
-    if workers == 1:
-        yield from map(run, range(n_blocks))
-        return
-    with ThreadPoolExecutor(workers, initializer=one_torch_thread) as pool:
-        waiting: list[Future[_Block]] = []
-        try:
-            for index in range(n_blocks):
-                waiting.append(pool.submit(run, index))
-                if len(waiting) > workers:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 @contextmanager

@@ -120,9 +120,9 @@ def not_looked_at(measured: xr.Dataset) -> str:
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
 
-    ``±≤`` where the interval is wide, so that it may cover far more than 95 %, ``±≥`` where it may
-    be too short. What is smaller than the rounding of an
-    exact estimator's numbers is 0; relative to the column ``gradient_norm`` where there is one.
+    ``±≤`` where the interval is wide, so that it may cover far more than 95 %, ``±≥`` where it may be too short. What
+    is smaller than the rounding of an exact estimator's numbers is 0; relative to the column ``gradient_norm`` where
+    there is one.
 
     Args:
         frame: from `summary`, or with columns of one's own. quantities: names of its columns.

@@ -178,9 +178,9 @@ def test_autocast_and_the_default_data_type_change_nothing(key: str, workers: in
 def test_forward_mode_is_sampled_by_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hooks and dual levels are shared by threads."""
     asked: list[int] = []
-    original = sampling._in_order
+    original = sampling.in_order
     monkeypatch.setattr(
-        sampling, "_in_order", lambda run, n, workers: asked.append(workers) or original(run, n, workers)
+        sampling, "in_order", lambda run, n, workers: asked.append(workers) or original(run, n, workers)
     )
     for autodiff, most in (("forward", 1), ("reverse", 3)):
         snapshot = laws.tiny_snapshot(autodiff=autodiff)  # type: ignore[arg-type]
@@ -228,8 +228,14 @@ def test_a_guess_that_is_no_number_is_refused_wherever_it_comes(value: float, wo
             fga.sample(SNAPSHOT, estimator, 64, seed=7, workers=workers)
 
 
-def test_a_gradient_of_zero_is_refused() -> None:
-    nothing = tuple(torch.zeros_like(gradient) for gradient in SNAPSHOT.gradients)
-    snapshot = dataclasses.replace(SNAPSHOT, exact_gradients=nothing, _memory={})
-    with pytest.raises(ValueError, match="the exact gradient is zero on this batch"):
-        fga.sample(snapshot, "activity", 64)
+def test_a_gradient_that_nothing_can_be_compared_with_is_refused() -> None:
+    inputs, network = SNAPSHOT.inputs, SNAPSHOT.network
+    with pytest.raises(ValueError, match="gradient is zero"):
+        fga.sample(fga.capture(network, torch.nn.functional.mse_loss, inputs, network(inputs).detach()), "activity", 64)
+
+    def infinite_slope(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs - targets).abs().sqrt().mean()
+
+    targets = network(inputs).detach() + torch.arange(3)
+    with pytest.raises(ValueError, match="gradient"):
+        fga.sample(fga.capture(network, infinite_slope, inputs, targets), "activity", 64)
