@@ -129,15 +129,6 @@ class SquaredNorm:
         shares = _ratio(linear + noise, variance) ** 2 + _ratio(own, variance) ** 2 * few
         return np.maximum(self.degrees * np.divide(1.0, shares, out=np.ones_like(shares), where=shares > 0), 1.0)
 
-    def noise(self, tail: float) -> tuple[Array, Array]:
-        """How far below and above θ U lies by v₀ alone, without a bias, each exceeded with probability ``tail``."""
-        nothing = np.zeros_like(self.value)
-        variance, linear, skewness = self._law(nothing)
-        root = 2 / skewness
-        z = -special.stdtrit(self._degrees(nothing, variance, linear), tail) / (3 * root)
-        below, above = (root * np.abs((1 + side - 1 / (9 * root**2)) ** 3 - 1) for side in (-z, z))
-        return below * np.sqrt(variance), above * np.sqrt(variance)
-
     def interval(self) -> tuple[Array, Array]:
         """Bounds of θ, 0 ≤ low ≤ high."""
         middle = np.maximum(self.value, 0.0)
@@ -243,4 +234,5 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
     """0 where the denominator is not positive."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    nothing = np.zeros(np.broadcast_shapes(numerator.shape, denominator.shape))
+    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
