@@ -29,7 +29,7 @@ from fganalysis.intervals import (
     skewed,
 )
 from fganalysis.pareto_tail import tail_shape
-from fganalysis.squared_norm import LEAST_GROUPS, SquaredNorm, root, squared_norm
+from fganalysis.squared_norm import LEAST_GROUPS, SquaredNorm, mean_over_pairs, root, squared_norm
 
 __all__ = [
     "Estimate",
@@ -218,8 +218,9 @@ def wang2025(
     error, second_moment = error / length[..., None, None], second_moment / length[..., None, None] ** 2
     bias = root(squared_norm(error @ error.swapaxes(-1, -2), sizes).estimate())
     variance = _norm_of_variance(second_moment, error, sizes)
-    rounding = ROUNDING * precision * gradient_norm / length
-    found = {"wang2025_bias": (bias, rounding, length), "wang2025_variance": (variance, rounding**2, length**2)}
+    norm = gradient_norm / length
+    rounding = ROUNDING * precision * norm
+    found = {"wang2025_bias": (bias, rounding, length), "wang2025_variance": (variance, rounding * norm, length**2)}
     return {
         name: _limited(name, _of_few(name, part, int(sizes.sum())).of_rounding(own)).scaled(unit)
         for name, (part, own, unit) in found.items()
@@ -415,5 +416,5 @@ def squared_tangent(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray
         - deviation[..., None, :] * overlap[..., :, None]
         + deviation[..., :, None] * deviation[..., None, :] * tangent
     ) / centre[..., None] ** 2
-    unbiased = squared_norm(across, sizes).value / (centre[..., 0] ** 2 - along.se**2)
+    unbiased = mean_over_pairs(across, sizes) / (centre[..., 0] ** 2 - along.se**2)
     return squared_norm(influence, sizes).moved(unbiased)

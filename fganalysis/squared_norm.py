@@ -202,9 +202,7 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     # Third powers are taken of numbers around one.
     unit = power_of_two(np.abs(gram).max((-2, -1)))
     gram = gram / unit[..., None, None]
-    outer = np.outer(weights, weights)
-    np.fill_diagonal(outer, 0.0)
-    value = (gram * outer).sum((-2, -1)) / outer.sum()
+    value = mean_over_pairs(gram, weights)
     others = 1 - np.eye(groups)
     # What all have in common would leave the rounding of its square, and changes none of the following.
     common = (gram * others).sum((-2, -1)) / (groups * (groups - 1))
@@ -230,6 +228,14 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     most = np.maximum(np.cbrt(np.maximum(third, 0.0)) / groups, share)
     square = unit**2
     return SquaredNorm(unit * value, square * own, square * along, unit * slope, unit * most, skewness, groups - 1)
+
+
+def mean_over_pairs(gram: Array, weights: Array) -> Array:
+    """U: the weighted mean of ⟨m_a, m_b⟩ over a ≠ b."""
+    outer = np.outer(weights, weights)
+    np.fill_diagonal(outer, 0.0)
+    mean: Array = (gram * outer).sum((-2, -1)) / outer.sum()
+    return mean
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

@@ -153,7 +153,7 @@ def exact(guess: np.ndarray, gradient: np.ndarray, along: bool) -> dict[str, flo
     """Of an estimator whose guesses are all alike, along the gradient or not."""
     inner, square, squared = float(guess @ gradient), float(guess @ guess), float(gradient @ gradient)
     error = float(((guess - gradient) ** 2).sum())
-    cosine = 0.0 if square == 0 else inner / np.sqrt(square * squared)
+    cosine = 0.0 if square == 0 else float(np.clip(inner / np.sqrt(square * squared), -1.0, 1.0))
     if along and square > 0:
         cosine = float(np.sign(inner))
     return {
