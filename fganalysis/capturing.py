@@ -130,8 +130,8 @@ def _checked(
     by_name = {name: next(found) for name in parameters}
     gradient_checks.refuse_weights_in_the_loss(list(outside), list(found))
     snapshot = _snapshot(network, loss_fn, inputs, targets, recorded, derivatives, at_taps)
+    refusals.refuse_useless_gradient(snapshot)
     snapshot = _with_upstream_where_it_is(snapshot, recorded)
-    refusals.refuse_zero_gradient(snapshot)
     refusals.refuse_loss_that_is_no_mean(snapshot)
     gradient_checks.refuse_random_forward_pass(snapshot)
     gradient_checks.refuse_other_gradient(snapshot, by_name)

@@ -29,7 +29,7 @@ from fganalysis.intervals import (
     skewed,
 )
 from fganalysis.pareto_tail import tail_shape
-from fganalysis.squared_norm import LEAST_GROUPS, SquaredNorm, root, squared_norm
+from fganalysis.squared_norm import LEAST_GROUPS, SquaredNorm, mean_over_pairs, root, squared_norm
 
 __all__ = [
     "Estimate",
@@ -56,7 +56,7 @@ ROUNDING = 32.0  # What rounding may add to a guess, its products and sums, in u
 NOTABLE = 0.1  # Of an interval's length: by what such room must widen it to be called wide.
 CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
 NEARLY_ALL = 0.9  # Of the range from 0 to 1: an interval that leaves out no more says next to nothing.
-NOT_KNOWN = 0.4  # Of a variance: the share that is known to its expectation alone from which on it may be too large.
+NOT_KNOWN = 0.1  # Of a variance: the share known to its expectation alone from which on intervals cover too much.
 
 
 def quantities(
@@ -90,7 +90,9 @@ def quantities(
     bias_law = squared_norm(gram, sizes)
     errors = errors_about(np.ones_like(whole), p, q, whole)
     shrinkage = mean(p / g2[..., None])
-    about_mean = _about(np.where(whole > 0, shrinkage.value, 1.0), p, q, gram, group_of_guess, whole)
+    # Of the scales that are not ruled out, the one nearest to the gradient.
+    scale = np.where(np.isnan(shrinkage.low), 1.0, np.clip(1.0, shrinkage.low, shrinkage.high))
+    about_mean = _about(scale, p, q, gram, group_of_guess, whole)
     squared_bias = replace(bias_law.estimate(), tail=tail_shape(np.sqrt(about_mean[0])))
     bias = root(squared_bias)
     found = {
@@ -216,8 +218,9 @@ def wang2025(
     error, second_moment = error / length[..., None, None], second_moment / length[..., None, None] ** 2
     bias = root(squared_norm(error @ error.swapaxes(-1, -2), sizes).estimate())
     variance = _norm_of_variance(second_moment, error, sizes)
-    rounding = ROUNDING * precision * gradient_norm / length
-    found = {"wang2025_bias": (bias, rounding, length), "wang2025_variance": (variance, rounding**2, length**2)}
+    norm = gradient_norm / length
+    rounding = ROUNDING * precision * norm
+    found = {"wang2025_bias": (bias, rounding, length), "wang2025_variance": (variance, rounding * norm, length**2)}
     return {
         name: _limited(name, _of_few(name, part, int(sizes.sum())).of_rounding(own)).scaled(unit)
         for name, (part, own, unit) in found.items()
@@ -316,9 +319,9 @@ def _variance(value: Array, errors: Array, gram: Array, sizes: Array, group_of_g
 
     and the second term, which the squared bias takes off again, is nearly all where a guess is short against the
     gradient and c is the gradient: it is then longer than ‖ξ‖² by ‖g‖/‖ξ‖, and what the groups say of it cannot take it
-    off to that precision. About s g, what is left of ḡ − c is across the gradient. An error in s of ⟨ξ̄, g⟩/‖g‖² adds
-    4⟨ξ̄, g⟩² Var⟨ξ, g⟩/(n‖g‖⁴) to the variance of the mean, of the order of 1/n², as the means of groups do elsewhere:
-    `less_squared_bias` takes it off.
+    off to that precision. About s g, what is left of ḡ − c is across the gradient, or no longer than s is uncertain: s
+    is 1 where the shrinkage may be 1, else its nearer bound. What a difference of two standard errors of ⟨ξ̄, g⟩ leaves
+    of the second term has a variance of 16 Var⟨ξ, g⟩²/(n‖g‖⁴), 1/n of that of ‖ξ‖² where noise is normal.
     """
     found = less_squared_bias(errors, squared_norm(gram, sizes), gram, group_of_guess)
     return replace(found, value=value, low=found.low + (value - found.value), high=found.high + (value - found.value))
@@ -337,7 +340,8 @@ def less_squared_bias(
     two parts without correlation. The first is a mean over guesses of e − 2⟨ξ, δ⟩, the second known by group alone: so
     its variance is that of the mean of e, in which every guess counts, times the regression of the influence on e over
     the groups, and that of what is left of it, with the groups' degrees of freedom. Skewness is that of e. Of δ too the
-    groups know no more than δ + ξ̄, which adds 4 ξ̄ᵀ Cov(ξ) ξ̄/n, 2v₀ in expectation, and that is taken off.
+    groups know no more than δ + ξ̄, which adds 4 ξ̄ᵀ Cov(ξ) ξ̄/n, 2v₀ in expectation, and that is taken off, if the
+    second term varies as much.
 
     The second part is U's own noise, v₀ (`fganalysis.squared_norm`), all there is where ‖ξ‖² does not vary: two rows of
     which a guess takes one, signs. It is no normal number but, in one dimension of noise, minus a square less its mean.
@@ -351,21 +355,22 @@ def less_squared_bias(
         return Estimate.missing(value.shape)
     own = shape(errors)
     by_group = _group_means(errors, group_of_guess, groups)
-    influence = by_group - (gram * (1 - np.eye(groups))).sum(-1) * 2 / (groups - 1)
-    by_group, influence = (part - part.mean(-1, keepdims=True) for part in (by_group, influence))
+    by_bias = (gram * (1 - np.eye(groups))).sum(-1) * 2 / (groups - 1)
+    by_group, by_bias = (part - part.mean(-1, keepdims=True) for part in (by_group, by_bias))
+    influence = by_group - by_bias
     squares = (by_group**2).sum(-1)
     slope = np.divide((influence * by_group).sum(-1), squares, out=np.ones_like(squares), where=squares > 0)
     rest = ((influence - slope[..., None] * by_group) ** 2).sum(-1) / (groups * (groups - 2))
     first = (slope * own.se) ** 2
     found = first + rest
-    noise = squared_bias.variance_without_bias
-    linear = np.maximum(found - 2 * noise, 0.0)
+    noise, of_bias = squared_bias.variance_without_bias, (by_bias**2).sum(-1) / (groups * (groups - 1))
+    linear = np.maximum(found - np.minimum(2 * noise, of_bias), 0.0)
     share = np.divide(first, found, out=np.ones_like(found), where=found > 0)
     # What `skewed` makes degrees of freedom of: those of both parts, after Satterthwaite.
     inverse = share**2 * (own.kurtosis - 1) / (2 * own.n) + (1 - share) ** 2 / (groups - 2)
     skewness = np.copysign(share**1.5, slope) * own.skewness
     of_mean = skewed(value, Shape(own.n, np.sqrt(linear), skewness, 1 + 2 * own.n * inverse))
-    below, above = squared_bias.noise(TAIL)
+    below, above = squared_bias.reach(np.zeros_like(value), TAIL)
     low = value - np.hypot(np.maximum(value - of_mean.low, 0.0), below)
     high = value + np.hypot(np.maximum(of_mean.high - value, 0.0), above)
     in_one_dimension = squared_bias.skewness**2 / 8
@@ -411,5 +416,5 @@ def squared_tangent(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray
         - deviation[..., None, :] * overlap[..., :, None]
         + deviation[..., :, None] * deviation[..., None, :] * tangent
     ) / centre[..., None] ** 2
-    unbiased = squared_norm(across, sizes).value / (centre[..., 0] ** 2 - along.se**2)
+    unbiased = mean_over_pairs(across, sizes) / (centre[..., 0] ** 2 - along.se**2)
     return squared_norm(influence, sizes).moved(unbiased)

@@ -172,8 +172,14 @@ def differentiated(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None
         ) from error
 
 
-def refuse_zero_gradient(snapshot: Snapshot) -> None:
-    """A gradient of zero, which nothing can be relative to."""
+def refuse_useless_gradient(snapshot: Snapshot) -> None:
+    """A gradient that is NaN or infinite though the loss is finite, or zero: nothing can be relative to it."""
+    for tap, gradient in zip(snapshot.taps, snapshot.gradients, strict=True):
+        if not bool(torch.isfinite(gradient).all()):
+            raise NonFiniteActivations(
+                f"the gradient at tap {tap.name!r} is NaN or infinite, though the loss is finite: look for the root or "
+                "the logarithm of a zero in the network or the loss"
+            )
     if not any(bool(gradient.any()) for gradient in snapshot.gradients):
         raise CannotMeasure(
             "the gradient is zero at every tap on this batch, so nothing can be measured relative to it"

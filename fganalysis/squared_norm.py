@@ -129,15 +129,6 @@ class SquaredNorm:
         shares = _ratio(linear + noise, variance) ** 2 + _ratio(own, variance) ** 2 * few
         return np.maximum(self.degrees * np.divide(1.0, shares, out=np.ones_like(shares), where=shares > 0), 1.0)
 
-    def noise(self, tail: float) -> tuple[Array, Array]:
-        """How far below and above θ U lies by v₀ alone, without a bias, each exceeded with probability ``tail``."""
-        nothing = np.zeros_like(self.value)
-        variance, linear, skewness = self._law(nothing)
-        root = 2 / skewness
-        z = -special.stdtrit(self._degrees(nothing, variance, linear), tail) / (3 * root)
-        below, above = (root * np.abs((1 + side - 1 / (9 * root**2)) ** 3 - 1) for side in (-z, z))
-        return below * np.sqrt(variance), above * np.sqrt(variance)
-
     def interval(self) -> tuple[Array, Array]:
         """Bounds of θ, 0 ≤ low ≤ high."""
         middle = np.maximum(self.value, 0.0)
@@ -211,9 +202,7 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     # Third powers are taken of numbers around one.
     unit = power_of_two(np.abs(gram).max((-2, -1)))
     gram = gram / unit[..., None, None]
-    outer = np.outer(weights, weights)
-    np.fill_diagonal(outer, 0.0)
-    value = (gram * outer).sum((-2, -1)) / outer.sum()
+    value = mean_over_pairs(gram, weights)
     others = 1 - np.eye(groups)
     # What all have in common would leave the rounding of its square, and changes none of the following.
     common = (gram * others).sum((-2, -1)) / (groups * (groups - 1))
@@ -241,6 +230,15 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     return SquaredNorm(unit * value, square * own, square * along, unit * slope, unit * most, skewness, groups - 1)
 
 
+def mean_over_pairs(gram: Array, weights: Array) -> Array:
+    """U: the weighted mean of ⟨m_a, m_b⟩ over a ≠ b."""
+    outer = np.outer(weights, weights)
+    np.fill_diagonal(outer, 0.0)
+    mean: Array = (gram * outer).sum((-2, -1)) / outer.sum()
+    return mean
+
+
 def _ratio(numerator: Array, denominator: Array) -> Array:
     """0 where the denominator is not positive."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    nothing = np.zeros(np.broadcast_shapes(numerator.shape, denominator.shape))
+    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from fganalysis import store
 from fganalysis.arguments import check_names
 from studies import calibration_figures, calibration_page, command_line, pages
-from studies.calibration_cells import ESTIMATORS, UNBIASED, VERSION, coverage, false_alarms, power
+from studies.calibration_cells import VERSION, coverage, false_alarms, power
+from studies.calibration_estimators import ESTIMATORS, HARD, UNBIASED
 from studies.kept_cells import kept
 
 LEAST_GUESSES = 64  # Four groups of a block each: fewer give no interval of a bias.
@@ -46,7 +47,7 @@ class Settings:
     """Samples of every estimator, each with all its intervals."""
     guesses: tuple[int, ...] = (64, 256, 1024)
     """Guesses in a sample, multiples of 16; from 1024 on there are 64 groups."""
-    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    estimators: tuple[str, ...] = (*ESTIMATORS, *HARD)
     """Names of the estimators."""
     runs: int = 1000
     """Runs of check_unbiased on each unbiased estimator."""
@@ -72,7 +73,7 @@ class Settings:
         wrong = [n for n in self.guesses if n < LEAST_GUESSES or n & (n - 1)]
         if wrong:
             raise ValueError(f"guesses must be powers of two of at least {LEAST_GUESSES}, got {wrong[0]}")
-        check_names("estimators", self.estimators, ESTIMATORS)
+        check_names("estimators", self.estimators, ESTIMATORS | HARD)
 
 
 def main(settings: Settings) -> xr.DataTree:
@@ -113,6 +114,7 @@ def _coverage(settings: Settings, n_guesses: int, bar: tqdm) -> xr.Dataset:
         "below_truth": "samples whose interval lies below the truth",
         "missing": "samples without an interval",
         "said_wide": "samples whose interval is said to be wide",
+        "said_short": "samples whose interval is said to be perhaps too short",
         "repeats": "samples",
         "truth": "true value",
         "truth_is_closed_form": "1 where the truth is a closed form, 0 where it is the mean of all samples",

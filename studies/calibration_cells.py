@@ -14,98 +14,34 @@ from torch import Tensor
 
 import fganalysis as fga
 from fganalysis import moments, sampling, schema
-from fganalysis.estimates import ActivationEstimates, WeightEstimates
-from fganalysis.estimators import (
-    ActivityPerturbation,
-    Estimator,
-    MultiTangent,
-    OrthogonalUpstream,
-    Subsampled,
-    Upstream,
-    WeightPerturbation,
-)
+from fganalysis.estimates import ActivationEstimates
+from fganalysis.estimators import Estimator, Subsampled
 from fganalysis.intervals import Estimate
-from fganalysis.noise import Rademacher
 from fganalysis.sampling import MOST_GROUPS, MOST_GUESSES_PER_BLOCK
 from fganalysis.snapshot import Snapshot
 from fganalysis.squared_norm import squared_norm
+from studies.calibration_estimators import (
+    DIMENSIONS,
+    ESTIMATORS,
+    HARD,
+    MANY_WEIGHTS,
+    UNBIASED,
+    Shrunk,
+    closed_forms,
+    network,
+    of_many_weights,
+)
 
 Array = NDArray[np.float64]
-NUMBERS_AT_ONCE = 2**18
+NUMBERS_AT_ONCE = 2**18  # Drawn: another number gives other guesses.
+MEASURED_AT_ONCE = 100  # Repeats: fewer cost a call each.
 ROUNDING = 1e-9  # Relative: truths and bounds of what does not vary differ by so much.
-VERSION = 2  # Of what a coverage holds and of the intervals that it counts: an older one is computed again.
+NOTHING = 1e-14  # Of a gradient of about unit length: values that differ by less do so by rounding.
+VERSION = 3  # Of what a coverage holds and of the intervals that it counts: an older one is computed again.
 LEVELS = np.linspace(0.005, 0.995, 100)  # Of the quantiles of z that are kept.
-
-
-@dataclass(frozen=True)
-class Laplace:
-    """Noise with exponential tails: fourth moment 6, and a guess has products of four entries in its squared norm."""
-
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
-        halves = torch.empty((2, *shape), dtype=like.dtype, device=like.device).exponential_(generator=generator)
-        return (halves[0] - halves[1]) / 2**0.5
-
-    def fourth(self, n: int) -> float:
-        return 6.0
-
-    def pair(self, n: int) -> float:
-        return 1.0
-
-
-@dataclass(frozen=True)
-class RareEvents:
-    """The gradient over p with probability p, else nothing: unbiased, with a kurtosis of about 1/p."""
-
-    probability: float = 0.1
-
-    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        gradients = snapshot.weight_gradients
-        hits = torch.rand(n_guesses, generator=generator, dtype=gradients[0].dtype) < self.probability
-        coefficients = (hits.to(gradients[0].dtype) / self.probability).unsqueeze(1).expand(-1, len(gradients))
-        return WeightEstimates(coefficients, tuple(g.expand(n_guesses, *g.shape) for g in gradients))
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """Weight perturbation times 1 − ``shrinkage``: a bias of that size, relative to the gradient."""
-
-    shrinkage: float
-
-    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        guesses = WeightPerturbation()(snapshot, n_guesses, generator)
-        return replace(guesses, coefficients=(1 - self.shrinkage) * guesses.coefficients)
-
-
-ESTIMATORS: dict[str, Estimator] = {
-    "activity": ActivityPerturbation(),
-    "activity, signs, separate": ActivityPerturbation(noise=Rademacher(), layers="separate"),
-    "activity, shared, batch slope": ActivityPerturbation(shared=True, slope="batch"),
-    "activity, Laplace": ActivityPerturbation(noise=Laplace()),
-    "activity, one output": ActivityPerturbation(),
-    "upstream": Upstream(),
-    "orthogonal, k = 2": OrthogonalUpstream(k=2),
-    "weight": WeightPerturbation(),
-    "mean of 4 tangents": MultiTangent(k=4),
-    "rare events": RareEvents(),
-    "activity, on half the batch": Subsampled(ActivityPerturbation(), 2),  # The two parts of its variance.
-}
 PARTS = ("variance within", "variance between")  # `fganalysis.variance_parts`.
 REPEATS_OF_PARTS = 1000  # At most: they are drawn one by one.
 COUNTED = (*schema.QUANTITIES, *PARTS)
-HEAVY = ("activity, shared, batch slope", "activity, Laplace", "rare events")
-UNBIASED: dict[str, Estimator] = {"activity": ActivityPerturbation(), "rare events": RareEvents(0.03)}
-
-
-def network(name: str) -> Snapshot:
-    """4-6-6-3 with ReLU and 4 examples; for one output 3-4-1 with tanh and one example. Double precision."""
-    one = "one output" in name
-    sizes, n_examples = ([3, 4, 1], 1) if one else ([4, 6, 6, 3], 4)
-    activation = torch.nn.Tanh if one else torch.nn.ReLU
-    module = fga.networks.mlp(sizes, bias=False, seed=1, activation=activation, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(2)
-    inputs = torch.randn(n_examples, sizes[0], generator=generator, dtype=torch.float64)
-    targets = torch.randn(n_examples, sizes[-1], generator=generator, dtype=torch.float64)
-    return fga.capture(module, torch.nn.functional.mse_loss, inputs, targets)
 
 
 @dataclass(frozen=True)
@@ -118,6 +54,9 @@ class Draws:
     gram: Array
     second_moments: list[Array]
     errors: list[Array]
+
+    def scalars(self) -> tuple[Array, Array, Array]:
+        return self.inner_product, self.squared_length, self.gram
 
 
 def drawn(snapshot: Snapshot, estimator: Estimator, repeats: int, n_guesses: int, generator: torch.Generator) -> Draws:
@@ -144,6 +83,34 @@ def drawn(snapshot: Snapshot, estimator: Estimator, repeats: int, n_guesses: int
     return Draws(p, q, gram, seconds, errors)
 
 
+def drawn_of_many(repeats: int, n_guesses: int, generator: np.random.Generator) -> Draws:
+    """Samples of weight perturbation of `DIMENSIONS` weights, ĝ = t v with t = ⟨v, g⟩ and ‖g‖ = 1, from their law.
+
+    Given the slopes, the group means across the gradient are normal, m_a = s_a w_a with s_a² the sum of t² over n², and
+    the Gram matrix of the w_a has a Wishart law, drawn after Bartlett 1933. The lengths of the guesses are drawn beside
+    it: they depend on it by their deviation from their mean alone, of one part in √(D/2).
+    """
+    groups = min(n_guesses // MOST_GUESSES_PER_BLOCK, MOST_GROUPS)
+    slopes = generator.normal(size=(repeats, groups, n_guesses // groups))
+    lower = np.tril(generator.normal(size=(repeats, groups, groups)), -1)
+    diagonal = np.sqrt(generator.chisquare(DIMENSIONS - 1 - np.arange(groups), size=(repeats, groups)))
+    lower += diagonal[..., None] * np.eye(groups)
+    spread = np.sqrt((slopes**2).sum(-1)) / slopes.shape[-1]
+    along = (slopes**2).mean(-1) - 1
+    gram = spread[..., :, None] * (lower @ lower.mT) * spread[..., None, :] + along[..., :, None] * along[..., None, :]
+    p = (slopes**2).reshape(repeats, n_guesses)
+    q = p * (p + generator.chisquare(DIMENSIONS - 1, size=p.shape))
+    p, q, gram = (np.stack([np.full_like(part, np.nan), part], axis=1)[:, :, None] for part in (p, q, gram))
+    return Draws(p, q, gram, [], [])
+
+
+def _joined(parts: list[Draws]) -> Draws:
+    p, q, gram = (np.concatenate(arrays) for arrays in zip(*(part.scalars() for part in parts), strict=True))
+    lists = ([part.second_moments for part in parts], [part.errors for part in parts])
+    seconds, errors = ([np.concatenate(taps) for taps in zip(*one, strict=True)] for one in lists)
+    return Draws(p, q, gram, seconds, errors)
+
+
 def _with_all_layers(part: Tensor) -> Array:
     array: Array = torch.cat([part, part.sum(2, keepdim=True)], dim=2).double().numpy()
     return array
@@ -161,19 +128,21 @@ def _gram(means: Tensor) -> Tensor:
     return flat @ flat.mT
 
 
-def measured(draws: Draws, snapshot: Snapshot) -> dict[str, Estimate]:
+def measured(draws: Draws, squared_gradient: Array) -> dict[str, Estimate]:
     """Every reported quantity of every repeat, (repeat, space, layer); those of one space stand at the activations."""
     groups, n_guesses = draws.gram.shape[-1], draws.inner_product.shape[-1]
     of_guess = np.arange(n_guesses) // (n_guesses // groups)
-    found = moments.quantities(
-        draws.inner_product, draws.squared_length, draws.gram, of_guess, sampling.squared_gradients(snapshot)
-    )
+    found = moments.quantities(draws.inner_product, draws.squared_length, draws.gram, of_guess, squared_gradient)
     shape = draws.inner_product.shape[:-1]
     for index, (second, error) in enumerate(zip(draws.second_moments, draws.errors, strict=True)):
         for name, estimate in moments.wang2025(second, error, np.full(groups, n_guesses / groups)).items():
-            own = found.setdefault(name, replace(Estimate.missing(shape), wide=np.zeros(shape, dtype=bool)))
+            nothing = replace(Estimate.missing(shape), wide=np.zeros(shape, dtype=bool), tail=np.full(shape, np.nan))
+            own = found.setdefault(name, nothing)
+            # Of groups alone, so that it says of its tail what `fga.sample` takes from the guesses.
+            alike = np.asarray(found["mse" if name == "wang2025_variance" else "bias"].tail)[:, 0, index]
             for field in dataclasses.fields(Estimate):
-                getattr(own, field.name)[:, 0, index] = getattr(estimate, field.name)
+                part = alike if field.name == "tail" else getattr(estimate, field.name)
+                getattr(own, field.name)[:, 0, index] = part
     return found
 
 
@@ -182,8 +151,9 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
 
     The truth is the closed form; where none is known, the mean of all repeats' values, known √repeats times better.
     """
-    snapshot, estimator = network(name), ESTIMATORS[name]
-    generator = torch.Generator().manual_seed(seed)
+    snapshot, estimator = network(name), (ESTIMATORS | HARD)[name]
+    squares, layers = sampling.squared_gradients(snapshot), [*snapshot.layers, schema.ALL_LAYERS]
+    generator, of_law = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     parts: dict[str, list[tuple[Estimate, Array]]] = {}
     if isinstance(estimator, Subsampled):
         exact = fga.predict_variance_parts(estimator, snapshot)
@@ -194,52 +164,40 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
                 one = Estimate(*(np.asarray(part)[None] for part in dataclasses.astuple(estimate)))
                 parts.setdefault(quantity, []).append((one, np.full(one.value.shape, np.nan)))
     else:
-        truths = closed_forms(snapshot, estimator, name)
+        truths = closed_forms(snapshot, estimator)
         numbers = estimator(snapshot, 1, torch.Generator().manual_seed(0)).numbers_per_guess()
+        if name == MANY_WEIGHTS:
+            truths, squares, layers = of_many_weights(), np.ones((len(schema.SPACES), 1)), [schema.ALL_LAYERS]
         at_once = max(1, NUMBERS_AT_ONCE // (n_guesses * numbers))
+        waiting: list[Draws] = []
         for start in range(0, repeats, at_once):
-            draws = drawn(snapshot, estimator, min(at_once, repeats - start), n_guesses, generator)
-            groups = draws.gram.shape[-1]
-            for quantity, estimate in measured(draws, snapshot).items():
+            batch = min(at_once, repeats - start)
+            if name == MANY_WEIGHTS:
+                waiting.append(drawn_of_many(batch, n_guesses, of_law))
+            else:
+                waiting.append(drawn(snapshot, estimator, batch, n_guesses, generator))
+            if start + batch < repeats and sum(len(draws.gram) for draws in waiting) < MEASURED_AT_ONCE:
+                continue
+            draws, waiting = _joined(waiting), []
+            weights = np.ones(draws.gram.shape[-1])
+            for quantity, estimate in measured(draws, squares).items():
                 score = np.full(estimate.value.shape, np.nan)
                 if quantity == "squared_bias":
-                    score = squared_norm(draws.gram, np.ones(groups)).score(truths[quantity])
+                    score = squared_norm(draws.gram, weights).score(truths[quantity])
                 parts.setdefault(quantity, []).append((estimate, score))
     rows = [_counted(quantity, found, truths) for quantity, found in parts.items()]
     dataset = xr.concat(rows, dim="quantity").assign_coords(quantity=list(parts))
-    return dataset.assign_coords(
-        {schema.SPACE: list(schema.SPACES), schema.LAYER: [*snapshot.layers, schema.ALL_LAYERS], "level": LEVELS}
-    )
-
-
-def closed_forms(snapshot: Snapshot, estimator: Estimator, name: str) -> dict[str, Array]:
-    """Truths over (space, layer), NaN where no closed form is known."""
-    shape = (len(schema.SPACES), len(snapshot.taps) + 1)
-    if isinstance(estimator, RareEvents):
-        squares = sampling.squared_gradients(snapshot)
-        kept = np.array([[np.nan], [1.0]]) * np.ones(shape)
-        noise = 1 / estimator.probability - 1
-        zero = {quantity: 0 * kept for quantity in ("bias", "squared_bias", "relative_bias", "directional_bias")}
-        rest = {"shrinkage": kept, "variance": noise * squares * kept, "mse": noise * squares * kept}
-        share = estimator.probability * kept
-        return zero | rest | {"efficiency": share, "best_scale": share, "cosine": share, "descent_probability": share}
-    predicted = fga.predict(snapshot, estimator)
-    truths = {}
-    for quantity, variable in schema.QUANTITIES.items():
-        values = predicted[quantity].values
-        truths[quantity] = values if len(variable.dims) == 2 else np.stack([values, np.full_like(values, np.nan)])
-    for quantity in ("bias", "squared_bias", "relative_bias", "directional_bias", "wang2025_bias"):
-        # Closed forms of what is zero leave their rounding, of its root where they are roots.
-        tiny = 1e-6 if quantity in ("bias", "relative_bias", "wang2025_bias") else 1e-12
-        truths[quantity] = np.where(np.abs(truths[quantity]) < tiny, 0.0, truths[quantity])
-    return truths
+    return dataset.assign_coords({schema.SPACE: list(schema.SPACES), schema.LAYER: layers, "level": LEVELS})
 
 
 def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[str, Array]) -> xr.Dataset:
     value, low, high = (
         np.concatenate([getattr(estimate, field) for estimate, _ in parts]) for field in ("value", "low", "high")
     )
-    wide = np.concatenate([np.broadcast_to(estimate.wide, estimate.value.shape) for estimate, _ in parts])
+    wide, short = (
+        np.concatenate([np.broadcast_to(getattr(estimate, said), estimate.value.shape) for estimate, _ in parts])
+        for said in ("wide", "short")
+    )
     exact = truths[quantity]
     known = ~np.isnan(exact)
     reported = ~np.isnan(low)
@@ -249,7 +207,7 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
     # What is zero by construction, as the part across a gradient of one number, is left with rounding errors of 1.
     margin = ROUNDING * np.maximum(np.abs(truth), float(quantity == "directional_bias"))
     # Where no repeat differs from another there is no chance, and nothing to calibrate.
-    varies = reported.any(0) & (np.ptp(np.where(reported, value, truth), axis=0) > 2 * margin + 1e-30)
+    varies = reported.any(0) & (np.ptp(np.where(reported, value, truth), axis=0) > 2 * margin + NOTHING)
     estimate = Estimate(value, value, low, high)
     score = np.concatenate([score for _, score in parts])
     score = np.where(np.isnan(score), estimate.score(truth), score)
@@ -262,6 +220,7 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
         "below_truth": (high < truth - margin).sum(0),
         "missing": (~reported).sum(0),
         "said_wide": (wide & reported).sum(0),
+        "said_short": (short & reported).sum(0),
         "repeats": np.full(truth.shape, len(value)),
     }
     variables: dict[str, tuple] = {key: (grid, np.where(varies, count, np.nan)) for key, count in counts.items()}

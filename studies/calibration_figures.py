@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from studies.calibration_cells import COUNTED, HEAVY, LEVELS
-from studies.calibration_page import WANTED, cells, promised, shown, z_shown
+from studies.calibration_cells import COUNTED, LEVELS
+from studies.calibration_estimators import HEAVY
+from studies.calibration_page import WANTED, cells, of_usual, promised, shown, usual, z_shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """Coverage by quantity, z's quantiles, and the power of check_unbiased."""
-    return {"coverage": _coverage_figure(cells(tree)), "z": _z_figure(tree), "power": _power_figure(tree)}
+    return {"coverage": _coverage_figure(usual(cells(tree))), "z": _z_figure(tree), "power": _power_figure(tree)}
 
 
 def _coverage_figure(found: xr.Dataset) -> Figure:
@@ -72,7 +73,7 @@ def _z_figure(tree: xr.DataTree) -> Figure:
     expected = stats.norm.ppf(LEVELS)
     quantities = shown(tree)
     for axes, name in zip(grid[0], names, strict=True):
-        quantiles = tree["coverage"][name]["z_quantile"]
+        quantiles = of_usual(tree, name)
         for colour, quantity in zip(seaborn.color_palette("colorblind", len(quantities)), quantities, strict=True):
             own = quantiles.sel(quantity=quantity).transpose("level", ...).values.reshape(len(LEVELS), -1)
             own = own[:, ~np.isnan(own).any(0)]

@@ -13,18 +13,22 @@ import xarray as xr
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import schema
+from fganalysis import sampling, schema
 from fganalysis.estimates import ActivationEstimates
 from fganalysis.intervals import Estimate
 from fganalysis.snapshot import Snapshot
 from studies import calibration, calibration_cells, calibration_page
 from studies.calibration import Settings
-from studies.calibration_cells import ESTIMATORS, drawn, measured, network
+from studies.calibration_cells import drawn, measured
+from studies.calibration_estimators import ESTIMATORS, HARD, MANY_WEIGHTS, TAILS, closed_forms, network
 
 TINY = Settings(
     repeats=120,
     guesses=(128, 256),
-    estimators=("activity", "activity, one output", "upstream", "rare events", "activity, on half the batch"),
+    estimators=(
+        *("activity", "activity, one output", "upstream", "rare events", "activity, on half the batch"),
+        *("minibatch, 1 of 2", MANY_WEIGHTS, "weight, times 1 + t"),
+    ),
     runs=3,
     run_guesses=2**11,
     biases=(0.8, 0.4),
@@ -50,7 +54,7 @@ def test_every_interval_that_is_reported_is_counted(finished: Finished) -> None:
     found = calibration_page.cells(finished.tree)
     assert set(found["quantity"].values) == set(calibration_cells.COUNTED)
     assert set(found["guesses"].values) == {128, 256}
-    for name in ("low", "high", "se", "wide"):
+    for name in ("low", "high", "se", "wide", "short"):
         reported = fga.sample(network("activity"), "activity", n_guesses=64)
         assert {f"{quantity}_{name}" for quantity in schema.QUANTITIES} <= set(reported)
 
@@ -58,6 +62,7 @@ def test_every_interval_that_is_reported_is_counted(finished: Finished) -> None:
 def test_intervals_hold_the_truth(finished: Finished) -> None:
     """120 samples know one coverage to 2 %, and four standard errors more are seen in a mean over dozens of cells."""
     found = calibration_page.cells(finished.tree)
+    found = calibration_page.usual(found)
     kept = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
     assert float(kept["coverage"].min()) > 0.95 - 5 * 0.02
     assert 0.935 < float(kept["coverage"].mean()) < 0.975
@@ -77,7 +82,7 @@ def test_the_page_quotes_the_result(finished: Finished) -> None:
 
 def test_a_second_run_computes_nothing(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     written = {path: path.stat().st_mtime_ns for path in (finished.settings.out / "cells").iterdir()}
-    assert len(written) == 2 * 5 + 2 + 2
+    assert len(written) == 2 * 8 + 2 + 2
 
     def never(**settings: object) -> xr.Dataset:
         raise AssertionError(f"computed again: {settings}")
@@ -108,6 +113,59 @@ def test_a_coverage_from_before_intervals_could_be_wide_is_computed_again(
         assert "said_wide" in calibration._coverage(few, 64, bar)
 
 
+def test_hard_settings_have_a_table_of_their_own(finished: Finished) -> None:
+    """And are in no other: what is said of the usual ones does not depend on them."""
+    text = (finished.settings.page / "calibration.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line.count("|") == 5]
+    for name in ("minibatch, 1 of 2", MANY_WEIGHTS, "weight, times 1 + t"):
+        assert any(line.startswith(f"| {name} | `variance` |") for line in rows), name
+    assert any(line.endswith("≥ |") for line in rows if "1 + t | `mse`" in line)
+    without = finished.tree.copy()
+    for guesses in ("128", "256"):
+        own = without["coverage"][guesses].to_dataset()
+        own = own.isel(estimator=[place for place, name in enumerate(own["estimator"].values) if name in ESTIMATORS])
+        without["coverage"][guesses] = xr.DataTree(own)
+    other = calibration_page.page(without)
+    start, stop = "### 128 guesses", "![Coverage of every interval]"
+    assert text[text.index(start) : text.index(stop)] == other[other.index(start) : other.index(stop)]
+    assert "Where squared errors say little" in text and "Where squared errors say little" not in other
+
+
+@pytest.mark.parametrize("name", [name for name in HARD if name != MANY_WEIGHTS])
+def test_closed_forms_of_hard_settings_are_those_of_their_samples(name: str) -> None:
+    """Means over 4000 guesses within 5 standard errors; of tails without a variance only what has one."""
+    snapshot = network(name)
+    draws = drawn(snapshot, HARD[name], 250, 16 * 4, torch.Generator().manual_seed(0))
+    found, truths = measured(draws, sampling.squared_gradients(snapshot)), closed_forms(snapshot, HARD[name])
+    for quantity in ("shrinkage", "descent_probability", "cosine", *(() if name in TAILS else ("variance", "mse"))):
+        values, truth = found[quantity].value, truths[quantity]
+        error = np.maximum(values.std(0) / 250**0.5, 1e-12)
+        known = ~np.isnan(truth)
+        assert known.any() or quantity in ("cosine", "descent_probability")
+        assert (np.abs(values.mean(0) - truth)[known] <= 5 * error[known]).all(), quantity
+
+
+def test_a_law_of_many_weights_is_that_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 dimensions it has the moments of guesses drawn one by one: of U and of the directional bias."""
+    monkeypatch.setattr(calibration_cells, "DIMENSIONS", 40)
+    rng, repeats = np.random.default_rng(0), 3000
+    law = calibration_cells.drawn_of_many(repeats, 128, rng)
+    directions = rng.normal(size=(repeats, 128, 40))
+    guesses = directions[..., :1] * directions
+    errors = guesses.reshape(repeats, 8, 16, 40).mean(2) - np.eye(40)[0]
+    gram = errors @ errors.mT
+    for one, other in (
+        (law.inner_product[:, 1, 0], guesses[..., 0]),
+        (law.squared_length[:, 1, 0], (guesses**2).sum(-1)),
+    ):
+        assert abs(one.mean() / other.mean() - 1) < 0.03
+    off = 1 - np.eye(8)
+    for power in (1, 2):
+        one, other = (((part * off) ** power).sum((-2, -1)) for part in (law.gram[:, 1, 0], gram))
+        error = np.hypot(one.std(), other.std()) / repeats**0.5
+        assert abs(one.mean() - other.mean()) < 4 * error
+
+
 def test_a_large_bias_is_found_at_once(finished: Finished) -> None:
     needed = finished.tree["power"]["guesses_needed"]
     assert needed.notnull().all() and float(needed.sel(bias=0.8).max()) <= float(needed.sel(bias=0.4).max())
@@ -130,12 +188,12 @@ def test_its_samples_are_those_of_the_sampler() -> None:
     """The quantities of one sample drawn here are those that `fga.sample` makes of the same guesses."""
     snapshot, n_guesses = network("activity"), 64
     draws = drawn(snapshot, ESTIMATORS["activity"], 3, n_guesses, torch.Generator().manual_seed(0))
-    found = measured(draws, snapshot)
+    found = measured(draws, sampling.squared_gradients(snapshot))
     sampled = fga.sample(snapshot, _Replayed(n_guesses), n_guesses=n_guesses)
     for name, estimate in found.items():
-        for field, suffix in (("value", ""), ("se", "_se"), ("low", "_low"), ("high", "_high"), ("wide", "_wide")):
-            own = getattr(estimate, field)
-            own = (np.where(np.isnan(estimate.low), np.nan, own) if field == "wide" else own)[0]
+        for field in ("value", "se", "low", "high", "wide", "short"):
+            own, suffix = getattr(estimate, field), "" if field == "value" else "_" + field
+            own = (np.where(np.isnan(estimate.low), np.nan, own) if field in ("wide", "short") else own)[0]
             own = own[0] if name.startswith("wang2025") else own
             np.testing.assert_allclose(sampled[name + suffix], own, rtol=1e-6, atol=1e-9, err_msg=name + suffix)
 
@@ -158,10 +216,10 @@ def test_intervals_that_are_too_tight_are_called_so(monkeypatch: pytest.MonkeyPa
     """The negative control: half of every interval would not do."""
     honest = calibration_cells.measured
 
-    def halved(draws: calibration_cells.Draws, snapshot: Snapshot) -> dict[str, Estimate]:
+    def halved(draws: calibration_cells.Draws, squared_gradient: np.ndarray) -> dict[str, Estimate]:
         return {
             name: Estimate(one.value, one.se, (one.value + one.low) / 2, (one.value + one.high) / 2)
-            for name, one in honest(draws, snapshot).items()
+            for name, one in honest(draws, squared_gradient).items()
         }
 
     monkeypatch.setattr(calibration_cells, "measured", halved)
