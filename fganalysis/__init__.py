@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from fganalysis import (
-    curvature,
-    datasets,
-    estimators,
-    gradient_stream,
-    networks,
-    plotting,
-    schema,
-    subspace,
-    testing,
-)
-from fganalysis.capturing import capture
-from fganalysis.checking import Verdict, check_unbiased
-from fganalysis.diagnosis import diagnose
-from fganalysis.estimated_gradients import estimate_gradient
+from fganalysis import estimators, testing
+from fganalysis.assertions.unbiased import Verdict, check_unbiased
+from fganalysis.capturing.capture import capture
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.measuring import curvature, gradient_stream, subspace
+from fganalysis.measuring.diagnose import diagnose
+from fganalysis.measuring.sample import sample
+from fganalysis.measuring.variance_parts import VarianceParts, variance_parts
 from fganalysis.predictions import predict, predict_variance_parts
-from fganalysis.sampling import sample
-from fganalysis.snapshot import Snapshot
-from fganalysis.store import open_results
-from fganalysis.summary import agreement, summary, z_scores
-from fganalysis.training import train, train_seeds
-from fganalysis.variance_parts import VarianceParts, variance_parts
+from fganalysis.results import plotting, schema
+from fganalysis.results.store import open_results
+from fganalysis.results.tables import agreement, summary, z_scores
+from fganalysis.training import datasets, networks
+from fganalysis.training.estimated_gradients import estimate_gradient
+from fganalysis.training.loop import train, train_seeds
 
 __all__ = [
     "Snapshot",

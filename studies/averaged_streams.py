@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
 
 BLOCK = 16  # Guesses drawn at once: a power of four.
 RATIO = 4

@@ -22,8 +22,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fganalysis import store
 from fganalysis.arguments import check_names
+from fganalysis.results import store
 from studies import averaging_figures, averaging_page, command_line, pages
 from studies.averaged_streams import RATIO
 from studies.averaging_cells import FEWEST_GROUPS, cell, trainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fganalysis import schema
+from fganalysis.results import schema
 from studies.markdown import listed, table
 from studies.seed_intervals import over_seeds
 

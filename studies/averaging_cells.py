@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from scipy import special
 
 import fganalysis as fga
-from fganalysis import moments, schema
-from fganalysis.checkpoints import load_checkpoint
-from fganalysis.estimates import Estimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
-from fganalysis.sampling import squared_gradients
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import Estimates
+from fganalysis.measuring.sample import squared_gradients
+from fganalysis.results import schema
+from fganalysis.statistics import quantities
+from fganalysis.training.checkpoints import load_checkpoint
 from studies.averaged_streams import RATIO, means_of_guesses
 from studies.seed_intervals import half_widths
 from studies.signed import signed_root
@@ -116,7 +117,7 @@ def _of_stream(
         rows.append(_errors_and_cosines(inner, norms, truth))
         if m == 1:
             first = inner[..., : len(groups) * in_a_group], norms[..., : len(groups) * in_a_group]
-    single = moments.quantities(*first, gram, np.repeat(np.arange(len(groups)), in_a_group), truth)
+    single = quantities.quantities(*first, gram, np.repeat(np.arange(len(groups)), in_a_group), truth)
     variables = _named(_moments_of_one({name: estimate.value for name, estimate in single.items()}, truth))
     variables["squared_ceiling_se"] = (GRID, single["directional_bias"].se)
     return variables | _curves(*(np.stack(values, -1) for values in zip(*rows, strict=True)))
@@ -163,7 +164,7 @@ def _errors_and_cosines(inner: Array, norms: Array, truth: Array) -> tuple[Array
     """Means over groups, with errors widened for their number, of ‖ĝ − g‖²/‖g‖² and cos(ĝ, g); (space, layer) each."""
     squares = truth[..., None]
     found = []
-    for values in ((norms - 2 * inner + squares) / squares, moments.cosines(inner, norms, truth)):
+    for values in ((norms - 2 * inner + squares) / squares, quantities.cosines(inner, norms, truth)):
         found += [values.mean(-1), half_widths(values, -1) / special.ndtri(0.975)]
     return found[0], found[1], found[2], found[3]
 

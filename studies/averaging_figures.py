@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from fganalysis import schema
+from fganalysis.results import schema
 from studies.averaging_kinds import family_of
 from studies.seed_intervals import half_widths
 from studies.signed import signed_root

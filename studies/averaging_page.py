@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fganalysis import schema
+from fganalysis.results import schema
 from studies.averaging_agreement import EXACT, agreement, draws_nothing
 from studies.averaging_kinds import GUESSES, family_of, switches
 from studies.markdown import listed, table

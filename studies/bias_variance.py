@@ -14,11 +14,11 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis import plotting
-from fganalysis.checkpoints import load_checkpoint
-from fganalysis.datasets import Dataset
-from fganalysis.diagnosis import join
-from fganalysis.summary import formatted
+from fganalysis.measuring.diagnose import join
+from fganalysis.results import plotting
+from fganalysis.results.tables import formatted
+from fganalysis.training.checkpoints import load_checkpoint
+from fganalysis.training.datasets import Dataset
 from studies import command_line, kept_cells
 from studies.command_line import DatasetName, Device
 

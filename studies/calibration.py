@@ -22,8 +22,8 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import store
 from fganalysis.arguments import check_names
+from fganalysis.results import store
 from studies import calibration_figures, calibration_page, command_line, pages
 from studies.calibration_cells import VERSION, coverage, false_alarms, power
 from studies.calibration_estimators import ESTIMATORS, HARD, UNBIASED

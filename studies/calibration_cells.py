@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import moments, sampling, schema
-from fganalysis.estimates import ActivationEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, Subsampled
-from fganalysis.intervals import Estimate
-from fganalysis.sampling import MOST_GROUPS, MOST_GUESSES_PER_BLOCK
-from fganalysis.snapshot import Snapshot
-from fganalysis.squared_norm import squared_norm
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.measuring import sample
+from fganalysis.measuring.sample import MOST_GROUPS, MOST_GUESSES_PER_BLOCK
+from fganalysis.results import schema
+from fganalysis.statistics import quantities
+from fganalysis.statistics.intervals import Estimate
+from fganalysis.statistics.squared_norm import squared_norm
 from studies.calibration_estimators import (
     DIMENSIONS,
     ESTIMATORS,
@@ -39,7 +41,7 @@ ROUNDING = 1e-9  # Relative: truths and bounds of what does not vary differ by s
 NOTHING = 1e-14  # Of a gradient of about unit length: values that differ by less do so by rounding.
 VERSION = 3  # Of what a coverage holds and of the intervals that it counts: an older one is computed again.
 LEVELS = np.linspace(0.005, 0.995, 100)  # Of the quantiles of z that are kept.
-PARTS = ("variance within", "variance between")  # `fganalysis.variance_parts`.
+PARTS = ("variance within", "variance between")  # `fganalysis.measuring.variance_parts`.
 REPEATS_OF_PARTS = 1000  # At most: they are drawn one by one.
 COUNTED = (*schema.QUANTITIES, *PARTS)
 
@@ -132,10 +134,10 @@ def measured(draws: Draws, squared_gradient: Array) -> dict[str, Estimate]:
     """Every reported quantity of every repeat, (repeat, space, layer); those of one space stand at the activations."""
     groups, n_guesses = draws.gram.shape[-1], draws.inner_product.shape[-1]
     of_guess = np.arange(n_guesses) // (n_guesses // groups)
-    found = moments.quantities(draws.inner_product, draws.squared_length, draws.gram, of_guess, squared_gradient)
+    found = quantities.quantities(draws.inner_product, draws.squared_length, draws.gram, of_guess, squared_gradient)
     shape = draws.inner_product.shape[:-1]
     for index, (second, error) in enumerate(zip(draws.second_moments, draws.errors, strict=True)):
-        for name, estimate in moments.wang2025(second, error, np.full(groups, n_guesses / groups)).items():
+        for name, estimate in quantities.wang2025(second, error, np.full(groups, n_guesses / groups)).items():
             nothing = replace(Estimate.missing(shape), wide=np.zeros(shape, dtype=bool), tail=np.full(shape, np.nan))
             own = found.setdefault(name, nothing)
             # Of groups alone, so that it says of its tail what `fga.sample` takes from the guesses.
@@ -152,7 +154,7 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
     The truth is the closed form; where none is known, the mean of all repeats' values, known √repeats times better.
     """
     snapshot, estimator = network(name), (ESTIMATORS | HARD)[name]
-    squares, layers = sampling.squared_gradients(snapshot), [*snapshot.layers, schema.ALL_LAYERS]
+    squares, layers = sample.squared_gradients(snapshot), [*snapshot.layers, schema.ALL_LAYERS]
     generator, of_law = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     parts: dict[str, list[tuple[Estimate, Array]]] = {}
     if isinstance(estimator, Subsampled):

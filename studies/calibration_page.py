@@ -7,9 +7,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from fganalysis import schema
-from fganalysis.error_blocks import BLOCKS, FIRST_BLOCK, GROWTH
-from fganalysis.intervals import ENOUGH
+from fganalysis.assertions.error_blocks import BLOCKS, FIRST_BLOCK, GROWTH
+from fganalysis.results import schema
+from fganalysis.statistics.intervals import ENOUGH
 from studies.calibration_cells import COUNTED, LEVELS, REPEATS_OF_PARTS
 from studies.calibration_estimators import ESTIMATORS, HARD, HEAVY, TAILS
 from studies.markdown import table
@@ -99,8 +99,8 @@ def page(tree: xr.DataTree) -> str:
         lines += [f"### {guesses} guesses", "", _by_quantity(found, guesses), ""]
         if guesses < ENOUGH:
             lines += [
-                f"Intervals of fewer than {ENOUGH} guesses are widened on purpose (`fganalysis.intervals`): so few "
-                "show too little of the tails of what they are drawn from.",
+                f"Intervals of fewer than {ENOUGH} guesses are widened on purpose "
+                "(`fganalysis.statistics.intervals`): so few show too little of the tails of what they are drawn from.",
                 "",
             ]
     lines += [
@@ -139,7 +139,8 @@ def page(tree: xr.DataTree) -> str:
         "## Power: guesses until a bias is found",
         "",
         "Weight perturbation (Gaussian) times 1 − r, the same network and alpha. The docstring of "
-        "`fganalysis.checking` promises about 30 v/r², v the variance along the gradient over ‖g‖²: 2(1 − r)² here.",
+        "`fganalysis.assertions.unbiased` promises about 30 v/r², v the variance along the gradient over ‖g‖²: "
+        "2(1 − r)² here.",
         "",
         _power_table(power),
         "",
@@ -296,7 +297,8 @@ def _exceptions(found: xr.Dataset) -> list[str]:
         "",
         f"Below {ENOUGH} guesses the tight ones alone. Layers are numbered from 1. Where most of the noise lies in one "
         "direction and the bias across it, as that of a truncated upstream guess does, the interval is wide: what of "
-        "the variance the bias adds is estimated with an error as large as the variance (`fganalysis.squared_norm`).",
+        "the variance the bias adds is estimated with an error as large as the variance "
+        "(`fganalysis.statistics.squared_norm`).",
         "",
         table(
             [
@@ -390,5 +392,6 @@ def _power_table(power: xr.Dataset) -> str:
 
 
 def promised(bias: Array) -> Array:
-    """Guesses until a bias is found, as the docstring of `fganalysis.checking` says, no fewer than a verdict takes."""
+    """Guesses until a bias is found, as the docstring of `fganalysis.assertions.unbiased` says, no fewer than a verdict
+    takes."""
     return np.maximum(30 * 2 * (1 - bias) ** 2 / bias**2, FIRST_VERDICT)

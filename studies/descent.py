@@ -25,9 +25,9 @@ import xarray as xr
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import curvature
-from fganalysis.capturing import freeze
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.capture import freeze
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.measuring import curvature
 
 HESSIAN_BRANCHES = ("whole", "dominant", "bulk")
 JACOBIAN_BRANCHES = ("hidden", "top", "other", "rest")

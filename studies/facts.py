@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivityPerturbation,
     Estimator,
@@ -28,7 +29,6 @@ from fganalysis.estimators import (
     PreconditionedUpstream,
     Upstream,
 )
-from fganalysis.snapshot import Snapshot
 from studies import command_line, facts_report, kept_cells
 from studies.facts_report import METRICS
 from theory import upstream

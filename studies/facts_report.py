@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fganalysis import plotting
-from fganalysis.intervals import Z95
+from fganalysis.results import plotting
+from fganalysis.statistics.intervals import Z95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,10 +21,10 @@ import xarray as xr
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import store
-from fganalysis.datasets import Dataset
-from fganalysis.snapshot import Snapshot
-from fganalysis.training import LOGGED
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.results import store
+from fganalysis.training.datasets import Dataset
+from fganalysis.training.loop import LOGGED
 from studies import command_line, fdfa_figures, fdfa_page, fdfa_training, fdfa_variance, pages
 from studies.command_line import DatasetName
 from studies.kept_cells import kept

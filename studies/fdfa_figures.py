@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fganalysis.intervals import Z95
+from fganalysis.statistics.intervals import Z95
 from studies.fdfa_page import OTHERS, SHOWN, swept
 from studies.seed_intervals import half_widths
 

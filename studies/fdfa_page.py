@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
-from fganalysis.intervals import Z95
+from fganalysis.statistics.intervals import Z95
 from studies.fdfa_training import ACTIVITY, FDFA, WEIGHT
 from studies.markdown import listed, table, verb
 from studies.seed_intervals import Interval, over_seeds

@@ -10,7 +10,6 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis.datasets import Dataset
 from fganalysis.estimators import (
     ActivityPerturbation,
     Backpropagation,
@@ -20,6 +19,7 @@ from fganalysis.estimators import (
     ForwardDirectFeedbackAdam,
     WeightPerturbation,
 )
+from fganalysis.training.datasets import Dataset
 
 QUANTITIES = ("loss", "train_accuracy", "test_accuracy", "cosine")
 FDFA = "FDFA, α = {:g}"

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import moments
-from fganalysis.datasets import Dataset
-from fganalysis.estimates import ActivationEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, Estimator, ForwardDirectFeedback, WeightPerturbation
-from fganalysis.schema import SPACES
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.results.schema import SPACES
+from fganalysis.statistics import quantities as moments
+from fganalysis.training.datasets import Dataset
 from theory import feedback
 
 Array = NDArray[np.float64]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import optimize
 from tqdm import tqdm
 
-from fganalysis import store
 from fganalysis.arguments import check_names
+from fganalysis.results import store
 from studies import command_line, finite_difference_page, pages
 from studies.finite_difference_cells import ACTIVATIONS, Network, cell
 from studies.kept_cells import kept

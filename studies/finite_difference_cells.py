@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import FiniteDifference
-from fganalysis.noise import GAUSSIAN
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.noise import GAUSSIAN
 from studies import loss_along
 from theory import finite_difference
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import store
+from fganalysis.results import store
 from studies import command_line, guess_target_page, pages
 from studies.guess_target_cells import QUANTITIES, Network, Training, cell_path, measured, trained, ways
 from studies.kept_cells import kept

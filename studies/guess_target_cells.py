@@ -19,20 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import schema
-from fganalysis.checkpoints import load_checkpoint, load_estimator_state
-from fganalysis.datasets import Dataset
-from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
-from fganalysis.estimators import (
-    ActivityPerturbation,
-    Backpropagation,
-    Estimator,
-    LocalLoss,
-    WeightPerturbation,
-    heads,
-)
-from fganalysis.noise import GAUSSIAN, Sphere
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import ActivityPerturbation, Backpropagation, Estimator, LocalLoss, WeightPerturbation
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.local import heads
+from fganalysis.estimators.noise import GAUSSIAN, Sphere
+from fganalysis.results import schema
+from fganalysis.training.checkpoints import load_checkpoint, load_estimator_state
+from fganalysis.training.datasets import Dataset
 from theory import projection as theory
 
 Array = NDArray[np.float64]

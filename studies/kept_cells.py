@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import xarray as xr
 
-from fganalysis import store
+from fganalysis.results import store
 
 Settings = Mapping[str, object]
 Part = TypeVar("Part")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.snapshot import Snapshot
 
 Along = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 

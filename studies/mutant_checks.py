@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import label
-from fganalysis.snapshot import Snapshot
 from fganalysis.testing import Enumeration, ExactMoments, assert_moments_match, exact_moments, signs, three_points
 from studies.mutant_estimators import Mutant
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.capturing.snapshot import Layers, Snapshot
 from fganalysis.estimators import (
     ActivityPerturbation,
     Estimator,
@@ -27,8 +27,8 @@ from fganalysis.estimators import (
     WeightPerturbation,
 )
 from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
-from fganalysis.noise import GAUSSIAN, Noise, Rademacher
-from fganalysis.snapshot import Layers, Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise, Rademacher
 
 OnNoise = Callable[[Snapshot, list[Tensor]], list[Tensor]]
 OnSlopes = Callable[[Snapshot, list[Tensor], Tensor], Tensor]

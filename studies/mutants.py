@@ -24,11 +24,11 @@ import xarray as xr
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import store
 from fganalysis.arguments import check_names
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import label
-from fganalysis.schema import ALL_LAYERS, SPACES
-from fganalysis.snapshot import Snapshot
+from fganalysis.results import store
+from fganalysis.results.schema import ALL_LAYERS, SPACES
 from studies import command_line, mutant_checks, mutants_page, pages
 from studies.kept_cells import kept
 from studies.mutant_checks import CHECKS

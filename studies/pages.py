@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fganalysis import plotting, store
+from fganalysis.results import plotting, store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

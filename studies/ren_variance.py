@@ -21,10 +21,10 @@ import xarray as xr
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import plotting, store
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, Estimator, WeightPerturbation
-from fganalysis.intervals import Z95
-from fganalysis.snapshot import Snapshot
+from fganalysis.results import plotting, store
+from fganalysis.statistics.intervals import Z95
 from studies import command_line
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fganalysis.noise import GAUSSIAN
+from fganalysis.estimators.noise import GAUSSIAN
 
 
 @dataclass(frozen=True)

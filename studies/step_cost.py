@@ -1,9 +1,9 @@
 """What does a training step cost with each estimator, beside a step of backpropagation?
 
 Table 4 of Wang, Markou & Campbell 2025 (arXiv 2511.03110) is about cost: hours for W̃⊥ by a decomposition of every
-example, less for W̃⊥-NS, minutes for W̃ᵀ. Here every step is timed in turn, round after round, in one process on the seed
-paper's MLP: the gradient estimate and AdamW's update, as in `fganalysis.estimate_gradient`. At width 512 and batch 512
-W̃⊥ is held to 1/15 of the step with an SVD of every example, every other estimator to three backpropagation steps.
+example, less for W̃⊥-NS, minutes for W̃ᵀ. Here every step is timed in turn, round after round, in one process on the
+seed paper's MLP: the gradient estimate and AdamW's update, as in `fganalysis.estimate_gradient`. At width 512 and batch
+512 W̃⊥ is held to 1/15 of the step with an SVD of every example, every other estimator to three backpropagation steps.
 Where one is dearer, the page says by arithmetic what any implementation of it must cost (`step_cost_arithmetic`).
 """
 
@@ -20,10 +20,12 @@ import xarray as xr
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import store
+from fganalysis.capturing.capture import freeze
 from fganalysis.estimators import Estimator, LocalLoss, MultiTangent, OrthogonalUpstream, Stateful, resolve
-from fganalysis.estimators.heads import DEFAULT_WIDTHS
-from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS
+from fganalysis.estimators.local.heads import DEFAULT_WIDTHS
+from fganalysis.estimators.upstream.newton_schulz_polynomials import COMPOSITIONS
+from fganalysis.results import store
+from fganalysis.training.estimated_gradients import fill_gradients
 from studies import command_line, pages
 from studies import step_cost_arithmetic as arithmetic
 from studies.markdown import listed, table
@@ -167,8 +169,8 @@ def _step(estimator: Estimator, width: int, inputs: torch.Tensor, targets: torch
     def stateful() -> None:
         nonlocal estimator
         optimizer.zero_grad()
-        snapshot = fga.capturing.freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
-        fga.estimated_gradients.fill_gradients(snapshot, estimator, 1, generator)
+        snapshot = freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
+        fill_gradients(snapshot, estimator, 1, generator)
         assert isinstance(estimator, Stateful)
         estimator = estimator.advanced(snapshot, generator)
         optimizer.step()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from fganalysis.estimators import heads
-from fganalysis.estimators.newton_schulz_polynomials import COEFFICIENTS, COMPOSITIONS
+from fganalysis.estimators.local import heads
+from fganalysis.estimators.upstream.newton_schulz_polynomials import COEFFICIENTS, COMPOSITIONS
 
 INPUTS, HIDDEN_LAYERS, OUTPUTS = 40, 3, 10
 DEGREE = (2 * len(COEFFICIENTS[0]) - 1) ** COMPOSITIONS  # of the composed polynomial in J

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
-from fganalysis import schema
-from fganalysis.intervals import Z95
+from fganalysis.results import schema
+from fganalysis.statistics.intervals import Z95
 from studies.markdown import capital, listed, table, verb
 from studies.seed_intervals import Interval, over_seeds
 from studies.subspace_figures import NAMES

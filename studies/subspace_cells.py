@@ -1,6 +1,6 @@
 """One training of `studies.subspaces`: a network trained by one method and looked at from every side, as a DataTree.
 
-/subspace    what `fganalysis.diagnosis.subspaces` says at the looked-at steps
+/subspace    what `fganalysis.measuring.diagnose.subspaces` says at the looked-at steps
 /measured    sampled bias, variance and efficiency of the orthogonal upstream guess, over k
 /beside      predicted efficiency of plain activity perturbation; the overlap's root, as the seed paper prints it; the
              mean orthogonal guess of the weights
@@ -26,14 +26,15 @@ from scipy import linalg
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import curvature, schema, subspace
-from fganalysis.checkpoints import load_checkpoint
-from fganalysis.datasets import Dataset
-from fganalysis.diagnosis import subspaces
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Backpropagation, Estimator, OrthogonalUpstream, Upstream
-from fganalysis.gradient_stream import StreamingSubspace
-from fganalysis.snapshot import Snapshot
-from fganalysis.training import evaluate
+from fganalysis.measuring import curvature, subspace
+from fganalysis.measuring.diagnose import subspaces
+from fganalysis.measuring.gradient_stream import StreamingSubspace
+from fganalysis.results import schema
+from fganalysis.training.checkpoints import load_checkpoint
+from fganalysis.training.datasets import Dataset
+from fganalysis.training.loop import evaluate
 from studies.descent import projected_gradients
 
 METHODS = ("initialisation", "backpropagation", "orthogonal", "upstream")

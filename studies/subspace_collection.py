@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from fganalysis import schema
-from fganalysis.schema import SE
-from fganalysis.summary import error_towards
+from fganalysis.results import schema
+from fganalysis.results.schema import SE
+from fganalysis.results.tables import error_towards
 from studies.subspace_cells import METHODS
 
 Key = tuple[int, str, int]

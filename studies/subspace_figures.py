@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fganalysis import schema
-from fganalysis.intervals import Z95
+from fganalysis.results import schema
+from fganalysis.statistics.intervals import Z95
 from studies.descent import BRANCHES, REFERENCE
 from studies.seed_intervals import half_widths
 from studies.subspace_cells import METHODS, TURNING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fganalysis import schema
+from fganalysis.results import schema
 from studies.seed_intervals import Interval
 from studies.subspace_cells import METHODS
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fganalysis import schema
+from fganalysis.results import schema
 from studies.markdown import listed, table, verb
 from studies.seed_intervals import Interval, over_seeds
 from studies.subspace_figures import NAMES

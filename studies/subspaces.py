@@ -28,7 +28,7 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import store
+from fganalysis.results import store
 from studies import command_line, descent, kept_cells, pages, subspace_answers, subspace_collection, subspace_figures
 from studies.command_line import DatasetName
 from studies.subspace_cells import METHODS, VERSION, Training, training_cell
@@ -216,7 +216,7 @@ def _computing(workers: int) -> Iterator[Callable[[list[Cell]], Iterable[Path]]]
 
 
 def _n_examples(dataset: str) -> int:
-    from fganalysis.datasets import load
+    from fganalysis.training.datasets import load
 
     return len(load(dataset).train_inputs)
 

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis import store
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import MultiTangent
-from fganalysis.noise import GAUSSIAN, Noise
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.results import store
 from studies import command_line, pages, tangents_page
 from studies.kept_cells import kept
 from studies.rotated_tangents import Rotated

@@ -17,10 +17,10 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis import store
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, WeightPerturbation
-from fganalysis.sampling import default_block_size
-from fganalysis.snapshot import Snapshot
+from fganalysis.measuring.sample import default_block_size
+from fganalysis.results import store
 from studies import command_line
 from studies.command_line import Device
 

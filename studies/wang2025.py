@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import store
+from fganalysis.results import store
 from studies import command_line, kept_cells, pages, wang2025_cells, wang2025_page
 from studies.wang2025_cells import Training
 

@@ -17,7 +17,8 @@ import xarray as xr
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.estimates import ActivationEstimates
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators import (
     ActivityPerturbation,
     Backpropagation,
@@ -27,9 +28,8 @@ from fganalysis.estimators import (
     WeightPerturbation,
 )
 from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
-from fganalysis.jacobian import UpstreamJacobian
-from fganalysis.noise import GAUSSIAN, Noise
-from fganalysis.snapshot import Layers, Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise
 
 BATCH = 512  # The paper's.
 LEARNING_RATE = 1e-4  # The paper's, for AdamW.

@@ -52,8 +52,8 @@ TABLE_2 = {
     "orthogonal, bottom": (1.30e-5, 2.83e-4, 0.085),
     "orthogonal": (1.03e-5, 2.86e-5, 0.085),
 }
-# Each with half a unit of its last printed digit where our interval may be narrower: W̃⊥'s covariance norm is √(d − k)/d
-# whatever the weights.
+# Each with half a unit of its last printed digit where our interval may be narrower: W̃⊥'s covariance norm is √(d −
+# k)/d whatever the weights.
 METRICS = {"variance": 0.0, "bias": 0.0, "covariance_norm": 5e-4}
 # Trained by → the guess measured, variance and bias in layer 1, training and test accuracy.
 TABLE_5 = {

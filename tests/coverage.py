@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fganalysis.intervals import Estimate
+from fganalysis.statistics.intervals import Estimate
 
 HELD = (0.935, 0.965)  # What every interval of the toolkit must keep within, nominally .95.
 

@@ -29,7 +29,7 @@ from fganalysis.estimators import (
     Upstream,
     WeightPerturbation,
 )
-from fganalysis.noise import Rademacher, Sphere
+from fganalysis.estimators.noise import Rademacher, Sphere
 
 # Of everything that guesses: the loss scales it; a seed, forward mode, blocks and the factored form do not change it.
 ALWAYS = ("scaling", "seeded", "modes", "blocks", "extends", "factored", "decomposed")

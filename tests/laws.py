@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Autodiff, Snapshot
 from fganalysis.estimators import Estimator, Stateful
-from fganalysis.snapshot import Autodiff, Snapshot
 from fganalysis.testing import exact_moments, signs
 
 

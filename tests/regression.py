@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import fganalysis as fga
-from fganalysis.snapshot import Loss, Snapshot
+from fganalysis.capturing.snapshot import Loss, Snapshot
 
 
 def regression_snapshot(

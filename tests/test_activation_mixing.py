@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fganalysis.estimates import ActivationEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivationMixing
-from fganalysis.noise import Rademacher
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.noise import Rademacher
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
 from tests.regression import regression_snapshot

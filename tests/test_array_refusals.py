@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis import curvature, gradient_stream, subspace
+from fganalysis.measuring import curvature, gradient_stream, subspace
 from tests.laws import tiny_snapshot
 
 ROOT = Path(fga.__file__).parent

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fganalysis.estimates import Estimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivityPerturbation,
     Averaged,
@@ -19,10 +19,10 @@ from fganalysis.estimators import (
     Estimator,
     OrthogonalUpstream,
     WeightPerturbation,
-    averaged,
     label,
 )
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.around import averaged
+from fganalysis.estimators.guesses import Estimates
 from fganalysis.testing import Enumeration, signs
 from tests import laws
 from tests.regression import regression_snapshot

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fganalysis as fga
-from fganalysis.capturing import checked_for_training
-from fganalysis.snapshot import CannotMeasure, Snapshot
+from fganalysis.capturing.capture import checked_for_training
+from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
 
 EXAMPLES = 16
 

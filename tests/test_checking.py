@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis.checking import Outcome, assert_unbiased, check_unbiased
-from fganalysis.error_blocks import BLOCKS, LEAST_GUESSES, block_sizes
-from fganalysis.estimates import ActivationEstimates, WeightEstimates
+from fganalysis.assertions.error_blocks import BLOCKS, LEAST_GUESSES, block_sizes
+from fganalysis.assertions.unbiased import Outcome, assert_unbiased, check_unbiased
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, Estimator, label
-from fganalysis.noise import Rademacher, Sphere
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
+from fganalysis.estimators.noise import Rademacher, Sphere
 from studies.mutant_estimators import MUTANTS, BrokenActivity, one_coordinate_off, scaled, spread
 from tests.laws import tiny_snapshot
 

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 import fganalysis as fga
-from fganalysis import checkpoints
-from fganalysis.checkpoints import load_checkpoint, load_estimator_state, read_checkpoint
-from fganalysis.datasets import Dataset
+from fganalysis.training import checkpoints, loop
+from fganalysis.training.checkpoints import load_checkpoint, load_estimator_state, read_checkpoint
+from fganalysis.training.datasets import Dataset
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(90, 6, generator=GENERATOR)
@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def trained(out: Path | None = None, **changed: Any) -> fga.training.Run:
+def trained(out: Path | None = None, **changed: Any) -> loop.Run:
     return fga.train(**(SETTINGS | changed), **({"checkpoints": [2], "out": out} if out is not None else {}))
 
 

@@ -15,7 +15,8 @@ import pytest
 import tyro
 import xarray as xr
 
-from fganalysis import datasets, store
+from fganalysis.results import store
+from fganalysis.training import datasets
 from studies import command_line, kept_cells, pages
 from tests.damaged import damage
 

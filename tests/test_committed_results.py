@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fganalysis import store
+from fganalysis.results import store
 from studies import subspace_answers, wang2025_page
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"

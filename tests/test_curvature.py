@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import curvature
-from fganalysis.curvature import Product
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.measuring import curvature
+from fganalysis.measuring.curvature import Product
 from tests.laws import tiny_snapshot
 
 SNAPSHOTS = {

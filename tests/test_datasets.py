@@ -17,9 +17,9 @@ import pooch
 import pytest
 import torch
 
-from fganalysis import datafiles
-from fganalysis.datafiles import SOURCES, Source, data_folders, fetch, read_folder
-from fganalysis.datasets import GENERATED, READERS, Dataset, cifar, idx_images, load, read_idx
+from fganalysis.training import datafiles
+from fganalysis.training.datafiles import SOURCES, Source, data_folders, fetch, read_folder
+from fganalysis.training.datasets import GENERATED, READERS, Dataset, cifar, idx_images, load, read_idx
 
 
 @pytest.fixture(autouse=True)

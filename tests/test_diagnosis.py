@@ -15,9 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import fganalysis as fga
-from fganalysis import schema, store
-from fganalysis.diagnosis import join
-from fganalysis.estimates import ActivationEstimates, Estimates
+from fganalysis.capturing.snapshot import Layers, Snapshot
 from fganalysis.estimators import (
     ActivationMixing,
     ActivityPerturbation,
@@ -41,9 +39,11 @@ from fganalysis.estimators import (
     train_heads,
 )
 from fganalysis.estimators.directional import Slope
-from fganalysis.noise import GAUSSIAN, Noise, Rademacher, Sphere
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise, Rademacher, Sphere
+from fganalysis.measuring.diagnose import join
 from fganalysis.predictions import PREDICTIONS
-from fganalysis.snapshot import Layers, Snapshot
+from fganalysis.results import schema, store
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import law_claims, laws
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
 from tests.laws import tiny_snapshot
 
 N_GUESSES = 5

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.datasets import Dataset
-from fganalysis.estimates import ActivationEstimates, Estimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ESTIMATORS,
     ActivityPerturbation,
@@ -33,8 +32,9 @@ from fganalysis.estimators import (
     settings,
 )
 from fganalysis.estimators.adam import AdamState
-from fganalysis.noise import GAUSSIAN, Noise, Sphere
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise, Sphere
+from fganalysis.training.datasets import Dataset
 from tests import law_claims, laws
 
 RELU = laws.tiny_snapshot((3, 4, 3, 2), n_examples=3, activation=torch.nn.ReLU, bias=True)

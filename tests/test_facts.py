@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import fganalysis as fga
-from fganalysis.datasets import Dataset
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivityPerturbation,
     Estimator,
@@ -24,8 +24,8 @@ from fganalysis.estimators import (
     Upstream,
     label,
 )
-from fganalysis.snapshot import Snapshot
 from fganalysis.testing import ExactMoments, exact_moments, signs, three_points
+from fganalysis.training.datasets import Dataset
 from tests import laws
 
 SWITCHES = [

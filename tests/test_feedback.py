@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import DirectFeedback, FeedbackAlignment, ForwardDirectFeedback, label
-from fganalysis.estimators.feedback import output_error
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.feedback.matrices import output_error
 from tests import laws
 from theory import feedback as theory
 

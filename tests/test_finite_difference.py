@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fganalysis as fga
-from fganalysis.capturing import freeze
+from fganalysis.capturing.capture import freeze
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import FiniteDifference
-from fganalysis.snapshot import Snapshot
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
 from tests.regression import regression_snapshot

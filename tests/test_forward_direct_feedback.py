@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, ForwardDirectFeedback, ForwardDirectFeedbackAdam
 from fganalysis.estimators.adam import AdamState
-from fganalysis.estimators.feedback import output_changes
-from fganalysis.estimators.forward_direct_feedback import feedback_samples
-from fganalysis.noise import GAUSSIAN
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.feedback.forward_direct_feedback import feedback_samples
+from fganalysis.estimators.feedback.matrices import output_changes
+from fganalysis.estimators.noise import GAUSSIAN
 from fganalysis.testing import exact_moments, signs, three_points
 from tests import laws
 from theory import feedback as theory

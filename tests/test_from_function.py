@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.checking import assert_unbiased, check_unbiased
-from fganalysis.estimators import from_function
-from fganalysis.snapshot import Loss, Snapshot
+from fganalysis.assertions.unbiased import assert_unbiased, check_unbiased
+from fganalysis.capturing.snapshot import Loss, Snapshot
+from fganalysis.estimators.around import from_function
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot((2, 2, 2), n_examples=3, bias=True)

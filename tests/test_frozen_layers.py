@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivationMixing,
     DirectFeedback,
@@ -17,7 +18,6 @@ from fganalysis.estimators import (
     LocalLoss,
     label,
 )
-from fganalysis.snapshot import Snapshot
 
 CHAINS: list[Any] = [
     ActivationMixing(),

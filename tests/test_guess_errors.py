@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fganalysis.guess_errors import LEARNED, GuessErrors, Place, bytes_needed
+from fganalysis.assertions.guess_errors import LEARNED, GuessErrors, Place, bytes_needed
 
 RNG_SEED = 2
 SHAPES = [(3, 4), (3, 2)]

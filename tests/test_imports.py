@@ -5,6 +5,7 @@ The rules look at the source text, so imports inside functions count, and so doe
 
 import ast
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,40 +15,23 @@ import fganalysis
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What a module must not import, by dotted prefix. A package stands for all its modules.
-ABOVE_ESTIMATORS = ("fganalysis.sampling", "fganalysis.predictions", "fganalysis.diagnosis", "fganalysis.training")
-ESTIMATORS = ("fganalysis.estimators", *ABOVE_ESTIMATORS)
-TORCH_MODULES = (
-    "fganalysis.checkpoints",
-    "fganalysis.datasets",
-    "fganalysis.diagnosis",
-    "fganalysis.estimated_gradients",
-    "fganalysis.estimates",
-    "fganalysis.estimators",
-    "fganalysis.forward_mode",
-    "fganalysis.jacobian",
-    "fganalysis.networks",
-    "fganalysis.noise",
-    "fganalysis.predictions",
-    "fganalysis.run_settings",
-    "fganalysis.sampling",
-    "fganalysis.snapshot",
-    "fganalysis.testing",
-    "fganalysis.training",
-    "fganalysis.training_arguments",
-)
-FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "fganalysis.moments": (*TORCH_MODULES, "torch"),
-    "fganalysis.subspace": TORCH_MODULES,
-    "fganalysis.schema": (*TORCH_MODULES, "torch"),
-    "fganalysis.store": TORCH_MODULES,
-    "fganalysis.plotting": TORCH_MODULES,
-    "fganalysis.snapshot": ESTIMATORS,
-    "fganalysis.noise": ESTIMATORS,
-    "fganalysis.estimates": ESTIMATORS,
-    "fganalysis.jacobian": ESTIMATORS,
-    "fganalysis.estimators": ABOVE_ESTIMATORS,
+# What each part of the package may import of the others: results and statistics stand below capturing, then estimators,
+# predictions, measuring and assertions. Only predictions reads `theory`.
+BELOW_ESTIMATORS = {"arguments", "capturing"}
+BELOW_MEASURING = {"arguments", "capturing", "estimators", "predictions", "results", "statistics"}
+ALLOWED: dict[str, set[str]] = {
+    "arguments": set(),
+    "statistics": set(),
+    "results": {"arguments", "statistics"},
+    "capturing": {"arguments"},
+    "estimators": BELOW_ESTIMATORS,
+    "predictions": BELOW_MEASURING - {"predictions"},
+    "measuring": BELOW_MEASURING,
+    "training": {"arguments", "capturing", "estimators", "measuring"},
+    "assertions": {*BELOW_MEASURING, "measuring", "training"},
+    "testing": {"assertions"},
 }
+WITHOUT_TORCH = ("fganalysis.statistics", "fganalysis.results.tables", "fganalysis.results.plotting")
 MEETING_PLACE = "fganalysis.predictions"
 EMPTY_NAMES = {"base", "common", "core", "helpers", "utils"}
 
@@ -76,7 +60,7 @@ def imported(name: str, source: str) -> set[str]:
 def test_parts_for_arrays_of_ones_own_are_public_and_cost_no_import_of_their_own() -> None:
     for name in ("subspace", "gradient_stream", "curvature"):
         assert name in fganalysis.__all__
-        source = (ROOT / "fganalysis" / f"{name}.py").read_text(encoding="utf-8")
+        source = (ROOT / "fganalysis" / "measuring" / f"{name}.py").read_text(encoding="utf-8")
         above = {found.split(".")[0] for line in ast.parse(source).body for found in imported_at_once(line)}
         assert above <= {"numpy", "torch", "fganalysis", *sys.stdlib_module_names}
 
@@ -96,10 +80,26 @@ def offences(name: str, source: str) -> list[str]:
     if within(name, "theory"):
         allowed = {"numpy", "scipy", "theory", *sys.stdlib_module_names}
         return sorted(found for found in names if found.split(".")[0] not in allowed)
-    forbidden = [prefix for module, prefixes in FORBIDDEN.items() if within(name, module) for prefix in prefixes]
-    if not within(name, MEETING_PLACE):
-        forbidden.append("theory")
-    return sorted(found for found in names if any(within(found, prefix) for prefix in forbidden))
+    bad = {found for found in names if within(found, "theory") and not within(name, MEETING_PLACE)}
+    if any(within(name, module) for module in WITHOUT_TORCH):
+        bad |= {found for found in names if within(found, "torch")}
+    if name != "fganalysis":
+        part = name.split(".")[1]
+        parts = {found: found.split(".")[1] for found in names if found.startswith("fganalysis.")}
+        bad |= {found for found, other in parts.items() if other != part and other not in ALLOWED[part]}
+    return sorted(bad)
+
+
+def cycles() -> list[set[str]]:
+    """Modules that import each other, directly or through others; imports inside functions count."""
+    texts = {name: source for package in ("fganalysis", "theory") for name, source in modules(package)}
+    reached = {name: {found for found in imported(name, source) if found in texts} for name, source in texts.items()}
+    for middle in texts:  # Warshall's closure.
+        for name in texts:
+            if middle in reached[name]:
+                reached[name] |= reached[middle]
+    circular = {name for name in texts if name in reached[name]}
+    return [{other for other in circular if other in reached[name] and name in reached[other]} for name in circular]
 
 
 @pytest.mark.parametrize("package", ["theory", "fganalysis"])
@@ -119,10 +119,21 @@ def test_theory_is_met_in_one_package() -> None:
     assert all(within(name, MEETING_PLACE) for name in meeting)
 
 
-def test_the_rules_name_modules_that_exist() -> None:
+def test_every_part_has_its_rule() -> None:
+    parts = {name.split(".")[1] for name, _ in modules("fganalysis") if "." in name}
+    assert parts == set(ALLOWED)
+    assert {part for allowed in ALLOWED.values() for part in allowed} <= parts
+
+
+def test_no_modules_import_each_other() -> None:
+    assert cycles() == []
+
+
+def test_nothing_public_is_named_like_a_module_that_it_hides() -> None:
     known = {name for name, _ in modules("fganalysis")}
-    ours = {prefix for prefixes in FORBIDDEN.values() for prefix in prefixes if within(prefix, "fganalysis")}
-    assert {*FORBIDDEN, *ours, MEETING_PLACE} <= known
+    for name in fganalysis.__all__:
+        hidden = f"fganalysis.{name}" in known and not isinstance(getattr(fganalysis, name), types.ModuleType)
+        assert not hidden, name
 
 
 def test_modules_are_named_for_what_they_know() -> None:
@@ -135,20 +146,22 @@ def test_modules_are_named_for_what_they_know() -> None:
     ("name", "source", "expected"),
     [
         ("theory.cosine", "import torch", ["torch"]),
-        ("theory.cosine", "def late():\n    from fganalysis import moments", ["fganalysis", "fganalysis.moments"]),
+        ("theory.cosine", "def late():\n    from fganalysis import results", ["fganalysis", "fganalysis.results"]),
         ("theory.cosine", "import math\nimport numpy as np\nfrom scipy import special\nfrom . import subspace", []),
-        ("fganalysis.sampling", "if True:\n    import theory.cosine", ["theory.cosine"]),
-        ("fganalysis.sampling", "from theory import cosine", ["theory", "theory.cosine"]),
+        ("fganalysis.measuring.sample", "if True:\n    import theory.cosine", ["theory.cosine"]),
+        ("fganalysis.measuring.sample", "from theory import cosine", ["theory", "theory.cosine"]),
         ("fganalysis.predictions.weights", "from theory import cosine", []),
-        ("fganalysis.diagnosis", "from theory import cosine", ["theory", "theory.cosine"]),
-        ("fganalysis.moments", "from fganalysis import noise, schema", ["fganalysis.noise"]),
-        ("fganalysis.moments", "from . import noise", ["fganalysis.noise"]),
-        ("fganalysis.moments", "from .noise import Gaussian", ["fganalysis.noise", "fganalysis.noise.Gaussian"]),
-        ("fganalysis.moments", "import torch.linalg", ["torch.linalg"]),
-        ("fganalysis.moments", "import torchmetrics, noise", []),
-        ("fganalysis.plotting", "from fganalysis.diagnosis import diagnose", ["fganalysis.diagnosis"]),
-        ("fganalysis.snapshot", "import fganalysis.estimators.upstream", ["fganalysis.estimators.upstream"]),
-        ("fganalysis.estimators.upstream", "from fganalysis.sampling import sample", ["fganalysis.sampling"]),
+        (
+            "fganalysis.statistics.quantities",
+            "from . import intervals\nfrom fganalysis.statistics import intervals",
+            [],
+        ),
+        ("fganalysis.statistics.quantities", "import torch.linalg", ["torch.linalg"]),
+        ("fganalysis.statistics.quantities", "import torchmetrics", []),
+        ("fganalysis.statistics.quantities", "from fganalysis.results import schema", ["fganalysis.results.schema"]),
+        ("fganalysis.capturing.snapshot", "from ..estimators import noise", ["fganalysis.estimators.noise"]),
+        ("fganalysis.estimators.noise", "import fganalysis.measuring.sample", ["fganalysis.measuring.sample"]),
+        ("fganalysis.predictions.weights", "from fganalysis.measuring import sample", ["fganalysis.measuring.sample"]),
     ],
 )
 def test_the_walker_catches_an_offending_text(name: str, source: str, expected: list[str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fganalysis.intervals import Estimate, mean, proportion, shape, skewed
+from fganalysis.statistics.intervals import Estimate, mean, proportion, shape, skewed
 from tests.coverage import HELD, covered
 
 REPEATS = 8000

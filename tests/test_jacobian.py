@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fganalysis import jacobian
-from fganalysis.datasets import load
-from fganalysis.jacobian import UpstreamJacobian, krylov_size
+from fganalysis.capturing import upstream as jacobian
+from fganalysis.capturing.upstream import UpstreamJacobian, krylov_size
+from fganalysis.training.datasets import load
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -12,12 +12,13 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis import diagnosis, plotting, schema, store
-from fganalysis.diagnosis import CHEAP, join, subspace_work
-from fganalysis.estimates import ActivationEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import OrthogonalUpstream
-from fganalysis.snapshot import Snapshot
-from fganalysis.summary import TABLE, formatted
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.measuring import diagnose
+from fganalysis.measuring.diagnose import CHEAP, join, subspace_work
+from fganalysis.results import plotting, schema, store
+from fganalysis.results.tables import TABLE, formatted
 from tests.test_sampling import WithConvolution
 
 cross_entropy = torch.nn.functional.cross_entropy
@@ -144,14 +145,14 @@ def test_a_warning_is_no_failure_to_be_kept() -> None:
 
 
 def test_a_prediction_that_fails_leaves_the_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = diagnosis.predict
+    original = diagnose.predict
 
     def failing(snapshot: Snapshot, estimator: Any) -> Any:
         if isinstance(estimator, fga.estimators.WeightPerturbation):
             raise ValueError("no such law")
         return original(snapshot, estimator)
 
-    monkeypatch.setattr(diagnosis, "predict", failing)
+    monkeypatch.setattr(diagnose, "predict", failing)
     tree = fga.diagnose(SNAPSHOT, ["weight", "activity"], 64)
     assert reasons(tree["predicted"]) == {"weight": "no such law"}
     assert np.isnan(tree["predicted"]["variance"].sel(estimator="weight")).all()
@@ -164,11 +165,11 @@ def test_a_prediction_that_fails_leaves_the_measurements(monkeypatch: pytest.Mon
 
 def test_subspaces_are_computed_once_a_snapshot_and_only_when_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Snapshot] = []
-    original = diagnosis.subspaces
-    monkeypatch.setattr(diagnosis, "subspaces", lambda one: calls.append(one) or original(one))
+    original = diagnose.subspaces
+    monkeypatch.setattr(diagnose, "subspaces", lambda one: calls.append(one) or original(one))
     assert "subspace" in fga.diagnose(SNAPSHOT, ["weight", "activity"], 64).children and len(calls) == 1
     assert "subspace" not in fga.diagnose(SNAPSHOT, ["weight"], 64, subspace=False).children and len(calls) == 1
-    monkeypatch.setattr(diagnosis, "CHEAP", subspace_work(SNAPSHOT) - 1)
+    monkeypatch.setattr(diagnose, "CHEAP", subspace_work(SNAPSHOT) - 1)
     dear = fga.diagnose(SNAPSHOT, ["weight"], 64)
     assert "subspace" not in dear.children and len(calls) == 1
     assert "ask for it with subspace=True" in reasons(dear)["/subspace"]
@@ -179,7 +180,7 @@ def test_subspaces_that_fail_leave_the_measurements(monkeypatch: pytest.MonkeyPa
     def failing(one: Snapshot) -> Any:
         raise ValueError("no spectrum")
 
-    monkeypatch.setattr(diagnosis, "subspaces", failing)
+    monkeypatch.setattr(diagnose, "subspaces", failing)
     tree = fga.diagnose(SNAPSHOT, ["weight"], 64, subspace=True)
     assert set(tree.children) == {"measured", "predicted"} and reasons(tree) == {"/subspace": "no spectrum"}
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.estimators import ActivityPerturbation, LocalLoss, heads, label, train_heads
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import ActivityPerturbation, LocalLoss, label, train_heads
 from fganalysis.estimators.adam import AdamState
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.local import heads
 from fganalysis.testing import exact_moments
 from tests import laws
 from theory import local_loss as theory

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, label
-from fganalysis.snapshot import Snapshot
 
 NETWORK = fga.networks.mlp([6, 5, 4, 3], seed=0, activation=torch.nn.Tanh)
 INPUTS = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))

@@ -11,12 +11,12 @@ import xarray as xr
 from scipy import special, stats
 
 import fganalysis as fga
-from fganalysis.estimates import WeightEstimates
+from fganalysis.assertions.moments import assert_moments_match
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, Estimator, OrthogonalUpstream, WeightPerturbation, label
-from fganalysis.far_tails import RawSample
-from fganalysis.matching import assert_moments_match
-from fganalysis.noise import Rademacher, Sphere
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import WeightEstimates
+from fganalysis.estimators.noise import Rademacher, Sphere
+from fganalysis.statistics.rare_tails import RawSample
 from studies import calibration_cells
 from tests.laws import tiny_snapshot
 

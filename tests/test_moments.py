@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fganalysis import moments
-from fganalysis.intervals import Estimate
+from fganalysis.statistics import quantities
+from fganalysis.statistics.intervals import Estimate
 from tests.coverage import HELD, covered
 
 
@@ -24,9 +24,9 @@ class Sample:
     gradient: np.ndarray
     groups: int
 
-    def arrays(self, precision: float = moments.DOUBLE) -> tuple:
+    def arrays(self, precision: float = quantities.DOUBLE) -> tuple:
         """The arguments of `moments.quantities`, from guesses rounded to this precision."""
-        kind = np.float32 if precision > moments.DOUBLE else np.float64
+        kind = np.float32 if precision > quantities.DOUBLE else np.float64
         guesses, gradient = self.guesses.astype(kind), self.gradient.astype(kind)
         n = guesses.shape[1]
         of_guess = np.arange(n) // (n // self.groups)
@@ -36,8 +36,8 @@ class Sample:
         squared = np.full(len(guesses), (gradient.astype(float) ** 2).sum())
         return *(part.astype(float) for part in parts), of_guess, squared, precision
 
-    def quantities(self, precision: float = moments.DOUBLE) -> dict[str, Estimate]:
-        return moments.quantities(*self.arrays(precision))
+    def quantities(self, precision: float = quantities.DOUBLE) -> dict[str, Estimate]:
+        return quantities.quantities(*self.arrays(precision))
 
 
 def simulated(rng: np.random.Generator, n_guesses: int, groups: int, scale: float = 1.0, repeats: int = 1) -> tuple:
@@ -89,9 +89,9 @@ def test_quantities_scale_as_their_units_say(seed: int, exponent: float, kind: s
         kind, guesses
     )
     inner, square, gram, of_guess, squared, _ = Sample(guesses, gradient, 8).arrays()
-    one = moments.quantities(inner, square, gram, of_guess, squared)
+    one = quantities.quantities(inner, square, gram, of_guess, squared)
     scale = 10.0**exponent
-    other = moments.quantities(scale**2 * inner, scale**2 * square, scale**2 * gram, of_guess, scale**2 * squared)
+    other = quantities.quantities(scale**2 * inner, scale**2 * square, scale**2 * gram, of_guess, scale**2 * squared)
     for name, estimate in one.items():
         unit = scale ** POWERS.get(name, 0)
         before, after = (
@@ -187,7 +187,7 @@ def test_too_few_groups_give_no_interval_and_no_bias() -> None:
 def test_a_zero_gradient_gives_nan_where_a_ratio_to_it_is_asked() -> None:
     sample, _ = simulated(np.random.default_rng(3), 64, 8)
     p, q, gram, groups, squared, _ = sample.arrays()
-    found = moments.quantities(0 * p, q, gram, groups, 0 * squared)
+    found = quantities.quantities(0 * p, q, gram, groups, 0 * squared)
     for name in ("relative_bias", "shrinkage", "cosine", "efficiency"):
         assert np.isnan(found[name].value), name
     assert np.isfinite(found["bias"].value)
@@ -201,7 +201,7 @@ def test_an_efficiency_says_where_its_interval_is_wide() -> None:
     generator, n = np.random.default_rng(0), 4096
     noise, lengths = 0.05 * generator.normal(size=n), generator.exponential(size=n)
     products = np.stack([1 + 20 * noise, 20 * noise, (1 + lengths) / 2 + noise])
-    found = moments._efficiency(products, np.stack([np.ones(n), np.ones(n), lengths]), np.ones(3))
+    found = quantities._efficiency(products, np.stack([np.ones(n), np.ones(n), lengths]), np.ones(3))
     assert np.asarray(found.wide).tolist() == [False, True, True]
 
 
@@ -216,7 +216,7 @@ def test_nothing_is_wide_where_guesses_are_all_alike_but_for_rounding() -> None:
         lengths = np.repeat((means**2).sum(-1) + 2 * means[..., 0] + 1, n // groups, axis=-1)
         of_guess = np.repeat(np.arange(groups), n // groups)
         single = float(np.finfo(np.float32).eps)
-        found = moments.quantities(products, lengths, means @ means.mT, of_guess, np.ones((3, 200)), single)
+        found = quantities.quantities(products, lengths, means @ means.mT, of_guess, np.ones((3, 200)), single)
         names = ("squared_bias", "bias", "relative_bias", "directional_bias")
         flagged.append([float(np.mean(found[name].wide)) for name in names])
     assert not any(flagged[0]) and max(flagged[1]) > 0
@@ -228,8 +228,8 @@ def test_the_seed_papers_variance_says_where_its_interval_is_wide() -> None:
     second, error = 1 + 0.1 * generator.normal(size=(64, 5)), 1e-3 * generator.normal(size=(64, 5))
     noisy = second + np.where(np.arange(64) == 0, 0.25, 0.0)[:, None]
     for squares, wide in ((second, False), (noisy, True)):
-        assert bool(moments.wang2025(squares, error, np.full(64, 16.0))["wang2025_variance"].wide) == wide
-    few = moments.wang2025(second, error, np.full(64, 2.0))
+        assert bool(quantities.wang2025(squares, error, np.full(64, 16.0))["wang2025_variance"].wide) == wide
+    few = quantities.wang2025(second, error, np.full(64, 2.0))
     assert all(bool(np.all(estimate.wide)) for estimate in few.values())
 
 
@@ -241,7 +241,7 @@ def test_the_error_of_an_efficiency_near_zero_is_no_accident_of_its_own_value() 
     generator = np.random.default_rng(0)
     for along in (0.0, 0.5, 1.0):
         products = generator.normal(along / 512**0.5, size=(2000, 512))
-        found = moments._efficiency(products, np.ones_like(products), np.ones(2000))
+        found = quantities._efficiency(products, np.ones_like(products), np.ones(2000))
         assert np.quantile(found.se, 0.05) > 0.5 * found.value.std()
         assert 0.6 < np.median(found.se) / found.value.std() < 1.2
         assert (np.abs(found.value - along**2 / 512) > 1.96 * found.se).mean() < 0.05
@@ -298,9 +298,9 @@ def test_what_the_errors_of_a_variance_are_about_does_not_change_it() -> None:
     p, q, gram, of_guess, squared, _ = sample.arrays()
     found = []
     for scale in (1.0, 0.8, 0.3):
-        errors, moved = moments._about(np.full(50, scale), p, q, gram, of_guess, squared)
-        law = moments.squared_norm(moved, np.full(32, 16.0))
-        found.append(moments.less_squared_bias(errors, law, moved, of_guess))
+        errors, moved = quantities._about(np.full(50, scale), p, q, gram, of_guess, squared)
+        law = quantities.squared_norm(moved, np.full(32, 16.0))
+        found.append(quantities.less_squared_bias(errors, law, moved, of_guess))
     for other in found[1:]:
         np.testing.assert_allclose(other.value, found[0].value, rtol=1e-9)
         np.testing.assert_allclose(other.low, found[0].low, rtol=0.02)
@@ -341,7 +341,7 @@ def test_a_direction_in_many_dimensions_is_no_number_beyond_its_range() -> None:
     gram = across + along[..., :, None] * along[..., None, :]
     lengths = products * (products + dimension)
     flat = (part.reshape(repeats, GUESSES) for part in (products, lengths))
-    found = moments.quantities(*flat, gram, np.arange(GUESSES) // (GUESSES // groups), np.ones(repeats))
+    found = quantities.quantities(*flat, gram, np.arange(GUESSES) // (GUESSES // groups), np.ones(repeats))
     estimate = found["directional_bias"]
     known = ~np.isnan(estimate.value)
     assert known.mean() > 0.9
@@ -353,5 +353,5 @@ def test_a_direction_in_many_dimensions_is_no_number_beyond_its_range() -> None:
     sure, _ = simulated(np.random.default_rng(0), 1024, 64)
     sure = Sample(sure.guesses + 0.7 * np.eye(12)[3], sure.gradient, 64)
     p, _, gram, of_guess, squared, _ = sure.arrays()
-    tangent = moments.squared_tangent(gram, np.full(64, 16.0), p, of_guess, squared).value
+    tangent = quantities.squared_tangent(gram, np.full(64, 16.0), p, of_guess, squared).value
     np.testing.assert_allclose(sure.quantities()["directional_bias"].value, tangent / (1 + tangent), rtol=1e-12)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import noise
-from fganalysis.estimators import MultiTangent, WeightPerturbation, multi_tangent
-from fganalysis.noise import GAUSSIAN, Rademacher
-from fganalysis.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.estimators import MultiTangent, WeightPerturbation, noise
+from fganalysis.estimators.noise import GAUSSIAN, Rademacher
+from fganalysis.estimators.perturbation import multi_tangent
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
 from tests.regression import regression_snapshot

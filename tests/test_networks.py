@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fganalysis.networks import mlp
+from fganalysis.training.networks import mlp
 
 SEED_PAPER = [40, 128, 128, 128, 10]
 

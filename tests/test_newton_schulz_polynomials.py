@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fganalysis.estimators import NewtonSchulzUpstream, newton_schulz, newton_schulz_polynomials
-from fganalysis.estimators.newton_schulz_polynomials import (
+from fganalysis.capturing.upstream import UpstreamJacobian
+from fganalysis.estimators import NewtonSchulzUpstream
+from fganalysis.estimators.upstream import newton_schulz, newton_schulz_polynomials
+from fganalysis.estimators.upstream.newton_schulz_polynomials import (
     COEFFICIENTS,
     COMPOSITIONS,
     THRESHOLDS,
@@ -16,7 +18,6 @@ from fganalysis.estimators.newton_schulz_polynomials import (
     fit,
     nearest,
 )
-from fganalysis.jacobian import UpstreamJacobian
 
 TABLE = list(zip(THRESHOLDS, COEFFICIENTS, strict=True))
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fganalysis import noise as noise_laws
-from fganalysis.noise import Gaussian, Noise, Rademacher, Sphere, draw_in_parts
+from fganalysis.estimators import noise as noise_laws
+from fganalysis.estimators.noise import Gaussian, Noise, Rademacher, Sphere, draw_in_parts
 
 LAWS = [Gaussian(), Rademacher(), Sphere()]
 LIKE = torch.zeros(1, dtype=torch.float64)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fganalysis.intervals import Estimate, mean
-from fganalysis.pareto_tail import HEAVY, tail_shape
+from fganalysis.statistics.intervals import Estimate, mean
+from fganalysis.statistics.pareto_tail import HEAVY, tail_shape
 
 REPEATS = 400
 

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import fganalysis as fga
-from fganalysis import plotting, schema
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import OrthogonalUpstream
-from fganalysis.snapshot import Snapshot
+from fganalysis.results import plotting, schema
 
 Draw = Callable[..., Figure]
 FIGURES: dict[str, Draw] = {"bias_variance": plotting.bias_variance, "cosine": plotting.cosine}

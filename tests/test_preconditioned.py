@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.estimators import ActivityPerturbation, PreconditionedUpstream, preconditioned
-from fganalysis.jacobian import UpstreamJacobian
-from fganalysis.noise import GAUSSIAN, Noise, Rademacher, Sphere, is_isotropic
-from fganalysis.snapshot import CannotMeasure, Snapshot
+from fganalysis.capturing.snapshot import CannotMeasure, Layers, Snapshot
+from fganalysis.capturing.upstream import UpstreamJacobian
+from fganalysis.estimators import ActivityPerturbation, PreconditionedUpstream
+from fganalysis.estimators.noise import GAUSSIAN, Noise, Rademacher, Sphere, is_isotropic
+from fganalysis.estimators.upstream import preconditioned
 from fganalysis.testing import ExactMoments, exact_moments, signs, three_points
 from theory.upstream import preconditioned as theory_factor
 
@@ -52,7 +53,7 @@ def every_law_passes_for_isotropic(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("sizes", "n_examples"), [((2, 2, 2, 1), 2), ((2, 2, 3, 2), 1), ((2, 1, 2, 2), 2)])
 @pytest.mark.usefixtures("every_law_passes_for_isotropic")
 def test_the_noise_at_the_live_units_has_the_partial_isometrys_law(
-    sizes: tuple[int, ...], n_examples: int, layers: fga.snapshot.Layers
+    sizes: tuple[int, ...], n_examples: int, layers: Layers
 ) -> None:
     """Of all examples and taps together, by enumeration of a law with the Gaussian's moments up to the fifth.
 

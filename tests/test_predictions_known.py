@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivationMixing,
     ActivityPerturbation,
@@ -34,8 +35,7 @@ from fganalysis.estimators import (
     WeightPerturbation,
     label,
 )
-from fganalysis.noise import Rademacher, Sphere
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.noise import Rademacher, Sphere
 
 NO_GUESS = "the guess is made at the weights"
 NORMS = "the directions of several examples meet in one norm"

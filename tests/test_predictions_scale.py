@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis import estimators, schema
-from fganalysis.snapshot import Snapshot
+from fganalysis import estimators
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.results import schema
 from theory import feedback
 from theory.linear_guess import of_others
 from theory.quantities import quantities

@@ -19,6 +19,7 @@ import xarray as xr
 from torch import Tensor
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
 from fganalysis.estimators import (
     ActivityPerturbation,
     Averaged,
@@ -29,7 +30,6 @@ from fganalysis.estimators import (
     Upstream,
     label,
 )
-from fganalysis.snapshot import CannotMeasure, Snapshot
 from fganalysis.testing import exact_moments, signs, three_points
 
 DOUBLE = torch.float64
@@ -147,7 +147,7 @@ def test_the_law_that_is_drawn_at_the_defaults_is_the_predicted_one(
     name: str, layers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a law of the Gaussian's moments that is let through as isotropic; its example's own noise."""
-    monkeypatch.setattr("fganalysis.estimators.preconditioned.is_isotropic", lambda noise: True)
+    monkeypatch.setattr("fganalysis.estimators.upstream.preconditioned.is_isotropic", lambda noise: True)
     snapshot = SNAPSHOTS[name] if name == "dead, widening" else deficient((2, 2, 2, 1), "dead")
     estimator = PreconditionedUpstream(layers=layers)
     predicted = fga.predict(snapshot, estimator)

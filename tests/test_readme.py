@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis import intervals, moments, sampling, schema
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, ActivityPerturbation
-from fganalysis.snapshot import Snapshot
+from fganalysis.measuring import sample
+from fganalysis.results import schema
+from fganalysis.statistics import intervals, quantities
 from studies import bias_variance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,8 +141,8 @@ def test_every_number_in_the_prose_is_one_of_the_code() -> None:
         str(settings.guesses),
         str(len(settings.estimators)),
         "95",  # Per cent: what Z95 stands for, asserted below.
-        str(sampling.MOST_GROUPS),
-        str(moments.LEAST_GROUPS),
+        str(sample.MOST_GROUPS),
+        str(quantities.LEAST_GROUPS),
         str(intervals.LEAST),
         str(intervals.ENOUGH),
     }

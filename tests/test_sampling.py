@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fganalysis as fga
-from fganalysis import sampling, schema
-from fganalysis.estimates import ActivationEstimates, WeightEstimates
 from fganalysis.estimators import Estimator, label
-from fganalysis.sampling import default_block_size
+from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
+from fganalysis.measuring import sample
+from fganalysis.measuring.sample import default_block_size
+from fganalysis.results import schema
 from tests import law_claims, laws
 
 SNAPSHOT = laws.tiny_snapshot((4, 6, 5, 3), n_examples=4, activation=torch.nn.ReLU)
@@ -96,8 +97,8 @@ def test_blocks_fit_the_caches(numbers: int, size: int) -> None:
 @pytest.mark.parametrize("n_guesses", [64, 1040, 1600, 4096])
 def test_groups_are_equal_or_a_block_apart(n_guesses: int) -> None:
     sizes = fga.sample(laws.tiny_snapshot(), "activity", n_guesses=n_guesses)["group_size"].values
-    assert sizes.sum() == n_guesses and np.ptp(sizes) <= 16 and len(sizes) <= sampling.MOST_GROUPS
-    assert len(sizes) > min(n_guesses // 16, sampling.MOST_GROUPS) / 2
+    assert sizes.sum() == n_guesses and np.ptp(sizes) <= 16 and len(sizes) <= sample.MOST_GROUPS
+    assert len(sizes) > min(n_guesses // 16, sample.MOST_GROUPS) / 2
 
 
 @settings(max_examples=30)
@@ -177,10 +178,8 @@ def test_autocast_and_the_default_data_type_change_nothing(key: str, workers: in
 def test_forward_mode_is_sampled_by_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hooks and dual levels are shared by threads."""
     asked: list[int] = []
-    original = sampling.in_order
-    monkeypatch.setattr(
-        sampling, "in_order", lambda run, n, workers: asked.append(workers) or original(run, n, workers)
-    )
+    original = sample.in_order
+    monkeypatch.setattr(sample, "in_order", lambda run, n, workers: asked.append(workers) or original(run, n, workers))
     for autodiff, most in (("forward", 1), ("reverse", 3)):
         snapshot = laws.tiny_snapshot(autodiff=autodiff)  # type: ignore[arg-type]
         fga.sample(snapshot, "activity", 64, workers=3)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fganalysis as fga
-from fganalysis import schema
-from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, Subsampled
-from fganalysis.snapshot import Snapshot
-from fganalysis.summary import formatted
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.results import schema
+from fganalysis.results.tables import formatted
 
 RELATIVE = ("cosine", "shrinkage", "efficiency", "relative_bias", "directional_bias", "descent_probability")
 SQUARES = ("variance", "mse", "squared_bias")

@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from fganalysis.seeded_blocks import Seeds, one_torch_thread
+from fganalysis.measuring.blocks import Seeds, one_torch_thread
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot()

@@ -10,8 +10,8 @@ import torch
 from hypothesis import Phase, given, settings
 
 import fganalysis as fga
-from fganalysis.estimates import ActivationEstimates
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.testing import assert_moments_match, assert_unbiased, strategies
 from studies.mutant_estimators import MUTANTS, snapshot
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fganalysis import sequential
-from fganalysis.sequential import Evidence, boundary, log_evidence, norm_bound, spent, spread_of_mean
+from fganalysis.statistics import anytime_evidence
+from fganalysis.statistics.anytime_evidence import Evidence, boundary, log_evidence, norm_bound, spent, spread_of_mean
 
 RNG_SEED = 5
 
@@ -21,11 +21,11 @@ def test_evidence_is_the_mixture_over_normal_bets() -> None:
     bets = np.linspace(-8, 8, 200_001)
     for total, squares in ((0.0, 3.0), (4.0, 2.5), (-30.0, 150.0)):
         mixed = 0.0
-        for variance in sequential.MIXTURE:
+        for variance in anytime_evidence.MIXTURE:
             scaled = bets * np.sqrt(variance)
             density = np.exp(-(bets**2) / 2) / np.sqrt(2 * np.pi)
             mixed += np.trapezoid(density * np.exp(scaled * total - scaled**2 * squares / 2), bets)
-        assert evidence(total, squares) == pytest.approx(mixed / len(sequential.MIXTURE), rel=1e-6)
+        assert evidence(total, squares) == pytest.approx(mixed / len(anytime_evidence.MIXTURE), rel=1e-6)
     assert evidence(0.0, 0.0) == 1.0
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fganalysis as fga
-from fganalysis.capturing import freeze
-from fganalysis.snapshot import Loss
+from fganalysis.capturing.capture import freeze
+from fganalysis.capturing.snapshot import Loss
 from tests.laws import tiny_snapshot
 
 cross_entropy = nn.functional.cross_entropy

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis.estimates import ActivationEstimates, WeightEstimates
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot((3, 4, 2), n_examples=3)

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fganalysis as fga
-from fganalysis import schema
-from fganalysis.capturing import freeze
-from fganalysis.diagnosis import subspaces
+from fganalysis.capturing.capture import freeze
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators import OrthogonalUpstream
-from fganalysis.jacobian import UpstreamJacobian
-from fganalysis.snapshot import Snapshot
-from fganalysis.spectra import spectra, upstream_modes
+from fganalysis.measuring.diagnose import subspaces
+from fganalysis.measuring.spectra import spectra, upstream_modes
+from fganalysis.results import schema
 
 LAYERS = ["0", "2", "4"]
 QUANTITIES = ("bias", "variance", "efficiency")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fganalysis.intervals import Z95
-from fganalysis.squared_norm import root, squared_norm
+from fganalysis.statistics.intervals import Z95
+from fganalysis.statistics.squared_norm import root, squared_norm
 from tests.coverage import HELD, covered
 
 GROUPS = 32

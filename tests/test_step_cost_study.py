@@ -12,8 +12,9 @@ import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
 import fganalysis as fga
-from fganalysis.estimators import ESTIMATORS, heads, label, resolve
-from fganalysis.estimators.newton_schulz_polynomials import apply
+from fganalysis.estimators import ESTIMATORS, label, resolve
+from fganalysis.estimators.local import heads
+from fganalysis.estimators.upstream.newton_schulz_polynomials import apply
 from studies import step_cost
 from studies import step_cost_arithmetic as arithmetic
 

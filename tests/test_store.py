@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis import store
+from fganalysis.results import store
 from tests.laws import tiny_snapshot
 
 OF_LIBRARIES = re.compile(r"h5py|hdf5|h5netcdf|xarray|synchronously|b-tree|errno|object|group|unable", re.IGNORECASE)

@@ -8,9 +8,9 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis import schema
 from fganalysis.estimators import Subsampled
-from fganalysis.far_tails import QUANTITIES, RawSample
+from fganalysis.results import schema
+from fganalysis.statistics.rare_tails import QUANTITIES, RawSample
 
 EXACT = {
     **dict.fromkeys(("bias", "squared_bias", "relative_bias", "directional_bias", "variance", "mse"), 0.0),

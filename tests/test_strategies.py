@@ -6,11 +6,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import fganalysis as fga
-from fganalysis import strategies
-from fganalysis.checking import assert_unbiased
+from fganalysis.assertions import strategies
+from fganalysis.assertions.unbiased import assert_unbiased
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, Estimator
-from fganalysis.noise import Noise
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.noise import Noise
 
 
 @given(snapshot=strategies.snapshots(), estimator=strategies.estimators(), generator=strategies.generators())

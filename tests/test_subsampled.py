@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivationMixing,
     ActivityPerturbation,
@@ -29,9 +30,8 @@ from fganalysis.estimators import (
     Upstream,
     WeightPerturbation,
 )
-from fganalysis.estimators.subsampled import restricted
-from fganalysis.noise import GAUSSIAN
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.around.subsampled import restricted
+from fganalysis.estimators.noise import GAUSSIAN
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
 from tests.regression import regression_snapshot

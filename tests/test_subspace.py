@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from fganalysis import gradient_stream, subspace
+from fganalysis.measuring import gradient_stream, subspace
 
 Floats = NDArray[np.float64]
 RANK_MEASURES = (subspace.stable_rank, subspace.entropy_rank, subspace.participation_ratio)

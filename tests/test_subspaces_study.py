@@ -14,7 +14,8 @@ import tyro
 import xarray as xr
 from scipy import stats
 
-from fganalysis import store, subspace
+from fganalysis.measuring import subspace
+from fganalysis.results import store
 from studies import subspaces
 from studies.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
 from studies.seed_intervals import Interval, over_seeds

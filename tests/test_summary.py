@@ -10,11 +10,11 @@ import pytest
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis import schema
-from fganalysis.diagnosis import join
 from fganalysis.estimators import OrthogonalUpstream
-from fganalysis.intervals import Z95
-from fganalysis.summary import COMPARED, ROUNDING, TABLE, formatted
+from fganalysis.measuring.diagnose import join
+from fganalysis.results import schema
+from fganalysis.results.tables import COMPARED, ROUNDING, TABLE, formatted
+from fganalysis.statistics.intervals import Z95
 from tests import laws
 
 TREE = fga.diagnose(

@@ -15,10 +15,10 @@ import torch
 from scipy.linalg import block_diag
 
 import fganalysis as fga
-from fganalysis.estimates import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, Backpropagation, Estimator, WeightPerturbation
-from fganalysis.noise import GAUSSIAN, Noise
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import laws
 from tests.regression import regression_snapshot

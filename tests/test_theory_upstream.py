@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fganalysis.jacobian import OVERSAMPLING, UpstreamJacobian
+from fganalysis.capturing.upstream import OVERSAMPLING, UpstreamJacobian
 from tests.enumerated import Array
 from theory.factors import Dense, Diagonal, Factor
 from theory.linear_guess import Slope, moments

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional as F
 
 import fganalysis as fga
-from fganalysis.datasets import Dataset
 from fganalysis.estimators import Estimator, label
+from fganalysis.training import estimated_gradients, loop
+from fganalysis.training.datasets import Dataset
 
 
 def small_data(seed: int = 0) -> Dataset:
@@ -35,7 +36,7 @@ def test_a_run_continued_from_any_checkpoint_is_the_same_run(gradient: str | Est
     def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
 
-    def train(**settings: Any) -> fga.training.Run:
+    def train(**settings: Any) -> loop.Run:
         return fga.train(NETWORK, DATA, gradient, epochs=3, batch_size=25, schedule=schedule, **settings)
 
     whole = train(checkpoints=[0, 4, 9], out=tmp_path)
@@ -307,13 +308,13 @@ def test_two_halves_of_a_batch_leave_the_gradient_of_the_whole() -> None:
 
 def test_a_network_and_a_loss_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[torch.nn.Module] = []
-    check = fga.estimated_gradients.checked_for_training
+    check = estimated_gradients.checked_for_training
 
     def counted(network: torch.nn.Module, *arguments: Any, **settings: Any) -> Any:
         checked.append(network)
         return check(network, *arguments, **settings)
 
-    monkeypatch.setattr(fga.estimated_gradients, "checked_for_training", counted)
+    monkeypatch.setattr(estimated_gradients, "checked_for_training", counted)
     network, other = copy.deepcopy(NETWORK), copy.deepcopy(NETWORK)
     batch = DATA.train_inputs, DATA.train_targets
     for _ in range(3):  # A function made anew in every step is the same code.

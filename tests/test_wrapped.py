@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis.datasets import Dataset
 from fganalysis.estimators import (
     ActivityPerturbation,
     Averaged,
@@ -24,6 +23,7 @@ from fganalysis.estimators import (
     Subsampled,
     label,
 )
+from fganalysis.training.datasets import Dataset
 from tests import laws
 
 SNAPSHOT = laws.tiny_snapshot((3, 4, 3, 2), n_examples=6)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis import estimators, testing
+from fganalysis import estimators
 from fganalysis.arguments import described
+from fganalysis.assertions import enumeration
 from tests.laws import tiny_snapshot
 from tests.refusals import refusal
 
@@ -102,18 +103,18 @@ CHECKED: list[tuple[str, Any, dict[str, Any]]] = [
     ),
     (
         "assert_unbiased",
-        testing.assert_unbiased,
+        enumeration.assert_unbiased,
         {"estimator": "backpropagation", "snapshot": SNAPSHOT, "max_guesses": 2048}
         | dict.fromkeys(["alpha", "tolerance", "seed", "space", "memory", "workers", "may_be_undecided"], ...),
     ),
     (
         "exact_moments",
-        testing.exact_moments,
+        enumeration.exact_moments,
         {"estimator": "activity", "snapshot": tiny_snapshot((1, 1, 2), 1)} | dict.fromkeys(["law", "max_points"], ...),
     ),
     (
         "assert_moments_match",
-        testing.assert_moments_match,
+        enumeration.assert_moments_match,
         {"estimator": "activity", "predicted": fga.predict(SNAPSHOT, "activity"), "snapshot": SNAPSHOT}
         | {"n_guesses": 256, "alpha": 1e-6, "seed": ...},
     ),
@@ -121,7 +122,11 @@ CHECKED: list[tuple[str, Any, dict[str, Any]]] = [
     ("label", estimators.label, {"estimator": ...}),
     ("resolve", estimators.resolve, {"estimator": ...}),
     ("settings", estimators.settings, {"estimator": ...}),
-    ("Enumeration", testing.Enumeration, {"values": (-1.0, 1.0), "probabilities": (0.5, 0.5), "fourth_moment": 1.0}),
+    (
+        "Enumeration",
+        enumeration.Enumeration,
+        {"values": (-1.0, 1.0), "probabilities": (0.5, 0.5), "fourth_moment": 1.0},
+    ),
 ]
 ARGUMENTS = [(name, call, known, argument) for name, call, known in CHECKED for argument in known]
 WORTH_TRYING = [

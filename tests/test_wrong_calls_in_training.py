@@ -15,12 +15,12 @@ import torch
 from torch.nn import functional as F
 
 import fganalysis as fga
-from fganalysis.checkpoints import load_checkpoint, load_estimator_state
-from fganalysis.datasets import Dataset, cifar, idx_images, load, read_idx
-from fganalysis.estimated_gradients import fill_gradients
-from fganalysis.estimates import ActivationEstimates, WeightEstimates
-from fganalysis.networks import mlp
-from fganalysis.training import evaluate
+from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
+from fganalysis.training.checkpoints import load_checkpoint, load_estimator_state
+from fganalysis.training.datasets import Dataset, cifar, idx_images, load, read_idx
+from fganalysis.training.estimated_gradients import fill_gradients
+from fganalysis.training.loop import evaluate
+from fganalysis.training.networks import mlp
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y = torch.randn(16, 6, generator=GENERATOR), torch.randint(3, (16,), generator=GENERATOR)

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fganalysis as fga
-from fganalysis import plotting
-from fganalysis.estimates import ActivationEstimates, WeightEstimates
 from fganalysis.estimators import Subsampled
-from fganalysis.summary import formatted
+from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
+from fganalysis.results import plotting
+from fganalysis.results.tables import formatted
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot((3, 4, 2), n_examples=4)

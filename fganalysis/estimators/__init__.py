@@ -15,26 +15,26 @@ import numpy as np
 import torch
 
 from fganalysis.arguments import check_callable, described
-from fganalysis.estimates import Estimates
-from fganalysis.estimators.activation_mixing import ActivationMixing
-from fganalysis.estimators.activity_perturbation import ActivityPerturbation
-from fganalysis.estimators.averaged import Averaged
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.around.averaged import Averaged
+from fganalysis.estimators.around.from_function import from_function
+from fganalysis.estimators.around.subsampled import Subsampled
 from fganalysis.estimators.backpropagation import Backpropagation
-from fganalysis.estimators.direct_feedback import DirectFeedback
-from fganalysis.estimators.feedback_alignment import FeedbackAlignment
-from fganalysis.estimators.finite_difference import FiniteDifference
-from fganalysis.estimators.forward_direct_feedback import ForwardDirectFeedback, ForwardDirectFeedbackAdam
-from fganalysis.estimators.from_function import from_function
-from fganalysis.estimators.local_loss import LocalLoss, train_heads
-from fganalysis.estimators.minibatch import Minibatch
-from fganalysis.estimators.multi_tangent import MultiTangent
-from fganalysis.estimators.newton_schulz import NewtonSchulzUpstream
-from fganalysis.estimators.orthogonal import OrthogonalUpstream
-from fganalysis.estimators.preconditioned import PreconditionedUpstream
-from fganalysis.estimators.subsampled import Subsampled
-from fganalysis.estimators.upstream import Upstream
-from fganalysis.estimators.weight_perturbation import WeightPerturbation
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.feedback.direct_feedback import DirectFeedback
+from fganalysis.estimators.feedback.feedback_alignment import FeedbackAlignment
+from fganalysis.estimators.feedback.forward_direct_feedback import ForwardDirectFeedback, ForwardDirectFeedbackAdam
+from fganalysis.estimators.guesses import Estimates
+from fganalysis.estimators.local.local_loss import LocalLoss, train_heads
+from fganalysis.estimators.perturbation.activation_mixing import ActivationMixing
+from fganalysis.estimators.perturbation.activity_perturbation import ActivityPerturbation
+from fganalysis.estimators.perturbation.finite_difference import FiniteDifference
+from fganalysis.estimators.perturbation.multi_tangent import MultiTangent
+from fganalysis.estimators.perturbation.weight_perturbation import WeightPerturbation
+from fganalysis.estimators.sampling_rows.minibatch import Minibatch
+from fganalysis.estimators.upstream.newton_schulz import NewtonSchulzUpstream
+from fganalysis.estimators.upstream.orthogonal import OrthogonalUpstream
+from fganalysis.estimators.upstream.preconditioned import PreconditionedUpstream
+from fganalysis.estimators.upstream.upstream import Upstream
 
 
 class Estimator(Protocol):

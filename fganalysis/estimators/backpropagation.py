@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fganalysis.estimates import ActivationEstimates
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
-from fganalysis.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates
 
 
 @dataclass(frozen=True)

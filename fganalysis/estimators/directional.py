@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_flag
-from fganalysis.estimates import ActivationEstimates
-from fganalysis.noise import Noise, check_noise, drawn
-from fganalysis.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.noise import Noise, check_noise, drawn
 
 Slope = Literal["example", "batch"]
 

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fganalysis import estimators, schema
+from fganalysis import estimators
 from fganalysis.arguments import check_kind
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve
-from fganalysis.intervals import Estimate
+from fganalysis.measuring.sample import coordinates, squared_gradients
+from fganalysis.measuring.variance_parts import VarianceParts
 from fganalysis.predictions.activations import moments_of, subsampled_pairs
 from fganalysis.predictions.arrays import Prediction, at_weights, double, inputs_of, quantities_of
 from fganalysis.predictions.directions import linear, orthogonal_guess
 from fganalysis.predictions.upstream_story import story
 from fganalysis.predictions.weights import weight_directions, weight_guess
-from fganalysis.sampling import coordinates, squared_gradients
-from fganalysis.snapshot import Snapshot
-from fganalysis.variance_parts import VarianceParts
+from fganalysis.results import schema
+from fganalysis.statistics.intervals import Estimate
 from theory import minibatch
 
 __all__ = ["PREDICTIONS", "predict", "predict_variance_parts", "story"]
@@ -55,7 +56,7 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
 
 
 def predict_variance_parts(estimator: estimators.Subsampled, snapshot: Snapshot) -> VarianceParts:
-    """The two parts of the variance that `fganalysis.variance_parts` measures, in closed form.
+    """The two parts of the variance that `fganalysis.measuring.variance_parts` measures, in closed form.
 
     (space, layer), layer "all" last; the standard errors are zero, and NaN stands where no closed form is known.
     """

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from fganalysis import estimators
-from fganalysis.noise import is_isotropic
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.noise import is_isotropic
 from fganalysis.predictions.arrays import Array, blocks_of, double, inputs_of, jacobians_of
 from fganalysis.predictions.directions import FACTORS, linear_moments
-from fganalysis.snapshot import Snapshot
 from theory import activation_mixing, averaging, feedback, local_loss, minibatch, normalised_upstream
 from theory.linear_guess import Moments
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fganalysis.estimators.feedback import read_by_next
-from fganalysis.snapshot import Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.feedback.matrices import read_by_next
 from theory import quantities, wang2025
 from theory.linear_guess import Moments
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from fganalysis import estimators
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.upstream import OVERSAMPLING
 from fganalysis.estimators.checks import check_rank
-from fganalysis.estimators.newton_schulz_polynomials import COMPOSITIONS, nearest
-from fganalysis.jacobian import OVERSAMPLING
-from fganalysis.noise import Gaussian, is_isotropic
+from fganalysis.estimators.noise import Gaussian, is_isotropic
+from fganalysis.estimators.upstream.newton_schulz_polynomials import COMPOSITIONS, nearest
 from fganalysis.predictions.arrays import Array, Prediction, double, inputs_of, jacobians_of, quantities_of
-from fganalysis.snapshot import Snapshot
 from theory import batch_cosine, descent, linear_guess, upstream, wang2025
 from theory.factors import Diagonal, Factor, LowRank
 from theory.linear_guess import Moments

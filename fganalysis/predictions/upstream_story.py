@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.measuring.spectra import UpstreamModes
 from fganalysis.predictions.arrays import Prediction, double, inputs_of
-from fganalysis.snapshot import Snapshot
-from fganalysis.spectra import UpstreamModes
 from theory import energy_curves, subspace
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fganalysis import estimators
-from fganalysis.noise import Gaussian, is_isotropic
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.noise import Gaussian, is_isotropic
 from fganalysis.predictions.arrays import Array, Prediction, at_weights, double, inputs_of
-from fganalysis.snapshot import Snapshot
 from theory import minibatch, multi_tangent, projection, quantities, weight_perturbation
 
 

@@ -1,0 +1,1 @@
+"""Verdicts and checks for test suites; `fganalysis.testing` exports them."""

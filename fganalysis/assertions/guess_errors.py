@@ -1,0 +1,203 @@
+"""The errors of guesses in one space, looked at along many directions: NumPy arrays only.
+
+Directions, each with the weight of its evidence, which add up to 1:
+
+    1/4   the gradient itself and each layer's share of it, in equal parts: a wrong scale
+    1/4   each example's, unit's and input's share of it: a dropped example, a masked unit, a missing input
+    1/4   every single coordinate
+    1/4   two directions learned from the looks before: the mean error by precision, whole and its large coordinates
+
+Rows and columns are (example, unit) at the activations and (unit, input) at the weights; an example's share is that
+over all layers, the others are a layer's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fganalysis.statistics.anytime_evidence import Evidence, NormBound, norm_bound
+
+Array = NDArray[np.float64]
+AXES = {"activation": ("example", "unit"), "weight": ("unit", "input")}
+ARRAYS = 18  # Held at most at one time, of a number for every direction: exact gradient, scales, evidence, temporaries.
+LEARNED = ("spread over all coordinates", "in the few coordinates with the largest errors")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One direction in words, and the layer and unit it belongs to where it is a single coordinate's."""
+
+    name: str
+    layer: str = ""
+    unit: int = -1
+
+
+def bytes_needed(space: str, shapes: Sequence[tuple[int, ...]], n_blocks: int) -> int:
+    """What `GuessErrors` takes in memory; shapes: of the exact gradients, (row, column) a tap."""
+    n_coordinates = sum(rows * columns for rows, columns in shapes)
+    n_rows = shapes[0][0] if AXES[space][0] == "example" else sum(rows for rows, _ in shapes)
+    n_shares = 1 + len(shapes) + n_rows + sum(columns for _, columns in shapes)
+    return 8 * (n_blocks * (n_coordinates + n_blocks) + ARRAYS * (n_shares + n_coordinates))
+
+
+class GuessErrors:
+    """Running sums of ĝ − g in one space, in units of a power of two near ‖g‖, so that no scale of the loss matters.
+
+    A look is ``start(block_size)``, ``take(block, sums)`` for every block and ``finish()``: the errors of one block are
+    held at a time, and their sums over looks for all blocks. Memory: `bytes_needed`.
+
+    Attributes:
+        space: "activation" or "weight". gradient: the exact gradients, flattened tap after tap. norm: theirs.
+        n_guesses: how many guesses were added. evidence: of all of them but the first look's.
+    """
+
+    def __init__(self, space: str, layers: tuple[str, ...], gradients: list[Array], n_blocks: int, precision: float):
+        """``precision`` is the rounding error of a guess, relative to its norm: no bias below it is ever reported.
+
+        Raises:
+            ValueError: a gradient of zero.
+        """
+        self.space, self._precision = space, precision
+        gradient = np.concatenate([gradient.ravel() for gradient in gradients])
+        largest = np.abs(gradient).max()
+        if largest == 0:
+            raise ValueError("the gradient is zero, so a relative bias has no meaning")
+        self._exponent = int(np.frexp(largest)[1])
+        self.gradient = np.ldexp(gradient, -self._exponent)
+        self.norm = float(np.linalg.norm(self.gradient))
+        self.n_guesses = 0
+        self._rows_are_examples = AXES[space][0] == "example"
+        self._layers, self._shapes = layers, [gradient.shape for gradient in gradients]
+        self._lengths = np.sqrt(self._shares(self.gradient**2))
+        n_scales, n_coordinates = 1 + len(layers), len(self.gradient)
+        sizes = [n_scales, len(self._lengths) - n_scales, n_coordinates, len(LEARNED)]
+        self.evidence = Evidence.none(-np.log(np.repeat(4.0 * np.array(sizes), sizes)))
+        # By the direction that a number belongs to: the shares, the coordinates.
+        self._fixed = slice(0, len(self._lengths)), slice(len(self._lengths), len(self._lengths) + n_coordinates)
+        self._scales = np.zeros(len(self._lengths) + n_coordinates)
+        self._groups = np.zeros((n_blocks, n_coordinates))
+        self._gram = np.zeros((n_blocks, n_blocks))
+        self._learned = np.zeros((0, n_coordinates))
+        self._block_size = 0
+
+    def start(self, block_size: int) -> None:
+        """Begins a look of blocks of so many guesses each.
+
+        The first look gives scales and learned directions only, so that both are fixed before the evidence comes.
+        """
+        self._block_size = block_size
+        if self.n_guesses > 0:
+            self._learned = self._learn()
+            reach = self.evidence.reach
+            shares, coordinates = self._fixed
+            guesses = len(self._groups) * block_size
+            reach[shares] += guesses * (self._lengths / self._scales[shares])
+            reach[coordinates] += guesses * (1.0 / self._scales[coordinates])
+            reach[-len(LEARNED) :] += guesses * np.linalg.norm(self._learned, axis=1)
+
+    def take(self, block: int, sums: Array) -> None:
+        """Takes in the sum of one block's guesses (number,), which it overwrites."""
+        errors = np.ldexp(sums, -self._exponent, out=sums)
+        errors -= self._block_size * self.gradient
+        shares = self._shares(errors * self.gradient)
+        if self.n_guesses == 0:
+            # Until the look ends, the scales hold sums of squares.
+            for place, part in zip(self._fixed, (shares, errors), strict=True):
+                self._scales[place] += part**2
+        else:
+            for place, part in zip(self._fixed, (shares, errors), strict=True):
+                self.evidence.add(part / self._scales[place], place)
+            self.evidence.add(self._learned @ errors, slice(-len(LEARNED), None))
+        self._groups[block] += errors
+
+    def finish(self) -> None:
+        """Ends a look."""
+        n_blocks = len(self._groups)
+        self._gram = self._groups @ self._groups.T
+        if self.n_guesses == 0:
+            np.sqrt(self._scales / n_blocks / self._block_size, out=self._scales)
+            self._make_positive()
+        self._learned = self._learned[:0]
+        self.n_guesses += n_blocks * self._block_size
+
+    def _shares(self, products: Array) -> Array:
+        """Sums of ``products`` (number,): all, a tap each, a row each (an example of all taps), a column each."""
+        rows, columns, taps, start = [], [], [], 0
+        for shape in self._shapes:
+            tap = products[start : start + shape[0] * shape[1]].reshape(shape)
+            start += shape[0] * shape[1]
+            rows.append(tap.sum(1))
+            columns.append(tap.sum(0))
+            taps.append(rows[-1].sum(keepdims=True))
+        if self._rows_are_examples:
+            rows = [sum(rows[1:], rows[0])]
+        return np.concatenate([sum(taps[1:], taps[0]), *taps, *rows, *columns])
+
+    def _make_positive(self) -> None:
+        """Scales without the zeros of coordinates that are never guessed: any scale is valid, only some are good."""
+        typical = self.norm + float(np.sqrt(np.trace(self._gram) / len(self._gram) / self._block_size))
+        shares, coordinates = self._fixed
+        least = 1e-12 * typical
+        self._scales[shares] = np.where(self._lengths > 0, np.maximum(self._scales[shares], least * self._lengths), 1.0)
+        np.maximum(self._scales[coordinates], least, out=self._scales[coordinates])
+
+    def _learn(self) -> Array:
+        """Two directions (2, number) of about unit standard deviation, from the looks so far."""
+        scales = self._scales[self._fixed[1]]
+        total = self._groups.sum(0)
+        large = total**2 > self.n_guesses * np.log(len(total)) * scales**2
+        directions = np.stack([total, np.where(large, total, 0.0)])
+        directions /= scales**2
+        lengths = np.linalg.norm(directions * scales, axis=1, keepdims=True)
+        return np.divide(directions, lengths, out=directions, where=lengths > 0)
+
+    def bound(self, alpha: float) -> NormBound:
+        """The squared norm of the mean error and its upper bound, with confidence 1 − alpha, rounding errors added."""
+        gram = self._gram * (len(self._groups) / self.n_guesses) ** 2
+        bound, rounding = norm_bound(gram, alpha), self.rounding()
+        return replace(bound, upper=bound.upper + rounding, without_bias=bound.without_bias + rounding)
+
+    def along_gradient(self) -> tuple[float, float]:
+        """⟨mean guess, g⟩/‖g‖² and the standard deviation of one guess's, from the groups."""
+        means = self._groups @ self.gradient * (len(self._groups) / self.n_guesses / self.norm**2)
+        deviation = means.std(ddof=1) * np.sqrt(self.n_guesses / len(self._groups))
+        return 1 + float(means.mean()), float(deviation)
+
+    def rounding(self) -> float:
+        """The norm of a bias that rounding errors may amount to, which are relative to a guess's norm, about √E‖ĝ‖²."""
+        squares = np.trace(self._gram) / self.n_guesses
+        return self._precision * (self.norm + float(np.sqrt(squares)))
+
+    def place(self, direction: int) -> Place:
+        """What a direction is, by its number in the order of the evidence."""
+        for count, named in self._sections():
+            if direction < count:
+                return named(direction)
+            direction -= count
+        raise ValueError(f"there is no direction {direction} places after the last")
+
+    def _sections(self) -> Iterator[tuple[int, Callable[[int], Place]]]:
+        """The directions of one kind, in order: how many, and what each is by its number among them."""
+        yield 1, lambda index: Place("along the gradient")
+        yield len(self._layers), lambda index: Place(f"along the gradient of layer {self._layers[index]!r}")
+        if self._rows_are_examples:
+            yield self._shapes[0][0], lambda index: Place(f"along the gradient of example {index}")
+        for axis in (1,) if self._rows_are_examples else (0, 1):
+            for layer, shape in zip(self._layers, self._shapes, strict=True):
+                yield shape[axis], partial(self._share, layer, axis)
+        for layer, shape in zip(self._layers, self._shapes, strict=True):
+            yield shape[0] * shape[1], partial(self._coordinate, layer, shape[1])
+        yield len(LEARNED), lambda index: Place(LEARNED[index])
+
+    def _share(self, layer: str, axis: int, index: int) -> Place:
+        return Place(f"along the gradient at {AXES[self.space][axis]} {index} of layer {layer!r}")
+
+    def _coordinate(self, layer: str, n_columns: int, index: int) -> Place:
+        axes, places = AXES[self.space], divmod(index, n_columns)
+        name = f"in layer {layer!r}, {axes[0]} {places[0]}, {axes[1]} {places[1]}"
+        return Place(name, layer, places[axes.index("unit")])

@@ -1,0 +1,285 @@
+"""check_unbiased(): is an estimator's mean the gradient? A verdict whose error rates hold at whatever moment it stops.
+
+Guesses come in looks of 64 blocks, the blocks growing from look to look. Each block leaves the sum of its guesses'
+errors ĝ − g, in each space in which the estimator guesses. From these come, by
+`fganalysis.statistics.anytime_evidence`,
+
+* evidence of a bias: a weighted average over the gradient itself and each layer's, example's, unit's and input's share
+  of it (a wrong scale, a dropped example, a masked unit), every single coordinate, and two directions learned from the
+  looks before: the mean error so far, weighted by precision, whole (a bias spread over all coordinates) and restricted
+  to its large coordinates;
+* an upper bound of the norm of the bias, from pairs of different blocks.
+
+**Guarantees.** An unbiased estimator is called biased with probability at most ``alpha``, whenever the sampling stops:
+exactly where block sums are symmetric about their mean, with any tails; asymptotically in the size of a block
+otherwise. A relative bias above the tolerance is called unbiased with probability at most ``alpha``: asymptotically
+(Gaussian means of groups of guesses). Neither can know of events that the guesses drawn have not met: an estimator that
+owes its mean to events rarer than one guess in a hundred needs a finite-sample argument of its own.
+
+**Power.** Along a direction fixed beforehand, a bias of b standard deviations of one guess is found after about 30/b²
+guesses. So the whole gradient scaled by 1 + r takes about 30 v/r² guesses, v‖g‖² the variance along the gradient (2 for
+weight perturbation with Gaussian noise), whatever the number of weights; a relative bias r spread over d equally noisy
+coordinates takes about 8 √(2d) v/r². To bound any bias by the tolerance takes 20 (in many dimensions) to 50 (in one)
+times ‖C‖_F/(tolerance ‖g‖)², ‖C‖_F the Frobenius norm of a guess's covariance. These are for alpha = .01.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fganalysis.arguments import check_choice, check_flag, check_number, check_whole
+from fganalysis.assertions.error_blocks import LEAST_GUESSES, Blocks, Space, block_sizes
+from fganalysis.assertions.guess_errors import LEARNED, GuessErrors
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import Estimator, label, resolve
+from fganalysis.measuring.blocks import Seeds
+from fganalysis.measuring.sound_guesses import check_arguments
+from fganalysis.statistics.anytime_evidence import NormBound, boundary, spent
+
+Outcome = Literal["unbiased", "biased", "undecided"]
+NAMED = 8  # Parameters that the text of a verdict names; its field names them all.
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen in one space. Relative numbers are in units of ‖g‖; each end of an interval holds at 1 − alpha.
+
+    Attributes:
+        relative_bias: the estimate, zero where the unbiased estimate of its square is negative. interval: its bounds.
+        shrinkage: ⟨mean guess, g⟩/‖g‖². shrinkage_interval: its bounds, both at once at 1 − alpha.
+        direction: the direction with the largest component of the bias, in words; one of those learned from the guesses
+            where no fixed one has half of it. layer, unit: of the coordinate with the most evidence.
+        log_evidence: of a bias above rounding errors.
+        detectable: the smallest relative bias in any direction that so many guesses can exclude.
+        detectable_scale: the smallest error of scale that they can find.
+    """
+
+    space: str
+    relative_bias: float
+    interval: tuple[float, float]
+    shrinkage: float
+    shrinkage_interval: tuple[float, float]
+    direction: str
+    layer: str
+    unit: int
+    log_evidence: float
+    detectable: float
+    detectable_scale: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Unbiased to within the tolerance, biased, or undecided; ``str`` makes a paragraph of it.
+
+    Attributes:
+        n_guesses: drawn. guesses_needed: where undecided, an estimate of how many a verdict would take in all: that
+            of "biased" where there is half the evidence for it, else that of "unbiased", before which a bias may show.
+        findings: one a space in which the estimator guesses; first the one that decided.
+        not_looked_at: parameters that the verdict says nothing of: they need a gradient and are in no Linear module.
+    """
+
+    outcome: Outcome
+    estimator: str
+    alpha: float
+    tolerance: float
+    seed: int
+    n_guesses: int
+    guesses_needed: int
+    findings: tuple[Finding, ...]
+    not_looked_at: tuple[str, ...]
+
+    def __str__(self) -> str:
+        detectable = max(finding.detectable for finding in self.findings)
+        detectable_scale = max(finding.detectable_scale for finding in self.findings)
+        return (
+            f"{self.estimator} is {self._reason()}. Seed {self.seed}, alpha {self.alpha:g}, tolerance "
+            f"{self.tolerance:g}, {self.n_guesses} guesses: enough to exclude a relative bias of {detectable:.2g} in "
+            f"any direction and to find an error of scale of {detectable_scale:.2g}.{self._rest()}"
+        )
+
+    def _rest(self) -> str:
+        if not self.not_looked_at:
+            return ""
+        names, more = ", ".join(map(repr, self.not_looked_at[:NAMED])), len(self.not_looked_at) - NAMED
+        return f" Not looked at, as they are in no Linear module: {names}{f' and {more} more' if more > 0 else ''}."
+
+    def _reason(self) -> str:
+        # Four digits of 1 - 1e-6 would be a confidence of 1.
+        level = f"{1 - self.alpha:.4g}" if self.alpha >= 1e-4 else f"1 - {self.alpha:g}"
+        first, confidence = self.findings[0], f"confidence {level}"
+        lower, upper = first.interval
+        if self.outcome == "unbiased":
+            bounds = " and ".join(f"at most {found.interval[1]:.2g} in {found.space} space" for found in self.findings)
+            return f"unbiased to within the tolerance: relative bias {bounds} ({confidence})"
+        if self.outcome == "undecided":
+            return (
+                f"undecided: relative bias {first.relative_bias:.2g}, at most {upper:.2g} ({confidence}) in "
+                f"{first.space} space; a verdict would take about {self.guesses_needed:.2g} guesses, "
+                "or fewer if a bias shows before"
+            )
+        return (
+            f"biased in {first.space} space: relative bias {first.relative_bias:.3g}, at least {lower:.2g} and at most "
+            f"{upper:.2g} (each with {confidence}), most evident {first.direction}; the largest coordinate is at unit "
+            f"{first.unit} of layer {first.layer!r}; along the gradient the mean guess is {first.shrinkage:.4g} times "
+            f"it, between {first.shrinkage_interval[0]:.4g} and {first.shrinkage_interval[1]:.4g}"
+        )
+
+
+def check_unbiased(
+    estimator: str | Estimator,
+    snapshot: Snapshot,
+    alpha: float = 0.01,
+    tolerance: float = 0.05,
+    max_guesses: int = 2**18,
+    seed: int = 0,
+    *,
+    space: Space | None = None,
+    memory: int = 2**30,
+    workers: int | None = None,
+) -> Verdict:
+    """Is E ĝ = g? Samples until the relative bias ‖E ĝ − g‖/‖g‖ is above zero, or within ``tolerance``, at 1 − alpha.
+
+    Guarantees, power and method: see this module's docstring. "unbiased" is asked first, so a bias that is real but
+    within the tolerance may get either name.
+
+    Args:
+        estimator: a key of `ESTIMATORS` or an instance.
+        snapshot: from `capture`.
+        alpha: probability allowed to each wrong verdict.
+        tolerance: relative bias, over all layers together, that is as good as none.
+        max_guesses: where to stop undecided, at least 2048.
+        seed: of the noise; the same seed gives the same verdict.
+        space: "activation" or "weight"; default every space in which the estimator guesses. Evidence of a bias in
+            either makes it "biased", each at half of alpha; to be "unbiased" takes both. A bias at the activations may
+            cancel in the weights: where only training counts, ask for "weight".
+        memory: bytes of working space, about 700 for each number of a guess, in each space: sums over 64 groups of
+            guesses, the evidence along every direction, and blocks in flight. Does not change the verdict.
+        workers: threads on the CPU; does not change the verdict. Default one, or the cores for large guesses, as far as
+            the memory allows; always one in forward mode.
+
+    Raises:
+        ValueError: alpha outside (0, 1), a tolerance that is not positive and finite or within rounding errors, too few
+            guesses, a seed below 0, no snapshot, a space without guesses, too little memory, with how much it takes, a
+            gradient of zero, guesses that are NaN or infinite, not as many as asked for or of another shape or data
+            type than the gradient.
+    """
+    check_arguments(snapshot, seed)
+    check_number("alpha", alpha, above=0, below=1)
+    check_number("tolerance", tolerance, above=0)
+    check_whole("max_guesses", max_guesses, LEAST_GUESSES)
+    if space is not None:
+        check_choice("space", space, ("activation", "weight"))
+    check_whole("memory", memory)
+    if workers is not None:
+        check_whole("workers", workers)
+    blocks = Blocks(resolve(estimator), snapshot, space, memory, workers)
+    if tolerance <= 2 * blocks.precision:
+        raise ValueError(f"tolerance must be above rounding errors, {2 * blocks.precision:.2g} here, got {tolerance}")
+    share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, label(estimator))
+    bounds: list[NormBound] = []
+    outcome: Outcome = "undecided"
+    for look, block_size in enumerate(block_sizes(max_guesses)):
+        blocks.draw(seeds, look, block_size)
+        if look > 0:
+            bounds = [errors.bound(spent(alpha, look)) for errors in blocks.errors]
+            outcome = _outcome(blocks.errors, bounds, tolerance, share)
+        if outcome != "undecided":
+            break
+    findings = [_finding(errors, bound, alpha, share) for errors, bound in zip(blocks.errors, bounds, strict=True)]
+    findings.sort(key=lambda finding: -(finding.log_evidence if outcome == "biased" else finding.interval[1]))
+    n_guesses = blocks.errors[0].n_guesses
+    return Verdict(
+        outcome=outcome,
+        estimator=label(estimator),
+        alpha=alpha,
+        tolerance=tolerance,
+        seed=seed,
+        n_guesses=n_guesses,
+        guesses_needed=_whole(n_guesses * max(1.0, _factor_needed(blocks.errors, bounds, tolerance, share))),
+        findings=tuple(findings),
+        not_looked_at=snapshot.untapped_parameters,
+    )
+
+
+def _outcome(errors: list[GuessErrors], bounds: list[NormBound], tolerance: float, share: float) -> Outcome:
+    if all(bound.upper <= tolerance * space.norm for space, bound in zip(errors, bounds, strict=True)):
+        return "unbiased"
+    if any(space.evidence.log(space.rounding()) >= -np.log(share) for space in errors):
+        return "biased"
+    return "undecided"
+
+
+def _factor_needed(errors: list[GuessErrors], bounds: list[NormBound], tolerance: float, share: float) -> float:
+    """How many times the guesses so far a verdict would take: "unbiased" unless much of the evidence is there.
+
+    Less evidence than half is noise as often as not, and extrapolated from noise "biased" always seems near.
+    """
+    bounded = max(bound.factor_needed(tolerance * space.norm) for space, bound in zip(errors, bounds, strict=True))
+    half = -np.log(share) / 2
+    seen = [space for space in errors if space.evidence.log(space.rounding()) >= half or np.isinf(bounded)]
+    return min([bounded, *(space.evidence.factor_needed(share, space.rounding()) for space in seen)])
+
+
+def _whole(guesses: float) -> int:
+    # Infinite where no number of guesses would bring a verdict.
+    return int(min(guesses, 2.0**62))
+
+
+def _finding(errors: GuessErrors, bound: NormBound, alpha: float, share: float) -> Finding:
+    norm, n_guesses, evidence = errors.norm, errors.n_guesses, errors.evidence
+    against = evidence.per_direction(errors.rounding())
+    n_fixed = len(against) - len(LEARNED)
+    coordinate = n_fixed - len(errors.gradient) + int(against[n_fixed - len(errors.gradient) : n_fixed].argmax())
+    at = errors.place(coordinate)
+    components = evidence.components()
+    clearest = int(components[:n_fixed].argmax())
+    if components[clearest] ** 2 < bound.squared / 2:
+        clearest = n_fixed + int(against[n_fixed:].argmax())
+    shrinkage, deviation = errors.along_gradient()
+    half = boundary(float(n_guesses), alpha) * deviation / n_guesses
+    scale_found = boundary(float(evidence.squares[0]), share * float(np.exp(evidence.log_weights[0])))
+    return Finding(
+        space=errors.space,
+        relative_bias=float(np.sqrt(max(bound.squared, 0.0))) / norm,
+        interval=(evidence.least_bias(share) / norm, bound.upper / norm),
+        shrinkage=shrinkage,
+        shrinkage_interval=(shrinkage - half, shrinkage + half),
+        direction=errors.place(clearest).name,
+        layer=at.layer,
+        unit=at.unit,
+        log_evidence=evidence.log(errors.rounding()),
+        detectable=bound.without_bias / norm,
+        detectable_scale=scale_found / float(evidence.reach[0]) / norm,
+    )
+
+
+def assert_unbiased(
+    estimator: str | Estimator,
+    snapshot: Snapshot,
+    alpha: float = 0.01,
+    tolerance: float = 0.05,
+    max_guesses: int = 2**18,
+    seed: int = 0,
+    *,
+    space: Space | None = None,
+    memory: int = 2**30,
+    workers: int | None = None,
+    may_be_undecided: bool = False,
+) -> Verdict:
+    """For a test: passes with the verdict where `check_unbiased`, with the same arguments, finds no bias.
+
+    A run that stops undecided fails too, unless ``may_be_undecided``: a test that has seen too little proves nothing.
+
+    Raises:
+        AssertionError: the verdict in words, seed included. ValueError: as `check_unbiased`.
+    """
+    check_flag("may_be_undecided", may_be_undecided)
+    verdict = check_unbiased(
+        estimator, snapshot, alpha, tolerance, max_guesses, seed, space=space, memory=memory, workers=workers
+    )
+    if verdict.outcome == "biased" or (verdict.outcome == "undecided" and not may_be_undecided):
+        raise AssertionError(str(verdict))
+    return verdict

@@ -1,0 +1,345 @@
+"""Whether the gradient that everything is measured against is the gradient: nothing is taken on trust.
+
+Compared are the gradient put together at the taps and autograd's; a second forward pass and the first; a difference of
+losses and the gradient's slope; an example's gradient with and without the others. Each failure is one sentence with
+the cause and the way out. Tolerances allow for rounding and for kinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fganalysis.capturing.forward_mode import activation_slopes
+from fganalysis.capturing.hooks import TapHooks
+from fganalysis.capturing.refusals import forward, mean_loss, works
+from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
+
+SAME = 1e-3  # Relative difference of two gradients that should be equal, in single precision; far less in double.
+STEPS = {torch.float32: 1e-3, torch.float64: 1e-5}  # Of `refuse_wrong_backward`, relative to each parameter's norm.
+SHRINKING = (1.0, 0.1, 0.01)  # Shorter steps that a disagreement is tried at: a sharp bend is none with a short step.
+CURVED = 0.01  # Part of the summed changes by which a difference of losses may miss the gradient's prediction.
+ROUNDINGS = 4.0  # Rounding of the activations in a loss, in units of their precision,
+ROUNDINGS_OF_LOSS = 30.0  # and of the loss function alone.
+CLEAR = 10.0  # Times the rounding that a predicted change must be to speak for a shorter step.
+LEAST_SHARE = {torch.float32: 0.03, torch.float64: 1e-4}  # Of a parameter in the predicted change.
+NAMED = 50  # Parameters that a wrong backward pass is looked for in, one by one.
+
+
+def refuse_random_forward_pass(snapshot: Snapshot) -> None:
+    """A second forward pass that differs from the first: noise in the network, or a state that a pass changes."""
+    with torch.no_grad(), TapHooks(snapshot.network) as hooks:
+        outputs = forward(snapshot.network, snapshot.inputs)
+    refuse_different_passes(snapshot, hooks, outputs)
+
+
+def refuse_different_passes(snapshot: Snapshot, hooks: TapHooks, outputs: Tensor) -> None:
+    """As `refuse_random_forward_pass`, for a second pass that was made already."""
+    pairs = [
+        (name, tap.outputs, output)
+        for tap, (name, _), output in zip(snapshot.taps, hooks.modules, hooks.outputs, strict=False)
+    ]
+    different = [name for name, first, second in pairs if not _same(first, second.detach(), rounding(first))]
+    if different or len(pairs) < len(snapshot.taps) or not _same(snapshot.outputs, outputs, rounding(outputs)):
+        where = f"from tap {different[0]!r} on" if different else "after the last tap"
+        raise CannotMeasure(
+            f"two forward passes on the same batch differ {where}: the network draws noise (functional dropout without "
+            "training=self.training, RReLU) or changes a state; call network.eval() or take it out"
+        )
+
+
+def rounding(tensor: Tensor) -> float:
+    """What rounding may add to a tensor that is computed twice, relative to its norm."""
+    return 1e3 * torch.finfo(tensor.dtype).eps
+
+
+def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
+    if first.shape != second.shape:
+        return False
+    first, second = first.double(), second.double()
+    return bool((first - second).norm() <= tolerance * first.norm())
+
+
+def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
+    """Compares ∂L/∂W put together at the taps, Σ_b g_b x_bᵀ, with autograd's, parameter by parameter."""
+    for tap, at_tap, gradient in zip(snapshot.taps, snapshot.gradients, snapshot.weight_gradients, strict=True):
+        for name, own in tap.by_parameter(gradient).items():
+            exact = by_name.get(name)
+            exact = torch.zeros_like(own) if exact is None else exact
+            difference, size = _norm(own - exact), max(_norm(own), _norm(exact))
+            if difference <= SAME * size:
+                continue
+            # What is left of a sum over examples that cancels, as before a batch mean is subtracted, is rounding.
+            summed = at_tap.double().abs().T @ tap.inputs.double().abs()
+            if difference > SAME * size + rounding(at_tap) * float(summed.norm()):
+                raise CannotMeasure(
+                    f"the gradient of {name!r} has norm {_norm(exact):.3g}, where its Linear module alone gives "
+                    f"{_norm(own):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
+                    "loss), or the module's forward is not x Wᵀ + b; change that or leave it out by "
+                    "requires_grad_(False)"
+                )
+
+
+def refuse_weights_in_the_loss(names: Sequence[str], gradients: Sequence[Tensor | None]) -> None:
+    """∂loss by the parameters of the network that was copied: the loss function reads them by itself."""
+    read = [name for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
+    if read:
+        raise CannotMeasure(
+            f"loss_fn reads parameter {read[0]!r} by itself, not through the outputs, as a penalty does: leave it "
+            "out of loss_fn (a weight decay belongs in the optimiser)"
+        )
+
+
+def refuse_weights_in_the_loss_unseen(snapshot: Snapshot) -> None:
+    """As `refuse_weights_in_the_loss`, without a backward pass: a loss of constant outputs has no gradient."""
+    with torch.enable_grad():
+        loss = mean_loss(snapshot.loss_fn, snapshot.outputs.detach(), snapshot.targets)
+    if loss.requires_grad:
+        raise CannotMeasure(
+            "loss_fn reads parameters by itself, not through the outputs, as a penalty does: leave it out of loss_fn "
+            "(a weight decay belongs in the optimiser)"
+        )
+
+
+def refuse_interacting_examples(
+    snapshot: Snapshot, outputs: Tensor, at_outputs: Tensor | None, at_taps: Sequence[Tensor]
+) -> None:
+    """Pulls the gradient at the outputs back with each example's row multiplied by a number of its own.
+
+    Where examples do not interact, each example's gradient at every tap is multiplied by the same number.
+    """
+    n = snapshot.n_examples
+    if n == 1 or at_outputs is None:
+        return
+    generator = torch.Generator().manual_seed(1)
+    weights = (torch.rand(n, generator=generator, dtype=torch.float64) + 0.5).to(outputs)
+    weighted = at_outputs * weights.view(n, *[1] * (outputs.ndim - 1))
+    pulled = torch.autograd.grad(outputs, at_taps, weighted, retain_graph=True, allow_unused=True)
+    for tap, exact, found in reversed(list(zip(snapshot.taps, snapshot.gradients, pulled, strict=True))):
+        if found is not None and not _same(exact * weights[:, None], found, SAME):
+            raise CannotMeasure(
+                f"examples interact between tap {tap.name!r} and the outputs, so that an example's loss depends on the "
+                "others' activations: take batch statistics out of the forward pass (network.eval() does for BatchNorm)"
+            )
+
+
+def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
+    """Taps that the backward pass does not reach must not change the loss."""
+    if not unreached:
+        return
+    names = {name for tap in snapshot.taps if tap.name in unreached for name in tap.parameter_names}
+    generator = torch.Generator().manual_seed(2)
+    step = {
+        name: 10 * STEPS[snapshot.outputs.dtype] * _size(parameter) * _direction(parameter, None, generator)
+        for name, parameter in snapshot.network.named_parameters()
+        if name in names
+    }
+    losses = Losses(snapshot)
+    change = losses.moved(step)[0] - losses.before
+    if abs(change) > losses.rounding():
+        raise CannotMeasure(
+            f"the loss depends on tap {unreached[0]!r}, but no gradient reaches it: something after it is detached or "
+            "runs under no_grad; leave it out by requires_grad_(False) or take the detach() away"
+        )
+
+
+def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
+    """One step along a random direction: the losses change as the gradients at its two ends say, on their mean.
+
+    The step is part gradient, part noise, its length in each parameter relative to the parameter's own, such that each
+    has a similar share in the change where precision allows. The mean of the slopes at both ends (trapezoid rule) is
+    exact but for third derivatives and kinks. A disagreement is tried at shorter steps, where it goes away if it was
+    curvature, and stays if backward is not the derivative of forward.
+    """
+    dtype, losses = snapshot.outputs.dtype, Losses(snapshot)
+    parameters = {n: p.detach() for n, p in snapshot.network.named_parameters() if p.requires_grad}
+    known = {name: gradient for name, gradient in by_name.items() if gradient is not None and bool(gradient.any())}
+    worth = {name: _size(parameters[name]) * _norm(known[name]) for name in known}
+    if not worth:
+        return
+    least = max(min(worth.values()), LEAST_SHARE[dtype] * max(worth.values()))
+    for shorter in SHRINKING:
+        generator = torch.Generator().manual_seed(3)
+        step = {}
+        for name, parameter in parameters.items():
+            share = min(1.0, least / worth[name]) if name in worth else 1.0
+            length = shorter * STEPS[dtype] * share * _size(parameter)
+            step[name] = length * _direction(parameter, by_name.get(name), generator)
+        after, slopes = losses.moved(step, tuple(known))
+        before = {name: _dot(known[name], step[name]) for name in known}
+        predicted = sum(before[name] + slopes[name] for name in known) / 2
+        summed = sum(abs(before[name]) + abs(slopes[name]) for name in known) / 2
+        noise = losses.rounding(after)
+        if shorter < 1 and summed < CLEAR * noise:
+            break  # Rounding would hide any disagreement: the longer step's stands.
+        change = after - losses.before
+        disagreement = f"{change:.3g} along a small step in the weights where the gradient says {predicted:.3g}"
+        if abs(change - predicted) <= CURVED * summed + noise:
+            return
+    raise CannotMeasure(
+        f"the loss changes by {disagreement}{_worst(losses, known, step)}: the backward pass is not the derivative "
+        "of the forward pass (a custom autograd function, a surrogate, detach() or rounding), so it gives no gradient"
+    )
+
+
+def _worst(losses: Losses, known: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> str:
+    """The parameter whose own step is furthest from its prediction, for the message."""
+    errors = {}
+    for name in list(known)[:NAMED]:
+        after, slopes = losses.moved({name: step[name]}, (name,))
+        errors[name] = abs(after - losses.before - (_dot(known[name], step[name]) + slopes[name]) / 2)
+    return f", most at {max(errors, key=lambda name: errors[name])!r}"
+
+
+class Losses:
+    """Losses at moved weights, as precisely as the network allows: the loss function in double where it takes that."""
+
+    def __init__(self, snapshot: Snapshot):
+        self._snapshot = snapshot
+        outputs, targets = snapshot.outputs, snapshot.targets
+        self._double = False
+        if outputs.dtype != torch.float64:
+            doubled = targets.double() if targets.is_floating_point() else targets
+            self._double = works(snapshot.loss_fn, outputs.double(), doubled)
+            targets = doubled if self._double else targets
+        self._targets = targets
+        self.before = self._value(outputs)
+        # The loss of wrong outputs, for how much may cancel in one that is nearly zero.
+        try:
+            self._typical = abs(self._value(-outputs))
+        except Exception:
+            self._typical = 0.0
+        pairs = zip(snapshot.exact_gradients or (), snapshot.taps, strict=False)
+        self._worth = sum(float((g.double() * tap.outputs.double()).abs().sum()) for g, tap in pairs)
+
+    def _value(self, outputs: Tensor) -> float:
+        outputs = outputs.detach().double() if self._double else outputs.detach()
+        return float(self._snapshot.loss_fn(outputs, self._targets).detach().double())
+
+    def rounding(self, after: float = 0.0) -> float:
+        """What rounding may add to a difference of two losses."""
+        eps = torch.finfo(self._snapshot.outputs.dtype).eps
+        own = torch.finfo(torch.float64).eps if self._double else eps
+        typical = self._typical / 8 if np.isfinite(self._typical) else 0.0
+        # A gradient at the outputs that is a small difference, as that of a saturated softmax, is rounded too.
+        activations = self._worth + STEPS[self._snapshot.outputs.dtype] * typical
+        return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * own * max(abs(self.before), abs(after), typical)
+
+    def moved(self, step: Mapping[str, Tensor], along: Sequence[str] = ()) -> tuple[float, dict[str, float]]:
+        """The loss at moved parameters and, for the parameters named, the slopes along the step there."""
+        snapshot, parameters = self._snapshot, dict(self._snapshot.network.named_parameters())
+        with torch.enable_grad():
+            moved = {name: parameters[name].detach() + change for name, change in step.items()}
+            for name in along:
+                moved[name].requires_grad_()
+            buffers = {name: buffer.clone() for name, buffer in snapshot.network.named_buffers()}
+            outputs = torch.func.functional_call(snapshot.network, {**moved, **buffers}, (snapshot.inputs,))
+            gradients: Sequence[Tensor | None] = ()
+            if along:
+                loss = mean_loss(snapshot.loss_fn, outputs, snapshot.targets)
+                gradients = torch.autograd.grad(loss, [moved[name] for name in along], allow_unused=True)
+        # What was rounded into a moved parameter is the step that was made.
+        slopes = {
+            name: 0.0 if gradient is None else _dot(gradient, moved[name].detach().double() - parameters[name].detach())
+            for name, gradient in zip(along, gradients, strict=True)
+        }
+        return self._value(outputs), slopes
+
+
+def _size(parameter: Tensor) -> float:
+    """A parameter's norm, or that of small entries where it is zero."""
+    return max(float(parameter.detach().double().norm()), 1e-2 * parameter.numel() ** 0.5)
+
+
+def _direction(parameter: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """A random unit vector plus the gradient's."""
+    noise = torch.rand(parameter.shape, generator=generator).to(parameter) - 0.5
+    direction = noise / noise.norm()
+    if gradient is not None and (largest := float(gradient.abs().max())) > 0:
+        # Divided first by the largest entry: the squares of small numbers are zero.
+        scaled = gradient / largest
+        direction += scaled / scaled.norm()
+    return direction
+
+
+def _norm(tensor: Tensor) -> float:
+    largest = float(tensor.abs().max())
+    return largest * float((tensor / largest).norm()) if largest > 0 else 0.0
+
+
+def _dot(first: Tensor, second: Tensor) -> float:
+    return float(torch.dot(first.double().flatten(), second.double().flatten()))
+
+
+def _directions(snapshot: Snapshot, rows: slice = slice(None)) -> list[Tensor]:
+    """One random direction a tap, (1, example, unit), zero outside the rows."""
+    generator = torch.Generator().manual_seed(0)
+    directions = []
+    for tap in snapshot.taps:
+        drawn = torch.randn((1, *tap.outputs.shape), generator=generator, dtype=torch.float64).to(tap.outputs)
+        kept = torch.zeros_like(drawn)
+        kept[:, rows] = drawn[:, rows]
+        directions.append(kept)
+    return directions
+
+
+def _sloped(slopes: Callable[[], Tensor]) -> Tensor:
+    try:
+        return slopes().double()
+    except (CannotMeasure, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise CannotMeasure(
+            "forward mode (torch.func.jvp) fails on this network or loss: use autodiff='reverse', which needs none"
+        ) from error
+
+
+def refuse_dropped_tangents(snapshot: Snapshot) -> None:
+    """One direction in forward mode against the inner product with the gradient: jvp can drop tangents silently."""
+    directions = _directions(snapshot)
+    forward_slopes = _sloped(lambda: activation_slopes(snapshot, directions, "joint"))
+    pairs = zip(directions, snapshot.gradients, strict=True)
+    exact = sum((torch.linalg.vecdot(d.double(), g.double()) for d, g in pairs), torch.zeros(1))
+    _refuse_other_slopes(forward_slopes[:, 0], exact, 1e-2, 0.0)
+
+
+def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
+    """A step in the weights against forward mode at the activations, y = ΔW x: the losses' difference and the slope.
+
+    A weight that is used elsewhere too, a penalty in the loss and dropped tangents all show.
+    """
+    step = 10 * STEPS[snapshot.outputs.dtype]
+    generator = torch.Generator().manual_seed(3)
+    parameters = {name: p for name, p in snapshot.network.named_parameters() if p.requires_grad}
+    tapped = {name for tap in snapshot.taps for name in tap.parameter_names}
+    moves = {name: step * _size(p) * _direction(p, None, generator) for name, p in parameters.items() if name in tapped}
+    directions = [(tap.inputs @ tap.columns(moves).mT).unsqueeze(0) for tap in snapshot.taps]
+    slope = _sloped(lambda: activation_slopes(snapshot, directions, "joint")).sum()
+    losses = Losses(snapshot)
+    ends = [losses.moved({name: sign * move for name, move in moves.items()})[0] for sign in (1, -1)]
+    # Kinks and rounding are in a difference; what is dropped is of the order of the slopes.
+    _refuse_other_slopes(slope, torch.tensor((ends[0] - ends[1]) / 2), 0.1, 10 * losses.rounding(ends[0]))
+
+
+def _refuse_other_slopes(forward_slopes: Tensor, other: Tensor, tolerance: float, rounding_of_other: float) -> None:
+    if bool((forward_slopes - other).norm() > tolerance * other.norm() + rounding_of_other):
+        raise CannotMeasure(
+            "forward mode gives other slopes than the gradient on this network: use autodiff='reverse', which says more"
+        )
+
+
+def refuse_interacting_examples_in_forward_mode(snapshot: Snapshot) -> None:
+    """A direction in half of the examples alone must leave the losses of the others as they are."""
+    n = snapshot.n_examples
+    if n == 1:
+        return
+    directions = _directions(snapshot, slice(0, n // 2))
+    slopes = _sloped(lambda: activation_slopes(snapshot, directions, "joint"))[0, 0]
+    if bool(slopes[n // 2 :].norm() > SAME * slopes.norm()):
+        raise CannotMeasure(
+            "examples interact in the forward pass, so that an example's loss depends on the others' activations: take "
+            "batch statistics out of it (network.eval() does for BatchNorm)"
+        )

@@ -1,0 +1,252 @@
+"""Snapshot: a network frozen at one step on one batch, with everything that an estimator may look at.
+
+Per tap l (a Linear module, in the order in which the forward pass reaches it; MATH: s_l = W_l x_l + bias_l):
+
+    inputs x_l (example, input)       outputs s_l (example, unit)       weight W_l (unit, input)
+    gradients g_l = ∂L/∂s_l (example, unit), carrying the 1/B of the mean over examples
+    upstream Jacobian J_l = ∂s_{l+1}/∂s_l per example, as an operator
+
+A bias is a weight whose input is the constant 1: where a tap has one, its inputs and weight carry one more column.
+A frozen weight or bias (``requires_grad=False``) has no columns: it is neither perturbed nor counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from fganalysis.capturing.upstream import UpstreamJacobian
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Autodiff = Literal["reverse", "forward"]
+Layers = Literal["joint", "separate"]
+EXAMPLES_CHECKED_IN_TRAINING = 32
+
+
+class CannotMeasure(ValueError):
+    """A network, batch or loss that cannot be measured; the message is one sentence with the cause and the way out."""
+
+
+class NonFiniteActivations(CannotMeasure):
+    """A forward pass that left NaN or infinite numbers at a tap."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One Linear module of the network on the batch; shapes in the module docstring.
+
+    Attributes:
+        arriving: what the module reads, (example, input), whichever of its parameters are frozen.
+        derivative: φ'(s), (example, unit), of the elementwise functions between this tap and the next; None where
+            anything else stands between.
+    """
+
+    name: str
+    arriving: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    weight: Tensor
+    has_weight: bool
+    has_bias: bool
+    derivative: Tensor | None = None
+    upstream: UpstreamJacobian | None = None
+
+    @property
+    def units(self) -> int:
+        return self.outputs.shape[1]
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The trainable parameters that the columns of ``weight`` are, by their names in the network."""
+        # A network that is one Linear module is its own tap, of the empty name.
+        leaves = [leaf for leaf, there in (("weight", self.has_weight), ("bias", self.has_bias)) if there]
+        return tuple(f"{self.name}.{leaf}".removeprefix(".") for leaf in leaves)
+
+    def by_parameter(self, columns: Tensor) -> dict[str, Tensor]:
+        """Parts of a (…, unit, input) tensor by parameter name: (…, unit, input) and, for a bias, (…, unit)."""
+        parts = [columns[..., : columns.shape[-1] - self.has_bias]] if self.has_weight else []
+        parts += [columns[..., -1]] if self.has_bias else []
+        return dict(zip(self.parameter_names, parts, strict=True))
+
+    def columns(self, by_name: Mapping[str, Tensor]) -> Tensor:
+        """The reverse of `by_parameter`: (…, unit, input), a bias as the last column."""
+        parts = [by_name[name] for name in self.parameter_names]
+        if self.has_bias:
+            parts[-1] = parts[-1].unsqueeze(-1)
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """K = X Xᵀ, (example, example): the weight-space metric between two examples' guesses."""
+        return self.inputs @ self.inputs.T
+
+    @cached_property
+    def kernel_root(self) -> Tensor:
+        """F with FᵀF = K, (min(input, example), example): Xᵀ itself where inputs are fewer than examples, otherwise the
+        upper triangle R of Xᵀ = QR."""
+        if self.inputs.shape[1] < self.inputs.shape[0]:
+            return self.inputs.T.contiguous()
+        return torch.linalg.qr(self.inputs.T.double(), mode="r").R.to(self.inputs.dtype)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network at one step on one batch. Made by `capture`; every tensor in it is constant.
+
+    Attributes:
+        network: the frozen copy of the network.
+        loss_fn: ``loss_fn(outputs, targets)``, a mean over examples.
+        inputs, targets: the batch. outputs: the network's outputs on it.
+        loss: the mean loss.
+        taps: the Linear modules with a trainable weight or bias, in execution order.
+        exact_gradients: see `gradients`; None in a training loop in forward mode.
+        autodiff: how slopes are taken: "reverse" (inner product with the exact gradient) or "forward" (torch.func.jvp).
+        step: the training step it was captured at.
+        in_training: made by a training loop: `upstream` is checked on a few examples, and in forward mode there is no
+            exact gradient, as it takes a backward pass.
+    """
+
+    network: torch.nn.Module
+    loss_fn: Loss
+    inputs: Tensor
+    targets: Tensor
+    outputs: Tensor
+    loss: Tensor
+    taps: tuple[Tap, ...]
+    exact_gradients: tuple[Tensor, ...] | None
+    autodiff: Autodiff = "reverse"
+    step: int = 0
+    in_training: bool = False
+    _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def n_examples(self) -> int:
+        return self.inputs.shape[0]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(tap.name for tap in self.taps)
+
+    @property
+    def untapped_parameters(self) -> tuple[str, ...]:
+        """Parameters that need a gradient and sit in no tap, by name: no estimator or comparison looks at them."""
+        tapped = {name for tap in self.taps for name in tap.parameter_names}
+        parameters = self.network.named_parameters()
+        return tuple(name for name, parameter in parameters if parameter.requires_grad and name not in tapped)
+
+    @property
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Exact activation gradients g_l by one backward pass, (example, unit) a tap, loss per unit of activation.
+
+        Raises:
+            ValueError: in a training loop in forward mode, which takes no backward pass.
+        """
+        if self.exact_gradients is None:
+            raise ValueError("autodiff='forward' trains without a backward pass, but this gradient takes one")
+        return self.exact_gradients
+
+    @cached_property
+    def weight_gradients(self) -> tuple[Tensor, ...]:
+        """Exact weight gradients G_l = Σ_b g_b x_bᵀ, (unit, input) a tap, loss per unit of weight."""
+        return tuple(g.T @ tap.inputs for g, tap in zip(self.gradients, self.taps, strict=True))
+
+    @property
+    def upstream(self) -> tuple[UpstreamJacobian, ...]:
+        """The upstream Jacobian of every tap but the last.
+
+        Raises:
+            ValueError: where backpropagation does not run through it alone: something between two taps mixes units, or
+                a branch goes around a tap.
+        """
+        return self.remember("upstream", self._checked_upstream)
+
+    def _checked_upstream(self) -> tuple[UpstreamJacobian, ...]:
+        jacobians = []
+        rows = slice(None, None, -(-self.n_examples // EXAMPLES_CHECKED_IN_TRAINING) if self.in_training else None)
+        for index, tap in enumerate(self.taps[:-1]):
+            unseen = self.exact_gradients is None
+            if tap.upstream is None or not (unseen or self.runs_through(index, rows)):
+                raise ValueError(
+                    f"the upstream Jacobian of tap {tap.name!r} is unknown: between it and the next Linear module "
+                    "there must be elementwise functions only, and no branch around them"
+                )
+            jacobians.append(tap.upstream)
+        return tuple(jacobians)
+
+    def runs_through(self, index: int, rows: slice = slice(None)) -> bool:
+        """Whether the exact gradient at a tap is the next one's times the upstream Jacobian, on these examples."""
+        jacobian = self.taps[index].upstream
+        if jacobian is None:
+            return False
+        above, exact = self.gradients[index + 1][rows], self.gradients[index][rows]
+        error = (above @ jacobian.weight) * jacobian.derivative[rows] - exact
+        # In double precision: the squares of gradients below 1e-19 are zero in single precision.
+        return bool(error.double().norm() <= 1e-3 * exact.double().norm())
+
+    @cached_property
+    def mixed_gradients(self) -> tuple[Tensor, ...]:
+        """K_l g_l, (example, unit) a tap: what a guess at the activations is multiplied with to give ⟨Ĝ_l, G_l⟩."""
+        return tuple(tap.kernel @ gradient for tap, gradient in zip(self.taps, self.gradients, strict=True))
+
+    def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Whatever ``make`` returns, made once per snapshot and key: for factors that cost more than a guess."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def slopes(self, directions: Sequence[Tensor], layers: Layers = "joint") -> Tensor:
+        """Directional derivatives of each example's loss along activation directions, loss per unit of direction.
+
+        Args:
+            directions: (guess, example, unit) a tap.
+            layers: "joint" perturbs every tap in one pass, "separate" takes one pass a tap.
+
+        Returns:
+            (guess, 1, example) when joint, (guess, layer, example) when separate.
+
+        Raises:
+            ValueError: directions that are no tensor of this shape for every tap.
+        """
+        _check_directions(directions, [tap.outputs for tap in self.taps])
+        if self.autodiff == "forward":
+            from fganalysis.capturing.forward_mode import activation_slopes
+
+            return activation_slopes(self, directions, layers)
+        own = [
+            torch.linalg.vecdot(direction, gradient)
+            for direction, gradient in zip(directions, self.gradients, strict=True)
+        ]
+        return torch.stack(own, dim=1) if layers == "separate" else sum(own[1:], own[0]).unsqueeze(1)
+
+    def weight_slopes(self, directions: Sequence[Tensor], layers: Layers = "joint") -> Tensor:
+        """Directional derivatives of the batch's loss along weight directions (guess, unit, input) a tap.
+
+        Returns:
+            (guess, 1) when joint, (guess, layer) when separate.
+
+        Raises:
+            ValueError: directions that are no tensor of this shape for every tap.
+        """
+        _check_directions(directions, [tap.weight for tap in self.taps])
+        if self.autodiff == "forward":
+            from fganalysis.capturing.forward_mode import weight_slopes
+
+            return weight_slopes(self, directions, layers)
+        own = [
+            direction.flatten(1) @ gradient.flatten()
+            for direction, gradient in zip(directions, self.weight_gradients, strict=True)
+        ]
+        return torch.stack(own, dim=1) if layers == "separate" else sum(own[1:], own[0]).unsqueeze(1)
+
+
+def _check_directions(directions: object, like: Sequence[Tensor]) -> None:
+    """Raises ValueError unless there is a tensor (guess, …) a tap, of the shape of its outputs or weight."""
+    are_tensors = isinstance(directions, list | tuple) and all(isinstance(part, Tensor) for part in directions)
+    wanted = [tuple(tensor.shape) for tensor in like]
+    if not are_tensors or [tuple(part.shape[1:]) for part in cast("Sequence[Tensor]", directions)] != wanted:
+        raise ValueError(f"directions must be a tensor (guess, …) a tap, of the shapes {wanted} behind the guesses")

@@ -1,0 +1,62 @@
+"""The mean of several guesses of any estimator, as one guess.
+
+    ĝ = (1/m) Σ_i ĝ_i,   ĝ_i independent guesses of one estimator, m = ``n_averaged``
+
+Random: whatever the estimator draws, m times. Bias that of the estimator; variance divided by m, so the mean squared
+error is bias² + variance/m, whose floor at large m is the bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_whole
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.around.wrapped import wrap
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+
+NUMBERS_HELD = 2**24  # numbers of single guesses held at once, where one guess is not more
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The mean of ``n_averaged`` guesses of ``estimator``, a key or an instance; it learns where that learns.
+
+    Raises ValueError for an unknown key and for an ``n_averaged`` that is no whole number of at least 1.
+    """
+
+    estimator: Any
+    n_averaged: int
+
+    def __post_init__(self) -> None:
+        wrap(self)
+        check_whole("n_averaged", self.n_averaged)
+
+    @guessing
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
+        numbers = sum(max(tap.outputs.numel(), tap.weight.numel()) for tap in snapshot.taps)
+        at_once = max(1, NUMBERS_HELD // numbers)
+        means = []
+        for _ in range(n_guesses):
+            sums = None
+            for start in range(0, self.n_averaged, at_once):
+                part = self.estimator(snapshot, min(at_once, self.n_averaged - start), generator)
+                totals = part.total()
+                sums = totals if sums is None else tuple(a + b for a, b in zip(sums, totals, strict=True))
+            assert sums is not None
+            means.append([total / self.n_averaged for total in sums])
+        return block_of(means, part)
+
+
+def block_of(guesses: Sequence[Sequence[Tensor]], like: Estimates) -> Estimates:
+    """A block of estimates of the kind of ``like`` from single guesses, a tensor a tap each."""
+    per_tap = tuple(torch.stack(of_tap) for of_tap in zip(*guesses, strict=True))
+    if isinstance(like, ActivationEstimates):
+        return ActivationEstimates(per_tap)
+    return WeightEstimates(per_tap[0].new_ones(len(guesses), len(per_tap)), per_tap)

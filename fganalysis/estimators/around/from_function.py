@@ -1,0 +1,151 @@
+"""from_function(): anyone's gradient estimator, written as a function of the network, as an estimator of the toolkit.
+
+A worked example, with a bug that training survives. The noise is drawn from a seed, so that it can be drawn again
+instead of kept, as MeZO does; but the seed is set anew for every parameter, and not once:
+
+    def forward_gradient(network, loss_fn, inputs, targets, generator):
+        parameters = dict(network.named_parameters())
+        exact = dict(zip(parameters, torch.autograd.grad(loss_fn(network(inputs), targets), [*parameters.values()])))
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        noise = {n: torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)) for n, p in parameters.items()}
+        slope = sum((noise[name] * exact[name]).sum() for name in parameters)
+        return {name: slope * noise[name] for name in parameters}
+
+    fga.check_unbiased(fga.estimators.from_function(forward_gradient), snapshot)
+
+Parameters of one shape get one direction, so that each layer's guess holds the other layers' gradients as well. It
+still points downhill on average, and no shape or sign is wrong. On the network of tests/test_from_function.py the
+verdict is "biased in weight space", by a relative bias of 1.2, "most evident spread over all coordinates". With one
+generator for all parameters, made before the loop, it is unbiased.
+
+Each guess is one call of the function, so a guess costs what that costs: nothing is batched.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_callable, described
+from fganalysis.capturing.snapshot import Loss, Snapshot
+from fganalysis.estimators.checks import check_call
+from fganalysis.estimators.guesses import WeightEstimates
+from fganalysis.measuring.blocks import full_precision
+
+Function = Callable[[torch.nn.Module, Loss, Tensor, Tensor, torch.Generator], Mapping[str, Any]]
+
+
+def from_function(
+    function: Function,
+) -> Callable[[Snapshot, int, torch.Generator], WeightEstimates]:
+    """The estimator that makes a guess by ``function(network, loss_fn, inputs, targets, generator)``.
+
+    Args:
+        function: returns one guess of the gradient, by parameter name as in ``network.named_parameters()``, in loss per
+            unit of weight. A frozen parameter (``requires_grad=False``) has no gradient: leave it out or return None
+            for it, as `torch.autograd.grad` does; a tensor is refused, as a guess that moves what training does not
+            move is another one. Nothing looks at what it returns for trainable parameters that are in no Linear module,
+            such as those of a LayerNorm: a verdict names them, and says nothing of them. It runs with autograd on and
+            autocast off, on a copy of the network whose ``.grad`` are empty and on copies of the batch; it may change
+            parameters but must put them back; all its noise must come from the generator, or a seed would
+            not reproduce it. Its ``__name__`` names the results.
+
+    Returns:
+        An estimator, which raises ValueError, with the seed of its generator, when the function returns no mapping to
+        floating-point tensors, leaves out a trainable weight of a tap, names what is no parameter or is frozen, returns
+        another shape, leaves the network changed or draws from a global generator of torch, NumPy or Python.
+
+    Raises:
+        ValueError: what cannot be called with the five arguments.
+    """
+    words = "a function of (network, loss_fn, inputs, targets, generator)"
+    check_callable("function", function, words, 5)
+
+    # One call at a time: the levels of torch's forward mode are shared by threads, and the function may use it.
+    one_at_a_time = threading.Lock()
+
+    def estimate(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        check_call(snapshot, n_guesses, generator)
+        with one_at_a_time, full_precision(snapshot):
+            return guesses_of(snapshot, n_guesses, generator)
+
+    def guesses_of(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        network = copy.deepcopy(snapshot.network)
+        who = f"{name} (generator seed {generator.initial_seed()})"
+        drawn_before = _global_generators()
+        guesses = []
+        for _ in range(n_guesses):
+            _restore(network, snapshot)
+            batch = snapshot.inputs.clone(), snapshot.targets.clone()
+            with torch.enable_grad():
+                guess = function(network, snapshot.loss_fn, *batch, generator)
+            guesses.append(_by_tap(guess, snapshot, who))
+        for library, state in _global_generators().items():
+            if state != drawn_before[library]:
+                raise ValueError(f"{who} drew from {library}'s global generator: draw from the one that it is given")
+        _refuse_changes(network, snapshot, who)
+        directions = tuple(torch.stack(per_tap) for per_tap in zip(*guesses, strict=True))
+        return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
+
+    name = getattr(function, "__name__", type(function).__name__)
+    estimate.__name__ = name
+    return estimate
+
+
+def _global_generators() -> dict[str, object]:
+    return {
+        "torch": torch.random.get_rng_state().numpy().tobytes(),
+        "numpy": pickle.dumps(np.random.get_state(legacy=False)),
+        "random": random.getstate(),
+    }
+
+
+def _by_tap(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) -> list[Tensor]:
+    """One guess as (unit, input) a tap, the bias its last column."""
+    if not isinstance(guess, Mapping):
+        raise ValueError(f"{who} returned {type(guess).__name__}, not gradients by parameter name")
+    parameters = dict(snapshot.network.named_parameters())
+    returned: dict[str, Tensor] = {}
+    for name, value in guess.items():
+        if name not in parameters:
+            raise ValueError(f"{who} returned a gradient for {described(name)}, which is no parameter of the network")
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise ValueError(f"{who} returned {described(value)} for {name!r}, not a tensor of floating-point numbers")
+        if not parameters[name].requires_grad:
+            raise ValueError(f"{who} returned a gradient for {name!r}, which is frozen: leave it out or return None")
+        if value.shape != parameters[name].shape:
+            raise ValueError(
+                f"{who} returned {tuple(value.shape)} for {name!r} of shape {tuple(parameters[name].shape)}"
+            )
+        returned[name] = value.detach()
+    missing = [name for tap in snapshot.taps for name in tap.parameter_names if name not in returned]
+    if missing:
+        raise ValueError(f"{who} returned no gradient for {missing[0]!r}")
+    return [tap.columns(returned).to(tap.weight) for tap in snapshot.taps]
+
+
+def _restore(network: torch.nn.Module, snapshot: Snapshot) -> None:
+    """Gradients, buffers and modes as they were: what a forward pass leaves there must not reach the next guess."""
+    network.zero_grad(set_to_none=True)
+    for own, original in zip(network.modules(), snapshot.network.modules(), strict=True):
+        own.training = original.training
+    for buffer, kept in zip(network.buffers(), snapshot.network.buffers(), strict=True):
+        buffer.copy_(kept)
+
+
+def _refuse_changes(network: torch.nn.Module, snapshot: Snapshot, name: str) -> None:
+    """Parameters put back by subtracting what was added carry rounding errors, so nearly equal is enough."""
+    pairs = zip(network.named_parameters(), snapshot.network.parameters(), strict=True)
+    for (parameter, changed), original in pairs:
+        if not torch.allclose(changed, original, rtol=1e-3, atol=1e-5):
+            raise ValueError(f"{name} left parameter {parameter!r} changed: put it back before returning")

@@ -1,0 +1,105 @@
+"""Any estimator on a random part of the batch.
+
+    ĝ = the estimator's guess on m of the B rows, whose loss is the mean over those m;  zero on the other rows
+
+    tr Cov ĝ = E_S tr Cov(ĝ | S)  +  tr Cov E(ĝ | S)        law of total variance
+               within, the guess     between, the minibatch
+
+Random: the rows S, anew for every guess, and whatever the estimator draws. Where the estimator's mean given the rows is
+that of the whole batch restricted to them (every linear guess), the bias is the estimator's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_whole
+from fganalysis.capturing.snapshot import Snapshot, Tap
+from fganalysis.capturing.upstream import UpstreamJacobian
+from fganalysis.estimators.around.averaged import block_of
+from fganalysis.estimators.around.wrapped import wrap
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates
+from fganalysis.estimators.sampling_rows.minibatch import WITHOUT_REPLACEMENT, Rows, check_rows, drawn_rows
+
+
+@dataclass(frozen=True)
+class Subsampled:
+    """``estimator``, a key or an instance, on ``size`` rows drawn without replacement for every guess.
+
+    Where the estimator learns, so does this, by the estimator's own step on the whole batch.
+
+    Closed form for guesses at the weights and for those whose part on some rows is that part of a guess on the batch.
+    None where examples share both noise and slope, nor where a guess mixes them otherwise (activation mixing, local
+    loss in weight space, feedback that is learned within the guess, a part of a part).
+    `fganalysis.measuring.variance_parts` and `fganalysis.predict_variance_parts` give both parts. Raises ValueError for
+    an unknown key and for a size that is no whole number of at least 1; at a call, for one above B.
+    """
+
+    estimator: Any
+    size: int
+    rows: Rows = WITHOUT_REPLACEMENT
+
+    def __post_init__(self) -> None:
+        wrap(self)
+        check_whole("size", self.size)
+        check_rows(self.rows)
+
+    @guessing
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
+        chosen = self.draw_rows(snapshot, n_guesses, generator)
+        parts = [self.guesses_on(snapshot, rows, 1, generator) for rows in chosen]
+        return block_of([part.total() for part in parts], parts[0])
+
+    def draw_rows(self, snapshot: Snapshot, n_draws: int, generator: torch.Generator) -> Tensor:
+        """Rows of the batch, (draw, row)."""
+        return drawn_rows(self.rows, n_draws, snapshot.n_examples, self.size, generator)
+
+    def guesses_on(self, snapshot: Snapshot, rows: Tensor, n_guesses: int, generator: torch.Generator) -> Estimates:
+        """Guesses that all use the given rows, written to their places in the whole batch."""
+        estimates: Estimates = self.estimator(restricted(snapshot, rows), n_guesses, generator)
+        if not isinstance(estimates, ActivationEstimates):
+            return estimates
+        placed = []
+        for guess in estimates.guesses:
+            whole = guess.new_zeros(guess.shape[0], snapshot.n_examples, guess.shape[2])
+            placed.append(whole.index_copy_(1, rows, guess))
+        return ActivationEstimates(tuple(placed))
+
+
+def restricted(snapshot: Snapshot, rows: Tensor) -> Snapshot:
+    """The snapshot of the given rows alone, its loss their mean; nothing is evaluated anew but that loss."""
+    outputs, targets = snapshot.outputs[rows], snapshot.targets[rows]
+    exact = snapshot.exact_gradients
+    if exact is not None:
+        # Examples do not interact, so these are known; a backward pass per guess would cost the most here.
+        exact = tuple(gradient[rows] * (snapshot.n_examples / len(rows)) for gradient in exact)
+    return replace(
+        snapshot,
+        inputs=snapshot.inputs[rows],
+        targets=targets,
+        outputs=outputs,
+        loss=snapshot.loss_fn(outputs, targets).detach(),
+        taps=tuple(_rows_of(tap, rows) for tap in snapshot.taps),
+        exact_gradients=exact,
+        _memory={},
+    )
+
+
+def _rows_of(tap: Tap, rows: Tensor) -> Tap:
+    derivative = None if tap.derivative is None else tap.derivative[rows]
+    upstream = None
+    if tap.upstream is not None:
+        upstream = UpstreamJacobian(tap.upstream.weight, tap.upstream.derivative[rows])
+    return replace(
+        tap,
+        arriving=tap.arriving[rows],
+        inputs=tap.inputs[rows],
+        outputs=tap.outputs[rows],
+        derivative=derivative,
+        upstream=upstream,
+    )

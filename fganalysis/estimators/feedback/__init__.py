@@ -1,0 +1,1 @@
+"""Guesses from the output error through fixed or learned matrices."""

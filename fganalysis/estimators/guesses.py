@@ -1,0 +1,332 @@
+"""A block of gradient estimates in factored form: its scalars and its sum, never a dense weight matrix per guess.
+
+A guess of a weight gradient made at the activations is Ĝ = Σ_b ĝ_b x_bᵀ, so with K = X Xᵀ = FᵀF over examples
+
+    ⟨Ĝ, G⟩ = ⟨ĝ, K g⟩        ‖Ĝ‖² = ⟨ĝ, K ĝ⟩ = ‖F ĝ‖²
+
+and the mean over guesses of Ĝ is the mean of ĝ. Both kinds of estimates answer the same questions; shapes are
+(guess, example, unit) at the activations and (guess, unit, input) at the weights.
+
+Single precision has no squares below 1e-38 or above 1e38, and gradients of a deep network or a scaled loss do. So a sum
+of squares or products is taken in single precision only where all its lengths lie between `SHORTEST` and `LONGEST`, and
+again in double precision where one does not; what is returned is in double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import described
+from fganalysis.capturing.snapshot import Snapshot
+
+Sums = tuple[Tensor, ...]
+# Of vectors whose squares and products single precision sums without loss: what is below 2⁻¹²⁶ and counts as zero is
+# then too little to matter among 2³⁰ terms, and no sum exceeds 2¹²⁷.
+SHORTEST, LONGEST = 2.0**-36, 2.0**60
+NUMBERS_PER_SLICE = 2**21  # Of the errors of group means, in double precision: 16 MiB at a time.
+
+
+@runtime_checkable
+class Estimates(Protocol):
+    """What the sampler asks of a block of guesses."""
+
+    def __len__(self) -> int:
+        """Number of guesses."""
+
+    def first(self, n_guesses: int) -> Estimates:
+        """The first guesses of the block."""
+
+    def numbers_per_guess(self) -> int:
+        """How many numbers one guess is made of, summed over taps."""
+
+    def total(self) -> Sums:
+        """Sum over guesses, a tensor a tap."""
+
+    def square_total(self) -> Sums:
+        """Sum over guesses and examples of squared activation guesses, (unit,) a tap, in double precision; empty for
+        weight guesses."""
+
+    def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+        """⟨ĝ, g⟩ and ‖ĝ‖², each (space, layer, guess) in double precision; NaN in a space without guesses."""
+
+    def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
+        """Inner products between the errors (mean − gradient) of several means, (space, layer, mean, mean), in double
+        precision."""
+
+    def dense(self, snapshot: Snapshot) -> tuple[Tensor | None, Tensor]:
+        """Guesses written out, (guess, number), at the activations (None without any there) and weights: for tests."""
+
+    def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
+        """Mean over the guesses as weight gradients, (unit, input) a tap: what an optimiser consumes."""
+
+
+@dataclass(frozen=True)
+class ActivationEstimates:
+    """Guesses of the activation gradients, ``guesses[tap]`` of shape (guess, example, unit), loss per activation.
+
+    Raises:
+        ValueError: no tensor, or tensors of another number of dimensions or with different numbers of guesses.
+    """
+
+    guesses: Sums
+
+    def __post_init__(self) -> None:
+        _refuse_other_than_blocks("guesses", self.guesses, "(guess, example, unit)")
+
+    def __len__(self) -> int:
+        return self.guesses[0].shape[0]
+
+    def first(self, n_guesses: int) -> ActivationEstimates:
+        return ActivationEstimates(tuple(guess[:n_guesses] for guess in self.guesses))
+
+    def numbers_per_guess(self) -> int:
+        return sum(guess[0].numel() for guess in self.guesses)
+
+    def total(self) -> Sums:
+        return tuple(guess.sum(0) for guess in self.guesses)
+
+    def square_total(self) -> Sums:
+        return tuple(_squares_by_unit(guess) for guess in self.guesses)
+
+    def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+        factors = _factors(snapshot)
+        inner: list[Tensor] = []
+        squares: list[Tensor] = []
+        for tap, gradient, mixed, guess in zip(
+            snapshot.taps, snapshot.gradients, factors.mixed_gradients, self.guesses, strict=True
+        ):
+            flat = guess.flatten(1)
+            inner.append(torch.stack([flat @ gradient.flatten(), flat @ mixed.to(flat.dtype).flatten()]).double())
+            squares.append(torch.stack([_squared_norm(guess), _squared_norm_in_weights(guess, tap.kernel_root)]))
+
+        def in_double(layer: int, index: int) -> tuple[Tensor, Tensor]:
+            guess = self.guesses[layer][index].double()
+            in_weights = snapshot.taps[layer].kernel_root.double() @ guess
+            pair = (snapshot.gradients[layer].double(), factors.mixed_gradients[layer].double())
+            products = torch.stack([(guess * gradient).sum() for gradient in pair])
+            return products, torch.stack([guess.square().sum(), in_weights.square().sum()])
+
+        found = torch.stack(inner, dim=1), torch.stack(squares, dim=1)
+        return _again_in_double(*found, factors.squares, self.guesses[0].dtype, in_double)
+
+    def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
+        layers = []
+        for index, (tap, gradient) in enumerate(zip(snapshot.taps, snapshot.gradients, strict=True)):
+            root = tap.kernel_root.double()
+            own, in_weights = _no_gram(means, gradient), _no_gram(means, gradient)
+            for units in _slices(tap.units, len(means) * len(gradient)):
+                errors = _errors([mean[index][:, units] for mean in means], gradient[:, units])
+                own += _gram(errors)
+                in_weights += _gram(torch.matmul(root, errors))
+            layers.append(torch.stack([own, in_weights]))
+        return torch.stack(layers, dim=1)
+
+    def dense(self, snapshot: Snapshot) -> tuple[Tensor | None, Tensor]:
+        weights = [guess.mT @ tap.inputs for tap, guess in zip(snapshot.taps, self.guesses, strict=True)]
+        return _flat(self.guesses), _flat(weights)
+
+    def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
+        return [guess.mean(0).T @ tap.inputs for tap, guess in zip(snapshot.taps, self.guesses, strict=True)]
+
+
+@dataclass(frozen=True)
+class WeightEstimates:
+    """Guesses c_l V_l of weight gradients: ``directions[tap]`` (guess, unit, input), ``coefficients`` (guess, layer).
+
+    There is no guess of the activation gradients in them, so that space is NaN.
+
+    Raises:
+        ValueError: no direction, directions of another number of dimensions or with different numbers of guesses, or
+            coefficients that are not one for each guess and layer, in the same data type.
+    """
+
+    coefficients: Tensor
+    directions: Sums
+
+    def __post_init__(self) -> None:
+        _refuse_other_than_blocks("directions", self.directions, "(guess, unit, input)")
+        shape, dtype = (len(self.directions[0]), len(self.directions)), self.directions[0].dtype
+        given = self.coefficients
+        if not isinstance(given, Tensor) or given.shape != shape or given.dtype != dtype:
+            expected = f"a tensor of shape (guess, layer), here {shape}, of the directions' data type"
+            raise ValueError(f"coefficients must be {expected}, got {described(given)}")
+
+    def __len__(self) -> int:
+        return self.directions[0].shape[0]
+
+    def first(self, n_guesses: int) -> WeightEstimates:
+        return WeightEstimates(self.coefficients[:n_guesses], tuple(d[:n_guesses] for d in self.directions))
+
+    def numbers_per_guess(self) -> int:
+        return sum(direction[0].numel() for direction in self.directions)
+
+    def total(self) -> Sums:
+        return tuple(
+            (coefficient @ direction.flatten(1)).view(direction.shape[1:])
+            for coefficient, direction in zip(self.coefficients.T, self.directions, strict=True)
+        )
+
+    def square_total(self) -> Sums:
+        return ()
+
+    def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+        inner, squares = [], []
+        for gradient, direction in zip(snapshot.weight_gradients, self.directions, strict=True):
+            inner.append((direction.flatten(1) @ gradient.flatten()).double())
+            squares.append(_squared_norm(direction))
+
+        def in_double(layer: int, index: int) -> tuple[Tensor, Tensor]:
+            direction = self.directions[layer][index].double()
+            product = (direction * snapshot.weight_gradients[layer].double()).sum()
+            return product[None], direction.square().sum()[None]
+
+        exact = torch.stack([gradient.double().square().sum() for gradient in snapshot.weight_gradients])
+        products, lengths = _again_in_double(
+            torch.stack(inner)[None], torch.stack(squares)[None], exact[None], self.directions[0].dtype, in_double
+        )
+        coefficients = self.coefficients.T.double()
+        return _only_weights(coefficients * products[0]), _only_weights(coefficients.square() * lengths[0])
+
+    def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
+        layers = []
+        for index, gradient in enumerate(snapshot.weight_gradients):
+            gram = _no_gram(means, gradient)
+            for rows in _slices(gradient.shape[0], len(means) * gradient.shape[1]):
+                gram += _gram(_errors([mean[index][rows] for mean in means], gradient[rows]))
+            layers.append(gram)
+        return _only_weights(torch.stack(layers))
+
+    def dense(self, snapshot: Snapshot) -> tuple[Tensor | None, Tensor]:
+        pairs = zip(self.coefficients.T, self.directions, strict=True)
+        return None, _flat([coefficient[:, None, None] * direction for coefficient, direction in pairs])
+
+    def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
+        return [total / len(self) for total in self.total()]
+
+
+def _flat(guesses: Sequence[Tensor]) -> Tensor:
+    return torch.cat([guess.flatten(1) for guess in guesses], dim=1)
+
+
+def _refuse_other_than_blocks(name: str, tensors: object, shape: str) -> None:
+    """A tensor a tap, each with three dimensions, the first of the same length."""
+    blocks = list(tensors) if isinstance(tensors, tuple | list) else []
+    if not blocks or any(not isinstance(block, Tensor) or block.ndim != 3 for block in blocks):
+        wrong = next((block for block in blocks if not isinstance(block, Tensor) or block.ndim != 3), tensors)
+        raise ValueError(f"{name} must be a tuple of tensors of shape {shape}, one a tap, got {described(wrong)}")
+    lengths = [len(block) for block in blocks]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"{name} must hold the same number of guesses for every tap, got {described(lengths)}")
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """What inner products of activation guesses are taken with.
+
+    mixed_gradients: K_l g_l a tap, in double precision where single precision cannot hold it. squares: ‖g_l‖² and
+    ‖K_l g_l‖², (2, layer), in double precision; NaN where single precision cannot hold K_l g_l.
+    """
+
+    mixed_gradients: Sums
+    squares: Tensor
+
+
+def _factors(snapshot: Snapshot) -> _Factors:
+    def make() -> _Factors:
+        mixed, squares = [], []
+        for tap, gradient, single in zip(snapshot.taps, snapshot.gradients, snapshot.mixed_gradients, strict=True):
+            inputs, exact = tap.inputs.double(), gradient.double()
+            double = inputs @ (inputs.T @ exact)
+            # Products of inputs may be lost although what they are multiplied with makes up for it.
+            held = bool((single - double).norm() <= 1e-3 * double.norm())
+            mixed.append(single if held else double)
+            length = double.square().sum() if held else exact.new_full((), torch.nan)
+            squares.append(torch.stack([exact.square().sum(), length]))
+        return _Factors(tuple(mixed), torch.stack(squares, dim=1))
+
+    found: _Factors = snapshot.remember("factors of inner products", make)
+    return found
+
+
+def _again_in_double(
+    inner: Tensor,
+    squares: Tensor,
+    exact: Tensor,
+    dtype: torch.dtype,
+    in_double: Callable[[int, int], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Inner products and squared norms, (space, layer, guess), those that single precision cannot sum computed again.
+
+    exact: squared norms of what the guesses are multiplied with, (space, layer). in_double: (layer, guess) → both
+    numbers, (space,) each.
+    """
+    if dtype == torch.float64:
+        return inner, squares
+    # A gradient of zero has no terms to lose; a guess of zero may be one whose squares were lost.
+    doubtful = _beyond_single(squares) | (_beyond_single(exact) & (exact != 0))[..., None]
+    for layer, index in doubtful.any(0).nonzero().tolist():
+        inner[:, layer, index], squares[:, layer, index] = in_double(layer, index)
+    return inner, squares
+
+
+def _beyond_single(squares: Tensor) -> Tensor:
+    """Where squared lengths are outside what single precision sums without loss, or NaN."""
+    return ~((squares >= SHORTEST**2) & (squares <= LONGEST**2))
+
+
+def _squares_by_unit(guess: Tensor) -> Tensor:
+    """Σ ĝ² over guesses and examples, (unit,), in double precision."""
+    squares = guess.square().sum((0, 1)).double()
+    if guess.dtype == torch.float64 or not bool(_beyond_single(squares.max())):
+        return squares
+    for index, own in enumerate(guess):
+        own_squares = own.double().square().sum(0)
+        squares = own_squares if index == 0 else squares + own_squares
+    return squares
+
+
+def _squared_norm(guess: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(guess, dim=(1, 2)).double().square()
+
+
+def _squared_norm_in_weights(guess: Tensor, root: Tensor) -> Tensor:
+    """‖F ĝ‖² of every guess; a square root F is upper triangular, so its lower rows need the later examples alone."""
+    rows, examples = root.shape
+    if rows < examples:
+        return _squared_norm(torch.matmul(root, guess))
+    half = examples // 2
+    later = _squared_norm(torch.matmul(root[half:, half:], guess[:, half:]))
+    return later + _squared_norm(torch.matmul(root[:half], guess)) if half else later
+
+
+def _slices(length: int, numbers_each: int) -> Iterator[slice]:
+    """Parts of a dimension, each of `NUMBERS_PER_SLICE` numbers at most unless a single entry has more."""
+    step = max(1, NUMBERS_PER_SLICE // max(numbers_each, 1))
+    return (slice(start, start + step) for start in range(0, length, step))
+
+
+def _errors(means: list[Tensor], gradient: Tensor) -> Tensor:
+    """Means less the gradient, in double precision.
+
+    Where guesses are much shorter than the gradient, as projections on few tangents are, the error is nearly the
+    gradient, and all that is known of the mean is in its last digits.
+    """
+    return torch.stack(means).double().sub_(gradient)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    flat = rows.flatten(1)
+    return flat @ flat.T
+
+
+def _no_gram(means: Sequence[Sums], gradient: Tensor) -> Tensor:
+    return torch.zeros(len(means), len(means), dtype=torch.float64, device=gradient.device)
+
+
+def _only_weights(weights: Tensor) -> Tensor:
+    return torch.stack([torch.full_like(weights, torch.nan), weights])

@@ -1,0 +1,1 @@
+"""Guesses from the loss of an auxiliary head."""

@@ -1,0 +1,134 @@
+"""Auxiliary heads: small networks from a block's output to outputs that the loss accepts, and their gradients.
+
+    linear   units → outputs
+    mlp      three hidden ReLU layers of ``width`` (1024 unless told), then linear
+    cnn      the units as a sequence of one channel; three convolutions of kernel 3 and stride 2 with ``width`` channels
+             (32 unless told) and ReLU; the mean over positions, then linear
+
+A head is a tuple of its tensors, weight and bias in turn, from the block on; every tensor may have a leading dimension,
+one head a guess. No BatchNorm, which would let examples interact. Weights and biases are uniform on ±1/√fan_in, as
+torch draws them. Source: Fournier et al. 2023, whose blocks are images; here they are vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv1d, linear, relu
+
+from fganalysis.capturing.snapshot import Loss
+
+Kind = Literal["linear", "mlp", "cnn"]
+Shapes = tuple[tuple[int, ...], ...]
+Parameters = tuple[Tensor, ...]
+DEFAULT_WIDTHS: dict[Kind, int] = {"linear": 0, "mlp": 1024, "cnn": 32}
+HIDDEN_LAYERS = 3
+KERNEL, STRIDE = 3, 2
+LEAST_UNITS = 15  # three convolutions without padding take 15 units to 7, 3 and 1
+NUMBERS_AT_ONCE = 2**22
+
+
+def shapes_of(kind: Kind, units: int, outputs: int, width: int | None, name: str) -> Shapes:
+    """The shapes of a head's tensors on a block of so many units, the tap ``name``.
+
+    Raises ValueError for units that the convolutions leave nothing of.
+    """
+    width = DEFAULT_WIDTHS[kind] if width is None else width
+    if kind == "cnn" and units < LEAST_UNITS:
+        raise ValueError(f"a cnn head needs at least {LEAST_UNITS} units, the block of tap {name!r} has {units}")
+    hidden: list[tuple[int, ...]] = []
+    last = units
+    if kind == "mlp":
+        hidden = [(above, below) for below, above in pairwise([units, *[width] * HIDDEN_LAYERS])]
+        last = width
+    elif kind == "cnn":
+        hidden = [(above, below, KERNEL) for below, above in pairwise([1, *[width] * HIDDEN_LAYERS])]
+        last = width
+    return tuple(shape for weight in [*hidden, (outputs, last)] for shape in (weight, weight[:1]))
+
+
+def drawn(shapes: Shapes, heads: int, generator: torch.Generator, like: Tensor) -> Parameters:
+    """Tensors (head, …) of random heads, on the generator's device and in the data type of ``like``."""
+    found = []
+    for weight, bias in zip(shapes[::2], shapes[1::2], strict=True):
+        bound = float(torch.Size(weight[1:]).numel()) ** -0.5
+        for shape in (weight, bias):
+            uniform = torch.rand((heads, *shape), generator=generator, dtype=like.dtype, device=generator.device)
+            found.append(uniform.mul_(2 * bound).sub_(bound))
+    return tuple(found)
+
+
+def outputs_of(parameters: Sequence[Tensor], block: Tensor) -> Tensor:
+    """One head's outputs (example, output) on a block's output (example, unit)."""
+    hidden, (weight, bias) = parameters[:-2], parameters[-2:]
+    signal = block.unsqueeze(1) if parameters[0].ndim == 3 else block
+    for hidden_weight, hidden_bias in zip(hidden[::2], hidden[1::2], strict=True):
+        convolves = hidden_weight.ndim == 3
+        signal = relu(
+            conv1d(signal, hidden_weight, hidden_bias, stride=STRIDE)
+            if convolves
+            else linear(signal, hidden_weight, hidden_bias)
+        )
+    return linear(signal.mean(2) if signal.ndim == 3 else signal, weight, bias)
+
+
+def block_gradients(parameters: Sequence[Tensor], block: Tensor, loss_fn: Loss, targets: Tensor) -> Tensor:
+    """∂ℓ/∂block of every head's loss, (head, example, unit); the backward pass runs through the head alone."""
+    if len(parameters[0]) == 1:  # A convolution vmapped over one head takes twice the time of the convolution.
+        (alone,) = _gradients([tensor[0] for tensor in parameters], block, loss_fn, targets, of_parameters=False)
+        return alone.unsqueeze(0)
+
+    def loss(signal: Tensor, head: tuple[Tensor, ...]) -> Tensor:
+        return loss_fn(outputs_of(head, signal), targets)
+
+    gradients: Tensor = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(block, tuple(parameters))
+    return gradients
+
+
+def both_gradients(parameters: Parameters, block: Tensor, loss_fn: Loss, targets: Tensor) -> tuple[Tensor, Parameters]:
+    """∂ℓ/∂block (example, unit) of one head's loss, and ∂ℓ/∂parameters, by the same forward and backward pass."""
+    at_block, *of_parameters = _gradients(parameters, block, loss_fn, targets, of_parameters=True)
+    return at_block, tuple(of_parameters)
+
+
+def _gradients(
+    parameters: Sequence[Tensor], block: Tensor, loss_fn: Loss, targets: Tensor, of_parameters: bool
+) -> tuple[Tensor, ...]:
+    """∂ℓ/∂block of one head's loss, then ∂ℓ/∂parameters if asked for.
+
+    Not by torch.func.grad, which records the backward pass for another one: half as much time again.
+    """
+    # Within torch.inference_mode nothing is recorded, and what was made there is saved for no backward pass.
+    with torch.inference_mode(False), torch.enable_grad():
+        own = (tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in (block, *parameters))
+        signal, *head = (tensor.requires_grad_(of_parameters) for tensor in own)
+        signal.requires_grad_()
+        asked = [signal, *head] if of_parameters else [signal]
+        return torch.autograd.grad(loss_fn(outputs_of(head, signal), targets), asked)
+
+
+def redrawn_gradients(
+    shapes: Shapes, n_heads: int, generator: torch.Generator, gradients: Callable[[Parameters], Tensor], like: Tensor
+) -> Tensor:
+    """`block_gradients` of fresh heads, (head, example, unit), a few heads at a time where they are large.
+
+    How many follows from the shapes alone, so that the numbers depend on the generator and the number of heads only.
+    """
+    at_once = max(1, NUMBERS_AT_ONCE // sum(torch.Size(shape).numel() for shape in shapes))
+    parts = []
+    for start in range(0, n_heads, at_once):
+        parts.append(gradients(drawn(shapes, min(at_once, n_heads - start), generator, like)))
+    return torch.cat(parts)
+
+
+def check_targets(targets: Tensor, n_outputs: int) -> None:
+    """Raises ValueError for class indices, one an example, that are not among the outputs."""
+    if targets.ndim != 1 or targets.is_floating_point() or targets.numel() == 0:
+        return
+    least, most = int(targets.min()), int(targets.max())
+    if least < 0 or most >= n_outputs:
+        raise ValueError(f"targets must be class indices from 0 to {n_outputs - 1}, got {least if least < 0 else most}")

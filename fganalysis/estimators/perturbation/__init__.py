@@ -1,0 +1,1 @@
+"""Guesses along random directions, at the weights or the activations."""

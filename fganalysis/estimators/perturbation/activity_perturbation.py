@@ -1,0 +1,48 @@
+"""Activity perturbation: a random direction at every pre-activation.
+
+    y_l,b = ε  (or M_l,b ε with ``active_only``, M = diag(1[φ'(s) ≠ 0]), the units that are alive),  ĝ = t y
+
+Random: ε of each tap, example (unless shared) and guess. Unbiased: a dead unit's gradient is zero.
+Source: Ren et al. 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_flag
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise
+
+
+@dataclass(frozen=True)
+class ActivityPerturbation:
+    """ĝ = t ε; the fields are the switches of MATH.md §1."""
+
+    noise: Noise = GAUSSIAN
+    shared: bool = False
+    slope: Slope = "example"
+    layers: Layers = "joint"
+    active_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_switches(self)
+        check_flag("active_only", self.active_only)
+
+    @guessing
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        factors = [identity(tap.units) for tap in snapshot.taps]
+        if self.active_only:
+            masks = [(jacobian.derivative != 0).to(jacobian.derivative.dtype) for jacobian in snapshot.upstream]
+            factors[:-1] = [_masked(mask) for mask in masks]
+        return guess_along(self, snapshot, factors, n_guesses, generator)
+
+
+def _masked(mask: Tensor) -> Factor:
+    return Factor(mask.shape[1], lambda noise: noise * mask)

@@ -1,0 +1,120 @@
+"""Multi-tangent forward gradient: k random directions in the space of all weights, combined into one guess.
+
+    V ∈ R^{k×P}, rows v_i ~ law over the weights of all taps
+    mean:        Ĝ = (1/k) Σ_i (v_i·G) v_i          unbiased; MSE (P + κ − 2)/k ‖G‖²
+    orthogonal:  Ĝ = Vᵀ(VVᵀ)⁻¹ V G                  the projection of G on the tangents' span; for Gaussian tangents
+                                                    biased by shrinkage k/P, MSE (1 − k/P)‖G‖², exact at k = P
+
+Random: V. Only the k slopes v_i·G are asked of the network. Source: Flügel et al. 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_choice, check_whole
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.directional import check_switches
+from fganalysis.estimators.guesses import WeightEstimates
+from fganalysis.estimators.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts, drawn
+
+NUMBERS_HELD = 2**24  # tangent entries held at once; the tangents of one guess are held whatever their number
+COLUMNS_AT_ONCE, BLOCKS_AT_ONCE = 2**11, 8  # of the tangents, made double: a product each, on all threads, in cache
+
+
+@dataclass(frozen=True)
+class MultiTangent:
+    """k tangents a guess, combined by their ``"mean"`` or by an ``"orthogonal"`` projection on their span.
+
+    Fields: ``noise`` is the law of each tap's part of a tangent; ``layers`` "separate" takes k tangents a tap, of that
+    tap's weights alone, each with slopes of its own.
+
+    Raises:
+        ValueError: k that is no whole number of at least 1, an unknown ``combine``; at a call, for the projection, k
+            above the number of weights (the smallest tap's, when separate) or tangents that are linearly dependent, as
+            signs in few dimensions are.
+    """
+
+    k: int = 1
+    combine: Literal["mean", "orthogonal"] = "mean"
+    noise: Noise = GAUSSIAN
+    layers: Layers = "joint"
+
+    def __post_init__(self) -> None:
+        check_whole("k", self.k)
+        check_choice("combine", self.combine, ("mean", "orthogonal"))
+        check_switches(self)
+
+    @guessing
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        sizes = [tap.weight.numel() for tap in snapshot.taps]
+        self.check_dimension(sizes)
+        # Fixed by the settings and the network, not by the memory at hand: the noise is drawn chunk by chunk.
+        at_once = max(1, NUMBERS_HELD // (self.k * sum(sizes)))
+        chunks = [
+            self._guesses(snapshot, min(at_once, n_guesses - start), generator)
+            for start in range(0, n_guesses, at_once)
+        ]
+        directions = tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+        return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
+
+    def check_dimension(self, sizes: Sequence[int]) -> None:
+        """Raises ValueError for a projection on more tangents than there are weights; sizes: weights of each tap."""
+        dimension = sum(sizes) if self.layers == "joint" else min(sizes)
+        if self.combine == "orthogonal" and self.k > dimension:
+            raise ValueError(f"k must be at most the dimension, {dimension} weights, got {self.k}")
+
+    def _guesses(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
+        """Combined guesses, (guess, unit, input) a tap."""
+        tangents = self._tangents(snapshot, n_guesses, generator)
+        slopes = snapshot.weight_slopes([tangent.flatten(0, 1) for tangent in tangents], self.layers)
+        slopes = slopes.unflatten(0, (n_guesses, self.k)).mT  # (guess, 1 or layer, tangent)
+        coefficients = slopes / self.k if self.combine == "mean" else _projection_coefficients(tangents, slopes)
+        return [
+            torch.einsum("gk,gkui->gui", of_tap.to(tangent.dtype), tangent)
+            for of_tap, tangent in zip(coefficients.expand(-1, len(tangents), -1).unbind(1), tangents, strict=True)
+        ]
+
+    def _tangents(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
+        """V, (guess, tangent, unit, input) a tap."""
+        shapes, like = [tap.weight.shape for tap in snapshot.taps], snapshot.outputs
+        sizes = [shape.numel() for shape in shapes]
+        if type(self.noise) is not Gaussian or n_guesses * self.k * sum(sizes) <= NUMBERS_IN_PART:
+            return [drawn(self.noise, (n_guesses, self.k, *shape), generator, like, vector_dims=2) for shape in shapes]
+        # In one piece of memory: several of this size go back to the system after every step, and come cleared anew.
+        whole = draw_in_parts((n_guesses, self.k, sum(sizes)), generator, like)
+        return [part.unflatten(2, shape) for part, shape in zip(whole.split(sizes, dim=2), shapes, strict=True)]
+
+
+def _projection_coefficients(tangents: Sequence[Tensor], slopes: Tensor) -> Tensor:
+    """c with VVᵀ c = V G by Cholesky, (guess, 1 or layer, tangent), in double precision.
+
+    The Gram matrix has the square of V's condition, which for square Gaussian V is about P: too much for float32.
+    """
+    grams = [_gram(tangent.flatten(2)) for tangent in tangents]
+    gram = sum(grams[1:], grams[0]).unsqueeze(1) if slopes.shape[1] == 1 else torch.stack(grams, dim=1)
+    triangle, failed = torch.linalg.cholesky_ex(gram)
+    # Of dependent tangents the last ones' remainder, the diagonal, is rounding error and may be on either side of zero.
+    left_over = triangle.diagonal(dim1=-2, dim2=-1).square() / gram.diagonal(dim1=-2, dim2=-1)
+    k = gram.shape[-1]
+    if bool(failed.any()) or bool((left_over < 8 * k**0.5 * torch.finfo(torch.float64).eps).any()):
+        raise ValueError(f"the k={k} tangents of a guess are linearly dependent: use a continuous law or a smaller k")
+    return torch.cholesky_solve(slopes.double().unsqueeze(-1), triangle).squeeze(-1)
+
+
+def _gram(tangents: Tensor) -> Tensor:
+    """V Vᵀ, (guess, tangent, tangent), in double precision from the tangents (guess, tangent, weight)."""
+    n_blocks = tangents.shape[2] // COLUMNS_AT_ONCE
+    rest = tangents[:, :, n_blocks * COLUMNS_AT_ONCE :].double()
+    gram = rest @ rest.mT
+    blocks = tangents[:, :, : n_blocks * COLUMNS_AT_ONCE].unflatten(2, (n_blocks, COLUMNS_AT_ONCE)).transpose(1, 2)
+    for some in blocks.split(BLOCKS_AT_ONCE, dim=1):
+        columns = some.double()
+        gram += (columns @ columns.mT).sum(1)
+    return gram

@@ -1,0 +1,58 @@
+"""Weight perturbation, the forward gradient: one random direction in the space of all weights.
+
+    Ĝ_l = t V_l,  t = Σ_l ⟨V_l, G_l⟩ (joint)  or  ⟨V_l, G_l⟩ (separate),  V ~ law, one for the whole batch
+
+or, with ``shared=False``, Ĝ_l = Σ_b t_b V_l,b with a direction and a slope for every example (which no single forward
+pass gives; Ren et al. 2023 compare it). Random: V, the shape of all weights. Unbiased; variance (P + κ − 2)‖G‖² for a
+shared V. Source: Baydin et al. 2022.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.directional import check_switches
+from fganalysis.estimators.guesses import WeightEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
+
+
+@dataclass(frozen=True)
+class WeightPerturbation:
+    """Ĝ = (V·G) V; ``noise`` is the law of each tap's V, ``shared`` and ``layers`` as in MATH.md §1."""
+
+    noise: Noise = GAUSSIAN
+    shared: bool = True
+    layers: Layers = "joint"
+
+    def __post_init__(self) -> None:
+        check_switches(self)
+
+    @guessing
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        if not self.shared:
+            return self._per_example(snapshot, n_guesses, generator)
+        directions = tuple(
+            drawn(self.noise, (n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
+            for tap in snapshot.taps
+        )
+        slopes = snapshot.weight_slopes(directions, self.layers)
+        return WeightEstimates(slopes.expand(-1, len(directions)), directions)
+
+    def _per_example(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
+        shapes = [(n_guesses, snapshot.n_examples, *tap.weight.shape) for tap in snapshot.taps]
+        directions = [
+            drawn(self.noise, shape, generator, tap.weight, vector_dims=2)
+            for shape, tap in zip(shapes, snapshot.taps, strict=True)
+        ]
+        # V x is the direction at the activations that V makes: the slope of V is the slope of that.
+        at_activations = [
+            torch.einsum("nboi,bi->nbo", direction, tap.inputs)
+            for direction, tap in zip(directions, snapshot.taps, strict=True)
+        ]
+        slopes = snapshot.slopes(at_activations, self.layers).expand(-1, len(directions), -1).unbind(1)
+        guesses = tuple(torch.einsum("nboi,nb->noi", d, t) for d, t in zip(directions, slopes, strict=True))
+        return WeightEstimates(torch.ones_like(slopes[0][:, :1]).expand(-1, len(guesses)), guesses)

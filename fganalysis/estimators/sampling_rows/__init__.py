@@ -1,0 +1,1 @@
+"""The gradient on some rows of the batch."""

@@ -1,0 +1,74 @@
+"""Newton–Schulz upstream guess (W̃⊥-NS): the orthogonal upstream guess without an SVD, by an odd matrix polynomial.
+
+    y_l,b = p^N(J_l,b / ‖J_l,b‖₂)ᵀ ε,  p odd of degree 7, composed N times, fitted to a step at σ_k;   ĝ = t y
+
+so that singular values above σ_k go to about 1 and those below to about 0. Each example is normalised by its own
+spectral norm, and gets the polynomial whose threshold (0.1 … 0.9) is nearest to its own σ_k/σ_1.
+A unit with φ' = 0 is a column of zeros in J and in p^N(J): examples with about as many live units go together, and the
+matrices that are multiplied have a column for each live unit alone.
+Random: ε. Biased: the mean is p^N(J)ᵀp^N(J) g. Source: Wang, Markou, Campbell 2025.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_whole
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.upstream import UpstreamJacobian
+from fganalysis.estimators.checks import check_rank, guessing
+from fganalysis.estimators.directional import Slope, check_switches, guess_along, identity, per_example
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.estimators.upstream.newton_schulz_polynomials import apply, nearest
+
+EXAMPLES_AT_ONCE = 16  # in the products: as many as a cache holds at 512 units
+
+
+@dataclass(frozen=True)
+class NewtonSchulzUpstream:
+    """ĝ = t p^N(J/‖J‖₂)ᵀ ε, the step at the ``k``-th singular value; the other fields are those of MATH.md §1.
+
+    Raises ValueError for k that is no whole number of at least 1; at a call, when no tap and example has k directions.
+    """
+
+    k: int = 10
+    noise: Noise = GAUSSIAN
+    shared: bool = False
+    slope: Slope = "example"
+    layers: Layers = "joint"
+
+    def __post_init__(self) -> None:
+        check_whole("k", self.k)
+        check_switches(self)
+
+    @guessing
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        steps = snapshot.remember(("newton_schulz", self.k), lambda: self._steps(snapshot))
+        factors = [*map(per_example, steps), identity(snapshot.taps[-1].units)]
+        return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def _steps(self, snapshot: Snapshot) -> list[Tensor]:
+        leading = [one.singular_vectors(min(self.k, *one.weight.shape))[1] for one in snapshot.upstream]
+        check_rank(self.k, max((int((values > 0).sum(1).max()) for values in leading), default=0))
+        return [self._step(jacobian, values) for jacobian, values in zip(snapshot.upstream, leading, strict=True)]
+
+    def _step(self, jacobian: UpstreamJacobian, values: Tensor) -> Tensor:
+        """p^N(J/‖J‖₂) of every example, (example, next_unit, unit); zero where the Jacobian is zero.
+
+        values: (example, mode), the singular values from the first to the k-th.
+        """
+        norms = values[:, :1]
+        coefficients = nearest((values[:, -1:] / torch.where(norms > 0, norms, 1.0))[:, 0])
+        derivative = jacobian.derivative / torch.where(norms > 0, norms, 1.0)
+        step = jacobian.weight.new_zeros(len(derivative), *jacobian.weight.shape)
+        n_live = derivative.count_nonzero(1)
+        for rows in n_live.argsort().split(EXAMPLES_AT_ONCE):
+            size = max(1, int(n_live[rows].max()))
+            live = (derivative[rows] != 0).to(torch.uint8).topk(size, dim=1).indices
+            columns = jacobian.weight.T[live].mT * derivative[rows].gather(1, live)[:, None, :]
+            step[rows[:, None], :, live] = apply(coefficients[rows], columns).mT
+        return step

@@ -1,0 +1,94 @@
+"""Orthogonal upstream guess (W̃⊥_k): the upstream guess with the Jacobian's k leading directions made equal.
+
+    J_l,b = U S Vᵀ;   y_l,b = V_k U_kᵀ ε,  ε ∈ R^{out_{l+1}};  the output tap draws ε itself;  ĝ = t y
+
+Random: ε. The mean is V_k V_kᵀ g: since g lies in the row space of J, k = "rank" is exactly unbiased and only
+truncation biases. ``which="bottom"`` takes the k smallest nonzero singular values, the seed paper's control.
+A Jacobian of lower rank than k gives all the directions that it has. Where a k takes some of several equal singular
+values (an orthogonal weight has them all equal), J does not determine V_k: its directions are then the library's
+choice, other ones by another method, machine or order of the units, and the prediction is NaN.
+Source: Wang, Markou, Campbell 2025.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_choice, check_flag, check_whole, described
+from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.estimators.checks import check_rank, guessing
+from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise
+
+
+@dataclass(frozen=True)
+class OrthogonalUpstream:
+    """ĝ = t V_k U_kᵀ ε.
+
+    Fields: ``k`` directions, or "rank" for all of them; ``which`` end of the spectrum; ``exact`` takes LAPACK's SVD of
+    every example instead of the randomised range finder (k = "rank" and "bottom" always do); ``iterations`` takes so
+    many subspace iterations instead, an approximation for training (`UpstreamJacobian.singular_vectors` says how good);
+    the rest are the switches of MATH.md §1. Raises ValueError for a wrong field, and for ``iterations`` together with
+    "rank", "bottom" or ``exact``; a call, when no tap and example has k directions.
+    """
+
+    k: int | Literal["rank"] = 10
+    which: Literal["top", "bottom"] = "top"
+    exact: bool = False
+    iterations: int | None = None
+    noise: Noise = GAUSSIAN
+    shared: bool = False
+    slope: Slope = "example"
+    layers: Layers = "joint"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, str) or self.k != "rank":
+            whole = isinstance(self.k, Integral) and not isinstance(self.k, bool)
+            if not whole or self.k < 1:
+                raise ValueError(f"k must be a whole number of at least 1 or 'rank', got {described(self.k)}")
+        check_choice("which", self.which, ("top", "bottom"))
+        check_flag("exact", self.exact)
+        check_switches(self)
+        if self.iterations is None:
+            return
+        check_whole("iterations", self.iterations, 0)
+        if self.exact or self.k == "rank" or self.which == "bottom":
+            raise ValueError(
+                "iterations go with the top k directions and exact=False, "
+                f"got k={self.k!r}, which={self.which!r}, exact={self.exact}"
+            )
+
+    @guessing
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        key = ("orthogonal", self.k, self.which, self.exact, self.iterations)
+        pairs = snapshot.remember(key, lambda: self._singular_vectors(snapshot))
+        factors = [_projector(left, right) for left, right in pairs]
+        factors.append(identity(snapshot.taps[-1].units))
+        return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def _singular_vectors(self, snapshot: Snapshot) -> list[tuple[Tensor, Tensor]]:
+        pairs, most = [], 0
+        for jacobian in snapshot.upstream:
+            k = self.k if self.k == "rank" else min(self.k, *jacobian.weight.shape)
+            left, values, right = jacobian.singular_vectors(
+                k, which=self.which, exact=self.exact, iterations=self.iterations
+            )
+            most = max(most, int((values > 0).sum(1).max()))
+            pairs.append((left, right))
+        check_rank(self.k, most)
+        return pairs
+
+
+def _projector(left: Tensor, right: Tensor) -> Factor:
+    def apply(noise: Tensor) -> Tensor:
+        # (guess, example, noise) → per example one product with all guesses as rows.
+        by_example = noise.transpose(0, 1)
+        return torch.bmm(torch.bmm(by_example, left), right.transpose(1, 2)).transpose(0, 1)
+
+    return Factor(left.shape[1], apply)

@@ -1,0 +1,1 @@
+"""What is drawn and computed from a snapshot: guesses, spectra, subspaces, curvature."""

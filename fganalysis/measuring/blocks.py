@@ -1,0 +1,76 @@
+"""What every block of guesses has of its own, whoever draws it: a generator, and a thread that computes alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from fganalysis.capturing.snapshot import Snapshot
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Generators for blocks, from (seed, step, estimator, block) by `numpy.random.SeedSequence`.
+
+    Attributes:
+        seed: the caller's. step: the snapshot's. name: the estimator's label. device: where noise is drawn.
+    """
+
+    seed: int
+    step: int
+    name: str
+    device: torch.device
+
+    @classmethod
+    def of(cls, seed: int, snapshot: Snapshot, name: str) -> Seeds:
+        return cls(seed, snapshot.step, name, snapshot.outputs.device)
+
+    def generator(self, *block: int) -> torch.Generator:
+        """A block's own: ``block`` is its number, or several, as look and number."""
+        digest = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
+        sequence = np.random.SeedSequence((self.seed, self.step, digest), spawn_key=block)
+        return torch.Generator(self.device).manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+
+
+def full_precision(snapshot: Snapshot) -> torch.autocast:
+    """A context in which guesses keep the snapshot's data type, whatever `torch.autocast` the caller is in."""
+    return torch.autocast(snapshot.outputs.device.type, enabled=False)
+
+
+def one_torch_thread() -> None:
+    """Lets the calling thread compute with one torch thread: for workers, which would fight over the cores."""
+    # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
+def in_order(run: Callable[[int], Result], n_blocks: int, workers: int) -> Iterator[Result]:
+    """``run(0)``, ``run(1)``, … in their order, by ``workers`` threads with one torch thread each.
+
+    At most ``workers`` + 1 results wait at a time, so that memory does not grow with the number of blocks.
+    """
+    if workers == 1:
+        yield from map(run, range(n_blocks))
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=one_torch_thread) as pool:
+        waiting: list[Future[Result]] = []
+        try:
+            for index in range(n_blocks):
+                waiting.append(pool.submit(run, index))
+                if len(waiting) > workers:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            torch.set_num_threads(threads)

@@ -1,0 +1,221 @@
+"""Dominant eigenvectors of the Hessian and of the Gauss–Newton matrix of a snapshot's mean loss, matrix-free.
+
+    H v = ∂²L/∂θ² v           G v = (1/B) Σ_b J_bᵀ (∂²ℓ_b/∂z_b²) J_b v,      J_b = ∂z_b/∂θ, z_b the outputs
+
+θ are the taps' trainable parameters, one tap after the other, flattened as `Snapshot.weight_gradients` are (unit by
+unit, a bias as the last input), so that a weight gradient is a vector of the same space. Frozen parameters are
+constants. Gur-Ari et al. 2018: after a few steps most of the gradient lies in the span of the leading eigenvectors, as
+many as there are classes. Eigenvalues are in loss per squared unit of weight. The products are those of curvlinops
+(Dangel et al. 2025), the vectors SciPy's Lanczos method's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fganalysis.arguments import check_callable, check_kind, check_number, check_seed, check_whole
+from fganalysis.capturing.snapshot import Loss, Snapshot
+from fganalysis.measuring.sound_arrays import double, in_range, power_of_two, precision
+
+__all__ = ["Eigenpairs", "Product", "dominant", "gauss_newton_product", "hessian_product"]
+
+Product = Callable[[Tensor], Tensor]
+
+ROUNDING = 1e3  # What a product of a network may be off by, in units of its precision.
+ZERO_ROUNDING = 10.0  # In the same units, of the largest eigenvalue: up to this an eigenvalue is zero.
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    """values (mode,), descending; vectors (weight, mode), orthonormal; in double precision, as NumPy arrays.
+
+    An eigenvalue that is zero but for rounding is 0, and its vector too: any vector of a null space would do. Vectors
+    are known up to their signs, and those of equal eigenvalues are the basis that Lanczos found from its start. Where
+    the next eigenvalue, which is not among them, equals the last one, so is what the last vectors span.
+    """
+
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+
+
+def hessian_product(snapshot: Snapshot) -> Product:
+    """v ↦ H v for vectors (weight,): the forward-mode derivative of the gradient along v.
+
+    Raises ValueError for a trainable parameter that sits in no tap; the product for a vector of another length, and
+    where the network or the loss has no second derivative in forward mode.
+    """
+    from curvlinops import HessianLinearOperator
+
+    return _product(snapshot, HessianLinearOperator)
+
+
+def gauss_newton_product(snapshot: Snapshot) -> Product:
+    """v ↦ G v for vectors (weight,): forward to the outputs, through the loss's own Hessian, and back.
+
+    Positive semi-definite for losses convex in the outputs. Raises ValueError as `hessian_product` does.
+    """
+    from curvlinops import GGNLinearOperator
+
+    return _product(snapshot, GGNLinearOperator)
+
+
+def dominant(
+    product: Product,
+    snapshot: Snapshot,
+    k: int,
+    *,
+    tolerance: float = 1e-6,
+    start: NDArray[np.float64] | None = None,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The k algebraically largest eigenvalues of a symmetric product and their eigenvectors, by Lanczos.
+
+    Args:
+        product: `hessian_product(snapshot)` or `gauss_newton_product(snapshot)`.
+        tolerance: relative error of the eigenvalues, from 0 (as small as rounding allows) to 1. start: where Lanczos
+            starts, (weight,), such as the leading vector of a step before; otherwise Gaussian, drawn from ``seed``.
+
+    Raises:
+        ValueError: k outside 1 … weights − 1; a start or a product of another length; a product that fails, is NaN or
+            infinite, is not symmetric, or is zero at the start, as that of a zero matrix is; a tolerance that was not
+            reached.
+    """
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
+    check_callable("product", product, "a function of a vector, as hessian_product returns")
+    weights = _weights(snapshot)
+    n_weights = len(weights)
+    if n_weights < 2:
+        raise ValueError("the network has one trainable weight, and its curvature no eigenvectors but that weight")
+    check_whole("k", k, None)
+    if not 1 <= k < n_weights:
+        raise ValueError(f"k must be between 1 and {n_weights - 1}, one less than the weights, got {k}")
+    check_number("tolerance", tolerance, least=0, below=1)
+    check_seed("seed", seed)
+    first = np.random.default_rng(seed).normal(size=n_weights) if start is None else _started(start, n_weights)
+
+    def multiply(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        along = torch.from_numpy(np.ascontiguousarray(vector).ravel()).to(weights)
+        try:
+            found = product(along)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, RuntimeError, AttributeError, IndexError) as error:
+            raise ValueError(f"product fails on a vector of {n_weights} weights: {type(error).__name__}") from error
+        times = double(found, "what product returns", 1)
+        if times.shape != first.shape:
+            raise ValueError(f"product must return the shape {first.shape}, got {tuple(times.shape)}")
+        return times.cpu().numpy()
+
+    # ARPACK ends where an error is below the tolerance times 4e-11, however small the eigenvalues are: it gets them
+    # in units in which they are of the order of 1.
+    image = multiply(first)
+    if not image.any():
+        raise ValueError("the product is zero at the start of Lanczos: there is no dominant eigenvector to find")
+    scale = float(power_of_two(torch.from_numpy(image), 1) / power_of_two(torch.from_numpy(first), 1))
+    _refuse_asymmetric(multiply, first, image, scale, max(tolerance, ROUNDING * precision(weights)))
+    operator = LinearOperator((n_weights, n_weights), matvec=lambda v: multiply(v) / scale, dtype=np.float64)
+    try:
+        values, vectors = eigsh(operator, k=int(k), which="LA", v0=first, tol=float(tolerance))
+    except ArpackError as error:
+        raise ValueError(
+            f"Lanczos did not reach the tolerance {tolerance:g} for {k} eigenvalues: ask for fewer, or for a larger "
+            "tolerance; rounding hides eigenvalues much smaller than the largest"
+        ) from error
+    values, vectors = values[::-1].copy(), vectors[:, ::-1].copy()
+    zero = np.abs(values) <= ZERO_ROUNDING * precision(weights) * np.abs(values).max()
+    values[zero], vectors[:, zero] = 0.0, 0.0
+    return Eigenpairs(in_range(torch.from_numpy(values * scale), "eigenvalues").numpy(), vectors)
+
+
+def _started(start: NDArray[np.float64], n_weights: int) -> NDArray[np.float64]:
+    vector = double(start, "start", 1)
+    if vector.shape != (n_weights,):  # ARPACK would read beyond its end.
+        raise ValueError(f"start must have the shape ({n_weights},), got {tuple(vector.shape)}")
+    if not bool(vector.any()):
+        raise ValueError("start must not be zero")
+    return (vector / power_of_two(vector, 1)).cpu().numpy()
+
+
+def _refuse_asymmetric(
+    multiply: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    first: NDArray[np.float64],
+    image: NDArray[np.float64],
+    scale: float,
+    allowed: float,
+) -> None:
+    """⟨u, A v⟩ = ⟨A u, v⟩ for the start u and a random v; Lanczos gives wrong pairs of other matrices in silence.
+
+    Both are of the order of ‖u‖ ‖A v‖/√weights for a random v, so that an error of a share ``allowed`` of the matrix
+    shows as this share of it.
+    """
+    other = np.random.default_rng((len(first), 1)).normal(size=len(first))
+    other_image = multiply(other) / scale
+    difference = abs(float(first @ other_image) - float(image / scale @ other))
+    norm = np.linalg.norm
+    largest = norm(first) * norm(other_image) + norm(image / scale) * norm(other)
+    if difference > allowed * largest / np.sqrt(len(first)):
+        raise ValueError("the product is not symmetric, ⟨u, Av⟩ ≠ ⟨Au, v⟩: it must be that of one symmetric matrix")
+
+
+def _weights(snapshot: Snapshot) -> Tensor:
+    check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
+    return torch.cat([tap.weight.flatten() for tap in snapshot.taps])
+
+
+class _Loss(torch.nn.Module):
+    """The snapshot's loss as the module that curvlinops takes, which asks whether it is a mean or a sum."""
+
+    reduction = "mean"
+
+    def __init__(self, loss_fn: Loss) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        # The zero has a second derivative: without any, products depend on no vector, and curvlinops's vmap fails.
+        return self.loss_fn(outputs, targets) + 0 * outputs.cos().sum()
+
+
+def _product(snapshot: Snapshot, operator_class: Callable[..., Any]) -> Product:
+    """A curvlinops operator on the taps' parameters as a map of vectors in the order of the weight gradients."""
+    weights = _weights(snapshot)
+    for name in snapshot.untapped_parameters:
+        raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
+    parameters = [snapshot.network.get_parameter(name) for tap in snapshot.taps for name in tap.parameter_names]
+    data = [(snapshot.inputs, snapshot.targets)]
+    # One batch, every time the same, and no module that draws noise: `capture` refuses those.
+    operator = operator_class(snapshot.network, _Loss(snapshot.loss_fn), parameters, data, check_deterministic=False)
+
+    def product(vector: Tensor) -> Tensor:
+        check_kind("vector", vector, Tensor, "a tensor")
+        double(vector, "vector", 1)
+        if vector.shape != weights.shape:
+            raise ValueError(f"vector must have the shape {tuple(weights.shape)}, got {tuple(vector.shape)}")
+        parts = vector.detach().to(weights).split([tap.weight.numel() for tap in snapshot.taps])
+        by_name: dict[str, Tensor] = {}
+        for tap, part in zip(snapshot.taps, parts, strict=True):
+            by_name |= tap.by_parameter(part.view(tap.weight.shape))
+        found = dict(zip(by_name, _times(operator, list(by_name.values())), strict=True))
+        return torch.cat([tap.columns(found).flatten() for tap in snapshot.taps])
+
+    return product
+
+
+def _times(operator: Any, parts: list[Tensor]) -> list[Tensor]:
+    try:
+        return operator @ parts
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            "the network or its loss has no curvature product: it takes a second derivative in forward mode, "
+            "vectorised, which in-place writes, .item() and some fused operations do not have"
+        ) from error

@@ -1,0 +1,303 @@
+"""diagnose(): what was measured beside what theory predicts, under the same names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from fganalysis.arguments import check_flag, check_kind, check_whole, described
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import Estimator, label, resolve, settings
+from fganalysis.estimators.guesses import Estimates
+from fganalysis.measuring.blocks import full_precision
+from fganalysis.measuring.sample import check_settings, sample, squared_gradients
+from fganalysis.measuring.spectra import spectra, upstream_modes
+from fganalysis.predictions import predict, story
+from fganalysis.results import schema
+
+NODES = ("measured", "predicted", "subspace")
+CHEAP = 10**10  # Multiplications that /subspace may take unless it was asked for: about a second of one core,
+EACH = 5 * 10**6  # and what every matrix counts for at least, half a millisecond.
+LONGEST_REASON = 300
+
+
+def diagnose(
+    snapshot: Snapshot | Sequence[Snapshot],
+    estimators: str | Estimator | Sequence[str | Estimator],
+    n_guesses: int = 4096,
+    seed: int = 0,
+    *,
+    memory: int = 2**30,
+    subspace: bool | None = None,
+    progress: bool = False,
+) -> xr.DataTree:
+    """Measures every estimator and puts the prediction beside it.
+
+    What is finished is kept: where an estimator, a prediction or /subspace fails, its numbers are NaN, or the part is
+    missing, and the attribute ``not_measured`` says why: a JSON object from label to sentence. `summary` shows it.
+
+    Args:
+        snapshot: one snapshot, or several taken at different steps of one training.
+        estimators: keys or instances, or a single one of them. n_guesses, seed, memory, progress: as in `sample`.
+        subspace: whether to compute /subspace. By default only where it is cheap: at most `CHEAP` of `subspace_work`.
+
+    Returns:
+        DataTree with /measured and /predicted, the same variables over (step, estimator, space, layer), and /subspace,
+        see `subspaces`. An estimator with fewer groups than another has NaN in ``gram`` and 0 in ``group_size`` for
+        those that it lacks. The attribute ``not_looked_at`` is that of `sample`.
+
+    Raises:
+        ValueError: no estimator, an unknown one, or two that have the same label; no snapshot, two of the same step, or
+            two of different networks, batch sizes or data types; other wrong arguments; and what the first estimator
+            failed with where none could be measured.
+    """
+    chosen, snapshots = _estimators(estimators), _snapshots(snapshot)
+    check_settings(n_guesses, seed, memory, progress)
+    if subspace is not None:
+        check_flag("subspace", subspace)
+    measure = partial(sample, n_guesses=n_guesses, seed=seed, memory=memory, progress=progress)
+    with full_precision(snapshots[0]):
+        nodes = {
+            "measured": _measured(snapshots, chosen, measure),
+            "predicted": _predicted(snapshots, chosen),
+        }
+        spaces, reasons = _subspaces(snapshots, subspace)
+    if spaces is not None:
+        nodes["subspace"] = spaces
+    tree = xr.DataTree.from_dict(nodes)
+    tree.attrs |= reasons
+    return tree
+
+
+def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
+    """One tree from the diagnoses of several steps, with the parts that all of them have."""
+    nodes = {
+        name: _along(schema.STEP, [tree[name].to_dataset() for tree in trees])
+        for name in NODES
+        if all(name in tree.children for tree in trees)
+    }
+    joined = xr.DataTree.from_dict(nodes)
+    joined.attrs |= _as_attribute([_reasons(tree.attrs) for tree in trees])
+    return joined
+
+
+def subspace_work(snapshot: Snapshot) -> int:
+    """About how many multiplications `subspaces` takes, from the sizes of what it decomposes."""
+    shapes = [array.shape for tap in snapshot.taps for array in (tap.outputs, tap.inputs, tap.weight)]
+    for tap in snapshot.taps:
+        if tap.upstream is not None:
+            shapes += [tap.upstream.weight.shape] * snapshot.n_examples
+    return sum(max(min(shape) ** 2 * max(shape), EACH) for shape in shapes)
+
+
+def subspaces(snapshot: Snapshot) -> xr.Dataset:
+    """The subspaces that the gradient lives in, `fganalysis.measuring.spectra`, and what they say of the upstream
+    guesses.
+
+    Bias, variance and efficiency of the orthogonal upstream guess for every k = mode, its best k, and the same
+    quantities of the upstream guess; Gaussian noise, independent and joint, a slope for each example. Where singular
+    values are equal: means over random bases of their span, see `theory.subspace`. Every Jacobian is
+    decomposed, which takes longest: a tenth of a second an example, layer and core at width 1024. NaN where the
+    upstream Jacobians are unknown or there are none.
+    """
+    try:
+        jacobians = snapshot.upstream
+    except ValueError:  # The network is not a chain: its spectra are still worth having.
+        jacobians = ()
+    modes = [upstream_modes(jacobian, g) for jacobian, g in zip(jacobians, snapshot.gradients, strict=False)]
+    found = spectra(snapshot, modes)
+    known = story(snapshot, modes, found[schema.MODE].values) if modes else {}
+    found = found.assign_coords({schema.SPACE: list(schema.SPACES)})
+    for name, variable in schema.STORY.items():
+        unknown = np.full([found.sizes[dim] for dim in variable.dims], np.nan)
+        found[name] = (variable.dims, known.get(name, unknown))
+    return schema.validate(schema.annotate(found))
+
+
+def _estimators(given: Any) -> dict[str, Estimator]:
+    """By label."""
+    estimators = [resolve(one) for one in (given if isinstance(given, list | tuple) else [given])]
+    names = [label(estimator) for estimator in estimators]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"estimators must be different ones and at least one, got {names}")
+    return dict(zip(names, estimators, strict=True))
+
+
+def _snapshots(given: Any) -> list[Snapshot]:
+    snapshots = list(given) if isinstance(given, list | tuple) else [given]
+    for one in snapshots:
+        check_kind("snapshot", one, Snapshot, "what fga.capture returns, or a list of these")
+        check_whole("the step of a snapshot", one.step, 0)
+    steps = [one.step for one in snapshots]
+    if not steps or len(set(steps)) < len(steps):
+        raise ValueError(f"snapshots must be of different steps and at least one, got the steps {steps}")
+    first, *others = snapshots
+    for other in others:
+        for (name, own), (_, expected) in zip(_what_is_compared(other), _what_is_compared(first), strict=True):
+            if own != expected:
+                raise ValueError(
+                    f"snapshots must be of one training: their {name} differ, {described(expected)} at step "
+                    f"{first.step} and {described(own)} at step {other.step}"
+                )
+    return snapshots
+
+
+def _what_is_compared(snapshot: Snapshot) -> list[tuple[str, object]]:
+    """What snapshots of one training have in common, in words and for comparison."""
+    return [
+        ("layers", list(snapshot.layers)),
+        ("weights' shapes", [str(tuple(tap.weight.shape)) for tap in snapshot.taps]),
+        ("modules", [type(module).__name__ for module in snapshot.network.modules()]),
+        ("numbers of examples", snapshot.n_examples),
+        ("data types", str(snapshot.outputs.dtype).removeprefix("torch.")),
+        ("devices", str(snapshot.outputs.device)),
+    ]
+
+
+def _attempted(
+    snapshots: Sequence[Snapshot],
+    chosen: Mapping[str, Estimator],
+    make: Callable[[Snapshot, Estimator], xr.Dataset],
+) -> tuple[dict[tuple[int, str], xr.Dataset], dict[tuple[int, str], Exception]]:
+    """What could be made for each snapshot and estimator, by step and label, and why the rest could not."""
+    made: dict[tuple[int, str], xr.Dataset] = {}
+    failed: dict[tuple[int, str], Exception] = {}
+    for one in snapshots:
+        for name, estimator in chosen.items():
+            try:
+                made[one.step, name] = make(one, estimator)
+            except Warning:
+                raise
+            except Exception as error:  # Anyone's code runs in here, and hours of others' guesses may be finished.
+                failed[one.step, name] = error
+    return made, failed
+
+
+def _measured(
+    snapshots: Sequence[Snapshot],
+    chosen: Mapping[str, Estimator],
+    measure: Callable[[Snapshot, Estimator], xr.Dataset],
+) -> xr.Dataset:
+    made, failed = _attempted(snapshots, chosen, measure)
+    if not made:
+        (_, name), error = next(iter(failed.items()))
+        raise ValueError(f"no estimator could be measured; {name}: {_in_a_sentence(error)}") from error
+    pattern = xr.full_like(next(iter(made.values())), np.nan, dtype=np.float64)
+    pattern["group_size"] = xr.zeros_like(pattern["group_size"], dtype=np.int64)
+
+    def unknown(one: Snapshot, name: str) -> xr.Dataset:
+        coordinates = {schema.STEP: one.step, schema.ESTIMATOR: name}
+        found = pattern.assign_coords(coordinates).copy(deep=True)
+        found["gradient_norm"].values[:] = np.sqrt(squared_gradients(one))
+        return found.assign_attrs(estimator=name, settings=json.dumps(settings(chosen[name])))
+
+    return _stacked(snapshots, chosen, made, failed, unknown)
+
+
+def _predicted(snapshots: Sequence[Snapshot], chosen: Mapping[str, Estimator]) -> xr.Dataset:
+    made, failed = _attempted(snapshots, chosen, predict)
+
+    def unknown(one: Snapshot, name: str) -> xr.Dataset:
+        return predict(one, _of_no_known_law).assign_coords({schema.ESTIMATOR: name})
+
+    return _stacked(snapshots, chosen, made, failed, unknown)
+
+
+def _of_no_known_law(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
+    """Stands for an estimator whose prediction failed."""
+    raise NotImplementedError
+
+
+def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Dataset | None, dict[str, str]]:
+    """/subspace, or None with the attribute that says why it is missing; without a reason where it is not wanted."""
+    work = sum(map(subspace_work, snapshots))
+    if asked is None and work > CHEAP:
+        reason = f"about {work:.0e} multiplications, above {CHEAP:.0e}: ask for it with subspace=True"
+    elif asked is False:
+        return None, {}
+    else:
+        try:
+            return _along(schema.STEP, [subspaces(one) for one in snapshots]), {}
+        except Warning:
+            raise
+        except Exception as error:  # Of every estimator the guesses are finished.
+            reason = _in_a_sentence(error)
+    return None, _as_attribute([{"/subspace": reason}])
+
+
+def _stacked(
+    snapshots: Sequence[Snapshot],
+    chosen: Mapping[str, Estimator],
+    made: Mapping[tuple[int, str], xr.Dataset],
+    failed: Mapping[tuple[int, str], Exception],
+    unknown: Callable[[Snapshot, str], xr.Dataset],
+) -> xr.Dataset:
+    """Over step and estimator; what failed is ``unknown`` (snapshot, label), and the attribute says why."""
+    steps = []
+    for one in snapshots:
+        row = [made[one.step, name] if (one.step, name) in made else unknown(one, name) for name in chosen]
+        reasons = {name: _in_a_sentence(error) for (step, name), error in failed.items() if step == one.step}
+        unseen = {schema.NOT_LOOKED_AT: json.dumps(one.untapped_parameters)}
+        step = _along(schema.ESTIMATOR, row).assign_attrs(unseen | _as_attribute([reasons]))
+        steps.append(step.expand_dims(schema.STEP))
+    return _along(schema.STEP, steps)
+
+
+def _in_a_sentence(error: Exception) -> str:
+    """What an error says, on one line; with its kind where it is not a refusal of ours."""
+    text = " ".join(str(error).split())
+    text = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
+
+
+def _reasons(attributes: Mapping[Any, object]) -> dict[str, str]:
+    reasons: dict[str, str] = json.loads(str(attributes.get(schema.NOT_MEASURED, "{}")))
+    return reasons
+
+
+def _as_attribute(reasons: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The attribute for reasons by label, merged; none without any."""
+    merged: dict[str, str] = {}
+    for name, reason in (pair for by_label in reasons for pair in by_label.items()):
+        known = merged.setdefault(name, reason)
+        if reason not in known:
+            merged[name] = f"{known}; {reason}"
+    return {schema.NOT_MEASURED: json.dumps(merged, ensure_ascii=False)} if merged else {}
+
+
+def _along(dim: str, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Datasets put together along a dimension, old or new.
+
+    Where some have fewer groups, ``gram`` is NaN and ``group_size`` zero for those that they lack. Attributes that
+    differ become a text of all of them; reasons by label are merged, and parameters that any left out are listed.
+    """
+    by_name: dict[str, list[object]] = {}
+    for dataset in datasets:
+        for name, value in dataset.attrs.items():
+            by_name.setdefault(name, []).append(value)
+    attributes = {name: v[0] if len(set(map(str, v))) == 1 else str(v) for name, v in by_name.items()}
+    if schema.NOT_LOOKED_AT in by_name:
+        names = [name for value in by_name[schema.NOT_LOOKED_AT] for name in json.loads(str(value))]
+        attributes[schema.NOT_LOOKED_AT] = json.dumps(list(dict.fromkeys(names)))
+    attributes |= _as_attribute([_reasons(dataset.attrs) for dataset in datasets])
+    stacked = xr.concat(
+        [_with_groups_numbered(dataset) for dataset in datasets],
+        dim=dim,
+        data_vars="all",
+        join="outer",
+        fill_value={"group_size": 0},
+        combine_attrs="drop_conflicts",
+    )
+    return stacked.drop_vars([schema.GROUP, schema.OTHER_GROUP], errors="ignore").assign_attrs(attributes)
+
+
+def _with_groups_numbered(dataset: xr.Dataset) -> xr.Dataset:
+    """With coordinates for the groups, so that datasets with fewer of them can be put beside each other."""
+    dims = [dim for dim in (schema.GROUP, schema.OTHER_GROUP) if dim in dataset.dims]
+    return dataset.assign_coords({dim: np.arange(dataset.sizes[dim]) for dim in dims})

@@ -1,0 +1,183 @@
+"""Subspaces of gradients stacked over the steps of a training, which are never held: summaries that add and merge.
+
+`StreamingSubspace` keeps a Gram matrix and is exact but for rounding; `IncrementalSubspace` keeps a few leading modes
+and says how much it lost. What arrays they take and refuse: see `fganalysis.subspace`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_kind, check_number, check_whole
+from fganalysis.measuring.sound_arrays import (
+    Array,
+    double,
+    in_range,
+    like,
+    power_of_two,
+    precision,
+    same_kind,
+    same_units,
+)
+from fganalysis.measuring.subspace import Modes, kept_modes, modes, rounding_gap
+
+__all__ = ["IncrementalSubspace", "StreamingSubspace"]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamingSubspace(Generic[Array]):
+    """The spectrum of gradients stacked over steps, which are never held: their Gram matrix Σ g gᵀ, (unit, unit).
+
+    Exact but for rounding: squared singular values are good to unit · 2e-16 of the largest. Smaller ones count as zero,
+    so singular values below √unit · 1.5e-8 of the largest are not seen. Summaries add in any order.
+
+    n_examples: gradients seen. scaled_gram: their Gram matrix in units of scale², scale a power of two, as squares of
+    tiny or huge gradients leave the range of a double. precision: the coarsest of the gradients', for which singular
+    values count as equal.
+    """
+
+    n_examples: int
+    scaled_gram: Array
+    precision: float
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        gram = double(self.scaled_gram, "scaled_gram", 2)
+        if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
+            raise ValueError(f"scaled_gram must be (unit, unit), got the shape {tuple(gram.shape)}")
+        check_whole("n_examples", self.n_examples)
+        check_number("precision", self.precision, above=0)
+        check_number("scale", self.scale, above=0)
+
+    @classmethod
+    def of(cls, gradients: Array) -> StreamingSubspace[Array]:
+        """The summary of gradients (…, unit)."""
+        rows = _rows(gradients)
+        # Gradients of zero have the least scale of all, so that they change no other when they are merged.
+        scale = float(power_of_two(rows, 2)) if bool(rows.any()) else math.ulp(0.0)
+        rows = rows / scale
+        return StreamingSubspace(len(rows), like(rows.mT @ rows, gradients), precision(gradients), scale)
+
+    @property
+    def gram(self) -> Array:
+        """Σ g gᵀ; raises ValueError where it leaves the range of a double."""
+        gram = double(self.scaled_gram, "scaled_gram", 2)
+        return like(in_range(gram * self.scale * self.scale, "squares of gradients"), self.scaled_gram)
+
+    def add(self, gradients: Array) -> StreamingSubspace[Array]:
+        """This summary with more gradients, (…, unit)."""
+        return self.merge(StreamingSubspace.of(gradients))
+
+    def merge(self, other: StreamingSubspace[Array]) -> StreamingSubspace[Array]:
+        """The summary of both; raises ValueError for different units."""
+        check_kind("other", other, StreamingSubspace, "a StreamingSubspace")
+        same_kind(self.scaled_gram, other.scaled_gram)
+        same_units(self.scaled_gram.shape[-1], other.scaled_gram.shape[-1])
+        scale = max(self.scale, other.scale)
+        first, second = (one.scaled_gram * (one.scale / scale) ** 2 for one in (self, other))
+        coarsest = max(self.precision, other.precision)
+        return StreamingSubspace(self.n_examples + other.n_examples, first + second, coarsest, scale)
+
+    def modes(self) -> Modes[Array]:
+        """The modes of all rows seen: values (mode,) and vectors (unit, mode), with ``unit`` modes."""
+        gram = double(self.scaled_gram, "scaled_gram", 2)
+        squares, vectors = torch.linalg.eigh(gram)
+        values = in_range(squares.flip(0).clamp(min=0).sqrt() * self.scale, "singular values")
+        resolution = math.sqrt(gram.shape[0] * torch.finfo(torch.float64).eps)
+        gap = max(resolution, rounding_gap(gram.shape[0], self.precision))
+        return kept_modes(values, vectors.flip(1), resolution, gap, self.scaled_gram)
+
+
+@dataclass(frozen=True, eq=False)
+class IncrementalSubspace(Generic[Array]):
+    """The ``rank`` leading modes of gradients stacked over steps, for units too many for a Gram matrix.
+
+    ``rows`` B (≤ rank, unit), S Vᵀ of a truncated singular value decomposition, stand for all gradients A seen. Each
+    truncation drops a positive part of AᵀA: its largest eigenvalue is added to remainder², its trace to lost². So
+
+        values_i² ≤ σ_i² ≤ values_i² + remainder²    ‖A‖_F² = Σ values_i² + lost²    0 ≤ ‖Av‖² − ‖Bv‖² ≤ remainder² ‖v‖²
+
+    Exact while no more than ``rank`` directions were seen. A long tail makes the remainder large: read it. Where a
+    truncation cut through equal singular values, which of their directions are kept is arbitrary: `modes` then refuses
+    the ``rank`` leading directions, as it does wherever the last value kept is not above the remainder.
+
+    n_examples: gradients seen. remainder, lost: in the gradients' units. precision: the coarsest of the gradients', for
+    which singular values count as equal.
+    """
+
+    rank: int
+    n_examples: int
+    rows: Array
+    remainder: float
+    lost: float
+    precision: float
+
+    def __post_init__(self) -> None:
+        check_whole("rank", self.rank)
+        if not 0 < len(double(self.rows, "rows", 2)) <= self.rank or self.rows.ndim != 2:
+            raise ValueError(f"rows must be (mode, unit), at most {self.rank}, got {tuple(self.rows.shape)}")
+        check_whole("n_examples", self.n_examples)
+        check_number("remainder", self.remainder, least=0)
+        check_number("lost", self.lost, least=0)
+        check_number("precision", self.precision, above=0)
+
+    @classmethod
+    def of(cls, gradients: Array, rank: int) -> IncrementalSubspace[Array]:
+        """The summary of gradients (…, unit); raises ValueError for a rank below 1."""
+        check_whole("rank", rank)
+        rows = _rows(gradients)
+        kept, remainder, lost = _truncated(rows, rank)
+        return IncrementalSubspace(rank, len(rows), like(kept, gradients), remainder, lost, precision(gradients))
+
+    def add(self, gradients: Array) -> IncrementalSubspace[Array]:
+        """This summary with more gradients, (…, unit)."""
+        rows = _rows(gradients)
+        same_kind(self.rows, gradients)
+        return self._with(rows, len(rows), 0.0, 0.0, precision(gradients))
+
+    def merge(self, other: IncrementalSubspace[Array]) -> IncrementalSubspace[Array]:
+        """The summary of both, truncated once more; raises ValueError for different units or ranks."""
+        check_kind("other", other, IncrementalSubspace, "an IncrementalSubspace")
+        same_kind(self.rows, other.rows)
+        if self.rank != other.rank:
+            raise ValueError(f"summaries must have the same rank, got {self.rank} and {other.rank}")
+        return self._with(_rows(other.rows), other.n_examples, other.remainder, other.lost, other.precision)
+
+    def modes(self) -> Modes[Array]:
+        """The modes kept: values (mode,) and vectors (unit, mode), with at most ``rank`` modes."""
+        found = modes(self.rows)
+        gap = max(found.gap, rounding_gap(len(self.rows), self.precision))
+        return replace(found, gap=gap, beyond=self.remainder)
+
+    def _with(
+        self, rows: Tensor, n_examples: int, remainder: float, lost: float, precision: float
+    ) -> IncrementalSubspace[Array]:
+        same_units(self.rows.shape[-1], rows.shape[-1])
+        kept, more_remainder, more_lost = _truncated(torch.cat([torch.as_tensor(self.rows), rows]), self.rank)
+        return IncrementalSubspace(
+            self.rank,
+            self.n_examples + n_examples,
+            like(kept, self.rows),
+            math.hypot(self.remainder, remainder, more_remainder),
+            math.hypot(self.lost, lost, more_lost),
+            max(self.precision, precision),
+        )
+
+
+def _truncated(rows: Tensor, rank: int) -> tuple[Tensor, float, float]:
+    """The leading ``rank`` rows of S Vᵀ (mode, unit), with the largest and the root of squares of the σ left out."""
+    scale = power_of_two(rows, 2)
+    values, right = torch.linalg.svd(rows / scale, full_matrices=False)[1:]
+    values = in_range(values * scale[0], "singular values")
+    dropped = values[rank:].tolist()
+    return values[:rank, None] * right[:rank], max(dropped, default=0.0), math.hypot(*dropped)
+
+
+def _rows(gradients: Array) -> Tensor:
+    rows = double(gradients, "gradients", 1)
+    return rows.reshape(-1, rows.shape[-1])

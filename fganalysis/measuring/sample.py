@@ -1,0 +1,326 @@
+"""sample(): many guesses of one estimator on one snapshot, in seeded blocks, as one Dataset.
+
+Guesses come in blocks of a fixed size, each with its own generator seeded from (seed, step, estimator, block). So the
+numbers depend on neither memory, number of workers nor order, and a longer run begins with the shorter one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from fganalysis.arguments import check_flag, check_seed, check_whole
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import Estimator, label, resolve, settings
+from fganalysis.estimators.guesses import Estimates, Sums
+from fganalysis.measuring.blocks import Seeds, full_precision, in_order
+from fganalysis.measuring.sound_guesses import check_arguments, first_guess, guesses_of
+from fganalysis.results import schema
+from fganalysis.statistics import quantities
+
+NUMBERS_PER_BLOCK = 2**20  # A block that fits the caches: larger ones spend their time on page faults.
+MOST_GUESSES_PER_BLOCK = 16
+MOST_GROUPS = 64
+BYTES_OF_GROUPS = 2**29
+WORKING_COPIES = 4  # Noise, direction, its image in weight space, one temporary.
+SCALAR_BYTES = 8  # Of a scalar or a sum in double precision.
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What one block leaves behind beside its scalars: how many guesses, and sums over them."""
+
+    size: int
+    total: Sums
+    square_total: Sums
+
+
+class _Groups:
+    """Running sums of guesses in a fixed number of disjoint groups; block i belongs to group i modulo that number."""
+
+    def __init__(self, n_groups: int, guess: Estimates):
+        """``guess`` tells the shapes. The sums are allocated here, once, and not by the threads that draw blocks."""
+        self.sizes = np.zeros(n_groups, dtype=np.int64)
+        totals, squares = guess.total(), guess.square_total()
+        self.totals: list[Sums] = [tuple(map(torch.zeros_like, totals)) for _ in range(n_groups)]
+        self.square_totals: list[Sums] = [tuple(map(torch.zeros_like, squares)) for _ in range(n_groups)]
+
+    def add(self, group: int, block: _Block) -> None:
+        self.sizes[group] += block.size
+        pairs = ((self.totals[group], block.total), (self.square_totals[group], block.square_total))
+        for sums, more in pairs:
+            for own, part in zip(sums, more, strict=True):
+                own.add_(part)
+
+    def means(self) -> list[Sums]:
+        """The mean of every group; the sums are turned into it in place, so nothing can be added after."""
+        return [tuple(t.div_(int(n)) for t in total) for total, n in zip(self.totals, self.sizes, strict=True)]
+
+
+class _Scalars:
+    """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in arrays that are allocated before any block is drawn.
+
+    Small arrays of each block's would keep the memory of the threads that made them from being given back.
+    """
+
+    def __init__(self, guess: Estimates, n_layers: int, n_guesses: int):
+        shape = (len(schema.SPACES), n_layers, n_guesses)
+        self.inner_products, self.squared_norms = np.empty(shape), np.empty(shape)
+        self._spaces = slice(None) if guess.square_total() else slice(schema.SPACES.index("weight"), None)
+
+    def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
+        """Those of a block whose first guess is number ``start``.
+
+        Raises:
+            ValueError: a guess that is NaN or infinite, or whose squared norm is.
+        """
+        inner, norms = (part.cpu().numpy() for part in guesses.inner_products(snapshot))
+        if not np.isfinite(norms[self._spaces]).all():
+            raise ValueError(f"the estimator made a guess that is NaN, infinite or too long to square (seed {seed})")
+        self.inner_products[..., start : start + len(guesses)] = inner
+        self.squared_norms[..., start : start + len(guesses)] = norms
+
+
+def check_settings(n_guesses: object, seed: object, memory: object, progress: object) -> None:
+    """What is the same for every estimator.
+
+    Raises:
+        ValueError: fewer than two guesses, a wrong seed, another number of bytes than a whole one, another flag.
+    """
+    check_whole("n_guesses", n_guesses, 2)
+    check_seed("seed", seed)
+    check_whole("memory", memory, 1)
+    check_flag("progress", progress)
+
+
+def sample(
+    snapshot: Snapshot,
+    estimator: str | Estimator,
+    n_guesses: int = 4096,
+    seed: int = 0,
+    *,
+    block_size: int | None = None,
+    memory: int = 2**30,
+    workers: int | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Measures an estimator: bias, variance, cosine and the rest of `schema.QUANTITIES`, each with error and interval.
+
+    Args:
+        snapshot: from `capture`.
+        estimator: a key of `ESTIMATORS` or an instance.
+        n_guesses: how many guesses.
+        seed: of the noise; the same seed gives the same numbers.
+        block_size: guesses per block; part of what determines the numbers. Default: what fits the caches, at most 16.
+        memory: bytes of working space: sums over groups of guesses, two numbers a guess, layer and space, and blocks
+            in flight. Bounds how many blocks are in flight, not the numbers.
+        workers: threads on the CPU; default the number of cores (one on a GPU or in
+            forward mode).
+        progress: shows a bar on the terminal.
+
+    Returns:
+        Dataset over (space, layer), the layers being the taps' names and "all"; with the raw scalars per guess and the
+        Gram matrix of group means, from which everything else was derived. The attribute ``not_looked_at`` is a JSON
+        list of the network's trainable parameters that are in no layer. Neither autocast nor torch's default data type
+        changes the numbers.
+
+    Raises:
+        ValueError: n_guesses below 2, an unknown estimator, memory too small for one block, a seed below 0, no
+            snapshot, a gradient that is not finite, guesses that are not as many as asked for, of another shape
+            or data type than the gradient, or not finite.
+    """
+    check_arguments(snapshot, seed)
+    check_settings(n_guesses, seed, memory, progress)
+    for name, value in (("block_size", block_size), ("workers", workers)):
+        if value is not None:
+            check_whole(name, value)
+    chosen, name = resolve(estimator), label(estimator)
+    with torch.no_grad(), full_precision(snapshot):
+        squared_gradient = _finite_gradients(snapshot)
+        seeds = Seeds.of(seed, snapshot, name)
+        # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
+        probe = first_guess(chosen, snapshot, seeds.generator(2**31))
+        probe.inner_products(snapshot)
+        numbers = max(probe.numbers_per_guess(), 1)
+        block_size = block_size or default_block_size(numbers)
+        n_blocks = -(-n_guesses // block_size)
+        bytes_per_guess = numbers * snapshot.outputs.element_size()
+        most_groups = int(np.clip(BYTES_OF_GROUPS // bytes_per_guess, 8, MOST_GROUPS))
+        # As many as leave all groups with the same number of blocks, or one less: intervals take them for equal.
+        n_groups = -(-n_blocks // -(-n_blocks // most_groups))
+        squares = sum(total.numel() for total in probe.square_total())
+        n_scalars = 2 * len(schema.SPACES) * (len(snapshot.taps) + 1) * n_guesses
+        kept = n_groups * bytes_per_guess + (n_groups * squares + n_scalars) * SCALAR_BYTES
+        in_flight = _blocks_in_flight(memory, kept, bytes_per_guess, block_size)
+        # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
+        alone = snapshot.outputs.is_cuda or snapshot.autodiff == "forward"
+        workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
+        groups, scalars = _Groups(n_groups, probe), _Scalars(probe, len(snapshot.taps), n_guesses)
+
+        def run(index: int) -> _Block:
+            # Both are settings of a thread.
+            with torch.no_grad(), full_precision(snapshot):
+                start = index * block_size
+                guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index)).first(n_guesses - start)
+                scalars.write(guesses, snapshot, start, seed)
+                return _Block(len(guesses), guesses.total(), guesses.square_total())
+
+        blocks = in_order(run, n_blocks, workers)
+        with _calling_thread_single() if workers > 1 else nullcontext():
+            for index, block in enumerate(tqdm(blocks, name, n_blocks, disable=not progress)):
+                groups.add(index % n_groups, block)
+            means = groups.means()
+            gram = probe.error_grams(snapshot, means).cpu().numpy()
+            wang2025 = _wang2025(snapshot, groups, means)
+    group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
+    dataset = _dataset(snapshot, name, scalars, gram, group_of_guess, squared_gradient)
+    dataset = _with_tails(dataset.merge(wang2025))
+    dataset.attrs = {
+        "estimator": name,
+        "settings": json.dumps(settings(chosen)),
+        "n_guesses": n_guesses,
+        "seed": seed,
+        "block_size": block_size,
+        "n_examples": snapshot.n_examples,
+        "autodiff": snapshot.autodiff,
+        "device": str(snapshot.outputs.device.type),
+        "dtype": str(snapshot.outputs.dtype).removeprefix("torch."),
+        schema.NOT_LOOKED_AT: json.dumps(snapshot.untapped_parameters),
+    }
+    return schema.validate(schema.annotate(dataset))
+
+
+def default_block_size(numbers_per_guess: int) -> int:
+    """The largest power of two of guesses that fits `NUMBERS_PER_BLOCK`, between 1 and `MOST_GUESSES_PER_BLOCK`."""
+    fitting = max(1, NUMBERS_PER_BLOCK // numbers_per_guess)
+    return min(MOST_GUESSES_PER_BLOCK, 1 << (fitting.bit_length() - 1))
+
+
+def _finite_gradients(snapshot: Snapshot) -> np.ndarray:
+    """`squared_gradients`, refused where no guess can be compared with them."""
+    squares = squared_gradients(snapshot)
+    if not np.isfinite(squares).all():
+        raise ValueError("the exact gradient has NaN or infinite entries, so no guess can be compared with it")
+    return squares
+
+
+def _blocks_in_flight(memory: int, kept: int, bytes_per_guess: int, block_size: int) -> int:
+    """How many blocks, each with its sum, fit beside the bytes that are ``kept``."""
+    block = bytes_per_guess * (block_size * WORKING_COPIES + 1)
+    if memory < kept + block:
+        needed = -(-(kept + block) // 2**20)
+        enough = f"{needed} MiB ({needed << 20} bytes)"
+        raise ValueError(f"memory must be at least {enough} for blocks of {block_size}, got {memory} bytes")
+    return (memory - kept) // block
+
+
+@contextmanager
+def _calling_thread_single() -> Iterator[None]:
+    """One torch thread in the calling thread too: it only adds up sums, and with more would fight the workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _dataset(
+    snapshot: Snapshot,
+    name: str,
+    scalars: _Scalars,
+    gram: np.ndarray,
+    group_of_guess: np.ndarray,
+    squared_gradient: np.ndarray,
+) -> xr.Dataset:
+    raw = (scalars.inner_products, scalars.squared_norms, gram)
+    inner, norms, gram = (np.concatenate([part, part.sum(1, keepdims=True)], axis=1) for part in raw)
+    precision = float(torch.finfo(snapshot.outputs.dtype).eps)
+    estimates = quantities.quantities(inner, norms, gram, group_of_guess, squared_gradient, precision)
+    grid = (schema.SPACE, schema.LAYER)
+    variables: dict[str, tuple] = {}
+    for quantity, estimate in estimates.items():
+        variables |= {name: (grid, part) for name, part in _named(quantity, estimate).items()}
+    levels = list(schema.COSINE_QUANTILES.values())
+    for quantile, values in zip(
+        schema.COSINE_QUANTILES, quantities.cosine_quantiles(inner, norms, squared_gradient, levels), strict=True
+    ):
+        variables[quantile] = (grid, values)
+    variables["gradient_norm"] = (grid, np.sqrt(squared_gradient))
+    variables["inner_product"] = ((*grid, schema.GUESS), inner)
+    variables["squared_norm"] = ((*grid, schema.GUESS), norms)
+    variables["gram"] = ((*grid, schema.GROUP, schema.OTHER_GROUP), gram)
+    variables["group_size"] = ((schema.GROUP,), np.bincount(group_of_guess, minlength=gram.shape[-1]))
+    return xr.Dataset(variables, coords=coordinates(snapshot, name))
+
+
+def _named(quantity: str, estimate: quantities.Estimate) -> dict[str, np.ndarray]:
+    """The parts of an estimate by their names in a result; flags are 1 or 0, and NaN where there is no interval."""
+    missing = np.isnan(estimate.low)
+    parts = {"": estimate.value, schema.SE: estimate.se, schema.LOW: estimate.low, schema.HIGH: estimate.high}
+    for suffix, flag in ((schema.WIDE, estimate.wide), (schema.SHORT, estimate.short)):
+        parts[suffix] = np.where(missing, np.nan, flag)
+    if quantity in schema.TAILED:
+        parts[schema.TAIL] = np.broadcast_to(estimate.tail, missing.shape)
+    return {quantity + suffix: part for suffix, part in parts.items()}
+
+
+def _with_tails(dataset: xr.Dataset) -> xr.Dataset:
+    """With what the guesses' errors say of the tails of the seed paper's two, of which only groups are kept."""
+    for name, alike in (("wang2025_bias", "bias"), ("wang2025_variance", "mse")):
+        short = dataset[alike + schema.SHORT].sel({schema.SPACE: "activation"}, drop=True)
+        dataset[name + schema.SHORT] = short.where(dataset[name + schema.LOW].notnull())
+    return dataset
+
+
+def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
+    """The coordinates that every result on a snapshot has."""
+    return {
+        schema.STEP: snapshot.step,
+        schema.ESTIMATOR: name,
+        schema.SPACE: list(schema.SPACES),
+        schema.LAYER: [*snapshot.layers, schema.ALL_LAYERS],
+    }
+
+
+def squared_gradients(snapshot: Snapshot) -> np.ndarray:
+    """Exact ‖g‖² and ‖G‖², (space, layer), layer "all" last."""
+
+    def squares(tensors: Iterable[torch.Tensor]) -> list[float]:
+        return [float(t.double().square().sum()) for t in tensors]
+
+    by_space = np.array([squares(snapshot.gradients), squares(snapshot.weight_gradients)])
+    return np.concatenate([by_space, by_space.sum(1, keepdims=True)], axis=1)
+
+
+def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> xr.Dataset:
+    """The seed paper's bias and variance per tap (MATH.md §4), from the group sums; NaN without activation guesses."""
+    layers = [*snapshot.layers, schema.ALL_LAYERS]
+    found: dict[str, np.ndarray] = {}
+    for name in ("wang2025_bias", "wang2025_variance"):
+        found |= _named(name, quantities.Estimate.missing((len(layers),)))
+    if groups.square_totals[0]:
+        sizes = groups.sizes.astype(float)
+        for index, gradient in enumerate(snapshot.gradients):
+            exact = gradient.double()
+            errors, second = [], []
+            for mean, total, size in zip(group_means, groups.square_totals, sizes, strict=True):
+                own = mean[index].double()
+                errors.append((own - exact).mean(0))
+                cross = (own * exact).sum(0)
+                second.append((total[index] / size - 2 * cross + exact.square().sum(0)) / snapshot.n_examples)
+            moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
+            norm = float(exact.square().sum(1).mean().sqrt())
+            precision = float(torch.finfo(gradient.dtype).eps)
+            for name, estimate in quantities.wang2025(moment, error, sizes, norm, precision).items():
+                for part, values in _named(name, estimate).items():
+                    found[part][index] = values
+    return xr.Dataset({name: (schema.LAYER, values) for name, values in found.items()})

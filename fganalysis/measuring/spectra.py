@@ -1,0 +1,212 @@
+"""How many dimensions a snapshot's gradients, inputs and Jacobians really have, tap by tap.
+
+For each tap the singular values σ_i and effective ranks of four matrices:
+
+    activation_gradient g (example, unit)       layer_input x (example, input)
+    weight_gradient G = gᵀx (unit, input)       upstream_jacobian J_b (next_unit, unit), a mean over examples
+
+and the overlap of the activation gradient with the k leading right singular vectors V_k of its own example's Jacobian,
+
+    o_k² = ‖V_kᵀ g_b‖² / ‖g_b‖²
+
+A random subspace of R^d gives k/d. One inside the row space of J_b, of r dimensions, gives k/r, and there g_b lies
+whatever was trained: g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant subspace is no evidence that descending in it
+works (Song et al. 2025). Where singular values are equal (all of them, for an orthogonal weight) their vectors are no
+more than one basis of many: o_k² is then what a random basis of their span is expected to give, which rises linearly in
+k from one end of the span to the other. Ranks and overlaps are plain numbers, singular values have the unit of their
+matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.upstream import UpstreamJacobian
+from fganalysis.measuring import subspace
+from fganalysis.results import schema
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class UpstreamModes:
+    """All modes of one tap's upstream Jacobians, and how its activation gradients lie in them.
+
+    values: (example, mode), σ descending, zero beyond the rank. parts: (example, unit, mode), v_i v_iᵀg in the
+    network's precision, zero beyond the rank. components: (example, mode), (v_iᵀg)². Both are means over the modes
+    whose singular values are equal. tied: (example, mode), whether σ equals the next one, see
+    `fganalysis.subspace.Modes`. squared_gradient: (example,). smaller_side: min(next_unit, unit); there are fewer modes
+    where no example's rank is that high.
+    """
+
+    values: Array
+    parts: NDArray[np.floating]
+    components: Array
+    tied: NDArray[np.bool_]
+    squared_gradient: Array
+    smaller_side: int
+
+    @property
+    def rank(self) -> NDArray[np.int64]:
+        """How many singular values count as nonzero, (example,)."""
+        return (self.values > 0).sum(1)
+
+    @property
+    def overlap(self) -> Array:
+        """o_k² (example, mode); NaN for an example without a gradient."""
+        squared = self.squared_gradient[:, None]
+        unknown = np.full_like(self.components, np.nan)
+        return np.divide(np.cumsum(self.components, 1), squared, out=unknown, where=squared > 0).clip(max=1.0)
+
+
+def upstream_modes(jacobian: UpstreamJacobian, gradient: Tensor) -> UpstreamModes:
+    """The decomposition of every J_b = W diag(d_b), inactive units (d = 0) left out before, in double precision.
+
+    gradient: (example, unit). LAPACK's singular value decomposition where the network is in double precision, otherwise
+    its eigenvectors of J_bᵀJ_b. What counts as a zero singular value: see `fganalysis.subspace.modes`. Needs example ·
+    unit · mode numbers; a width of 1024 takes .05 s an example and core in single precision, .11 s in double.
+    """
+    found = [
+        _active_modes(jacobian.weight, derivative, g)
+        for derivative, g in zip(jacobian.derivative, gradient, strict=True)
+    ]
+    n_modes = max(1, *(len(values) for values, *_ in found))
+    values = gradient.new_zeros(len(found), n_modes, dtype=torch.float64)
+    components = torch.zeros_like(values)
+    tied = torch.zeros_like(values, dtype=torch.bool)
+    parts = gradient.new_zeros(*gradient.shape, n_modes)
+    for example, (own, squares, part, distinct) in enumerate(found):
+        values[example, : len(own)] = own
+        components[example, : len(own)] = squares
+        parts[example, :, : len(own)] = part
+        tied[example, : len(distinct)] = ~distinct
+    return UpstreamModes(
+        values.cpu().numpy(),
+        parts.cpu().numpy(),
+        components.cpu().numpy(),
+        tied.cpu().numpy(),
+        gradient.double().square().sum(1).cpu().numpy(),
+        min(jacobian.weight.shape),
+    )
+
+
+def _active_modes(weight: Tensor, derivative: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One example's nonzero σ (mode,), components (mode,), parts (unit, mode) and which σ are distinct (mode − 1,)."""
+    active = derivative != 0
+    rows = weight[:, active] * derivative[active]
+    if not bool(rows.any()):
+        nothing = weight.new_zeros(0)
+        return nothing, nothing, weight.new_zeros(len(derivative), 0), nothing.bool()
+    modes = subspace.modes(rows) if rows.dtype == torch.float64 else _modes_of_gram(rows)
+    rank = int(modes.rank)
+    kept, distinct = modes.vectors[:, :rank], modes.distinct[: rank - 1]
+    along = gradient[active].double() @ kept
+    part = weight.new_zeros(len(derivative), rank)
+    part[active] = subspace.spread_evenly(kept * along, distinct).to(weight.dtype)
+    return modes.values[:rank], subspace.spread_evenly(along.square(), distinct), part, distinct
+
+
+def _modes_of_gram(rows: Tensor) -> subspace.Modes[Tensor]:
+    """Modes by eigenvectors of the Gram matrix in double precision, less than half the time of `subspace.modes`.
+
+    It resolves singular values above √unit · 1.5e-8 of the largest. What single precision counts as zero lies above.
+    """
+    doubled = rows.double()
+    squares, vectors = torch.linalg.eigh(doubled.mT @ doubled)
+    precision = torch.finfo(rows.dtype).eps
+    zero, gap = max(rows.shape) * precision, subspace.rounding_gap(min(rows.shape), precision)
+    return subspace.kept_modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), zero, gap, doubled)
+
+
+def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:
+    """Singular values, energies and effective ranks over (matrix, layer, mode); overlaps over (layer, mode).
+
+    modes: `upstream_modes` of every tap but the last, or empty where the upstream Jacobians are unknown: their entries
+    are then NaN, as they are at the output tap and for layer "all".
+    """
+    layers = [*snapshot.layers, schema.ALL_LAYERS]
+    values = _singular_values(snapshot, modes)
+    n_modes = max(
+        *(len(own[0]) for column in values for own in column if own is not None), *(one.smaller_side for one in modes)
+    )
+    ranked = {name: np.full((len(schema.MATRICES), len(layers)), np.nan) for name in schema.RANKS}
+    curves = {name: np.full((*next(iter(ranked.values())).shape, n_modes), np.nan) for name in schema.MODE_CURVES}
+    for layer, column in enumerate(values):
+        for matrix, own in enumerate(column):
+            if own is None:
+                continue
+            for name, numbers in _ranks(own).items():
+                ranked[name][matrix, layer] = _mean(numbers)
+            length = own.shape[1]
+            curves["singular_value"][matrix, layer, :length] = own.mean(0)
+            curves["energy"][matrix, layer, :length] = _mean(subspace.energy_curve(own))
+    overlaps = {name: np.full((len(layers), n_modes), np.nan) for name in schema.OVERLAPS}
+    for layer, one in enumerate(modes):
+        for name, curve in _overlaps(one, snapshot.taps[layer].units, n_modes).items():
+            overlaps[name][layer] = curve
+    grid = (schema.MATRIX, schema.LAYER)
+    return xr.Dataset(
+        {name: (grid, numbers) for name, numbers in ranked.items()}
+        | {name: ((*grid, schema.MODE), numbers) for name, numbers in curves.items()}
+        | {name: ((schema.LAYER, schema.MODE), numbers) for name, numbers in overlaps.items()},
+        coords={
+            schema.STEP: snapshot.step,
+            schema.MATRIX: list(schema.MATRICES),
+            schema.LAYER: layers,
+            schema.MODE: np.arange(1, n_modes + 1),
+        },
+    )
+
+
+def _singular_values(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> list[list[Array | None]]:
+    """(layer, matrix) → singular values (matrices of the batch, mode): one row, or one an example for the Jacobian."""
+    columns = []
+    for index, tap in enumerate(snapshot.taps):
+        matrices = (snapshot.gradients[index], tap.inputs, snapshot.weight_gradients[index])
+        column: list[Array | None] = [subspace.singular_values(m).cpu().numpy()[None] for m in matrices]
+        jacobian = None
+        if index < len(modes):
+            one = modes[index]
+            jacobian = np.pad(one.values, ((0, 0), (0, max(0, one.smaller_side - one.values.shape[1]))))
+        columns.append([*column, jacobian])
+    return columns
+
+
+def _ranks(values: Array) -> dict[str, Array]:
+    return {
+        "stable_rank": subspace.stable_rank(values),
+        "entropy_rank": subspace.entropy_rank(values),
+        "participation_ratio": subspace.participation_ratio(values),
+    } | {name: subspace.modes_for_energy(values, share).astype(float) for name, share in schema.ENERGY_SHARES.items()}
+
+
+def _overlaps(modes: UpstreamModes, units: int, n_modes: int) -> dict[str, Array]:
+    """Mean, spread and standard error over examples of o_k², and what random subspaces give, each (mode,)."""
+    overlap = modes.overlap[modes.squared_gradient > 0]
+    overlap = np.pad(overlap, ((0, 0), (0, n_modes - overlap.shape[1])), mode="edge")
+    ks = np.arange(1, n_modes + 1)
+    random = subspace.random_overlap(np.minimum(ks, units), units)
+    rank = modes.rank[modes.squared_gradient > 0, None]
+    spread = overlap.std(0, ddof=1) if len(overlap) > 1 else np.full(n_modes, np.nan)
+    return {
+        "overlap": _mean(overlap),
+        "overlap_spread": spread,
+        "overlap_se": spread / np.sqrt(max(len(overlap), 1)),
+        "random_overlap": random.mean,
+        "random_overlap_spread": random.spread,
+        "random_overlap_in_range": _mean(np.minimum(ks / np.maximum(rank, 1), 1.0)),
+    }
+
+
+def _mean(rows: Array) -> Array:
+    """Mean over the first axis of the rows that are known; NaN where none is."""
+    known = rows[np.isfinite(rows).all(tuple(range(1, rows.ndim)))]
+    return known.mean(0) if len(known) else np.full(rows.shape[1:], np.nan)

@@ -1,0 +1,1 @@
+"""Names, files, tables and figures of results."""

@@ -1,0 +1,177 @@
+"""Every dimension, variable and unit name of a result: the only place where they are spelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import xarray as xr
+
+from fganalysis.arguments import check_kind
+
+STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
+GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
+MATRIX = "matrix"
+
+SPACES = ("activation", "weight")
+MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
+ALL_LAYERS = "all"
+SE = "_se"
+LOW, HIGH, WIDE, SHORT, TAIL = "_low", "_high", "_wide", "_short", "_tail"
+# Attributes, JSON: parameters that are in no layer (a list), and why an estimator has no numbers (by its label).
+NOT_LOOKED_AT, NOT_MEASURED = "not_looked_at", "not_measured"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Name and unit of one reported variable; ``dims`` are the ones it always has beside step and estimator."""
+
+    long_name: str
+    units: str
+    dims: tuple[str, ...] = (SPACE, LAYER)
+
+
+GRADIENT_UNITS = "loss per unit of the space"
+SQUARED_UNITS = "(loss per unit of the space)^2"
+
+# Estimated quantities: each has beside it, under the same name, its standard error (`_se`), the bounds of its 95 %
+# interval (`_low`, `_high`), whether that is wide, so that it may cover far more than 95 % (`_wide`, 1 or 0), and
+# whether it may be too short, as what is averaged may have no variance (`_short`, 1 or 0).
+QUANTITIES = {
+    "bias": Variable("norm of the bias", GRADIENT_UNITS),
+    "squared_bias": Variable("squared norm of the bias, unbiased U-statistic (may be negative)", SQUARED_UNITS),
+    "relative_bias": Variable("norm of the bias over norm of the gradient", "1"),
+    "shrinkage": Variable("inner product of the mean guess with the gradient over its squared norm", "1"),
+    "directional_bias": Variable("1 - squared cosine of the mean guess with the gradient", "1"),
+    "variance": Variable("total variance of one guess", SQUARED_UNITS),
+    "mse": Variable("mean squared error of one guess", SQUARED_UNITS),
+    "cosine": Variable("mean cosine of a guess with the gradient", "1"),
+    "efficiency": Variable("fraction of the exact step's progress at the best step size", "1"),
+    "best_scale": Variable("scale of a guess that minimises its mean squared error", "1"),
+    "descent_probability": Variable("probability that a guess has a positive inner product with the gradient", "1"),
+    "wang2025_bias": Variable("norm of the bias averaged over examples (Wang et al. 2025)", GRADIENT_UNITS, (LAYER,)),
+    "wang2025_variance": Variable(
+        "norm over units of mean squared error minus squared mean bias (Wang et al. 2025)", SQUARED_UNITS, (LAYER,)
+    ),
+}
+
+# Those with a tail of their own, whose shape k̂ stands beside them (`_tail`): an interval is short from k̂ = 1/2 on.
+# All norms of mean guesses have that of `bias`.
+TAILED = ("bias", "shrinkage", "variance", "mse", "cosine", "efficiency", "best_scale")
+
+# Exact quantities and raw material: no standard error.
+EXACT = {
+    "gradient_norm": Variable("norm of the exact gradient", GRADIENT_UNITS),
+    "wang2025_covariance_norm": Variable("Frobenius norm of Sigma - I over units, batch mean", "1", (LAYER,)),
+    "wang2025_overlap": Variable("norm of the gradient's projection over its norm, batch mean", "1", (LAYER,)),
+    "wang2025_squared_overlap": Variable("squared overlap, batch mean", "1", (LAYER,)),
+}
+RAW = {
+    "inner_product": Variable("inner product of a guess with the gradient", SQUARED_UNITS, (SPACE, LAYER, GUESS)),
+    "squared_norm": Variable("squared norm of a guess", SQUARED_UNITS, (SPACE, LAYER, GUESS)),
+    "gram": Variable(
+        "inner products between group means of the error of a guess", SQUARED_UNITS, (SPACE, LAYER, GROUP, OTHER_GROUP)
+    ),
+    "group_size": Variable("number of guesses in a group", "1", (GROUP,)),
+}
+COSINE_QUANTILES = {"cosine_q05": 0.05, "cosine_q25": 0.25, "cosine_q50": 0.5, "cosine_q75": 0.75, "cosine_q95": 0.95}
+QUANTILES = {
+    name: Variable(f"{level:.0%} quantile over guesses of the cosine", "1") for name, level in COSINE_QUANTILES.items()
+}
+
+# /subspace: what `fganalysis.measuring.spectra` measures and what theory makes of it. Everything is exact for the
+# batch; the overlap's standard error is that of its mean over examples.
+ENERGY_SHARES = {"modes_for_90": 0.9, "modes_for_95": 0.95, "modes_for_99": 0.99}
+RANKS = {
+    "stable_rank": Variable("sum of squared singular values over the largest squared", "1", (MATRIX, LAYER)),
+    "entropy_rank": Variable("exponential of the entropy of the shares of energy", "1", (MATRIX, LAYER)),
+    "participation_ratio": Variable("squared sum of energies over sum of squared energies", "1", (MATRIX, LAYER)),
+} | {
+    name: Variable(f"leading modes that hold {share:.0%} of the energy", "1", (MATRIX, LAYER))
+    for name, share in ENERGY_SHARES.items()
+}
+MODE_CURVES = {
+    "singular_value": Variable("singular value", "unit of the matrix", (MATRIX, LAYER, MODE)),
+    "energy": Variable("share of the energy in the leading modes", "1", (MATRIX, LAYER, MODE)),
+}
+BY_LAYER_AND_MODE = (LAYER, MODE)
+OVERLAPS = {
+    "overlap": Variable(
+        "share of the squared gradient in the Jacobian's leading modes, example mean", "1", BY_LAYER_AND_MODE
+    ),
+    "overlap_se": Variable("standard error over examples of the overlap", "1", BY_LAYER_AND_MODE),
+    "overlap_spread": Variable("standard deviation over examples of the overlap", "1", BY_LAYER_AND_MODE),
+    "random_overlap": Variable("overlap with a random subspace of that size", "1", BY_LAYER_AND_MODE),
+    "random_overlap_spread": Variable("standard deviation of the random overlap", "1", BY_LAYER_AND_MODE),
+    "random_overlap_in_range": Variable(
+        "overlap with a random subspace of the Jacobian's row space, example mean", "1", BY_LAYER_AND_MODE
+    ),
+}
+STORY = {
+    "kept_energy": Variable(
+        "share of the batch's squared gradient in the leading modes, the output tap's whole", "1", BY_LAYER_AND_MODE
+    ),
+    "orthogonal_bias": Variable(
+        "bias of the orthogonal upstream guess, k = mode", GRADIENT_UNITS, (SPACE, LAYER, MODE)
+    ),
+    "orthogonal_variance": Variable(
+        "total variance of the orthogonal upstream guess, k = mode", SQUARED_UNITS, (SPACE, LAYER, MODE)
+    ),
+    "orthogonal_efficiency": Variable(
+        "efficiency of the orthogonal upstream guess, k = mode", "1", (SPACE, LAYER, MODE)
+    ),
+    "best_k": Variable("k of the most efficient orthogonal upstream guess, the same in every layer", "1"),
+    "best_k_of_each_layer": Variable("k of each layer for the net's efficiency at the activations", "1", (LAYER,)),
+    "upstream_bias": Variable("bias of the upstream guess", GRADIENT_UNITS),
+    "upstream_variance": Variable("total variance of the upstream guess", SQUARED_UNITS),
+    "upstream_efficiency": Variable("efficiency of the upstream guess", "1"),
+}
+
+
+def variables() -> dict[str, Variable]:
+    """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
+    beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
+    errors = {
+        name + suffix: Variable(words + variable.long_name, variable.units, variable.dims)
+        for name, variable in QUANTITIES.items()
+        for suffix, words in beside.items()
+    }
+    flags = {WIDE: "1 if the interval is wide, 0 if not, of: ", SHORT: "1 if the interval may be short, 0 if not, of: "}
+    errors |= {
+        name + suffix: Variable(words + variable.long_name, "1", variable.dims)
+        for name, variable in QUANTITIES.items()
+        for suffix, words in flags.items()
+    }
+    errors |= {
+        name + TAIL: Variable("k-hat of the tail of what is averaged in: " + QUANTITIES[name].long_name, "1")
+        for name in TAILED
+    }
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
+
+
+def annotate(dataset: xr.Dataset) -> xr.Dataset:
+    """Gives every known variable its ``units`` and ``long_name``."""
+    check_kind("dataset", dataset, xr.Dataset, "an xarray Dataset")
+    known = variables()
+    for name in dataset.data_vars:
+        if name in known:
+            dataset[name].attrs |= {"units": known[str(name)].units, "long_name": known[str(name)].long_name}
+    return dataset
+
+
+def validate(dataset: xr.Dataset) -> xr.Dataset:
+    """Returns the dataset when its names, dimensions and units are those of this file.
+
+    Raises:
+        ValueError: naming the first variable that is unknown, lacks a dimension, its units or its standard error.
+    """
+    check_kind("dataset", dataset, xr.Dataset, "an xarray Dataset")
+    known = variables()
+    for name, array in dataset.data_vars.items():
+        if name not in known:
+            raise ValueError(f"unknown variable {name!r}; known ones: {', '.join(sorted(known))}")
+        missing = [dim for dim in known[str(name)].dims if dim not in array.dims]
+        if missing:
+            raise ValueError(f"variable {name!r} lacks the dimension {missing[0]!r}")
+        if "units" not in array.attrs or "long_name" not in array.attrs:
+            raise ValueError(f"variable {name!r} lacks units or a long_name")
+    return dataset

@@ -1,0 +1,282 @@
+"""Tables from a diagnosis: a row per estimator, space and layer; and how far measurement and theory are apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import special
+
+from fganalysis.arguments import check_kind, check_names, described, listed
+from fganalysis.results import schema
+from fganalysis.statistics.intervals import Z95
+
+TABLE = (
+    "gradient_norm",
+    "relative_bias",
+    "shrinkage",
+    "directional_bias",
+    "variance",
+    "mse",
+    "cosine",
+    "efficiency",
+    "best_scale",
+    "descent_probability",
+)
+PREDICTED = "_predicted"
+# Compared on the squared scale: at zero bias the norm's distribution is not symmetric, its square's nearly is.
+COMPARED = (
+    "squared_bias",
+    "shrinkage",
+    "directional_bias",
+    "variance",
+    "mse",
+    "cosine",
+    "efficiency",
+    "best_scale",
+    "descent_probability",
+    "wang2025_variance",
+)
+KEYS = (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER)
+REMARKS = (schema.NOT_LOOKED_AT, schema.NOT_MEASURED)
+NAMED = 2  # Parameters that a remark names.
+NOT_NEGATIVE = ("squared_bias", "directional_bias")
+ROUNDING = 2e-5  # Rounding of single-precision sums, relative to the squared gradient norm, 1, or the value itself.
+RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
+
+
+def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
+    """A row per step, estimator, space and layer; a column per quantity, its error, its interval and its prediction.
+
+    Spaces in which an estimator makes no guess are left out, whichever quantities are asked for; what is not known in
+    a row is NaN. Numbers are not rounded; see `formatted`. Two columns are there only where they have something to say:
+    ``not_looked_at`` names trainable parameters that are in no layer, ``not_measured`` says why a row is NaN.
+
+    Args:
+        tree: from `fganalysis.diagnose`. quantities: names from `fganalysis.schema`.
+
+    Raises:
+        ValueError: an unknown quantity, or a tree without /measured, /predicted or what is asked for in them.
+    """
+    measured, predicted = node(tree, "measured"), node(tree, "predicted")
+    check_names("quantities", quantities)
+    known = schema.QUANTITIES | schema.EXACT | schema.QUANTILES
+    unknown = [name for name in quantities if name not in known]
+    if unknown:
+        raise ValueError(f"unknown quantity {described(unknown[0])}; known ones: {listed(sorted(known), 30)}")
+    table = _columns(measured, predicted, quantities)
+    guessed = _guessed(measured)
+    failed = ~guessed.any(schema.SPACE)
+    shown = guessed | failed
+    if schema.SPACE not in table.dims:
+        # Quantities of a layer at the activations, which all layers together do not have.
+        shown = shown.sel({schema.SPACE: shown[schema.SPACE] == "activation"}).any(schema.SPACE)
+        table = table.drop_sel({schema.LAYER: schema.ALL_LAYERS}, errors="ignore")
+    dims = [dim for dim in KEYS if dim in table.dims]
+    frame = table.assign(_shown=shown, _failed=failed).to_dataframe(dim_order=dims).reset_index()
+    frame = frame[frame["_shown"]].reset_index(drop=True)
+    return _with_remarks(frame, measured).drop(columns=["_shown", "_failed"])
+
+
+def _with_remarks(frame: pd.DataFrame, measured: xr.Dataset) -> pd.DataFrame:
+    unseen = not_looked_at(measured)
+    if unseen:
+        frame[schema.NOT_LOOKED_AT] = unseen
+    if frame["_failed"].any():
+        reasons = json.loads(str(measured.attrs.get(schema.NOT_MEASURED, "{}")))
+        told = frame[schema.ESTIMATOR].map(lambda name: reasons.get(name, "no reason is stored"))
+        frame[schema.NOT_MEASURED] = told.where(frame["_failed"], "")
+    return frame
+
+
+def _columns(measured: xr.Dataset, predicted: xr.Dataset, quantities: Sequence[str]) -> xr.Dataset:
+    """Every quantity with what stands beside it in the table."""
+    columns: dict[str, xr.DataArray] = {}
+    for name in quantities:
+        # What follows from the snapshot alone is not sampled: it is among the predictions only.
+        sampled = name in schema.QUANTITIES or name in measured
+        columns[name] = _variable(measured if sampled else predicted, name)
+        if name in schema.QUANTITIES:
+            parts = [name + suffix for suffix in (schema.SE, schema.LOW, schema.HIGH)]
+            columns |= {part: _variable(measured, part) for part in parts}
+            # Results that were stored before intervals said so of themselves do not: NaN, neither wide nor not.
+            unsaid = xr.full_like(measured[name], np.nan)
+            for suffix in (schema.WIDE, schema.SHORT):
+                columns[name + suffix] = measured.get(name + suffix, unsaid)
+            columns[name + PREDICTED] = _variable(predicted, name)
+    return xr.Dataset(columns)
+
+
+def not_looked_at(measured: xr.Dataset) -> str:
+    """The trainable parameters that are in no layer: the first names, and how many more; empty where there are none."""
+    return listed(json.loads(str(measured.attrs.get(schema.NOT_LOOKED_AT, "[]"))), NAMED)
+
+
+def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
+    """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
+
+    ``±≤`` where the interval is wide, so that it may cover far more than 95 %, ``±≥`` where it may be too short. What
+    is smaller than the rounding of an exact estimator's numbers is 0; relative to the column ``gradient_norm`` where
+    there is one.
+
+    Args:
+        frame: from `summary`, or with columns of one's own. quantities: names of its columns.
+
+    Raises:
+        ValueError: no table, or a column that it does not have.
+    """
+    check_kind("frame", frame, pd.DataFrame, "the table that fganalysis.results.tables returns")
+    check_names("quantities", quantities, [str(name) for name in frame.columns])
+    shown = frame[[name for name in KEYS if name in frame]].copy()
+    for name in quantities:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            raise ValueError(f"the column {name!r} has no numbers that could be rounded")
+        shown[name] = [_cell(row, name) for _, row in frame.iterrows()]
+    remarks = [name for name in REMARKS if name in frame]
+    return shown.assign(**{name: frame[name] for name in remarks})
+
+
+def _size(name: str, gradient_norm: float) -> float:
+    """The natural size of a quantity, which rounding is relative to: 1 without a unit, or where it is not known."""
+    units = schema.QUANTITIES[name].units if name in schema.QUANTITIES else "1"
+    power = {schema.GRADIENT_UNITS: 1, schema.SQUARED_UNITS: 2}.get(units, 0)
+    return gradient_norm**power if gradient_norm > 0 else 1.0
+
+
+def agreement(tree: xr.DataTree) -> pd.DataFrame:
+    """How often |z| exceeds 3 and 4, a row per quantity, beside what chance would give.
+
+    See `z_scores`. z counts as 0 where difference and error are both below the rounding of single precision. A quantity
+    without a closed form has no row.
+
+    Raises:
+        ValueError: a tree without /measured or /predicted, or in which nothing was measured.
+    """
+    scores = z_scores(tree)
+    measured = node(tree, "measured")
+    if not any(bool(measured[name].notnull().any()) for name in COMPARED):
+        raise ValueError("the tree has no number in /measured, so nothing can be compared with its predictions")
+    rows = []
+    for name in COMPARED:
+        z = scores[name].values
+        z = np.abs(z[~np.isnan(z)])
+        if not len(z):
+            continue
+        expected = [len(z) * 2 * float(special.ndtr(-bound)) for bound in (3.0, 4.0)]
+        rows.append(
+            {
+                "quantity": name,
+                "compared": len(z),
+                "|z|>3": int((z > 3).sum()),
+                ">3 by chance": round(expected[0], 2),
+                "|z|>4": int((z > 4).sum()),
+                ">4 by chance": round(expected[1], 3),
+                "largest |z|": round(float(z.max()), 2),
+                "rms z": round(float(np.sqrt((z**2).mean())), 3),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def error_towards(prediction: xr.DataArray, measured: xr.Dataset, name: str) -> xr.DataArray:
+    """What a difference from the prediction is measured by, in `z_scores`."""
+    if name in NOT_NEGATIVE:
+        return measured[name + schema.SE]
+    side = xr.where(measured[name] > prediction, measured[name + schema.LOW], measured[name + schema.HIGH])
+    return abs(measured[name] - side) / Z95
+
+
+def z_scores(tree: xr.DataTree) -> xr.Dataset:
+    """(measured − predicted)/error of every quantity with a closed form, over the dimensions of the result.
+
+    The error is 1/1.96 of the way to the bound of the measured interval on the side of the prediction. Intervals of
+    squared and directional bias end at zero, so for these two it is the standard error.
+    0 where difference and error are both no more than the rounding of single precision (guesses without variance), and
+    ±∞ where there is no error and yet a difference: a wrong exact estimator is as wrong as can be.
+
+    Raises:
+        ValueError: a tree without /measured, /predicted or one of the compared quantities in them.
+    """
+    measured, predicted = node(tree, "measured"), node(tree, "predicted")
+    parts = [name + suffix for name in COMPARED for suffix in ("", schema.SE, schema.LOW, schema.HIGH)]
+    for dataset, names in ((measured, ["gradient_norm", *parts]), (predicted, COMPARED)):
+        for name in names:
+            _variable(dataset, name)
+    # Each step, space and layer has a scale of its own: they differ by orders of magnitude, and rounding with them.
+    squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
+    scores = {}
+    for name in COMPARED:
+        difference, error = measured[name] - predicted[name], error_towards(predicted[name], measured, name)
+        known = schema.QUANTITIES[name]
+        scale: xr.DataArray = xr.ones_like(difference)
+        if name in RELATIVE_ROUNDING:
+            scale = abs(predicted[name])
+        elif known.units != "1":
+            scale = squares if schema.SPACE in known.dims else squares.sel({schema.SPACE: "activation"}, drop=True)
+        rounded = (abs(difference) <= ROUNDING * scale) & (error <= ROUNDING * scale)
+        certain = xr.where(difference > 0, np.inf, -np.inf).where((error == 0) & difference.notnull())
+        z = xr.where(error > 0, difference / error.where(error > 0), certain)
+        scores[name] = xr.where(rounded, 0.0, z)
+    return xr.Dataset(scores)
+
+
+def node(tree: xr.DataTree, name: str) -> xr.Dataset:
+    """The /measured or /predicted part of a diagnosis, with step and estimator as dimensions.
+
+    Raises:
+        ValueError: no tree, a tree without the part, or a part that is not over space and layer.
+    """
+    check_kind("tree", tree, xr.DataTree, "what fganalysis.diagnose returns")
+    if name not in tree.children:
+        raise ValueError(f"the tree has no /{name} node: give what fganalysis.diagnose returns")
+    dataset = tree[name].to_dataset()
+    missing = [dim for dim in KEYS if dim not in dataset.coords]
+    if missing:
+        raise ValueError(f"/{name} has no coordinate {missing[0]!r}: give what fganalysis.diagnose returns")
+    for dim in KEYS:
+        if dim not in dataset.dims:
+            dataset = dataset.expand_dims(dim)
+    return dataset
+
+
+def _variable(dataset: xr.Dataset, name: str) -> xr.DataArray:
+    if name not in dataset:
+        raise ValueError(f"the tree has no variable {name!r}: give what fganalysis.diagnose returns")
+    return dataset[name]
+
+
+def _guessed(measured: xr.Dataset) -> xr.DataArray:
+    """Whether an estimator made guesses in a space, (step, estimator, space).
+
+    Its guesses' lengths are there or not, whatever became of the quantities. A result without them says it by whatever
+    quantity is known.
+    """
+    names = ["squared_norm"] if "squared_norm" in measured else list(schema.QUANTITIES)
+    known = [measured[name].notnull() for name in names if name in measured and schema.SPACE in measured[name].dims]
+    if not known:
+        raise ValueError("/measured has no variable that says whether there are guesses: give what diagnose returns")
+    kept = (schema.STEP, schema.ESTIMATOR, schema.SPACE)
+    return reduce(or_, [array.any([dim for dim in array.dims if dim not in kept]) for array in known])
+
+
+def _cell(row: pd.Series, name: str) -> str:
+    parts = [*(name + suffix for suffix in ("", schema.SE, PREDICTED, schema.WIDE, schema.SHORT)), "gradient_norm"]
+    value, error, predicted, wide, short, gradient_norm = (float(row.get(part, np.nan)) for part in parts)
+    if np.isnan(value):
+        return "–"
+    size = _size(name, gradient_norm)
+    digits = 3
+    if error <= 1e-6 * max(abs(value), 0.1 * size):
+        # What is left of an exact estimator is rounding.
+        text = f"{0.0 if abs(value) < 1e-4 * size else value:.3g} exact"
+    else:
+        if error > 0 and value != 0:
+            digits = int(np.clip(np.ceil(np.log10(abs(value) / error)) + 1, 1, 6)) if abs(value) > error else 1
+        sign = "±≥" if short == 1 else "±≤" if wide == 1 else "±"
+        text = f"{value:.{digits}g}" + (f" {sign} {error:.1g}" if np.isfinite(error) else "")
+    return text + (f" | {predicted:.{max(digits, 2)}g}" if np.isfinite(predicted) else "")

@@ -1,0 +1,1 @@
+"""From raw numbers to quantities with intervals: NumPy arrays only."""

@@ -1,0 +1,170 @@
+"""95 % intervals of means, smooth functions of means and proportions that hold for skewed samples: NumPy arrays only.
+
+What a guess leaves behind, its squared norm above all, is skewed: squares and products of noise. Over n guesses the
+studentised mean T then has a skewness of its own, and T ± 1.96 misses on one side. To first order in 1/√n, with γ the
+skewness of the influence values and s = 1/√n,
+
+    g(T) = T + s (a T²/3 + d) + (s a)² T³/27      a = γ + 3c/2      d = γ/6 + c/2 − b
+
+is normal (Hall 1992, for means, where b = c = 0). b and c come from the curvature of a function of several means: b is
+its bias, c the correlation of its curvature with its slope, both over the standard deviation of the influence. The cube
+makes g monotone, so the interval is where g(T) lies within Student's quantiles. Their degrees of freedom are those of
+the variance estimate, 2n/(κ − 1) for a sample of kurtosis κ: few, so a wide interval, where few guesses decide.
+
+What no sample can tell: a rare event that it has not met. An estimator that owes its mean to events rarer than about 20
+over the number of guesses has intervals that are too tight. Fewer than 256 guesses show too little of the tails of
+common ones too: those intervals are widened, at 64 by a third, those of norms by two thirds. Fewer than 32 have none.
+An interval that may cover far more than 95 %, whatever the reason, says so: `Estimate.wide`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from fganalysis.statistics.pareto_tail import HEAVY, tail_shape
+
+Array = NDArray[np.float64]
+Z95 = 1.959963984540054
+LEAST = 32  # Guesses that an interval takes.
+ENOUGH = 256  # Guesses from which on what they show of their own tails will do, found by `studies.calibration`,
+FEW = 30.0  # and by how much the intervals of fewer are widened: by FEW (1/n − 1/ENOUGH).
+TAIL = 0.025  # Of a 95 % interval, on each side.
+FEW_HITS = 10  # Guesses on one side below which a proportion's interval is wide.
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values, standard errors and the bounds of the 95 % intervals, all of one shape.
+
+    wide: where an interval may cover far more than 95 %, up to nearly all, because nothing shorter is known to hold.
+    tail: k̂ of `fganalysis.statistics.pareto_tail` of what is averaged, NaN where nothing is or it has no tail.
+    """
+
+    value: Array
+    se: Array
+    low: Array
+    high: Array
+    wide: NDArray[np.bool_] | bool = False
+    tail: Array | float = np.nan
+
+    @property
+    def short(self) -> NDArray[np.bool_]:
+        """Where an interval may cover far less than 95 %: what is averaged may have no variance."""
+        return np.asarray(np.asarray(self.tail) >= HEAVY)
+
+    @classmethod
+    def missing(cls, shape: tuple[int, ...]) -> Estimate:
+        return cls(*(np.full(shape, np.nan) for _ in range(4)))
+
+    @classmethod
+    def student(cls, value: Array, se: Array, degrees: ArrayLike) -> Estimate:
+        """The symmetric interval with Student's quantile."""
+        half = se * special.stdtrit(degrees, 1 - TAIL)
+        return cls(value, se, value - half, value + half)
+
+    def scaled(self, factor: Array) -> Estimate:
+        """Everything times a positive number."""
+        value, se, low, high = (part * factor for part in (self.value, self.se, self.low, self.high))
+        return replace(self, value=value, se=se, low=low, high=high)
+
+    def of_rounding(self, rounding: Array) -> Estimate:
+        """No bound is nearer to the value than ``rounding``, and nothing is wide that is no longer than both."""
+        wide = np.asarray(self.wide & (self.high - self.low > 2 * rounding))
+        low, high = np.minimum(self.low, self.value - rounding), np.maximum(self.high, self.value + rounding)
+        return replace(self, low=low, high=high, wide=wide)
+
+    def within(self, least: float, most: float) -> Estimate:
+        """Bounds between those of every truth, and no more error than half of the range: no such number varies more."""
+        low, high = (np.clip(bound, least, most) for bound in (self.low, self.high))
+        return replace(self, se=np.minimum(self.se, (most - least) / 2), low=low, high=high)
+
+    def score(self, truth: Array) -> Array:
+        """How far the value lies above ``truth``, in units of 1/1.96 of its interval on that side."""
+        side = np.where(self.value > truth, self.value - self.low, self.high - self.value) / Z95
+        return np.divide(self.value - truth, side, out=np.zeros_like(side), where=side > 0)
+
+    def of_few(self, n_guesses: int, few: float = FEW) -> Estimate:
+        """Wider where fewer than 256 guesses are behind it, without an interval below 32."""
+        if n_guesses < LEAST:
+            return replace(Estimate.missing(self.value.shape), value=self.value)
+        factor = 1 + few * max(1 / n_guesses - 1 / ENOUGH, 0.0)
+        centre = np.clip(self.value, self.low, self.high)
+        low, high = (centre + factor * (bound - centre) for bound in (self.low, self.high))
+        wide = np.asarray(self.wide | (n_guesses < ENOUGH))
+        return replace(self, se=factor * self.se, low=low, high=high, wide=wide)
+
+    def where(self, condition: NDArray[np.bool_]) -> Estimate:
+        """NaN where the condition does not hold."""
+        value, se, low, high = (np.where(condition, x, np.nan) for x in (self.value, self.se, self.low, self.high))
+        return replace(self, value=value, se=se, low=low, high=high)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Standard error of the mean of n values, their skewness and kurtosis; 0 and 3 where they do not vary."""
+
+    n: int
+    se: Array
+    skewness: Array
+    kurtosis: Array
+
+
+def shape(values: Array) -> Shape:
+    """Over the last axis; NaN for fewer than two values."""
+    n = values.shape[-1]
+    if n < 2:
+        return Shape(n, *(np.full(values.shape[:-1], np.nan) for _ in range(3)))
+    centred = values - values.mean(-1, keepdims=True)
+    # Fourth powers are taken of numbers of at most one.
+    unit = power_of_two(np.abs(centred).max(-1))
+    centred = centred / unit[..., None]
+    squares = centred**2
+    second = squares.mean(-1)
+    safe = np.where(second > 0, second, 1.0)
+    skewness = (squares * centred).mean(-1) / safe**1.5
+    kurtosis = np.where(second > 0, (squares**2).mean(-1) / safe**2, 3.0)
+    return Shape(n, unit * np.sqrt(second / (n - 1)), skewness, kurtosis)
+
+
+def power_of_two(sizes: Array) -> Array:
+    """The powers of two next to these sizes, 1 where a size is no positive number: a unit that rounds nothing."""
+    usable = (sizes > 0) & np.isfinite(sizes)
+    return np.where(usable, np.ldexp(1.0, np.frexp(np.where(usable, sizes, 1.0))[1] - 1), 1.0)
+
+
+def skewed(value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0, *, tail: float = TAIL) -> Estimate:
+    """The interval of the module docstring for a value whose influence values have this shape.
+
+    Args:
+        bias: E value − truth, in the units of the value. bend: c. tail: probability beyond each bound.
+    """
+    n, root = found.n, 1 / np.sqrt(found.n)
+    degrees = np.clip(2 * n / np.maximum(found.kurtosis - 1, 1e-9), 1.0, n - 1.0)
+    quantile = -special.stdtrit(degrees, tail)
+    some = np.where(found.se > 0, found.se, 1.0)
+    curvature = root * (found.skewness + 1.5 * np.asarray(bend))
+    curvature = np.where(np.abs(curvature) < 1e-6, 1e-6, curvature)
+    shift = root * (found.skewness / 6 + np.asarray(bend) / 2) - np.asarray(bias) / some
+    lower, upper = (3 / curvature * (np.cbrt(1 + curvature * (x - shift)) - 1) for x in (-quantile, quantile))
+    return Estimate(value, found.se, value - found.se * upper, value - found.se * lower)
+
+
+def mean(values: Array) -> Estimate:
+    """The mean over the last axis; NaN error and bounds for fewer than two values."""
+    return replace(skewed(values.mean(-1), shape(values)), tail=tail_shape(values))
+
+
+def proportion(hits: Array, n: int) -> Estimate:
+    """A proportion with Agresti and Coull's interval, which has a width at 0 and 1 and is never too tight.
+
+    Counts are discrete: where fewer than ten guesses are on one side, no interval covers 95 %, this one more: wide.
+    """
+    total = n + Z95**2
+    centre = (hits + Z95**2 / 2) / total
+    se = np.sqrt(centre * (1 - centre) / total)
+    few = np.asarray(np.minimum(hits, n - hits) < FEW_HITS)
+    return Estimate(hits / n, se, np.maximum(centre - Z95 * se, 0.0), np.minimum(centre + Z95 * se, 1.0), few)

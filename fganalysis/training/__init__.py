@@ -1,0 +1,1 @@
+"""Training by any gradient, its checkpoints, networks and datasets."""

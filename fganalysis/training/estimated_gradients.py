@@ -1,0 +1,147 @@
+"""Gradient estimates in ``.grad``, where any optimiser looks for them: for `train` and for a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fganalysis.arguments import check_callable, check_choice, check_kind, check_whole
+from fganalysis.capturing.capture import checked_for_training, freeze
+from fganalysis.capturing.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot
+from fganalysis.estimators import Estimator, resolve
+from fganalysis.measuring.sound_guesses import guesses_of
+from fganalysis.training.checkpoints import kind_of
+
+EXAMPLES_CHECKED = 64  # Of the first batch: what is wrong with a network or a loss shows on few.
+
+# Which networks `estimate_gradient` has checked, and with which loss functions.
+_CHECKED: WeakKeyDictionary[torch.nn.Module, set[Hashable]] = WeakKeyDictionary()
+
+
+def estimate_gradient(
+    network: torch.nn.Module,
+    loss_fn: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    estimator: str | Estimator,
+    generator: torch.Generator,
+    *,
+    n_guesses: int = 1,
+    autodiff: Autodiff = "reverse",
+) -> Tensor:
+    """Adds the mean of ``n_guesses`` guesses to every parameter's ``.grad``, for a training loop of one's own.
+
+    As ``loss.backward()`` it adds to what is there: call ``optimizer.zero_grad()`` first, or let batches add up.
+
+    Returns:
+        The mean loss on the batch, detached. ``optimizer.step()`` may follow as usual.
+
+    What `capture` checks of network and loss is checked on the first examples of the first batch with which a network
+    and a loss function meet here, and not again: every step would pay for it. Functions made by the same code count
+    as one. A stateful estimator guesses with the state that it has; how it learns from step to step, see
+    `fill_gradients`.
+
+    Raises:
+        ValueError: an empty batch, a parameter outside every tap, a module that lets examples interact or draws noise
+            of its own, a loss that is not a mean over examples, NaN activations, no guess or one that is not finite or
+            does not fit, in forward mode a gradient that takes a backward pass.
+    """
+    check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
+    check_loss(loss_fn)
+    for name, value in (("inputs", inputs), ("targets", targets)):
+        check_kind(name, value, Tensor, "a tensor")
+    estimator = resolve(estimator)
+    check_generator(generator, inputs.device)
+    check_whole("n_guesses", n_guesses, 1)
+    check_choice("autodiff", autodiff, ("reverse", "forward"))
+    # A batch of a single example says nothing of how examples go together.
+    key = (getattr(loss_fn, "__code__", type(loss_fn)), autodiff, inputs.shape[:1] == (1,))
+    checked = _CHECKED.setdefault(network, set())
+    if key not in checked:
+        few = [part[:EXAMPLES_CHECKED] if part.ndim else part for part in (inputs, targets)]
+        refuse_untapped_parameters(checked_for_training(network, loss_fn, *few, autodiff=autodiff))
+        checked.add(key)
+    snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
+    refuse_untapped_parameters(snapshot)
+    fill_gradients(snapshot, estimator, n_guesses, generator, False)
+    return snapshot.loss
+
+
+def fill_gradients(
+    snapshot: Snapshot, estimator: str | Estimator, n_guesses: int, generator: torch.Generator, compare: bool = False
+) -> dict[str, float]:
+    """Adds a mean of guesses to ``.grad`` of the snapshot's network, for a loop that keeps the snapshot.
+
+    Parameters that require no gradient are in no tap and get none. A stateful estimator wants the snapshot for
+    ``estimator.advanced(snapshot, generator)`` after the step. With ``compare``, returns the mean's cosine with the
+    exact gradient and its relative error; otherwise NaN for both.
+
+    Raises:
+        ValueError: guesses of another shape or type than the weights, or another number of them.
+        NonFiniteActivations: guesses that are NaN or infinite.
+    """
+    check_kind("snapshot", snapshot, Snapshot, "what fganalysis.capture or freeze returns")
+    estimator = resolve(estimator)
+    check_whole("n_guesses", n_guesses, 1)
+    check_generator(generator, snapshot.inputs.device)
+    with torch.no_grad():
+        gradients = _mean_guess(snapshot, estimator, n_guesses, generator)
+        for tap, gradient in zip(snapshot.taps, gradients, strict=True):
+            for name, part in tap.by_parameter(gradient).items():
+                parameter = snapshot.network.get_parameter(name)
+                if parameter.grad is None:
+                    parameter.grad = part.clone(memory_format=torch.contiguous_format)
+                else:
+                    parameter.grad += part
+    if not compare or snapshot.autodiff == "forward":
+        return {"cosine": np.nan, "relative_error": np.nan}
+    guess = torch.cat([g.flatten() for g in gradients]).double()
+    exact = torch.cat([g.flatten() for g in snapshot.weight_gradients]).double()
+    return {
+        "cosine": float(torch.nn.functional.cosine_similarity(guess, exact, dim=0)),
+        "relative_error": float((guess - exact).norm() / exact.norm()),
+    }
+
+
+def _mean_guess(
+    snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator
+) -> Sequence[Tensor]:
+    """The mean of so many guesses, (unit, input) a tap, checked."""
+    guesses = guesses_of(estimator, snapshot, n_guesses, generator)
+    try:
+        gradients = guesses.weight_gradients(snapshot)
+    except Exception as error:
+        raise ValueError("the estimator's guesses do not fit the network: their shapes or types differ") from error
+    if len(gradients) != len(snapshot.taps):
+        raise ValueError(f"guesses must have a tensor for each of {len(snapshot.taps)} taps, got {len(gradients)}")
+    for tap, gradient in zip(snapshot.taps, gradients, strict=True):
+        if gradient.shape != tap.weight.shape or gradient.dtype != tap.weight.dtype:
+            raise ValueError(
+                f"the estimator's guess for layer {tap.name!r} must be {kind_of(tap.weight)}, got {kind_of(gradient)}"
+            )
+    if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+        raise NonFiniteActivations("the estimator's guess has NaN or infinite numbers")
+    return gradients
+
+
+def check_generator(generator: object, device: torch.device) -> None:
+    """A generator that draws where the batch is."""
+    check_kind("generator", generator, torch.Generator, "a torch.Generator")
+    assert isinstance(generator, torch.Generator)
+    if generator.device.type != device.type:
+        raise ValueError(f"generator must be on the device of the inputs, {device}, got {generator.device}")
+
+
+def check_loss(loss_fn: object) -> None:
+    """A function, or a module such as ``torch.nn.CrossEntropyLoss()``."""
+    check_callable("loss_fn", loss_fn, "a function of (outputs, targets)")
+
+
+def refuse_untapped_parameters(snapshot: Snapshot) -> None:
+    """Raises ValueError for a parameter that is to be trained and for which no guess is made."""
+    for name in snapshot.untapped_parameters:
+        raise ValueError(f"parameter {name!r} is in no Linear module, so an estimator has no gradient for it")

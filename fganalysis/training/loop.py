@@ -1,0 +1,328 @@
+"""train(): a network trained by backpropagation or by any gradient estimator, with checkpoints and a log.
+
+The order of the examples depends on (seed, epoch) and the noise on (seed, step), never on what ran before: a run
+continued from any checkpoint is the uninterrupted run, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from fganalysis.arguments import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_kind,
+    check_path,
+    check_seed,
+    check_whole,
+    described,
+)
+from fganalysis.capturing.capture import checked_for_training, freeze
+from fganalysis.capturing.refusals import forward, mean_loss
+from fganalysis.capturing.snapshot import Autodiff, Loss, NonFiniteActivations
+from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
+from fganalysis.training.checkpoints import read_checkpoint, save_checkpoint, states_of
+from fganalysis.training.datasets import Dataset, checked_data
+from fganalysis.training.estimated_gradients import (
+    EXAMPLES_CHECKED,
+    check_loss,
+    fill_gradients,
+    refuse_untapped_parameters,
+)
+from fganalysis.training.run_settings import (
+    in_evaluation,
+    probed_loss,
+    refuse_another_loss,
+    refuse_another_run,
+    run_settings,
+    schedule_settings,
+)
+from fganalysis.training.training_arguments import (
+    MakeOptimizer,
+    MakeSchedule,
+    advance,
+    checked_checkpoints,
+    copy_to_train,
+    made_optimizer,
+    made_schedule,
+)
+
+ADAMW: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-4)
+DEFAULT_BATCH = 512
+GIVEN_TO_TRAIN_SEEDS = ("network", "data", "gradient", "out", "seed")
+LOGGED = {
+    "loss": ("loss on the training set", "loss"),
+    "train_accuracy": ("accuracy on the training set", "1"),
+    "test_accuracy": ("accuracy on the test set", "1"),
+    "cosine": ("cosine of the step's gradient estimate with the exact gradient", "1"),
+    "relative_error": ("norm of the estimate's error over the norm of the exact gradient", "1"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What training leaves: the trained network, the log over ``step``, and the checkpoints, step → file.
+
+    Where the run diverged, ``log.attrs["diverged_at_step"]`` says at which step; the network is the one that it was.
+    """
+
+    network: torch.nn.Module
+    log: xr.Dataset
+    checkpoints: dict[int, Path]
+
+
+def train(
+    network: torch.nn.Module,
+    data: Dataset,
+    gradient: str | Estimator = "backpropagation",
+    *,
+    epochs: int = 10,
+    checkpoints: Sequence[int] = (),
+    out: str | Path | None = None,
+    batch_size: int | None = None,
+    optimizer: MakeOptimizer = ADAMW,
+    schedule: MakeSchedule | None = None,
+    loss_fn: Loss = torch.nn.functional.cross_entropy,
+    n_guesses: int = 1,
+    autodiff: Autodiff = "reverse",
+    seed: int = 0,
+    log_every: int = 100,
+    continue_from: str | Path | None = None,
+    progress: bool = False,
+) -> Run:
+    """Trains a copy of ``network`` on ``data``; the network given is not changed.
+
+    Parameters that require no gradient stay as they are.
+
+    Args:
+        network: any module for backpropagation; for an estimator, every trained weight must sit in a tap.
+        data: from `fganalysis.datasets.load`, or anything with the same four arrays.
+        gradient: a key or an instance of an estimator. Several guesses per step (``n_guesses``) are averaged.
+        epochs: passes over the training set; the last batch of a pass may be smaller.
+        checkpoints: steps (0 is before the first update) at which network and optimiser are saved under ``out``.
+        batch_size: 512 unless given, or the whole training set where that is smaller.
+        optimizer: makes the optimiser from the parameters, any but LBFGS, which wants several gradients a step.
+            schedule: makes its learning-rate schedule, advanced a step at a time (ReduceLROnPlateau by the loss of the
+            batch).
+        autodiff: "forward" takes slopes by forward mode, so that no backward pass runs through the network; the log
+            then has no cosine. The gradient of a head of `LocalLoss` is its own.
+        seed: of the order of examples and of the noise; several: `train_seeds`.
+        log_every: steps between two rows of the log, which also has the first and the last step.
+        continue_from: a checkpoint of the same run to go on from. All settings must be those of the run, but for
+            ``epochs``, ``log_every`` and where results go; what differs is refused by name. A run with other settings
+            starts from the checkpoint's network, see `fganalysis.training.checkpoints.load_checkpoint`.
+
+    Raises:
+        ValueError: arguments of another kind; checkpoints without ``out`` or beyond the last step, sizes below 1, a
+            batch larger than the training set, data that the network or the loss does not take, such as a class index
+            that no output has, an optimiser of other parameters, a network without parameters to train, a parameter
+            outside every tap, a checkpoint that is damaged, of another run or of a later step than the last, LBFGS, or
+            in forward mode a gradient that takes a backward pass.
+    """
+    estimator = resolve(gradient)
+    data = checked_data(data)
+    n_examples = len(data.train_inputs)
+    if batch_size is None:
+        batch_size = min(DEFAULT_BATCH, n_examples)
+    sizes = {"epochs": epochs, "batch_size": batch_size, "n_guesses": n_guesses, "log_every": log_every}
+    for name, size in sizes.items():
+        check_whole(name, size, 1)
+    if batch_size > n_examples:
+        raise ValueError(f"batch_size must be at most the {n_examples} training examples, got {batch_size}")
+    check_seed("seed", seed)
+    check_flag("progress", progress)
+    check_choice("autodiff", autodiff, ("reverse", "forward"))
+    if isinstance(estimator, Backpropagation) and autodiff == "forward":
+        raise ValueError("backpropagation takes a backward pass: autodiff='forward' is for estimators")
+    check_loss(loss_fn)
+    steps_per_epoch = -(-n_examples // batch_size)
+    last_step = epochs * steps_per_epoch
+    to_save = checked_checkpoints(checkpoints, out, last_step)
+    network = copy_to_train(network)
+    chosen_optimizer = made_optimizer(optimizer, network)
+    evaluate(network, data, loss_fn)
+    settings: dict[str, str] = {}
+    on_disk = bool(to_save) or continue_from is not None
+    if on_disk:
+        plain = {"seed": seed, "batch_size": batch_size, "n_guesses": n_guesses, "autodiff": autodiff}
+        settings = run_settings(network, estimator, chosen_optimizer, loss_fn, data, **plain)
+    scheduler = made_schedule(schedule, chosen_optimizer)
+    if on_disk:
+        settings |= schedule_settings(scheduler)
+        states_of(network, chosen_optimizer, scheduler, {})  # Raises now for what could not be saved later.
+    step = 0
+    if continue_from is not None:
+        checkpoint = read_checkpoint(continue_from)
+        refuse_another_run(checkpoint, settings)
+        step = checkpoint.restore(network, chosen_optimizer, scheduler)
+        refuse_another_loss(checkpoint, probed_loss(network, loss_fn, data))
+        if step > last_step:
+            raise ValueError(f"the checkpoint {continue_from} is of step {step}, but the run ends at step {last_step}")
+    if not isinstance(estimator, Backpropagation):
+        inputs, targets = data.batch(min(batch_size, EXAMPLES_CHECKED))
+        checked = checked_for_training(network, loss_fn, inputs, targets, autodiff=autodiff)
+        refuse_untapped_parameters(checked)
+        if isinstance(estimator, Stateful):
+            estimator = estimator.initialised(checked)
+            if continue_from is not None:
+                estimator = estimator.with_state(checkpoint.part("estimator"))
+    rows: list[dict[str, float]] = []
+    saved: dict[int, Path] = {}
+    diverged = False
+    bar = tqdm(total=last_step, initial=step, desc=f"train {label(estimator)}", disable=not progress, unit="step")
+    while True:
+        if step in to_save and out is not None:
+            state = estimator.state() if isinstance(estimator, Stateful) else {}
+            states = (network, chosen_optimizer, scheduler, state)
+            saved[step] = save_checkpoint(Path(out), step, *states, settings, probed_loss(network, loss_fn, data))
+        logged = step % log_every == 0 or step == last_step
+        if logged:
+            rows.append({"step": step} | evaluate(network, data, loss_fn))
+        try:
+            if logged:
+                _refuse_infinite(rows[-1]["loss"])
+            if step == last_step:
+                break
+            inputs, targets = _batch(data, seed, step, steps_per_epoch, batch_size)
+            network.zero_grad()
+            if isinstance(estimator, Backpropagation):
+                loss = loss_fn(network(inputs), targets)
+                if not loss.requires_grad:
+                    raise ValueError("the loss does not depend on any parameter that requires a gradient")
+                loss.backward()
+                quality = {"cosine": 1.0, "relative_error": 0.0}
+            else:
+                snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
+                loss = snapshot.loss
+                quality = fill_gradients(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
+                if isinstance(estimator, Stateful):
+                    estimator = estimator.advanced(snapshot, _generator(seed, step, inputs.device, stream=2))
+            if logged:
+                rows[-1] |= quality
+            _refuse_infinite(float(loss.detach()))
+        except NonFiniteActivations as error:
+            tqdm.write(f"training by {label(estimator)} diverged by step {step}: {error}")
+            diverged = True
+            break
+        advance(chosen_optimizer, scheduler, float(loss.detach()), step)
+        step += 1
+        bar.update()
+    bar.close()
+    log = _log(rows, label(estimator), seed)
+    if diverged:
+        log.attrs["diverged_at_step"] = step
+    return Run(network, log, saved)
+
+
+def train_seeds(
+    make_network: Callable[[int], torch.nn.Module],
+    data: Dataset,
+    gradient: str | Estimator = "backpropagation",
+    *,
+    seeds: Sequence[int],
+    out: str | Path | None = None,
+    **settings: Any,
+) -> tuple[xr.Dataset, dict[int, Run]]:
+    """`train` once for each of several seeds, from ``make_network(seed)``.
+
+    Args:
+        out: checkpoints of a seed go to its folder ``seed_N``. settings: of `train`, the same for all.
+
+    Returns:
+        The logs over (seed, step), NaN where a run has no row, and the runs by seed.
+
+    Raises:
+        ValueError: seeds that are no list of different seeds, what makes no network, an unknown setting; as `train`.
+    """
+    if isinstance(make_network, torch.nn.Module):
+        raise ValueError("make_network must be a function from a seed to a network, got a network")
+    check_callable("make_network", make_network, "a function from a seed to a network")
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray) or not len(seeds):
+        raise ValueError(f"seeds must be a list of whole numbers, at least one, got {described(seeds)}")
+    for seed in seeds:
+        check_seed("every one of the seeds", seed)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different from each other, got {described(list(seeds))}")
+    known = signature(train).parameters
+    for name in settings:
+        check_choice("a setting of train", name, [name for name in known if name not in GIVEN_TO_TRAIN_SEEDS])
+    if out is not None:
+        check_path("out", out)
+    runs = {}
+    for seed in map(int, seeds):
+        folder = Path(out) / f"seed_{seed}" if out is not None else None
+        try:
+            network = make_network(seed)
+        except Exception as error:
+            raise ValueError(f"make_network fails for the seed {seed}: call it to see why") from error
+        runs[seed] = train(network, data, gradient, out=folder, seed=seed, **settings)
+    logs = xr.concat([run.log for run in runs.values()], dim="seed", join="outer", combine_attrs="drop_conflicts")
+    return logs.assign_coords(seed=list(runs)), runs
+
+
+def _refuse_infinite(loss: float) -> None:
+    if not np.isfinite(loss):
+        raise NonFiniteActivations(f"the loss is {loss}")
+
+
+def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str, float]:
+    """Loss and accuracy on the training set and accuracy on the test set, in evaluation mode.
+
+    Raises:
+        ValueError: data that the network or the loss does not take.
+    """
+    check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
+    data = checked_data(data)
+    check_loss(loss_fn)
+    with torch.no_grad(), in_evaluation(network):
+        train_outputs = forward(network, data.train_inputs)
+        loss = mean_loss(loss_fn, train_outputs, data.train_targets)
+        test_accuracy = float("nan")
+        if len(data.test_inputs):
+            test_outputs = forward(network, data.test_inputs)
+            mean_loss(loss_fn, test_outputs, data.test_targets)  # Raises for a target that no output has.
+            test_accuracy = _accuracy(test_outputs, data.test_targets)
+    train_accuracy = _accuracy(train_outputs, data.train_targets)
+    return {"loss": float(loss), "train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
+
+
+def _accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """NaN where targets are no class indices, one for each place of the outputs."""
+    places = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim > 1 else None
+    if targets.is_floating_point() or places != targets.shape or outputs.shape[1] < 2:
+        return float("nan")
+    return float((outputs.argmax(1) == targets).double().mean())
+
+
+def _batch(data: Dataset, seed: int, step: int, steps_per_epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    epoch, position = divmod(step, steps_per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(len(data.train_inputs))
+    rows = torch.from_numpy(order[position * batch_size : (position + 1) * batch_size])
+    rows = rows.to(data.train_inputs.device)
+    return data.train_inputs[rows], data.train_targets[rows]
+
+
+def _generator(seed: int, step: int, device: torch.device, stream: int = 1) -> torch.Generator:
+    state = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state) >> 1)
+
+
+def _log(rows: list[dict[str, float]], estimator: str, seed: int) -> xr.Dataset:
+    steps = [int(row["step"]) for row in rows]
+    variables = {
+        name: xr.Variable("step", [row.get(name, np.nan) for row in rows], {"long_name": long_name, "units": units})
+        for name, (long_name, units) in LOGGED.items()
+    }
+    return xr.Dataset(variables, coords={"step": steps}, attrs={"estimator": estimator, "seed": seed})
