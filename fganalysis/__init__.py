@@ -9,11 +9,12 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.sample import sample
-from fganalysis.measuring.variance_parts import VarianceParts, variance_parts
+from fganalysis.measuring.variance_parts import variance_parts
 from fganalysis.predictions import predict, predict_variance_parts
 from fganalysis.results import plotting, schema
 from fganalysis.results.store import open_results
 from fganalysis.results.tables import agreement, summary, z_scores
+from fganalysis.statistics.intervals import VarianceParts
 from fganalysis.training import datasets, networks
 from fganalysis.training.estimated_gradients import estimate_gradient
 from fganalysis.training.loop import train, train_seeds

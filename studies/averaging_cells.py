@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 import fganalysis as fga
+from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import Estimates
-from fganalysis.measuring.sample import squared_gradients
 from fganalysis.results import schema
 from fganalysis.statistics import quantities
 from fganalysis.training.checkpoints import load_checkpoint

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fganalysis as fga
+from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, Subsampled
 from fganalysis.estimators.guesses import ActivationEstimates
-from fganalysis.measuring import sample
 from fganalysis.measuring.sample import MOST_GROUPS, MOST_GUESSES_PER_BLOCK
 from fganalysis.results import schema
 from fganalysis.statistics import quantities
@@ -154,7 +154,7 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
     The truth is the closed form; where none is known, the mean of all repeats' values, known √repeats times better.
     """
     snapshot, estimator = network(name), (ESTIMATORS | HARD)[name]
-    squares, layers = sample.squared_gradients(snapshot), [*snapshot.layers, schema.ALL_LAYERS]
+    squares, layers = squared_gradients(snapshot), [*snapshot.layers, schema.ALL_LAYERS]
     generator, of_law = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     parts: dict[str, list[tuple[Estimate, Array]]] = {}
     if isinstance(estimator, Subsampled):

@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 import fganalysis as fga
+from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivityPerturbation,
@@ -24,7 +25,6 @@ from fganalysis.estimators import (
 )
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import Rademacher
-from fganalysis.measuring import sample
 from fganalysis.results import schema
 
 Array = NDArray[np.float64]
@@ -166,7 +166,7 @@ def network(name: str) -> Snapshot:
 
 def closed_forms(snapshot: Snapshot, estimator: Estimator) -> dict[str, Array]:
     """Truths over (space, layer), NaN where no closed form is known."""
-    squares = sample.squared_gradients(snapshot)
+    squares = squared_gradients(snapshot)
     kept = np.array([[np.nan], [1.0]]) * np.ones_like(squares)
     if isinstance(estimator, (Shrunk, TimesStudent, TimesLogNormal)):
         plain = fga.predict(snapshot, WeightPerturbation())

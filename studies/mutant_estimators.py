@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators import (
     ActivityPerturbation,
     Estimator,

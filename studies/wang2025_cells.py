@@ -17,7 +17,8 @@ import xarray as xr
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators import (
     ActivityPerturbation,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Autodiff, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Autodiff
 from fganalysis.estimators import Estimator, Stateful
 from fganalysis.testing import exact_moments, signs
 

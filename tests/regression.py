@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Loss, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Loss
 
 
 def regression_snapshot(

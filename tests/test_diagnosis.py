@@ -15,7 +15,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators import (
     ActivationMixing,
     ActivityPerturbation,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import fganalysis as fga
 from fganalysis.assertions.unbiased import assert_unbiased, check_unbiased
-from fganalysis.capturing.snapshot import Loss, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Loss
 from fganalysis.estimators.around import from_function
 from tests.laws import tiny_snapshot
 

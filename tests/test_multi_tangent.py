@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators import MultiTangent, WeightPerturbation, noise
 from fganalysis.estimators.noise import GAUSSIAN, Rademacher
 from fganalysis.estimators.perturbation import multi_tangent

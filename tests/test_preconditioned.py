@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import CannotMeasure, Layers, Snapshot
+from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators import ActivityPerturbation, PreconditionedUpstream
 from fganalysis.estimators.noise import GAUSSIAN, Noise, Rademacher, Sphere, is_isotropic

@@ -8,7 +8,7 @@ from torch import nn
 
 import fganalysis as fga
 from fganalysis.capturing.capture import freeze
-from fganalysis.capturing.snapshot import Loss
+from fganalysis.capturing.tap import Loss
 from tests.laws import tiny_snapshot
 
 cross_entropy = nn.functional.cross_entropy

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis.assertions.guess_errors import GuessErrors, bytes_needed
+from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import ActivationEstimates
-from fganalysis.measuring.blocks import Seeds, full_precision, in_order
+from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.sound_guesses import first_guess, guesses_of
 
 BLOCKS = 64

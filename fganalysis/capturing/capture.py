@@ -11,8 +11,7 @@ there φ' is a tangent that leaves a tap and arrives at the next.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +22,9 @@ from fganalysis.arguments import LARGEST_SEED, check_whole
 from fganalysis.capturing import gradient_checks, refusals
 from fganalysis.capturing.forward_mode import LOCK
 from fganalysis.capturing.hooks import TapHooks, trained
-from fganalysis.capturing.snapshot import Autodiff, CannotMeasure, Loss, NonFiniteActivations, Snapshot, Tap
+from fganalysis.capturing.precision import plainly
+from fganalysis.capturing.snapshot import CannotMeasure, NonFiniteActivations, Snapshot
+from fganalysis.capturing.tap import Autodiff, Loss, Tap
 from fganalysis.capturing.upstream import UpstreamJacobian
 
 PROBE_SEED = 0
@@ -181,13 +182,6 @@ def copied(network: torch.nn.Module) -> torch.nn.Module:
     for module in copy_of.modules():
         module._compiled_call_impl = None
     return copy_of
-
-
-@contextmanager
-def plainly(device: torch.device) -> Iterator[None]:
-    """Without a caller's autocast, which gives other numbers under the same label, and outside inference mode."""
-    with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-        yield
 
 
 def _record(network: torch.nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor) -> Recorded:

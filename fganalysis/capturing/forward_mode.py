@@ -8,25 +8,42 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.tap import Layers, Loss, Tap
+
+
+class Frozen(Protocol):
+    """What slopes are asked of: the parts of a `Snapshot` that a forward pass needs."""
+
+    @property
+    def network(self) -> torch.nn.Module: ...
+    @property
+    def loss_fn(self) -> Loss: ...
+    @property
+    def inputs(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def taps(self) -> tuple[Tap, ...]: ...
+    @property
+    def n_examples(self) -> int: ...
+
 
 # The levels of forward mode and the hooks on the one network are shared by threads: one evaluation at a time.
 LOCK = threading.RLock()
 
 
-def activation_slopes(snapshot: Snapshot, directions: Sequence[Tensor], layers: Layers) -> Tensor:
+def activation_slopes(snapshot: Frozen, directions: Sequence[Tensor], layers: Layers) -> Tensor:
     """Slopes of each example's loss, (guess, 1 or layer, example), along (guess, example, unit) directions a tap."""
     origin = tuple(torch.zeros_like(tap.outputs) for tap in snapshot.taps)
     return _slopes(partial(_moved_losses, snapshot), origin, tuple(directions), layers)
 
 
-def _moved_losses(snapshot: Snapshot, perturbations: Sequence[Tensor]) -> Tensor:
+def _moved_losses(snapshot: Frozen, perturbations: Sequence[Tensor]) -> Tensor:
     """ℓ_b, (example,), with something added to the outputs of every tap, (example, unit)."""
     modules = dict(snapshot.network.named_modules())
     handles = [
@@ -40,7 +57,7 @@ def _moved_losses(snapshot: Snapshot, perturbations: Sequence[Tensor]) -> Tensor
             handle.remove()
 
 
-def weight_slopes(snapshot: Snapshot, directions: Sequence[Tensor], layers: Layers) -> Tensor:
+def weight_slopes(snapshot: Frozen, directions: Sequence[Tensor], layers: Layers) -> Tensor:
     """Slopes of the batch's loss, (guess, 1 or layer), along (guess, unit, input) directions a tap."""
     parameters = {name: value.detach() for name, value in snapshot.network.named_parameters()}
     buffers = dict(snapshot.network.named_buffers())
@@ -75,7 +92,7 @@ def _slopes(
         return torch.stack([over_guesses(tangents) for tangents in alone], dim=1)
 
 
-def _example_losses(snapshot: Snapshot, outputs: Tensor) -> Tensor:
+def _example_losses(snapshot: Frozen, outputs: Tensor) -> Tensor:
     """ℓ_b, (example,): each example's loss, carrying the 1/B of the mean."""
 
     def of_one(output: Tensor, target: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_callable, check_choice, check_kind, described
-from fganalysis.capturing.snapshot import CannotMeasure, Loss, NonFiniteActivations, Snapshot
+from fganalysis.capturing.snapshot import CannotMeasure, NonFiniteActivations, Snapshot
+from fganalysis.capturing.tap import Loss
 
 
 def refuse_bad_arguments(network: object, loss_fn: object, inputs: object, targets: object, autodiff: object) -> None:

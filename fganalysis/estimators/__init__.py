@@ -1,21 +1,7 @@
-"""Every estimator, and the one table that maps keys to classes.
-
-An estimator is anything that maps (snapshot, n_guesses, generator) to a block of estimates; those here are frozen
-dataclasses whose fields are their settings.
-"""
+"""Every estimator: frozen dataclasses whose fields are their settings."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-import torch
-
-from fganalysis.arguments import check_callable, described
-from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.around.averaged import Averaged
 from fganalysis.estimators.around.from_function import from_function
 from fganalysis.estimators.around.subsampled import Subsampled
@@ -23,152 +9,19 @@ from fganalysis.estimators.backpropagation import Backpropagation
 from fganalysis.estimators.feedback.direct_feedback import DirectFeedback
 from fganalysis.estimators.feedback.feedback_alignment import FeedbackAlignment
 from fganalysis.estimators.feedback.forward_direct_feedback import ForwardDirectFeedback, ForwardDirectFeedbackAdam
-from fganalysis.estimators.guesses import Estimates
 from fganalysis.estimators.local.local_loss import LocalLoss, train_heads
 from fganalysis.estimators.perturbation.activation_mixing import ActivationMixing
 from fganalysis.estimators.perturbation.activity_perturbation import ActivityPerturbation
 from fganalysis.estimators.perturbation.finite_difference import FiniteDifference
 from fganalysis.estimators.perturbation.multi_tangent import MultiTangent
 from fganalysis.estimators.perturbation.weight_perturbation import WeightPerturbation
+from fganalysis.estimators.protocol import Estimator, Stateful
+from fganalysis.estimators.registry import ESTIMATORS, label, resolve, settings
 from fganalysis.estimators.sampling_rows.minibatch import Minibatch
 from fganalysis.estimators.upstream.newton_schulz import NewtonSchulzUpstream
 from fganalysis.estimators.upstream.orthogonal import OrthogonalUpstream
 from fganalysis.estimators.upstream.preconditioned import PreconditionedUpstream
 from fganalysis.estimators.upstream.upstream import Upstream
-
-
-class Estimator(Protocol):
-    """One call: a snapshot, a number of guesses and a generator give a block of estimates."""
-
-    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates: ...
-
-
-@runtime_checkable
-class Stateful(Estimator, Protocol):
-    """What training asks of an estimator that learns (feedback matrices, auxiliary heads); no method changes it."""
-
-    def initialised(self, snapshot: Snapshot) -> Stateful:
-        """The estimator with a state that fits the network."""
-
-    def advanced(self, snapshot: Snapshot, generator: torch.Generator) -> Stateful:
-        """The estimator after one step of its own learning."""
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Its state, for a checkpoint."""
-
-    def with_state(self, state: dict[str, torch.Tensor]) -> Stateful:
-        """The estimator with a state from a checkpoint."""
-
-
-ESTIMATORS: dict[str, type] = {
-    "backpropagation": Backpropagation,
-    "weight": WeightPerturbation,
-    "activity": ActivityPerturbation,
-    "upstream": Upstream,
-    "orthogonal": OrthogonalUpstream,
-    "newton_schulz": NewtonSchulzUpstream,
-    "preconditioned": PreconditionedUpstream,
-    "activation_mixing": ActivationMixing,
-    "multi_tangent": MultiTangent,
-    "finite_difference": FiniteDifference,
-    "feedback_alignment": FeedbackAlignment,
-    "direct_feedback": DirectFeedback,
-    "forward_direct_feedback": ForwardDirectFeedback,
-    "local_loss": LocalLoss,
-    "minibatch": Minibatch,
-}
-
-
-HASH_DIGITS = 8
-
-
-def resolve(estimator: str | Estimator) -> Estimator:
-    """An instance from a key of the table (with default settings) or the instance itself.
-
-    Raises:
-        ValueError: an unknown key, where the message lists the known ones; what is neither a key nor an instance.
-    """
-    if not isinstance(estimator, str):
-        check_callable("an estimator", estimator, "a key or an instance")
-        check_callable("an estimator", estimator, "what is called with (snapshot, n_guesses, generator)", 3)
-        return estimator
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {described(estimator)}; known ones: {', '.join(ESTIMATORS)}")
-    return ESTIMATORS[estimator]()
-
-
-def label(estimator: str | Estimator) -> str:
-    """The estimator's name in results: its key, followed by the settings that differ from the defaults.
-
-    Tensors, such as feedback matrices or a state, appear as their type and a short hash of their content: estimators
-    that differ in them alone have different names, and so different seeds.
-    """
-    return _label(resolve(estimator))
-
-
-def _label(instance: Any) -> str:
-    keys = {cls: key for key, cls in ESTIMATORS.items()}
-    key = keys.get(type(instance), getattr(instance, "__name__", type(instance).__name__))
-    if not dataclasses.is_dataclass(instance):
-        return key
-    changed = [
-        f"{field.name}={_short(getattr(instance, field.name))}"
-        for field in dataclasses.fields(instance)
-        if _differs(getattr(instance, field.name), field.default)
-    ]
-    return f"{key}({', '.join(changed)})" if changed else key
-
-
-def settings(estimator: str | Estimator) -> dict[str, str | int | float | bool]:
-    """The fields of an estimator as plain values, for a result's attributes."""
-    instance = resolve(estimator)
-    if not dataclasses.is_dataclass(instance):
-        return {}
-    return {field.name: _short(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
-
-
-def _short(value: Any) -> str | int | float | bool:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, str | int | float | bool):
-        return value
-    # An estimator around another: two that differ inside must not share a name, nor the seeds made from it.
-    if callable(value):
-        return _label(value)
-    leaves = list(_leaves(value))
-    if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
-        return type(value).__name__
-    digest = hashlib.sha256()
-    for leaf in leaves:
-        digest.update(_bytes(leaf))
-    return f"{type(value).__name__}-{digest.hexdigest()[:HASH_DIGITS]}"
-
-
-def _differs(value: Any, default: Any) -> bool:
-    # Comparing a tensor gives a tensor, which is neither true nor false.
-    return value is not default if isinstance(value, torch.Tensor) else bool(value != default)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """Everything inside sequences, mappings and dataclasses, in order, each group preceded by its length."""
-    if isinstance(value, Mapping):
-        value = tuple(value.items())
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
-    if not isinstance(value, tuple | list):
-        yield value
-        return
-    yield len(value)
-    for part in value:
-        yield from _leaves(part)
-
-
-def _bytes(leaf: Any) -> bytes:
-    if not isinstance(leaf, torch.Tensor):
-        return f"{leaf!r};".encode() if isinstance(leaf, str | int | float | bool | None) else b"?;"
-    whole = leaf.detach().cpu().contiguous()
-    return f"{whole.dtype}{tuple(whole.shape)};".encode() + whole.flatten().view(torch.uint8).numpy().tobytes()
-
 
 __all__ = [
     "ESTIMATORS",

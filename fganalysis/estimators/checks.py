@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 
 from fganalysis.arguments import check_kind, check_whole
+from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.guesses import Estimates
-from fganalysis.measuring.blocks import full_precision
 
 Call = TypeVar("Call", bound=Callable[..., Estimates])
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_flag
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import Noise, check_noise, drawn
 

@@ -40,11 +40,6 @@ class Seeds:
         return torch.Generator(self.device).manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
 
 
-def full_precision(snapshot: Snapshot) -> torch.autocast:
-    """A context in which guesses keep the snapshot's data type, whatever `torch.autocast` the caller is in."""
-    return torch.autocast(snapshot.outputs.device.type, enabled=False)
-
-
 def one_torch_thread() -> None:
     """Lets the calling thread compute with one torch thread: for workers, which would fight over the cores."""
     # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis.arguments import check_callable, check_kind, check_number, check_seed, check_whole
-from fganalysis.capturing.snapshot import Loss, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Loss
 from fganalysis.measuring.sound_arrays import double, in_range, power_of_two, precision
 
 __all__ = ["Eigenpairs", "Product", "dominant", "gauss_newton_product", "hessian_product"]

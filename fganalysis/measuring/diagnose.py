@@ -12,11 +12,12 @@ import torch
 import xarray as xr
 
 from fganalysis.arguments import check_flag, check_kind, check_whole, described
+from fganalysis.capturing.coordinates import squared_gradients
+from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve, settings
 from fganalysis.estimators.guesses import Estimates
-from fganalysis.measuring.blocks import full_precision
-from fganalysis.measuring.sample import check_settings, sample, squared_gradients
+from fganalysis.measuring.sample import check_settings, sample
 from fganalysis.measuring.spectra import spectra, upstream_modes
 from fganalysis.predictions import predict, story
 from fganalysis.results import schema

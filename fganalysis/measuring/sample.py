@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -18,10 +18,12 @@ import xarray as xr
 from tqdm import tqdm
 
 from fganalysis.arguments import check_flag, check_seed, check_whole
+from fganalysis.capturing.coordinates import coordinates, squared_gradients
+from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve, settings
 from fganalysis.estimators.guesses import Estimates, Sums
-from fganalysis.measuring.blocks import Seeds, full_precision, in_order
+from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.sound_guesses import check_arguments, first_guess, guesses_of
 from fganalysis.results import schema
 from fganalysis.statistics import quantities
@@ -279,26 +281,6 @@ def _with_tails(dataset: xr.Dataset) -> xr.Dataset:
         short = dataset[alike + schema.SHORT].sel({schema.SPACE: "activation"}, drop=True)
         dataset[name + schema.SHORT] = short.where(dataset[name + schema.LOW].notnull())
     return dataset
-
-
-def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
-    """The coordinates that every result on a snapshot has."""
-    return {
-        schema.STEP: snapshot.step,
-        schema.ESTIMATOR: name,
-        schema.SPACE: list(schema.SPACES),
-        schema.LAYER: [*snapshot.layers, schema.ALL_LAYERS],
-    }
-
-
-def squared_gradients(snapshot: Snapshot) -> np.ndarray:
-    """Exact ‖g‖² and ‖G‖², (space, layer), layer "all" last."""
-
-    def squares(tensors: Iterable[torch.Tensor]) -> list[float]:
-        return [float(t.double().square().sum()) for t in tensors]
-
-    by_space = np.array([squares(snapshot.gradients), squares(snapshot.weight_gradients)])
-    return np.concatenate([by_space, by_space.sum(1, keepdims=True)], axis=1)
 
 
 def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> xr.Dataset:

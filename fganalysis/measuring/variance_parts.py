@@ -9,34 +9,24 @@ E‖e − e'‖²/2 is the part within and E⟨e, e'⟩ the part between plus th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis.arguments import check_kind, check_whole
+from fganalysis.capturing.coordinates import squared_gradients
+from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.around.subsampled import Subsampled
 from fganalysis.estimators.guesses import Sums
-from fganalysis.measuring.blocks import full_precision
-from fganalysis.measuring.sample import squared_gradients
 from fganalysis.measuring.sound_guesses import check_arguments
 from fganalysis.statistics import quantities
-from fganalysis.statistics.intervals import Estimate, mean
+from fganalysis.statistics.intervals import VarianceParts, mean
 from fganalysis.statistics.squared_norm import squared_norm
 
 GROUPS = 32
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class VarianceParts:
-    """Parts of tr Cov of one guess with their 95 % intervals, (space, layer), layer "all" last; NaN without guesses."""
-
-    within: Estimate
-    between: Estimate
 
 
 def variance_parts(

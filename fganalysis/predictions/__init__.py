@@ -14,17 +14,16 @@ import xarray as xr
 
 from fganalysis import estimators
 from fganalysis.arguments import check_kind
+from fganalysis.capturing.coordinates import coordinates, squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve
-from fganalysis.measuring.sample import coordinates, squared_gradients
-from fganalysis.measuring.variance_parts import VarianceParts
 from fganalysis.predictions.activations import moments_of, subsampled_pairs
 from fganalysis.predictions.arrays import Prediction, at_weights, double, inputs_of, quantities_of
 from fganalysis.predictions.directions import linear, orthogonal_guess
 from fganalysis.predictions.upstream_story import story
 from fganalysis.predictions.weights import weight_directions, weight_guess
 from fganalysis.results import schema
-from fganalysis.statistics.intervals import Estimate
+from fganalysis.statistics.intervals import Estimate, VarianceParts
 from theory import minibatch
 
 __all__ = ["PREDICTIONS", "predict", "predict_variance_parts", "story"]

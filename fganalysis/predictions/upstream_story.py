@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.measuring.spectra import UpstreamModes
+from fganalysis.capturing.upstream_modes import UpstreamModes
 from fganalysis.predictions.arrays import Prediction, double, inputs_of
 from theory import energy_curves, subspace
 

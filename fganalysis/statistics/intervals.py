@@ -104,6 +104,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class VarianceParts:
+    """Parts of tr Cov of one guess with their 95 % intervals, (space, layer), layer "all" last; NaN without guesses."""
+
+    within: Estimate
+    between: Estimate
+
+
+@dataclass(frozen=True)
 class Shape:
     """Standard error of the mean of n values, their skewness and kurtosis; 0 and 3 where they do not vary."""
 

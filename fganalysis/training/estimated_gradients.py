@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fganalysis.arguments import check_callable, check_choice, check_kind, check_whole
 from fganalysis.capturing.capture import checked_for_training, freeze
-from fganalysis.capturing.snapshot import Autodiff, Loss, NonFiniteActivations, Snapshot
+from fganalysis.capturing.snapshot import NonFiniteActivations, Snapshot
+from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Estimator, resolve
 from fganalysis.measuring.sound_guesses import guesses_of
 from fganalysis.training.checkpoints import kind_of

@@ -31,7 +31,8 @@ from fganalysis.arguments import (
 )
 from fganalysis.capturing.capture import checked_for_training, freeze
 from fganalysis.capturing.refusals import forward, mean_loss
-from fganalysis.capturing.snapshot import Autodiff, Loss, NonFiniteActivations
+from fganalysis.capturing.snapshot import NonFiniteActivations
+from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
 from fganalysis.training.checkpoints import read_checkpoint, save_checkpoint, states_of
 from fganalysis.training.datasets import Dataset, checked_data

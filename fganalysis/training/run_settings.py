@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.capturing.refusals import mean_loss
-from fganalysis.capturing.snapshot import Loss
+from fganalysis.capturing.tap import Loss
 from fganalysis.estimators import Estimator
 from fganalysis.training.checkpoints import Checkpoint, digest_of, kind_of
 from fganalysis.training.datasets import Dataset

@@ -35,10 +35,11 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_callable, described
-from fganalysis.capturing.snapshot import Loss, Snapshot
+from fganalysis.capturing.precision import full_precision
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Loss
 from fganalysis.estimators.checks import check_call
 from fganalysis.estimators.guesses import WeightEstimates
-from fganalysis.measuring.blocks import full_precision
 
 Function = Callable[[torch.nn.Module, Loss, Tensor, Tensor, torch.Generator], Mapping[str, Any]]
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_whole
-from fganalysis.capturing.snapshot import Snapshot, Tap
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Tap
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators.around.averaged import block_of
 from fganalysis.estimators.around.wrapped import wrap

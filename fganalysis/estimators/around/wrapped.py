@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.protocol import Stateful
+from fganalysis.estimators.registry import resolve
 
 
 def wrap(wrapper: Any) -> None:
     """For the ``__post_init__`` of a frozen dataclass: resolves its field ``estimator`` and hands on that one's state.
 
-    The methods of `fganalysis.estimators.Stateful` go into the instance, as `isinstance` asks for them there: on the
-    class, a wrapper of what has no state would be taken for stateful too, and a ``__getattr__`` is not asked from
-    Python 3.12 on.
+    The methods of `fganalysis.estimators.protocol.Stateful` go into the instance, as `isinstance` asks for them there:
+    on the class, a wrapper of what has no state would be taken for stateful too, and a ``__getattr__`` is not asked
+    from Python 3.12 on.
     """
-    from fganalysis.estimators import Stateful, resolve  # The table of the keys knows the wrappers.
-
     vars(wrapper)["estimator"] = resolve(wrapper.estimator)
     if isinstance(wrapper.estimator, Stateful):
         methods: dict[str, Callable[..., Any]]

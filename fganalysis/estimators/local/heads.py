@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, linear, relu
 
-from fganalysis.capturing.snapshot import Loss
+from fganalysis.capturing.tap import Loss
 
 Kind = Literal["linear", "mlp", "cnn"]
 Shapes = tuple[tuple[int, ...], ...]

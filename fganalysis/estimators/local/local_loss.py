@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_kind, check_number, check_seed, check_whole
-from fganalysis.capturing.snapshot import Snapshot, Tap
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Tap
 from fganalysis.estimators.adam import AdamState, check_optimiser
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.feedback.matrices import output_error, read_by_next, repeated

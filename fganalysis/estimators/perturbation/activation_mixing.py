@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_flag
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import Slope, check_switches, rescaled_to
 from fganalysis.estimators.feedback.matrices import read_by_next

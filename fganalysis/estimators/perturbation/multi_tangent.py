@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_whole
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates

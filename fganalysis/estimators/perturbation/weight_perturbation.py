@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_whole
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators.checks import check_rank, guessing
 from fganalysis.estimators.directional import Slope, check_switches, guess_along, identity, per_example

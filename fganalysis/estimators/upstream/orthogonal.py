@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_flag, check_whole, described
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import check_rank, guessing
 from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
 from fganalysis.estimators.guesses import ActivationEstimates

@@ -47,7 +47,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_flag, check_number
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import START_SEED, UpstreamJacobian
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity, per_example

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from fganalysis.arguments import check_flag
-from fganalysis.capturing.snapshot import Layers, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity, rescaled_to
