@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -96,13 +97,13 @@ class ActivationEstimates:
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
         factors = _factors(snapshot)
         inner: list[Tensor] = []
-        squares: list[Tensor] = []
+        lengths: list[Tensor] = []
         for tap, gradient, mixed, guess in zip(
             snapshot.taps, snapshot.gradients, factors.mixed_gradients, self.guesses, strict=True
         ):
             flat = guess.flatten(1)
-            inner.append(torch.stack([flat @ gradient.flatten(), flat @ mixed.to(flat.dtype).flatten()]).double())
-            squares.append(torch.stack([_squared_norm(guess), _squared_norm_in_weights(guess, tap.kernel_root)]))
+            inner += [flat @ gradient.flatten(), flat @ mixed.to(flat.dtype).flatten()]
+            lengths += [_length(guess), _length_in_weights(guess, tap.kernel_root)]
 
         def in_double(layer: int, index: int) -> tuple[Tensor, Tensor]:
             guess = self.guesses[layer][index].double()
@@ -111,8 +112,7 @@ class ActivationEstimates:
             products = torch.stack([(guess * gradient).sum() for gradient in pair])
             return products, torch.stack([guess.square().sum(), in_weights.square().sum()])
 
-        found = torch.stack(inner, dim=1), torch.stack(squares, dim=1)
-        return _again_in_double(*found, factors.squares, self.guesses[0].dtype, in_double)
+        return _in_double_precision(_by_space(inner), _by_space(lengths), factors.doubtful, in_double)
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
@@ -175,22 +175,22 @@ class WeightEstimates:
         return ()
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
-        inner, squares = [], []
+        inner, lengths = [], []
         for gradient, direction in zip(snapshot.weight_gradients, self.directions, strict=True):
-            inner.append((direction.flatten(1) @ gradient.flatten()).double())
-            squares.append(_squared_norm(direction))
+            inner.append(direction.flatten(1) @ gradient.flatten())
+            lengths.append(_length(direction))
 
         def in_double(layer: int, index: int) -> tuple[Tensor, Tensor]:
             direction = self.directions[layer][index].double()
             product = (direction * snapshot.weight_gradients[layer].double()).sum()
             return product[None], direction.square().sum()[None]
 
-        exact = torch.stack([gradient.double().square().sum() for gradient in snapshot.weight_gradients])
-        products, lengths = _again_in_double(
-            torch.stack(inner)[None], torch.stack(squares)[None], exact[None], self.directions[0].dtype, in_double
+        doubtful = snapshot.remember("doubtful weight gradients", partial(_doubtful, snapshot.weight_gradients))
+        products, squares = _in_double_precision(
+            torch.stack(inner)[None], torch.stack(lengths)[None], doubtful[None], in_double
         )
         coefficients = self.coefficients.T.double()
-        return _only_weights(coefficients * products[0]), _only_weights(coefficients.square() * lengths[0])
+        return _only_weights(coefficients * products[0]), _only_weights(coefficients.square() * squares[0])
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
@@ -228,49 +228,57 @@ def _refuse_other_than_blocks(name: str, tensors: object, shape: str) -> None:
 class _Factors:
     """What inner products of activation guesses are taken with.
 
-    mixed_gradients: K_l g_l a tap, in double precision where single precision cannot hold it. squares: ‖g_l‖² and
-    ‖K_l g_l‖², (2, layer), in double precision; NaN where single precision cannot hold K_l g_l.
+    mixed_gradients: K_l g_l a tap, in double precision where single precision cannot hold it. doubtful: (2, layer),
+    where products with g_l or K_l g_l may be too small or too large for single precision.
     """
 
     mixed_gradients: Sums
-    squares: Tensor
+    doubtful: Tensor
 
 
 def _factors(snapshot: Snapshot) -> _Factors:
     def make() -> _Factors:
-        mixed, squares = [], []
+        exact, mixed, lost = [], [], []
         for tap, gradient, single in zip(snapshot.taps, snapshot.gradients, snapshot.mixed_gradients, strict=True):
-            inputs, exact = tap.inputs.double(), gradient.double()
-            double = inputs @ (inputs.T @ exact)
+            inputs = tap.inputs.double()
+            double = inputs @ (inputs.T @ gradient.double())
+            exact.append(double)
             # Products of inputs may be lost although what they are multiplied with makes up for it.
-            held = bool((single - double).norm() <= 1e-3 * double.norm())
-            mixed.append(single if held else double)
-            length = double.square().sum() if held else exact.new_full((), torch.nan)
-            squares.append(torch.stack([exact.square().sum(), length]))
-        return _Factors(tuple(mixed), torch.stack(squares, dim=1))
+            lost.append(not bool((single - double).norm() <= 1e-3 * double.norm()))
+            mixed.append(double if lost[-1] else single)
+        doubtful = torch.stack([_doubtful(snapshot.gradients), _doubtful(exact)])
+        doubtful[1] |= torch.tensor(lost, device=doubtful.device)
+        return _Factors(tuple(mixed), doubtful)
 
     found: _Factors = snapshot.remember("factors of inner products", make)
     return found
 
 
-def _again_in_double(
-    inner: Tensor,
-    squares: Tensor,
-    exact: Tensor,
-    dtype: torch.dtype,
-    in_double: Callable[[int, int], tuple[Tensor, Tensor]],
+def _doubtful(gradients: Sequence[Tensor]) -> Tensor:
+    """Which gradients are beyond single precision, (layer,). One of zero is not: it has no terms to lose."""
+    squares = torch.stack([gradient.double().square().sum() for gradient in gradients])
+    return _beyond_single(squares) & (squares != 0)
+
+
+def _by_space(parts: list[Tensor]) -> Tensor:
+    """(space, layer, guess) of tensors (guess,) that are listed layer by layer, both spaces of each."""
+    return torch.stack(parts).view(-1, 2, len(parts[0])).transpose(0, 1)
+
+
+def _in_double_precision(
+    inner: Tensor, lengths: Tensor, doubtful: Tensor, in_double: Callable[[int, int], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Inner products and squared norms, (space, layer, guess), those that single precision cannot sum computed again.
 
-    exact: squared norms of what the guesses are multiplied with, (space, layer). in_double: (layer, guess) → both
-    numbers, (space,) each.
+    lengths: norms of the guesses. doubtful: (space, layer), of what they are multiplied with. in_double: (layer, guess)
+    → both numbers, (space,) each.
     """
-    if dtype == torch.float64:
-        return inner, squares
-    # A gradient of zero has no terms to lose; a guess of zero may be one whose squares were lost.
-    doubtful = _beyond_single(squares) | (_beyond_single(exact) & (exact != 0))[..., None]
-    for layer, index in doubtful.any(0).nonzero().tolist():
-        inner[:, layer, index], squares[:, layer, index] = in_double(layer, index)
+    inner, squares = inner.double(), lengths.double().square()
+    if lengths.dtype != torch.float64:
+        # A guess of zero is among them: it may be one whose squares were lost.
+        beyond = (_beyond_single(squares) | doubtful[..., None]).any(0)
+        for layer, index in beyond.nonzero().tolist():
+            inner[:, layer, index], squares[:, layer, index] = in_double(layer, index)
     return inner, squares
 
 
@@ -281,27 +289,25 @@ def _beyond_single(squares: Tensor) -> Tensor:
 
 def _squares_by_unit(guess: Tensor) -> Tensor:
     """Σ ĝ² over guesses and examples, (unit,), in double precision."""
-    squares = guess.square().sum((0, 1)).double()
-    if guess.dtype == torch.float64 or not bool(_beyond_single(squares.max())):
-        return squares
-    for index, own in enumerate(guess):
-        own_squares = own.double().square().sum(0)
-        squares = own_squares if index == 0 else squares + own_squares
-    return squares
+    squares = guess.square().sum((0, 1))
+    if guess.dtype == torch.float64 or SHORTEST**2 <= float(squares.max()) <= LONGEST**2:
+        return squares.double()
+    by_guess = [own.double().square().sum(0) for own in guess]
+    return torch.stack(by_guess).sum(0)
 
 
-def _squared_norm(guess: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(guess, dim=(1, 2)).double().square()
+def _length(guess: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(guess, dim=(1, 2))
 
 
-def _squared_norm_in_weights(guess: Tensor, root: Tensor) -> Tensor:
-    """‖F ĝ‖² of every guess; a square root F is upper triangular, so its lower rows need the later examples alone."""
+def _length_in_weights(guess: Tensor, root: Tensor) -> Tensor:
+    """‖F ĝ‖ of every guess; a square root F is upper triangular, so its lower rows need the later examples alone."""
     rows, examples = root.shape
     if rows < examples:
-        return _squared_norm(torch.matmul(root, guess))
+        return _length(torch.matmul(root, guess))
     half = examples // 2
-    later = _squared_norm(torch.matmul(root[half:, half:], guess[:, half:]))
-    return later + _squared_norm(torch.matmul(root[:half], guess)) if half else later
+    later = _length(torch.matmul(root[half:, half:], guess[:, half:]))
+    return torch.hypot(later, _length(torch.matmul(root[:half], guess))) if half else later
 
 
 def _slices(length: int, numbers_each: int) -> Iterator[slice]:

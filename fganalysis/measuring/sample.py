@@ -293,12 +293,13 @@ def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> x
         sizes = groups.sizes.astype(float)
         for index, gradient in enumerate(snapshot.gradients):
             exact = gradient.double()
+            exact_mean, exact_squares = exact.mean(0), exact.square().sum(0)
             errors, second = [], []
             for mean, total, size in zip(group_means, groups.square_totals, sizes, strict=True):
                 own = mean[index].double()
-                errors.append((own - exact).mean(0))
+                errors.append(own.mean(0).sub_(exact_mean))
                 cross = (own * exact).sum(0)
-                second.append((total[index] / size - 2 * cross + exact.square().sum(0)) / snapshot.n_examples)
+                second.append((total[index] / size - 2 * cross + exact_squares) / snapshot.n_examples)
             moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
             norm = float(exact.square().sum(1).mean().sqrt())
             precision = float(torch.finfo(gradient.dtype).eps)
