@@ -6,6 +6,7 @@ from fganalysis import estimators, testing
 from fganalysis.assertions.unbiased import Verdict, check_unbiased
 from fganalysis.capturing.capture import capture
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import noise
 from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.sample import sample
@@ -33,6 +34,7 @@ __all__ = [
     "estimators",
     "gradient_stream",
     "networks",
+    "noise",
     "open_results",
     "plotting",
     "predict",
