@@ -18,11 +18,12 @@ from fganalysis.estimators import (
     LocalLoss,
     WeightPerturbation,
 )
-from studies import averaging, averaging_figures
-from studies.averaged_streams import means_of_guesses
-from studies.averaging_cells import cell
-from studies.averaging_kinds import FAMILIES, GUESSES, family_of, switches
-from studies.averaging_page import _count
+from studies.averaging import __main__ as averaging
+from studies.averaging import figures
+from studies.averaging.cells import cell
+from studies.averaging.kinds import FAMILIES, GUESSES, family_of, switches
+from studies.averaging.page import _count
+from studies.averaging.streams import means_of_guesses
 from tests import laws
 
 TINY = {
@@ -48,14 +49,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset
     """The study run once, without its figures, which take as long: its folder and its Dataset."""
     folder = tmp_path_factory.mktemp("averaging")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(averaging_figures, "figures", lambda dataset: {})
+        patched.setattr(figures, "figures", lambda dataset: {})
         return folder, run(folder)
 
 
 def test_measured_meets_predicted_and_a_second_run_computes_nothing(
     finished: tuple[Path, xr.Dataset], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(averaging_figures, "figures", lambda dataset: {})
+    monkeypatch.setattr(figures, "figures", lambda dataset: {})
     folder, dataset = finished
     assert all(array.attrs["units"] and array.attrs["long_name"] for array in dataset.values())
     assert dataset["averaged"].values.tolist() == [1, 4, 16, 64, 256]

@@ -18,10 +18,11 @@ from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring import sample
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Estimate
-from studies import calibration, calibration_cells, calibration_page
-from studies.calibration import Settings
-from studies.calibration_cells import drawn, measured
-from studies.calibration_estimators import ESTIMATORS, HARD, MANY_WEIGHTS, TAILS, closed_forms, network
+from studies.calibration import __main__ as calibration
+from studies.calibration import cells, page
+from studies.calibration.__main__ import Settings
+from studies.calibration.cells import drawn, measured
+from studies.calibration.estimators import ESTIMATORS, HARD, MANY_WEIGHTS, TAILS, closed_forms, network
 
 TINY = Settings(
     repeats=120,
@@ -52,8 +53,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def test_every_interval_that_is_reported_is_counted(finished: Finished) -> None:
-    found = calibration_page.cells(finished.tree)
-    assert set(found["quantity"].values) == set(calibration_cells.COUNTED)
+    found = page.cells(finished.tree)
+    assert set(found["quantity"].values) == set(cells.COUNTED)
     assert set(found["guesses"].values) == {128, 256}
     for name in ("low", "high", "se", "wide", "short"):
         reported = fga.sample(network("activity"), "activity", n_guesses=64)
@@ -62,8 +63,8 @@ def test_every_interval_that_is_reported_is_counted(finished: Finished) -> None:
 
 def test_intervals_hold_the_truth(finished: Finished) -> None:
     """120 samples know one coverage to 2 %, and four standard errors more are seen in a mean over dozens of cells."""
-    found = calibration_page.cells(finished.tree)
-    found = calibration_page.usual(found)
+    found = page.cells(finished.tree)
+    found = page.usual(found)
     kept = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
     assert float(kept["coverage"].min()) > 0.95 - 5 * 0.02
     assert 0.935 < float(kept["coverage"].mean()) < 0.975
@@ -72,7 +73,7 @@ def test_intervals_hold_the_truth(finished: Finished) -> None:
 
 def test_the_page_quotes_the_result(finished: Finished) -> None:
     text = (finished.settings.page / "calibration.md").read_text(encoding="utf-8")
-    assert text == calibration_page.page(finished.tree)
+    assert text == page.page(finished.tree)
     for figure in ("coverage", "z", "power"):
         assert f"(calibration_{figure}.png)" in text
         assert (finished.settings.page / f"calibration_{figure}.png").stat().st_size > 5000
@@ -101,7 +102,7 @@ def test_a_coverage_from_before_intervals_could_be_wide_is_computed_again(
     few = dataclasses.replace(
         TINY, repeats=8, guesses=(64,), estimators=("activity",), out=tmp_path / "out", page=tmp_path / "page"
     )
-    honest = calibration_cells.coverage
+    honest = cells.coverage
 
     def older(**settings: Any) -> xr.Dataset:
         return honest(**settings).drop_vars("said_wide")
@@ -126,7 +127,7 @@ def test_hard_settings_have_a_table_of_their_own(finished: Finished) -> None:
         own = without["coverage"][guesses].to_dataset()
         own = own.isel(estimator=[place for place, name in enumerate(own["estimator"].values) if name in ESTIMATORS])
         without["coverage"][guesses] = xr.DataTree(own)
-    other = calibration_page.page(without)
+    other = page.page(without)
     start, stop = "### 128 guesses", "![Coverage of every interval]"
     assert text[text.index(start) : text.index(stop)] == other[other.index(start) : other.index(stop)]
     assert "Where squared errors say little" in text and "Where squared errors say little" not in other
@@ -148,9 +149,9 @@ def test_closed_forms_of_hard_settings_are_those_of_their_samples(name: str) -> 
 
 def test_a_law_of_many_weights_is_that_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 40 dimensions it has the moments of guesses drawn one by one: of U and of the directional bias."""
-    monkeypatch.setattr(calibration_cells, "DIMENSIONS", 40)
+    monkeypatch.setattr(cells, "DIMENSIONS", 40)
     rng, repeats = np.random.default_rng(0), 3000
-    law = calibration_cells.drawn_of_many(repeats, 128, rng)
+    law = cells.drawn_of_many(repeats, 128, rng)
     directions = rng.normal(size=(repeats, 128, 40))
     guesses = directions[..., :1] * directions
     errors = guesses.reshape(repeats, 8, 16, 40).mean(2) - np.eye(40)[0]
@@ -179,9 +180,9 @@ def test_bounds_of_verdicts_are_counted(finished: Finished) -> None:
         assert int(dataset["findings"].sum()) == runs
         assert all(int(dataset[f"{name}_wrong"].sum()) < 3 for name in ("lower", "upper", "scale"))
     # A truth that is not theirs is seen.
-    verdict = fga.check_unbiased(calibration_cells.Shrunk(0.4), network("one output"), 0.01, 1e-9, 2**13)
+    verdict = fga.check_unbiased(cells.Shrunk(0.4), network("one output"), 0.01, 1e-9, 2**13)
     for truth, wrong in ((0.4, (0, 0, 0)), (0.0, (1, 0, 1)), (0.9, (0, 1, 1))):
-        counts = calibration_cells._wrong_intervals([verdict], truth)
+        counts = cells._wrong_intervals([verdict], truth)
         assert (counts["lower_wrong"], counts["upper_wrong"], counts["scale_wrong"]) == wrong
 
 
@@ -215,16 +216,16 @@ class _Replayed:
 
 def test_intervals_that_are_too_tight_are_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: half of every interval would not do."""
-    honest = calibration_cells.measured
+    honest = cells.measured
 
-    def halved(draws: calibration_cells.Draws, squared_gradient: np.ndarray) -> dict[str, Estimate]:
+    def halved(draws: cells.Draws, squared_gradient: np.ndarray) -> dict[str, Estimate]:
         return {
             name: Estimate(one.value, one.se, (one.value + one.low) / 2, (one.value + one.high) / 2)
             for name, one in honest(draws, squared_gradient).items()
         }
 
-    monkeypatch.setattr(calibration_cells, "measured", halved)
-    found = calibration_cells.coverage("activity", 200, 128, 0)
+    monkeypatch.setattr(cells, "measured", halved)
+    found = cells.coverage("activity", 200, 128, 0)
     wrong = (found["above_truth"] + found["below_truth"]).sel(quantity="mse", layer="all").max()
     assert float(wrong) > 200 * 0.2
 

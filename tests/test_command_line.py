@@ -17,29 +17,31 @@ import xarray as xr
 
 from fganalysis.results import store
 from fganalysis.training import datasets
-from studies import command_line, kept_cells, pages
+from studies.kit import command_line, kept_cells, pages
 from tests.damaged import damage
 
 FOLDER = Path(__file__).resolve().parent.parent / "studies"
-STUDIES = sorted(
-    path.stem for path in FOLDER.glob("*.py") if "command_line.run(Settings" in path.read_text(encoding="utf-8")
-)
+STUDIES = sorted(path.parent.name for path in FOLDER.glob("*/__main__.py"))
+
+
+def module(study: str) -> Any:
+    return import_module(f"studies.{study}.__main__")
 
 
 def settings_of(study: str) -> Any:
-    return import_module(f"studies.{study}").Settings
+    return module(study).Settings
 
 
 def test_every_study_is_run_by_the_one_mechanism() -> None:
     assert len(STUDIES) >= 13
-    runnable = [path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
-    assert sorted(runnable) == STUDIES
+    for study in STUDIES:
+        assert "command_line.run(Settings" in (FOLDER / study / "__main__.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_help_says_what_every_setting_means(study: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        tyro.cli(settings_of(study), description=import_module(f"studies.{study}").__doc__, args=["--help"])
+        tyro.cli(settings_of(study), description=module(study).__doc__, args=["--help"])
     text = capsys.readouterr().out
     assert not ended.value.code
     for name in vars(settings_of(study)()):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from fganalysis.results import store
-from studies import subspace_answers, wang2025_page
+from studies.subspaces import answers
+from studies.wang2025 import page as wang2025_page
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
 def test_the_page_on_subspaces_is_that_of_its_dataset() -> None:
     page = (RESULTS / "subspaces.md").read_text(encoding="utf-8")
-    assert page == subspace_answers.answers(store.read(RESULTS / "subspaces.nc").to_dataset())
+    assert page == answers.answers(store.read(RESULTS / "subspaces.nc").to_dataset())
 
 
 def test_the_seed_papers_tables_are_those_of_their_dataset() -> None:

@@ -10,7 +10,11 @@ import xarray as xr
 
 import fganalysis as fga
 from fganalysis.estimators import ForwardDirectFeedback
-from studies import fdfa, fdfa_figures, fdfa_page, fdfa_training, fdfa_variance
+from studies.fdfa import __main__ as fdfa
+from studies.fdfa import figures
+from studies.fdfa import page as fdfa_page
+from studies.fdfa import training as fdfa_training
+from studies.fdfa import variance as fdfa_variance
 
 TINY = fdfa.Settings(
     width=12,
@@ -78,10 +82,10 @@ def test_what_the_figures_draw_is_what_the_closed_forms_say(tree: xr.DataTree) -
         point = variance.sel(width=12, stage="trained", space="weight", layer=layer, rate=0.1)
         reached = point["step"].values > 0
         steps = point["step"].values[reached].astype(float)
-        for name, line in fdfa_figures._predicted(point, steps).items():
+        for name, line in figures._predicted(point, steps).items():
             expected = np.broadcast_to(point[f"{name}_predicted"].values, reached.shape)[reached]
             np.testing.assert_allclose(line, expected, rtol=1e-6, atol=1e-12)
-        drawn = fdfa_figures._predicted_efficiency(point, steps)
+        drawn = figures._predicted_efficiency(point, steps)
         np.testing.assert_allclose(drawn, point["efficiency_predicted"].values[reached], rtol=1e-6)
 
 
@@ -119,7 +123,7 @@ def test_a_second_run_computes_nothing(tree: xr.DataTree, folder: Path, monkeypa
     written = [cell.stat().st_mtime_ns for cell in cells]
     monkeypatch.setattr(fdfa_variance, "measure", None)
     monkeypatch.setattr(fdfa_training, "run", None)
-    monkeypatch.setattr(fdfa_figures, "figures", lambda tree: {})
+    monkeypatch.setattr(figures, "figures", lambda tree: {})
     again = fdfa.main(settings_in(folder))
     assert [cell.stat().st_mtime_ns for cell in cells] == written
     assert (folder / "page" / "fdfa.md").read_text(encoding="utf-8") == page

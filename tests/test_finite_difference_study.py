@@ -9,8 +9,9 @@ import xarray as xr
 from scipy import integrate, stats
 
 import fganalysis as fga
-from studies import finite_difference, loss_along
-from studies.finite_difference_cells import Network, _kinks, _snapshot
+from studies.finite_difference import __main__ as finite_difference
+from studies.finite_difference import loss_along
+from studies.finite_difference.cells import Network, _kinks, _snapshot
 from theory import finite_difference as theory
 
 TINY = {"width": 8, "batch": 8, "draws": 64, "seeds": (0, 1), "smallest": -34}

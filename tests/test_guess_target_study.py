@@ -12,8 +12,8 @@ import xarray as xr
 
 import fganalysis as fga
 from fganalysis.estimators import Backpropagation, LocalLoss
-from studies import guess_target
-from studies.guess_target_cells import (
+from studies.guess_target import __main__ as guess_target
+from studies.guess_target.cells import (
     FROZEN_SEED,
     GUESSES,
     HIDDEN,

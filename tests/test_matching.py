@@ -17,7 +17,7 @@ from fganalysis.estimators import ActivityPerturbation, Estimator, OrthogonalUps
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import Rademacher, Sphere
 from fganalysis.statistics.rare_tails import RawSample
-from studies import calibration_cells
+from studies.calibration import cells
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot((3, 4, 2), n_examples=3, activation=torch.nn.Softplus)
@@ -91,7 +91,7 @@ def test_detectable_discrepancies_are_found_every_other_time() -> None:
 
 def test_a_right_prediction_does_not_fail_at_few_guesses() -> None:
     """At alpha = .001 none of 24 seeds may fail; with value ± z SE every sixth did."""
-    snapshot = calibration_cells.network("activity")
+    snapshot = cells.network("activity")
     predicted = fga.predict(snapshot, "activity")
     for seed in range(24):
         assert_moments_match("activity", predicted, snapshot, n_guesses=256, alpha=1e-3, seed=seed)

@@ -12,10 +12,11 @@ import xarray as xr
 from scipy import stats
 
 import fganalysis as fga
-from studies import mutant_checks, mutants
-from studies.mutant_checks import CHECKS
-from studies.mutant_estimators import ACTIVITY, JOINT, MUTANTS, BrokenActivity, Mutant, activity, scaled, snapshot
-from studies.shares import clopper_pearson
+from studies.kit.shares import clopper_pearson
+from studies.mutants import __main__ as mutants
+from studies.mutants import checks
+from studies.mutants.checks import CHECKS
+from studies.mutants.estimators import ACTIVITY, JOINT, MUTANTS, BrokenActivity, Mutant, activity, scaled, snapshot
 
 SNAPSHOT = snapshot()
 CLAIMS = mutants.claims_of(list(MUTANTS.values()))
@@ -23,15 +24,15 @@ CLAIMS = mutants.claims_of(list(MUTANTS.values()))
 
 def objections(mutant: Mutant, n_guesses: int = 1024, max_guesses: int = 2**14) -> Iterator[str]:
     """The checks that object, run with seed 0, one by one: the quick ones first."""
-    if mutant_checks.check_unbiased(mutant, SNAPSHOT, 0.005, max_guesses, seed=0).caught == 1:
+    if checks.check_unbiased(mutant, SNAPSHOT, 0.005, max_guesses, seed=0).caught == 1:
         yield "check_unbiased"
-    exact = mutant_checks.enumerated(mutant, SNAPSHOT, "signs")
-    if exact is not None and mutant_checks.differs(exact):
+    exact = checks.enumerated(mutant, SNAPSHOT, "signs")
+    if exact is not None and checks.differs(exact):
         yield "exact_moments"
     predicted = fga.predict(SNAPSHOT, mutant.claim)
-    if mutant_checks.moments_do_not_match(mutant, predicted, SNAPSHOT, n_guesses, seed=0):
+    if checks.moments_do_not_match(mutant, predicted, SNAPSHOT, n_guesses, seed=0):
         yield "assert_moments_match"
-    if mutant_checks.disagrees(mutant, predicted, SNAPSHOT, n_guesses, seed=0):
+    if checks.disagrees(mutant, predicted, SNAPSHOT, n_guesses, seed=0):
         yield "agreement"
 
 
@@ -84,7 +85,7 @@ def test_without_a_mistake_the_broken_estimator_is_the_right_one(layers: str) ->
 def test_sizes_of_mistakes_are_enumerated() -> None:
     """Scaling by 1.1: a bias of a tenth and 1.21 times the variance, in both spaces."""
     larger = activity("larger", "every guess is 10 % too long", on_guesses=scaled(1.1))
-    found = mutant_checks.enumerated(larger, SNAPSHOT, "signs")
+    found = checks.enumerated(larger, SNAPSHOT, "signs")
     assert found is not None
     whole = found.sel(layer="all")
     np.testing.assert_allclose(whole["squared_bias"], 0.01 * whole["gradient_norm"] ** 2)

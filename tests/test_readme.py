@@ -16,7 +16,7 @@ from fganalysis.estimators import ESTIMATORS, ActivityPerturbation
 from fganalysis.measuring import sample
 from fganalysis.results import schema
 from fganalysis.statistics import intervals, quantities
-from studies import bias_variance
+from studies.bias_variance import __main__ as bias_variance
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,12 +78,12 @@ def test_quantities_and_their_units_are_those_of_the_schema() -> None:
 
 
 def test_studies_are_those_of_the_folder_and_their_questions_open_their_docstrings() -> None:
-    runnable = [path for path in (ROOT / "studies").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
-    assert sorted(names("study")) == sorted(path.stem for path in runnable), (
+    runnable = (ROOT / "studies").glob("*/__main__.py")
+    assert sorted(names("study")) == sorted(path.parent.name for path in runnable), (
         "give the new study a row in the README's table: its name and the question that opens its docstring"
     )
     for name, question in table("study"):
-        docstring = importlib.import_module(f"studies.{name.strip('`')}").__doc__
+        docstring = importlib.import_module(f"studies.{name.strip('`')}.__main__").__doc__
         assert docstring is not None
         assert " ".join(docstring.split()).startswith(question)
 

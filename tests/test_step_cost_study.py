@@ -15,8 +15,8 @@ import fganalysis as fga
 from fganalysis.estimators import ESTIMATORS, label, resolve
 from fganalysis.estimators.local import heads
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply
-from studies import step_cost
-from studies import step_cost_arithmetic as arithmetic
+from studies.step_cost import __main__ as step_cost
+from studies.step_cost import arithmetic
 
 
 def test_every_estimator_that_can_train_is_timed() -> None:

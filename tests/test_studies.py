@@ -11,7 +11,10 @@ import tyro
 import xarray as xr
 
 import fganalysis as fga
-from studies import bias_variance, facts, ren_variance, throughput
+from studies.bias_variance import __main__ as bias_variance
+from studies.facts import __main__ as facts
+from studies.ren_variance import __main__ as ren_variance
+from studies.throughput import __main__ as throughput
 from tests.damaged import damage
 
 TINY = bias_variance.Settings(

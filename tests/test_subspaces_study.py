@@ -16,16 +16,16 @@ from scipy import stats
 
 from fganalysis.measuring import subspace
 from fganalysis.results import store
-from studies import subspaces
-from studies.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
-from studies.seed_intervals import Interval, over_seeds
-from studies.subspace_answers import answers
-from studies.subspace_best_k import PAPER_SWEEP, Ranking, _mean_square
-from studies.subspace_cells import METHODS, VERSION, _beside, _leading_of_all, _turning
-from studies.subspace_collection import NOTES, _sampled
-from studies.subspace_figures import progress_of
-from studies.subspace_picks import factor
-from studies.subspaces import Settings
+from studies.kit.seeds import Interval, over_seeds
+from studies.subspaces import __main__ as subspaces
+from studies.subspaces.__main__ import Settings
+from studies.subspaces.answers import answers
+from studies.subspaces.best_k import PAPER_SWEEP, Ranking, _mean_square
+from studies.subspaces.cells import METHODS, VERSION, _beside, _leading_of_all, _turning
+from studies.subspaces.collection import NOTES, _sampled
+from studies.subspaces.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
+from studies.subspaces.figures import progress_of
+from studies.subspaces.picks import factor
 from tests.damaged import damage
 from tests.laws import tiny_snapshot
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fganalysis.estimators import MultiTangent
-from studies import tangents
-from studies.rotated_tangents import Rotated
+from studies.tangents import __main__ as tangents
+from studies.tangents.rotated import Rotated
 from theory import projection
 
 TINY = {"largest_n": 6, "largest_k": 3, "draws": 400, "direct_numbers": 40_000}

@@ -13,8 +13,10 @@ import fganalysis as fga
 from fganalysis.assertions import enumeration
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, OrthogonalUpstream, PreconditionedUpstream
-from studies import wang2025, wang2025_cells, wang2025_page
-from studies.wang2025_cells import METHODS, RowSpace, Training
+from studies.wang2025 import __main__ as wang2025
+from studies.wang2025 import cells as wang2025_cells
+from studies.wang2025 import page as wang2025_page
+from studies.wang2025.cells import METHODS, RowSpace, Training
 from tests.damaged import damage
 
 

@@ -1,0 +1,118 @@
+"""The figures of `studies.averaging`, from its Dataset alone: a row of panels a family, a column a step and width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from fganalysis.results import schema
+from studies.averaging.kinds import family_of
+from studies.kit.seeds import half_widths
+from studies.kit.signed import signed_root
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKS = (("o", 6.0), ("s", 4.5), ("^", 3.5), ("D", 2.5))  # Marker and size: of marks in one place each is seen.
+MOST = 1e6  # Guesses to which the predicted cosines are drawn.
+LEAST = 1e-12  # A squared error below is zero, which has no place on a logarithmic axis.
+
+
+def figures(dataset: xr.Dataset) -> dict[str, Figure]:
+    """Name → figure."""
+    own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
+    return {"error": _panels(own, "relative_error"), "cosine": _panels(own, "cosine")}
+
+
+def _panels(own: xr.Dataset, name: str) -> Figure:
+    import matplotlib.pyplot as plt
+    import seaborn
+
+    families: dict[str, list[str]] = {}
+    for kind in own["guess_kind"].values:
+        families.setdefault(family_of(str(kind)), []).append(str(kind))
+    columns = [(trained, width) for trained in own["trained"].values for width in own["width"].values]
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+        figure, grid = plt.subplots(
+            len(families),
+            len(columns),
+            figsize=(1.25 * len(columns) + 2.4, 1.35 * len(families) + 0.6),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+    for row, (family, kinds) in zip(grid, families.items(), strict=True):
+        styles = list(zip(kinds, seaborn.color_palette("colorblind", len(MARKS)), MARKS, strict=False))
+        for axes, (trained, width) in zip(row, columns, strict=True):
+            for kind, colour, mark in styles:
+                _curve(axes, own.sel(width=width, trained=trained, guess_kind=kind), name, colour, mark)
+            _scaled(axes, own, name)
+        known = own["relative_error_predicted"].notnull().any(["width", "trained", "seed", "averaged"])
+        _legend(row[-1], styles, family, {kind: bool(known.sel(guess_kind=kind)) for kind in kinds})
+    for axes, (trained, width) in zip(grid[0], columns, strict=True):
+        axes.set_title(f"{trained},\nwidth {width}", fontsize=8)
+    figure.supxlabel("m, guesses averaged [1]     (marks: measured, lines: predicted)", fontsize=10)
+    quantity = "squared error / ‖G‖²" if name == "relative_error" else "cosine"
+    figure.supylabel(f"{quantity}, weight space [1]", fontsize=10)
+    return figure
+
+
+def _scaled(axes: Axes, own: xr.Dataset, name: str) -> None:
+    axes.set_xscale("log")
+    axes.tick_params(labelsize=8)
+    if name == "relative_error":
+        axes.set_yscale("log")
+        return
+    axes.set_xticks([1, 1e3, MOST])
+    axes.set_ylim(min(0.0, float(own["cosine"].min())), 1.02)
+    axes.set_yticks([0, *own["target"].values, 1])
+
+
+def _legend(
+    axes: Axes, styles: list[tuple[str, Any, tuple[str, float]]], family: str, predicted: dict[str, bool]
+) -> None:
+    """Beside a row of panels, titled with the family; kinds without a prediction have no line."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, ls="-" if predicted[kind] else "", marker=marker, ms=size, mfc="none", label=kind)
+        for kind, colour, (marker, size) in styles
+    ]
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False}
+    found = axes.legend(
+        handles=handles, title=family, fontsize=8, title_fontsize=9, alignment="left", borderaxespad=0, **place
+    )
+    found.get_title().set_fontweight("bold")
+
+
+def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any, mark: tuple[str, float]) -> None:
+    """Means over seeds, geometric ones of errors, with their intervals, and the mean of the predicted curves."""
+    sizes = own["averaged"].values
+    end = sizes[-1] if name == "relative_error" else MOST
+    m = np.geomspace(1, end, 60)
+    bias, variance, square, ceiling = (
+        own[f"{source}_predicted"].values[:, None]
+        for source in ("relative_squared_bias", "relative_variance", "relative_squared_mean", "squared_ceiling")
+    )
+    values = own[name].transpose("seed", "averaged").to_numpy()
+    if name == "cosine":
+        curve = signed_root(ceiling / (1 + variance / square / m)).mean(0)
+        middle, half = values.mean(0), half_widths(values, 0)
+        low, high = middle - half, middle + half
+    else:
+        curve = np.exp(_logs(bias + variance / m).mean(0))
+        centre, half = _logs(values).mean(0), half_widths(_logs(values), 0)
+        low, middle, high = (np.exp(centre + side * half) for side in (-1, 0, 1))
+    axes.plot(m, curve, color=colour, lw=1)
+    marker, size = mark
+    bars = [middle - low, high - middle]
+    axes.errorbar(sizes, middle, yerr=bars, ls="", marker=marker, ms=size, mfc="none", mew=0.8, color=colour, lw=1)
+
+
+def _logs(squares: Any) -> Any:
+    """NaN where there is no error to draw."""
+    return np.log(np.where(squares > LEAST, squares, np.nan))

@@ -1,0 +1,217 @@
+"""Does learned feedback (FDFA) lower the variance of forward gradients, what is its bias, and does it train better?
+
+Bacho & Chu (2023) against weight- and activity-perturbed forward gradients, on an MLP with two hidden ReLU layers.
+
+1. At frozen weights, over α, step and width, before and after training: FDFA's variance, its lag and the spread of the
+   output Jacobian over examples apart, from independent histories, beside MATH.md §6 (theory.feedback).
+2. Is the stationary variance α/(2−α) times the activity-perturbed one?
+3. Training by each, every one at the learning rate that suits it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.results import store
+from fganalysis.training.datasets import Dataset
+from fganalysis.training.loop import LOGGED
+from studies.fdfa import figures
+from studies.fdfa import page as fdfa_page
+from studies.fdfa import training as fdfa_training
+from studies.fdfa import variance as fdfa_variance
+from studies.kit import command_line, pages
+from studies.kit.command_line import DatasetName
+from studies.kit.kept_cells import kept
+
+STAGES = ("initial", "trained")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Some ten minutes of one core."""
+
+    dataset: DatasetName = "digits"
+    """Examples of the networks at frozen weights and in training."""
+    width: int = 64
+    """Width of the two hidden layers where all rates are looked at, and of the networks that are trained."""
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Widths where the rates of `sweep_rates` are looked at."""
+    rates: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01, 0.001, 0.0001)
+    """α, at `width`; the paper's is 0.0001."""
+    sweep_rates: tuple[float, ...] = (0.1, 0.01)
+    """α at the other widths."""
+    examples: int = 16
+    """Examples in the batch at frozen weights."""
+    trained_epochs: int = 20
+    """Epochs of backpropagation before the second look at frozen weights."""
+    histories: int = 256
+    """Independent histories of the feedback matrices."""
+    pooled: int = 32
+    """Single steps for every history that stand for the activity-perturbed gradient."""
+    longest: int = 5000
+    """Steps of the longest history; later marks are predicted only."""
+    guesses: int = 1024
+    """Guesses of weight and activity perturbation."""
+    training_rates: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
+    """α in training."""
+    adam_rate: float = 0.001
+    """Rate of Adam on the feedback matrices, the rule of the paper's public code."""
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    """Of Adam on the weights; for each gradient the one with the smallest training loss on a seed of its own."""
+    epochs: int = 30
+    """Epochs of each training."""
+    batch: int = 64
+    """Examples in a training step, as in the paper."""
+    seeds: int = 5
+    """Trainings of each gradient at its learning rate."""
+    seed: int = 0
+    """Seed of everything."""
+    out: Path = Path("results/fdfa")
+    """Where results go, a file for each part; what is finished there is not computed again."""
+    page: Path | None = None
+    """Where fdfa.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
+
+    def __post_init__(self) -> None:
+        command_line.check(self)
+        if self.width not in self.widths:
+            raise ValueError(f"widths must hold width, {self.width}, got {self.widths}")
+        if not set(self.sweep_rates) <= set(self.rates):
+            raise ValueError(f"sweep_rates must be among rates, {self.rates}, got {self.sweep_rates}")
+        if self.seeds < 2:
+            raise ValueError(f"seeds must be at least 2, for an interval, got {self.seeds}")
+
+
+def main(settings: Settings) -> xr.DataTree:
+    data = fga.datasets.load(settings.dataset)
+    variance, training = _variance(settings, data), _training(settings, data)
+    variance.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "examples", "histories")}
+    training.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "batch", "epochs", "adam_rate")}
+    tree = xr.DataTree.from_dict({"variance": variance, "training": training})
+    store.write(tree, settings.out / "fdfa.nc")
+    text = fdfa_page.page(tree)
+    pages.write("fdfa", text, figures.figures(tree), settings.out, settings.page)
+    print(text)
+    return tree
+
+
+def _chosen(settings: Settings, *names: str) -> dict[str, object]:
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name in names}
+
+
+def _variance(settings: Settings, data: Dataset) -> xr.Dataset:
+    """Frozen weights: (width, stage, rate, time, space, layer), NaN where a rate is not looked at."""
+    sizes = fdfa_variance.Sizes(settings.histories, settings.pooled, settings.longest, settings.guesses)
+    named = ("dataset", "examples", "histories", "pooled", "longest", "guesses", "seed", "trained_epochs")
+    rows = []
+    for width in tqdm(settings.widths, desc="frozen weights", unit="width"):
+        rates = settings.rates if width == settings.width else settings.sweep_rates
+        cells = []
+        for stage in STAGES:
+            epochs = settings.trained_epochs if stage == "trained" else 0
+            snapshot_of = partial(fdfa_variance.snapshot_of, data, width, epochs, settings.examples, settings.seed)
+            make = partial(_measured, snapshot_of, rates, sizes, settings.seed)
+            described = _chosen(settings, *named) | {"rates": rates}
+            cells.append(kept(settings.out / "cells" / f"width_{width:04d}_{stage}.nc", described, make))
+        both = xr.concat(cells, dim="stage", data_vars="all", combine_attrs="drop")
+        rows.append(both.assign_coords(stage=list(STAGES)))
+    dataset = xr.concat(rows, dim="width", data_vars="all", join="outer", combine_attrs="drop")
+    dataset = dataset.assign_coords(width=list(settings.widths)).sortby("rate", ascending=False)
+    return _described(_with_ratio(dataset))
+
+
+def _measured(
+    snapshot_of: Callable[[], Snapshot], rates: Sequence[float], sizes: fdfa_variance.Sizes, seed: int
+) -> xr.Dataset:
+    return fdfa_variance.measure(snapshot_of(), rates, sizes, seed)
+
+
+def _with_ratio(dataset: xr.Dataset) -> xr.Dataset:
+    """The last mark's variance over α/(2−α) times the pooled one; the two are independent, so are their errors."""
+    last, factor = dataset.isel(time=-1, drop=True), dataset["rate"] / (2 - dataset["rate"])
+    ratio = last["variance"] / (factor * dataset["pooled_variance"])
+    errors = (last["variance_se"] / last["variance"]) ** 2
+    errors = errors + (dataset["pooled_variance_se"] / dataset["pooled_variance"]) ** 2
+    return dataset.assign(ratio=ratio, ratio_se=ratio * errors**0.5)
+
+
+def _described(dataset: xr.Dataset) -> xr.Dataset:
+    squared = "(loss per unit of the space)^2"
+    known = {
+        "variance": "total variance of FDFA's guess",
+        "stationary_variance": "total variance of FDFA's guess after infinitely many steps",
+        "squared_bias": "squared norm of the bias of FDFA's guess",
+        "mse": "mean squared error of FDFA's guess",
+        "efficiency": "fraction of the exact step's progress that FDFA's guess makes at its best step size",
+        "lag": "squared norm of the lag",
+        "lag_start": "squared norm of the lag at step 0",
+        "spread": "squared norm of the bias by the spread of the Jacobian over examples",
+        "cross": "twice the inner product of lag and spread",
+        "cross_start": "twice the inner product of lag and spread at step 0",
+        "pooled_variance": "total variance of the activity-perturbed gradient that the matrices average",
+        "weight_variance": "total variance of weight perturbation",
+        "activity_variance": "total variance of activity perturbation",
+        "squared_gradient": "squared norm of the exact gradient",
+        "ratio": "stationary variance over alpha/(2 - alpha) times the pooled one",
+        "step": "step of the mark, -1 where it was not reached",
+    }
+    words = {"": "", "_se": "standard error of: ", "_predicted": "predicted: "}
+    for name, array in dataset.data_vars.items():
+        plain = str(name).removesuffix("_se").removesuffix("_predicted")
+        units = "1" if plain in ("ratio", "step", "efficiency") else squared
+        array.attrs = {"units": units, "long_name": words[str(name).removeprefix(plain)] + known[plain]}
+    dataset["time"].attrs = {"units": "1", "long_name": "alpha times step"}
+    dataset["rate"].attrs = {"units": "1", "long_name": "alpha, rate of the moving average"}
+    return dataset
+
+
+def _training(settings: Settings, data: Dataset) -> xr.Dataset:
+    """Logs over (gradient, seed, step) at the learning rate chosen on the first seed, which is not among them."""
+    steps = np.arange(settings.epochs + 1) * -(-len(data.train_inputs) // settings.batch)
+    seeds = settings.seed + 1 + np.arange(settings.seeds)
+    makers = fdfa_training.gradients(settings.training_rates, settings.adam_rate)
+    rows, chosen = [], []
+    for name in tqdm(makers, desc="training", unit="gradient"):
+        trials = {rate: _log(settings, data, name, rate, settings.seed) for rate in settings.learning_rates}
+        best = fdfa_training.best({rate: float(log["loss"].reindex(step=steps)[-1]) for rate, log in trials.items()})
+        logs = [_log(settings, data, name, best, int(seed)).reindex(step=steps) for seed in seeds]
+        rows.append(xr.concat(logs, dim="seed", data_vars="all", combine_attrs="drop"))
+        chosen.append(best)
+    dataset = xr.concat(rows, dim="gradient", data_vars="all", combine_attrs="drop")
+    dataset = dataset.assign_coords(gradient=list(makers), seed=seeds)
+    edge = np.isin(chosen, [min(settings.learning_rates), max(settings.learning_rates)])
+    for quantity in fdfa_training.QUANTITIES:
+        long_name, units = LOGGED[quantity]
+        dataset[quantity].attrs = {"units": units, "long_name": long_name}
+    dataset["learning_rate"] = ("gradient", chosen)
+    dataset["at_edge"] = ("gradient", edge.astype(np.int8))
+    dataset["learning_rate"].attrs = {"units": "1", "long_name": "learning rate of Adam on the weights"}
+    dataset["at_edge"].attrs = {"units": "1", "long_name": "whether it is the smallest or largest that was tried"}
+    return dataset
+
+
+def _log(settings: Settings, data: Dataset, name: str, learning_rate: float, seed: int) -> xr.Dataset:
+    """One training, read where it is finished."""
+    estimator = fdfa_training.gradients(settings.training_rates, settings.adam_rate)[name](seed)
+    described = _chosen(settings, "dataset", "width", "epochs", "batch", "adam_rate")
+    described |= {"gradient": name, "learning_rate": learning_rate, "seed": seed}
+    sizes = (settings.width, settings.epochs, settings.batch)
+    path = settings.out / "cells" / f"{_file_name(name)}_{learning_rate:g}_{seed}.nc"
+    return kept(path, described, lambda: fdfa_training.run(data, estimator, *sizes, learning_rate, seed))
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter == "." else "_" for letter in name.replace("α", "rate"))
+
+
+if __name__ == "__main__":
+    command_line.run(Settings, main, __doc__)

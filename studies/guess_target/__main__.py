@@ -1,0 +1,144 @@
+"""Does a guess from a local loss point along the gradient better than a random one, whatever the target and the space?
+
+Fournier et al. (2023) estimate a gradient by projecting a target on a guess: target {global, local} × guess {the
+gradient, an auxiliary head's, a frozen random head's, noise} × space {activation, weight}. Their code computes the
+cosine of each with the loss's gradient and never logs it: here it is, with relative bias and efficiency, on an MLP on
+MNIST-1D before, early in and after training by backpropagation, the heads trained along; then accuracies of networks
+trained by the estimates. Convolutional taps do not exist here yet, so the paper's ResNet-18 is not done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import xarray as xr
+from tqdm import tqdm
+
+from fganalysis.results import store
+from studies.guess_target import page as guess_target_page
+from studies.guess_target.cells import QUANTITIES, Network, Training, cell_path, measured, trained, ways
+from studies.kit import command_line, pages
+from studies.kit.kept_cells import kept
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The networks, the heads and how long they are trained."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of weights, heads, order of the examples and noise; intervals are over them."""
+    width: int = 128
+    """Width of the three hidden layers; 40 inputs, 10 outputs, no biases."""
+    mlp_width: int = 128
+    """Width of an MLP head's three hidden layers; the paper's is 1024, on blocks of up to 512 channels."""
+    cnn_channels: int = 16
+    """Channels of a CNN head, which reads the units as a sequence."""
+    rate: float = 1e-3
+    """Learning rate of Adam, for networks and heads."""
+    epochs: tuple[int, ...] = (0, 5, 40)
+    """Epochs of backpropagation (8 steps of 512 examples each) after which the guesses are measured."""
+    batch: int = 256
+    """Examples in the batch that gradients are those of."""
+    guesses: int = 256
+    """Random guesses drawn for each cell."""
+    training_seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the networks that are trained by the estimates."""
+    training_epochs: int = 40
+    """Epochs of that."""
+    out: Path = Path("results/guess_target")
+    """Where results go, a file a network; what is finished there is not computed again."""
+    page: Path | None = None
+    """Where guess_target.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
+
+    def __post_init__(self) -> None:
+        command_line.check(self, least={"epochs": 0})
+        for name in ("seeds", "training_seeds"):
+            if len(getattr(self, name)) < 2:
+                raise ValueError(
+                    f"{name} must be at least 2, as intervals are over them, got {len(getattr(self, name))}"
+                )
+        if self.guesses < 64:
+            raise ValueError(f"guesses must be at least 64, which a bias is estimated from, got {self.guesses}")
+        if max(self.epochs, default=0) < 1:
+            raise ValueError(f"epochs must hold one of at least 1, got {self.epochs}")
+
+
+def main(settings: Settings) -> xr.DataTree:
+    networks = [_network(settings, seed) for seed in settings.seeds]
+    first = _training(settings, "", settings.training_seeds[0])
+    runs = [_training(settings, way, seed) for way in ways(first) for seed in settings.training_seeds]
+    found = {}
+    with tqdm(total=len(networks) + len(runs), unit="cell") as bar:
+        for of in networks:
+            found[of.seed] = kept(cell_path(settings.out / "cells", of), dataclasses.asdict(of), partial(measured, of))
+            bar.update()
+        by_way: dict[str, list[xr.Dataset]] = {}
+        for run in runs:
+            path = cell_path(settings.out / "cells", run)
+            by_way.setdefault(run.way, []).append(kept(path, dataclasses.asdict(run), partial(trained, run)))
+            bar.update()
+    tree = xr.DataTree.from_dict({"measured": _measured(settings, found), "trained": _trained(settings, by_way)})
+    store.write(tree, settings.out / "guess_target.nc")
+    text = guess_target_page.page(tree)
+    pages.write("guess_target", text, guess_target_page.figures(tree), settings.out, settings.page)
+    print(text)
+    return tree
+
+
+def _network(settings: Settings, seed: int) -> Network:
+    return Network(
+        seed=seed,
+        width=settings.width,
+        mlp_width=settings.mlp_width,
+        cnn_channels=settings.cnn_channels,
+        rate=settings.rate,
+        epochs=settings.epochs,
+        batch=settings.batch,
+        guesses=settings.guesses,
+    )
+
+
+def _training(settings: Settings, way: str, seed: int) -> Training:
+    return Training(
+        way=way,
+        seed=seed,
+        width=settings.width,
+        mlp_width=settings.mlp_width,
+        rate=settings.rate,
+        epochs=settings.training_epochs,
+    )
+
+
+def _measured(settings: Settings, cells: dict[int, xr.Dataset]) -> xr.Dataset:
+    dataset = xr.concat(list(cells.values()), dim="seed", data_vars="all", combine_attrs="drop")
+    dataset = dataset.assign_coords(seed=list(cells)).assign(
+        isotropic_cosine=dataset["isotropic_cosine"].isel(seed=0, step=0)
+    )
+    names = QUANTITIES | {
+        "isotropic_cosine": "predicted: mean absolute cosine of an isotropic direction with a weight gradient",
+        "accuracy": "accuracy on the training set of the network that is measured",
+        "loss": "loss on the training set of the network that is measured",
+    }
+    for name, array in dataset.data_vars.items():
+        array.attrs = {"units": "loss" if name == "loss" else "1", "long_name": names[str(name)]}
+    dataset.attrs = {
+        name: getattr(settings, name) for name in ("width", "mlp_width", "cnn_channels", "rate", "batch", "guesses")
+    } | {"epochs": list(settings.epochs)}
+    return dataset
+
+
+def _trained(settings: Settings, by_way: dict[str, list[xr.Dataset]]) -> xr.Dataset:
+    rows = [xr.concat(cells, dim="seed", data_vars="all", combine_attrs="drop") for cells in by_way.values()]
+    dataset = xr.concat(rows, dim="way", data_vars="all", combine_attrs="drop", join="outer")
+    dataset = dataset.assign_coords(way=list(by_way), seed=list(settings.training_seeds))
+    for part in ("train", "test"):
+        dataset[f"{part}_accuracy"].attrs = {"units": "1", "long_name": f"accuracy on the {part} set"}
+    dataset.attrs = {"epochs": settings.training_epochs, "rate": settings.rate}
+    return dataset
+
+
+if __name__ == "__main__":
+    command_line.run(Settings, main, __doc__)

@@ -1,0 +1,114 @@
+"""The command line of every study: a dataclass of settings, each checked, and errors in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+import tyro
+
+from fganalysis.arguments import check_choice, check_flag, check_number, check_path, check_seed, check_whole, described
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Chosen = TypeVar("Chosen")
+DatasetName = Literal["mnist1d", "digits", "fashion_mnist", "mnist", "cifar10"]
+Device = Literal["cpu", "cuda"]
+FOLDERS = ("out", "page")
+
+
+def run(settings: type[Chosen], main: Callable[[Chosen], object], description: str | None) -> None:
+    """Reads the command line and runs the study; what it refuses, or cannot write, is one sentence without a traceback.
+
+    Other errors are mistakes of the program and keep their traceback.
+    """
+    chosen = tyro.cli(settings, description=description, prog=f"python -m studies.{Path(sys.argv[0]).parent.name}")
+    try:
+        main(chosen)
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from error
+    except ValueError as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not (last.line or "").startswith("raise "):  # Raised inside a library, or by Python.
+            raise
+        raise SystemExit(f"error: {error}") from error
+
+
+def check(
+    settings: DataclassInstance,
+    *,
+    least: Mapping[str, int | None] | None = None,
+    optional: Collection[str] = (),
+    repeated: Collection[str] = (),
+) -> None:
+    """Every setting by its type: whole numbers are sizes of at least 1, other numbers positive, seeds seeds.
+
+    Parameters
+    ----------
+    least
+        Other bounds of whole numbers, by the setting's name; None is none.
+    optional
+        Settings of several values that may have no value.
+    repeated
+        Settings of several values that may hold a value twice.
+
+    Raises
+    ------
+    ValueError
+        A setting that is wrong, by its name.
+    """
+    hints = get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        name, value, hint = field.name, getattr(settings, field.name), hints[field.name]
+        if get_origin(hint) is not tuple:
+            _check_one(name, value, hint, (least or {}).get(name, 1), seed=name == "seed")
+            continue
+        if not isinstance(value, tuple) or not (value or name in optional):
+            raise ValueError(f"{name} must be one value or several, got {described(value)}")
+        for part in value:
+            _check_one(name, part, get_args(hint)[0], (least or {}).get(name, 1), seed=name.endswith("seeds"))
+        if len(set(value)) < len(value) and name not in repeated:
+            raise ValueError(f"{name} must be different values, got {described(value)}")
+
+
+def _check_one(name: str, value: object, hint: Any, least: int | None, seed: bool) -> None:
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return
+        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
+    if get_origin(hint) is Literal:
+        check_choice(name, value, get_args(hint))
+        if value == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"{name} is cuda, but torch finds no GPU here: use --{name} cpu")
+    elif hint is int:
+        if seed:
+            check_seed(name, value)
+        else:
+            check_whole(name, value, least)
+            if isinstance(value, int) and value > 0:
+                check_seed(name, value)  # Larger numbers cannot be stored among the result's attributes.
+    elif hint is float:
+        check_number(name, value, above=0)
+    elif hint is bool:
+        check_flag(name, value)
+    elif hint is Path:
+        check_path(name, value)
+        if name in FOLDERS:
+            _check_folder(name, Path(str(value)))
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    """A folder that can be written to, or made: what is computed before that is found out would be lost."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{name} must be a folder, but {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{name} must be a folder that can be written to, but {there} is not")

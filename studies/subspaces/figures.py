@@ -1,0 +1,325 @@
+"""The figures of `studies.subspaces`, in colours that colour-blind readers can tell apart.
+
+Lines are means over seeds; bars are 95 % intervals over seeds, bands the range of the seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from fganalysis.results import schema
+from fganalysis.statistics.intervals import Z95
+from studies.kit.seeds import half_widths
+from studies.subspaces.cells import METHODS, TURNING
+from studies.subspaces.collection import Key
+from studies.subspaces.descent import BRANCHES, REFERENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "initialisation": "at initialisation",
+    "backpropagation": "trained by backpropagation",
+    "orthogonal": "trained by W̃⊥",
+    "upstream": "trained by W̃ᵀ",
+}
+MARKERS = dict(zip(METHODS, ("o", "s", "^", "D"), strict=True))
+BRANCH_NAMES = {
+    "whole": "gradient",
+    "dominant": "Hessian's leading directions",
+    "bulk": "the rest of those",
+    "hidden": "gradient of the hidden layers",
+    "top": "Jacobians' leading directions",
+    "other": "random directions of their row spaces",
+    "rest": "what the leading ones leave",
+}
+
+
+def figures(trainings: Mapping[Key, xr.DataTree], collected: xr.Dataset, k: int) -> dict[str, Figure]:
+    """Every figure by name; curves are those of the widest network whose every k is sampled."""
+    widths = [width for width, method, _ in trainings if trainings[width, method, _]["measured"].sizes["k"] > 1]
+    width, all_widths = max(widths), [width for width, _, _ in trainings]
+    return {
+        "energy_curves": energy_curves(trainings, width),
+        "energy_by_width": energy_by_width(trainings, k),
+        "principal_angles": principal_angles(trainings, sorted({min(all_widths), max(all_widths)}), k),
+        "overlap_by_width": overlap_by_width(collected, k),
+        "weights": weights(trainings, width),
+        "descent": descent(collected),
+    }
+
+
+def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
+    """Per hidden layer and state, over k: the overlap, random subspaces', and efficiency, predicted and sampled."""
+    layers = _hidden(trainings, width)
+    figure, grid = _grid(len(layers), len(METHODS), 1.75, 1.35)
+    colours = _palette(4)
+    for column, method in enumerate(METHODS):
+        spaces = _over_seeds(trainings, width, method, "subspace").isel(step=-1).sel(space="activation")
+        measured = _over_seeds(trainings, width, method, "measured").isel(step=-1).sel(space="activation")
+        for row, layer in enumerate(layers):
+            axes, own = grid[row, column], spaces.sel(layer=layer)
+            ks = own["mode"].values[:width]
+            curves = (
+                ("overlap", "overlap o² of the gradient", colours[0], "-"),
+                ("random_overlap_in_range", "o² of a random subspace of J's row space", colours[0], "--"),
+                ("random_overlap", "o² of a random subspace", colours[0], ":"),
+                ("orthogonal_efficiency", "efficiency of W̃⊥, predicted", colours[1], "-"),
+            )
+            for name, label, colour, style in curves:
+                rows = own[name].transpose("seed", "mode").values[:, : len(ks)]
+                axes.plot(ks, rows.mean(0), style, color=colour, lw=1.4, label=label)
+                if style == "-":
+                    axes.fill_between(ks, rows.min(0), rows.max(0), color=colour, alpha=0.2, lw=0)
+            points = measured.sel(layer=layer)
+            efficiency = points["efficiency"].mean("seed")
+            error: xr.DataArray = Z95 * (points["efficiency_se"] ** 2).sum("seed") ** 0.5 / points.sizes["seed"]
+            shown = (efficiency > error).values
+            axes.errorbar(
+                points["k"].values[shown],
+                efficiency.values[shown],
+                error.values[shown],
+                fmt="o",
+                ms=4,
+                mfc="none",
+                color="black",
+                lw=1,
+                label="efficiency of W̃⊥, sampled (95 %)",
+            )
+            axes.set(xscale="log", yscale="log")
+            _tick_decades(axes, len(ks))
+            if row == 0:
+                axes.set_title(NAMES[method], fontsize=9)
+            if method == METHODS[-1]:
+                axes.yaxis.set_label_position("right")
+                axes.set_ylabel(f"layer {layer}", fontsize=9)
+    figure.supxlabel(f"k (modes of the upstream Jacobian; width {width})", fontsize=10)
+    figure.supylabel("share of the squared gradient, or of the exact step's progress", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def principal_angles(trainings: Mapping[Key, xr.DataTree], widths: Sequence[int], k: int) -> Figure:
+    """Between all pairs of steps: how far the leading subspaces of gradients and of Jacobians turn, first layer."""
+    trained = [method for method in METHODS if method != "initialisation"]
+    rows = [(width, matrix) for width in widths for matrix in TURNING]
+    figure, grid = _grid(len(rows), len(trained), 2.5, 2.1, share=False)
+    image, random = None, {}
+    for row, (width, matrix) in enumerate(rows):
+        for column, method in enumerate(trained):
+            turning = _over_seeds(trainings, width, method, "turning").isel(layer=0)
+            steps, axes = turning["step"].values, grid[row, column]
+            angle = turning["angle"].sel(matrix=matrix).mean("seed").transpose("step", "other_step").values
+            image = axes.imshow(angle, origin="lower", cmap="viridis", vmin=0, vmax=90)
+            below = matrix == TURNING[-1]  # The steps are a width's own.
+            axes.set_xticks(range(len(steps)), steps if below else [""] * len(steps), fontsize=6, rotation=60)
+            axes.set_yticks(range(len(steps)), [""] * len(steps) if column else steps, fontsize=6)
+            axes.grid(False)
+            if row == 0:
+                axes.set_title(NAMES[method], fontsize=9)
+            if column == 0:
+                axes.set_ylabel(f"{matrix.replace('_j', ' J').replace('_', ' ')}s\nwidth {width}", fontsize=8)
+            random[width] = float(turning["random_angle"].mean())
+            layer = turning["layer"].item()
+    assert image is not None
+    bar = figure.colorbar(image, ax=grid, label=f"mean of {k} principal angles (degrees)", shrink=0.6)
+    place = bar.ax.get_yaxis_transform()
+    for width, one in random.items():
+        bar.ax.axhline(one, color="white", lw=1.5)
+        bar.ax.text(-0.15, one, f"random, {width}", ha="right", va="center", fontsize=7, transform=place)
+    figure.supxlabel(f"training step (layer {layer})", fontsize=10)
+    figure.supylabel("training step", fontsize=10)
+    return figure
+
+
+def energy_by_width(trainings: Mapping[Key, xr.DataTree], k: int) -> Figure:
+    """Over the modes, a line a width at the step that all widths have, first layer: energy curves and the overlap."""
+    import seaborn
+
+    layer = _hidden(trainings, min(width for width, _, _ in trainings))[0]
+    widths = sorted({width for width, _, _ in trainings})
+    colours = seaborn.color_palette("viridis", len(widths) + 1)[:-1]  # The last one is too light on white.
+    curves = {
+        "energy of the\nactivation gradients": ("energy", {"matrix": "activation_gradient"}),
+        "energy of the\nupstream Jacobians": ("energy", {"matrix": "upstream_jacobian"}),
+        "overlap o² of gradient\nand Jacobian": ("overlap", {}),
+    }
+    figure, grid = _grid(len(curves), len(METHODS), 1.75, 1.6)
+    for column, method in enumerate(METHODS):
+        for colour, width in zip(colours, widths, strict=True):
+            spaces = _over_seeds(trainings, width, method, "subspace").isel(step=0).sel(layer=layer)
+            for row, (label, (name, place)) in enumerate(curves.items()):
+                axes, ks = grid[row, column], spaces["mode"].values[:width]
+                rows = spaces[name].sel(place).transpose("seed", "mode").values[:, :width]
+                axes.plot(ks, rows.mean(0), color=colour, lw=1.4, label=f"width {width}")
+                axes.fill_between(ks, rows.min(0), rows.max(0), color=colour, alpha=0.2, lw=0)
+                if name == "overlap":
+                    random = spaces["random_overlap_in_range"].mean("seed").values[:width]
+                    axes.plot(ks, random, "--", color=colour, lw=0.9)
+                if column == 0:
+                    axes.set_ylabel(label, fontsize=9)
+        grid[0, column].set_title(NAMES[method], fontsize=9)
+        for axes in grid[:, column]:
+            axes.axvline(k, color="0.6", lw=0.8)
+            axes.set(xscale="log", ylim=(0, 1.03))
+    figure.supxlabel(f"modes (layer {layer}, common step; the grey line is k = {k})", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    dashed = grid[2, 0].get_lines()[1]
+    handles, labels = [*handles, dashed], [*labels, "dashed: random subspace of J's row space"]
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def overlap_by_width(collected: xr.Dataset, k: int) -> Figure:
+    """The overlap at k over the width, at the step that all widths have, for the first two hidden layers."""
+    layers = [str(name) for name in collected["layer"].values[:2]]
+    figure, grid = _grid(1, len(layers), 3.6, 3.0)
+    for axes, layer in zip(grid[0], layers, strict=True):
+        common = collected.sel(moment="common", layer=layer)
+        for colour, method in zip(_palette(len(METHODS)), METHODS, strict=True):
+            values = common["overlap"].sel(trained_by=method).transpose("seed", "width").values
+            axes.errorbar(
+                common["width"],
+                values.mean(0),
+                half_widths(values, 0),
+                marker=MARKERS[method],
+                ms=5,
+                mfc="none",
+                lw=1.2,
+                capsize=2,
+                color=colour,
+                label=NAMES[method],
+            )
+        start = common.sel(trained_by="initialisation")
+        axes.plot(start["width"], start["random_overlap"].mean("seed"), ":", color="black", label="random subspace")
+        in_range = start["random_overlap_in_range"].mean("seed")
+        axes.plot(start["width"], in_range, "--", color="black", label="random in J's row space (initialisation)")
+        axes.set(xscale="log", yscale="log", title=f"layer {layer}")
+        axes.set_xticks(start["width"].values, start["width"].values)
+        axes.minorticks_off()
+    grid[0, 0].set_ylabel(f"overlap o² at k = {k}, common step")
+    figure.supxlabel("width", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def weights(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
+    """Singular values of every weight matrix over the largest, before training and after it by each method."""
+    trained = [method for method in METHODS if method != "initialisation"]
+    first = _over_seeds(trainings, width, trained[0], "weights")
+    layers = [str(name) for name in first["layer"].values]
+    figure, grid = _grid(1, len(layers), 2.4, 2.5)
+    colours = dict(zip(METHODS, _palette(len(METHODS)), strict=True))
+    for axes, layer in zip(grid[0], layers, strict=True):
+        for method in METHODS:
+            step = 0 if method == "initialisation" else -1
+            source = first if method == "initialisation" else _over_seeds(trainings, width, method, "weights")
+            values = source["singular_value"].isel(step=step).sel(layer=layer).transpose("seed", "mode").values
+            values = values[:, np.isfinite(values[0])]
+            relative = values / values[:, :1]
+            ks = np.arange(1, values.shape[1] + 1)
+            axes.plot(ks, relative.mean(0), color=colours[method], lw=1.4, label=NAMES[method])
+            axes.fill_between(ks, relative.min(0), relative.max(0), color=colours[method], alpha=0.2, lw=0)
+        axes.set(xscale="log", title=f"layer {layer}", ylim=(0, 1.05))
+        _tick_decades(axes, len(ks))
+    grid[0, 0].set_ylabel("singular value / the largest")
+    figure.supxlabel(f"mode of the weight matrix (width {width})", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def descent(collected: xr.Dataset) -> Figure:
+    """The loss along every part of the gradient, and progress over the share of energy in that part."""
+    figure, grid = _grid(1, 2, 4.0, 3.4, share=False)
+    loss = collected["descent_loss"].transpose("branch", "seed", "descent_step")
+    progress = progress_of(loss)
+    share = collected["descent_share"].transpose("branch", "seed").values
+    markers = ("o", "v", "^", "s", "P", "D", "X")
+    for index, (colour, branch) in enumerate(zip(_palette(len(BRANCHES)), BRANCHES, strict=True)):
+        own = loss.sel(branch=branch).values
+        steps = collected["descent_step"].values
+        style = "-" if REFERENCE[branch] == "whole" else "--"
+        fallen = own - own[:, :1]
+        grid[0, 0].plot(steps, fallen.mean(0), style, color=colour, lw=1.4)
+        grid[0, 1].errorbar(
+            share[index].mean(),
+            progress[index].mean(),
+            half_widths(progress[index], 0),
+            half_widths(share[index], 0),
+            marker=markers[index],
+            ls=style,
+            color=colour,
+            lw=1.2,
+            capsize=2,
+            label=BRANCH_NAMES[branch],
+        )
+    grid[0, 0].set(xlabel="step", ylabel="change of the loss")
+    grid[0, 1].plot([0, 1], [0, 1], color="0.6", lw=1, zorder=0)
+    grid[0, 1].axhline(0, color="0.8", lw=0.8, zorder=0)
+    grid[0, 1].set(
+        xlabel="share of the squared gradient followed", ylabel="fall of the loss over that along the gradient"
+    )
+    handles, labels = grid[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def progress_of(loss: xr.DataArray) -> NDArray[np.float64]:
+    """(branch, seed): the fall of the loss, mean over the steps, over that of the branch's reference.
+
+    The last loss alone would be noise: along the Hessian's leading directions minibatches throw it up and down.
+    """
+    fall = (loss.isel(descent_step=0) - loss.isel(descent_step=slice(1, None))).mean("descent_step")
+    return np.stack([(fall.sel(branch=b) / fall.sel(branch=REFERENCE[b])).values for b in BRANCHES])
+
+
+def _over_seeds(trainings: Mapping[Key, xr.DataTree], width: int, method: str, node: str) -> xr.Dataset:
+    parts = [tree[node].to_dataset() for (w, m, _), tree in trainings.items() if (w, m) == (width, method)]
+    return xr.concat(parts, dim="seed", data_vars="all", join="outer")
+
+
+def _hidden(trainings: Mapping[Key, xr.DataTree], width: int) -> list[str]:
+    tree = next(tree for (w, _, _), tree in trainings.items() if w == width)
+    layers = [str(name) for name in tree["subspace"].to_dataset()["layer"].values if name != schema.ALL_LAYERS]
+    return layers[:-1]
+
+
+def _tick_decades(axes: Axes, highest: int) -> None:
+    decades = 10 ** np.arange(len(str(highest)))
+    axes.set_xticks(decades, [str(one) for one in decades])
+    axes.minorticks_off()
+
+
+def _palette(n_colours: int) -> list[Any]:
+    import seaborn
+
+    return list(seaborn.color_palette("colorblind", n_colours))
+
+
+def _grid(rows: int, columns: int, width: float, height: float, share: bool = True) -> tuple[Figure, NDArray[Any]]:
+    import matplotlib.pyplot as plt
+    import seaborn
+
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+        figure, grid = plt.subplots(
+            rows,
+            columns,
+            figsize=(width * columns + 0.8, height * rows + 1.0),
+            sharex=share,
+            sharey=share,
+            squeeze=False,
+            layout="constrained",
+        )
+    axes: Axes
+    for axes in grid.flat:
+        axes.tick_params(labelsize=8)
+    return figure, grid
