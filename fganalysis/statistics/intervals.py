@@ -14,7 +14,8 @@ the variance estimate, 2n/(κ − 1) for a sample of kurtosis κ: few, so a wide
 What no sample can tell: a rare event that it has not met. An estimator that owes its mean to events rarer than about 20
 over the number of guesses has intervals that are too tight. Fewer than 256 guesses show too little of the tails of
 common ones too: those intervals are widened, at 64 by a third, those of norms by two thirds. Fewer than 32 have none.
-An interval that may cover far more than 95 %, whatever the reason, says so: `Estimate.wide`.
+An interval that may cover far more than 95 %, whatever the reason, says so: `Estimate.wide`. So does one of a mean of
+what may have no variance, which may cover less: `Estimate.short`, by the shape of the tail.
 """
 
 from __future__ import annotations
