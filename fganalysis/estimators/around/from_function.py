@@ -14,9 +14,9 @@ instead of kept, as MeZO does; but the seed is set anew for every parameter, and
     fga.check_unbiased(fga.estimators.from_function(forward_gradient), snapshot)
 
 Parameters of one shape get one direction, so that each layer's guess holds the other layers' gradients as well. It
-still points downhill on average, and no shape or sign is wrong. On the network of tests/test_from_function.py the
-verdict is "biased in weight space", by a relative bias of 1.2, "most evident spread over all coordinates". With one
-generator for all parameters, made before the loop, it is unbiased.
+still points downhill on average, and no shape or sign is wrong. On the network of
+tests/unit/estimators/test_from_function.py the verdict is "biased in weight space", by a relative bias of 1.2, "most
+evident spread over all coordinates". With one generator for all parameters, made before the loop, it is unbiased.
 
 Each guess is one call of the function, so a guess costs what that costs: nothing is batched.
 """

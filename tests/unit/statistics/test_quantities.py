@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fganalysis.statistics import quantities
 from fganalysis.statistics.intervals import Estimate
-from tests.coverage import HELD, covered
+from tests.statistics.coverage import HELD, covered
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fganalysis.statistics.intervals import Z95
 from fganalysis.statistics.squared_norm import root, squared_norm
-from tests.coverage import HELD, covered
+from tests.statistics.coverage import HELD, covered
 
 GROUPS = 32
 REPEATS = 4000

@@ -114,7 +114,7 @@ PLACES: dict[str, tuple[float, str]] = {
 
 @pytest.mark.parametrize("name", PLACES)
 def test_mutants_are_called_biased_and_the_place_is_named(name: str) -> None:
-    """All mutants and all checks are in tests/test_mutants_study.py; here is more than a handful of numbers."""
+    """All mutants and all checks are in tests/studies/test_mutants.py; here is more than a handful of numbers."""
     tolerance, place = PLACES[name]
     verdict = check_unbiased(MUTANTS[name].broken, RELU, tolerance=tolerance, max_guesses=2**21)
     assert verdict.outcome == "biased"

@@ -19,7 +19,7 @@ from fganalysis.measuring import diagnose
 from fganalysis.measuring.diagnose import CHEAP, join, subspace_work
 from fganalysis.results import plotting, schema, store
 from fganalysis.results.tables import TABLE, formatted
-from tests.test_sampling import WithConvolution
+from tests.unit.measuring.test_sample import WithConvolution
 
 cross_entropy = torch.nn.functional.cross_entropy
 

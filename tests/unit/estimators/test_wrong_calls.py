@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import fganalysis as fga
-from fganalysis import estimators
+from fganalysis import estimators, testing
 from fganalysis.arguments import described
-from fganalysis.assertions import enumeration
 from tests.laws import tiny_snapshot
 from tests.refusals import refusal
 
@@ -103,18 +102,18 @@ CHECKED: list[tuple[str, Any, dict[str, Any]]] = [
     ),
     (
         "assert_unbiased",
-        enumeration.assert_unbiased,
+        testing.assert_unbiased,
         {"estimator": "backpropagation", "snapshot": SNAPSHOT, "max_guesses": 2048}
         | dict.fromkeys(["alpha", "tolerance", "seed", "space", "memory", "workers", "may_be_undecided"], ...),
     ),
     (
         "exact_moments",
-        enumeration.exact_moments,
+        testing.exact_moments,
         {"estimator": "activity", "snapshot": tiny_snapshot((1, 1, 2), 1)} | dict.fromkeys(["law", "max_points"], ...),
     ),
     (
         "assert_moments_match",
-        enumeration.assert_moments_match,
+        testing.assert_moments_match,
         {"estimator": "activity", "predicted": fga.predict(SNAPSHOT, "activity"), "snapshot": SNAPSHOT}
         | {"n_guesses": 256, "alpha": 1e-6, "seed": ...},
     ),
@@ -124,7 +123,7 @@ CHECKED: list[tuple[str, Any, dict[str, Any]]] = [
     ("settings", estimators.settings, {"estimator": ...}),
     (
         "Enumeration",
-        enumeration.Enumeration,
+        testing.Enumeration,
         {"values": (-1.0, 1.0), "probabilities": (0.5, 0.5), "fourth_moment": 1.0},
     ),
 ]

@@ -18,9 +18,9 @@ import xarray as xr
 from fganalysis.results import store
 from fganalysis.training import datasets
 from studies.kit import command_line, kept_cells, pages
-from tests.damaged import damage
+from tests.unit.results.damaged import damage
 
-FOLDER = Path(__file__).resolve().parent.parent / "studies"
+FOLDER = Path(__file__).resolve().parents[2] / "studies"
 STUDIES = sorted(path.parent.name for path in FOLDER.glob("*/__main__.py"))
 
 

@@ -8,7 +8,7 @@ from fganalysis.results import store
 from studies.subspaces import answers
 from studies.wang2025 import page as wang2025_page
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def test_the_page_on_subspaces_is_that_of_its_dataset() -> None:

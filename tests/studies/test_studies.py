@@ -15,7 +15,7 @@ from studies.bias_variance import __main__ as bias_variance
 from studies.facts import __main__ as facts
 from studies.ren_variance import __main__ as ren_variance
 from studies.throughput import __main__ as throughput
-from tests.damaged import damage
+from tests.unit.results.damaged import damage
 
 TINY = bias_variance.Settings(
     widths=(16,), epochs=1, guesses=256, batch=16, dataset="digits", estimators=("activity", "upstream"), steps=(0, 3)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fganalysis.statistics.intervals import Estimate, mean, proportion, shape, skewed
-from tests.coverage import HELD, covered
+from tests.statistics.coverage import HELD, covered
 
 REPEATS = 8000
 

@@ -10,14 +10,14 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis.assertions import enumeration
+from fganalysis import testing
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, OrthogonalUpstream, PreconditionedUpstream
 from studies.wang2025 import __main__ as wang2025
 from studies.wang2025 import cells as wang2025_cells
 from studies.wang2025 import page as wang2025_page
 from studies.wang2025.cells import METHODS, RowSpace, Training
-from tests.damaged import damage
+from tests.unit.results.damaged import damage
 
 
 def tiny_snapshot() -> Snapshot:
@@ -38,8 +38,8 @@ def test_row_space_noise_has_the_mean_and_covariance_of_the_estimator_that_it_st
 ) -> None:
     """The six-point law matches a Gaussian's first five moments, so equal Σ gives equal mean and covariance."""
     snapshot = tiny_snapshot()
-    one = enumeration.exact_moments(drawn, snapshot, enumeration.three_points)
-    other = enumeration.exact_moments(defined, snapshot, enumeration.three_points)
+    one = testing.exact_moments(drawn, snapshot, testing.three_points)
+    other = testing.exact_moments(defined, snapshot, testing.three_points)
     for name in ("activation_mean", "activation_covariance", "weight_mean", "weight_covariance"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-5)
 
@@ -54,7 +54,7 @@ def test_dead_units_are_perturbed_as_the_paper_does_where_the_next_layer_is_as_w
     )
     found = []
     for one in estimators:
-        covariance = enumeration.exact_moments(one, snapshot, enumeration.three_points).activation_covariance
+        covariance = testing.exact_moments(one, snapshot, testing.three_points).activation_covariance
         assert covariance is not None
         found.append((covariance[:3, :3].numpy(), covariance[3:6, 3:6].numpy()))
     ours, plain, rows = found
