@@ -11,6 +11,7 @@ there φ' is a tangent that leaves a tap and arrives at the next.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -170,8 +171,11 @@ def copied(network: torch.nn.Module) -> torch.nn.Module:
     Raises:
         ValueError: a network that cannot be copied, as one that holds a tensor that was computed from its weights.
     """
-    if isinstance(network, torch._dynamo.OptimizedModule):
-        network = network._orig_mod  # What torch.compile wraps; the compiled code is another way to the same numbers.
+    # What torch.compile wraps; the compiled code is another way to the same numbers. Importing the compiler just to ask
+    # takes seconds, and no network is compiled before it is imported.
+    compiler = sys.modules.get("torch._dynamo")
+    if compiler is not None and isinstance(network, compiler.OptimizedModule):
+        network = network._orig_mod
     try:
         copy_of = copy.deepcopy(network)
     except Exception as error:

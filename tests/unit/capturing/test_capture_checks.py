@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -475,3 +477,15 @@ def test_what_is_no_direction_and_what_is_wrapped_are_refused() -> None:
         fga.capture(nn.DataParallel(mlp(8, 4)), F.cross_entropy, *batch())
     with pytest.raises(ValueError, match="step must be a whole number from 0 to"):
         fga.capture(mlp(8, 4), F.cross_entropy, *batch(), step=2**70)
+
+
+def test_a_capture_imports_no_compiler() -> None:
+    """It would take seconds of every process that captures a network."""
+    code = (
+        "import sys, torch, fganalysis as fga\n"
+        "x = torch.randn(4, 3)\n"
+        "fga.capture(torch.nn.Linear(3, 2), torch.nn.functional.mse_loss, x, torch.randn(4, 2))\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
