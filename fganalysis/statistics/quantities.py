@@ -217,7 +217,7 @@ def wang2025(
     length = power_of_two(np.sqrt(np.abs(second_moment).max((-2, -1))))
     error, second_moment = error / length[..., None, None], second_moment / length[..., None, None] ** 2
     bias = root(squared_norm(error @ error.swapaxes(-1, -2), sizes).estimate())
-    variance = _norm_of_variance(second_moment, error, sizes)
+    variance = _norm_of_variance(second_moment, error, sizes, bias.low)
     norm = gradient_norm / length
     rounding = ROUNDING * precision * norm
     found = {"wang2025_bias": (bias, rounding, length), "wang2025_variance": (variance, rounding * norm, length**2)}
@@ -227,7 +227,10 @@ def wang2025(
     }
 
 
-def _norm_of_variance(second_moment: Array, error: Array, sizes: Array) -> Estimate:
+def _norm_of_variance(second_moment: Array, error: Array, sizes: Array, least_bias: Array) -> Estimate:
+    """‖E s − (E e)²‖ with the influence of every group. Wide where the longest would make it notably longer still, and
+    where much of what varies is the error times its mean, which may be zero: then it is not what varies.
+    """
     groups = len(sizes)
     if groups < LEAST_GROUPS:
         return Estimate.missing(second_moment.shape[:-2])
@@ -239,12 +242,16 @@ def _norm_of_variance(second_moment: Array, error: Array, sizes: Array) -> Estim
     # The derivative of E s − (E e)², unit by unit, and its part along the vector.
     parts = second_moment - 2 * mean_error * error
     parts = parts - parts.mean(-2, keepdims=True)
-    influence = (parts * (vector / length[..., None])[..., None, :]).sum(-1)
+    direction = (vector / length[..., None])[..., None, :]
+    influence = (parts * direction).sum(-1)
+    of_error = (2 * mean_error * (error - error.mean(-2, keepdims=True)) * direction).sum(-1)
+    not_known = (of_error**2).sum(-1) > NOT_KNOWN * (influence**2).sum(-1)
     # What is across the vector makes it longer: ‖v + ξ‖ ≈ ‖v‖ + ξ∥ + ‖ξ⊥‖²/2‖v‖.
     across = (parts**2).sum((-2, -1)) - (influence**2).sum(-1)
     found = skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
     higher = value + ROOM_IN_GROUPS * influence.max(-1) / groups
     wide = higher > found.high + NOTABLE * (found.high - found.low)
+    wide = np.asarray(wide | (not_known & (least_bias <= 0)))
     return replace(found, high=np.maximum(found.high, higher), wide=wide)
 
 

@@ -229,6 +229,11 @@ def test_the_seed_papers_variance_says_where_its_interval_is_wide() -> None:
     noisy = second + np.where(np.arange(64) == 0, 0.25, 0.0)[:, None]
     for squares, wide in ((second, False), (noisy, True)):
         assert bool(quantities.wang2025(squares, error, np.full(64, 16.0))["wang2025_variance"].wide) == wide
+    # Where the squares hardly vary, what does is the noise of a mean error that may be zero, times itself.
+    noise = 0.1 * np.random.default_rng(1).normal(size=(64, 5))
+    for mean, wide in ((0.0, True), (1.0, False)):
+        found = quantities.wang2025(np.full((64, 5), 4.0), mean + noise, np.full(64, 16.0))
+        assert bool(found["wang2025_variance"].wide) == wide
     few = quantities.wang2025(second, error, np.full(64, 2.0))
     assert all(bool(np.all(estimate.wide)) for estimate in few.values())
 
