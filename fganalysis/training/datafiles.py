@@ -163,6 +163,7 @@ def read_folder(folder: Path, source: Source) -> dict[str, bytes]:
 
 
 def _decompress(path: Path, names: list[str]) -> dict[str, bytes]:
+    """In memory: pooch's processors write what they unpack beside the file, in folders that may be read-only."""
     if path.name.endswith(".tar.gz"):
         # One pass over the archive: a seek in a gzip stream starts again from its beginning.
         with tarfile.open(path, "r:gz") as archive:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
@@ -246,27 +247,74 @@ def test_what_lanczos_cannot_do_is_said_in_one_sentence() -> None:
 
 
 class Squared(torch.autograd.Function):
-    """A function with a backward pass alone: forward mode and vectorised derivatives have no rule for it."""
+    """A function with a backward pass alone: forward mode has no rule for it."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(inputs)
+    def forward(inputs: Tensor) -> Tensor:
         return inputs.square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return 2 * gradients[0] * ctx.saved_tensors[0]
 
 
-class SquaredLayer(torch.nn.Module):
+class SquaredOnce(Squared):
+    """Differentiable once: in reverse mode its second derivative would be zero without a word."""
+
+    backward = staticmethod(once_differentiable(Squared.backward))
+
+
+class SquaredForward(Squared):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return 2 * tangents[0] * ctx.saved_tensors[0]
+
+
+class Applied(torch.nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
     def forward(self, inputs: Tensor) -> Tensor:
-        return Squared.apply(inputs)  # type: ignore[no-untyped-call,no-any-return]
+        return self.function(inputs)
+
+
+def with_layer(function: Callable[[Tensor], Tensor]) -> Snapshot:
+    snapshot = SNAPSHOTS["bias"]
+    network = copy.deepcopy(snapshot.network)
+    layers = [Applied(function) if isinstance(layer, torch.nn.Tanh) else layer for layer in network.children()]
+    return replace(snapshot, network=torch.nn.Sequential(*layers))
 
 
 @pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
-def test_a_network_without_vectorised_derivatives_is_refused(make: Callable[[Snapshot], Product]) -> None:
-    snapshot = SNAPSHOTS["bias"]
-    network = torch.nn.Sequential(torch.nn.Linear(4, 5), SquaredLayer(), torch.nn.Linear(5, 3)).double()
-    changed = replace(snapshot, network=network)
+def test_a_custom_function_with_a_forward_rule_has_products(make: Callable[[Snapshot], Product]) -> None:
+    vector = torch.cat([g.flatten() for g in SNAPSHOTS["bias"].weight_gradients])
+    expected = make(with_layer(torch.square))(vector)
+    assert expected.norm() > 0.01
+    torch.testing.assert_close(make(with_layer(SquaredForward.apply))(vector), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", [Squared, SquaredOnce])
+@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+def test_a_function_without_a_second_derivative_in_forward_mode_is_refused(
+    make: Callable[[Snapshot], Product], function: type[Squared]
+) -> None:
+    changed = with_layer(function.apply)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the network or its loss has no curvature product: it takes a second"):
         curvature.dominant(make(changed), changed, 1)
+
+
+@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+def test_a_product_is_the_same_whatever_mode_the_caller_is_in(make: Callable[[Snapshot], Product]) -> None:
+    snapshot = SNAPSHOTS["bias"]
+    vector = torch.cat([g.flatten() for g in snapshot.weight_gradients])
+    expected = make(snapshot)(vector)
+    with torch.no_grad():
+        torch.testing.assert_close(make(snapshot)(vector), expected, rtol=0, atol=0)
+    with torch.inference_mode(), torch.autocast("cpu"):
+        torch.testing.assert_close(make(snapshot)(vector).clone(), expected, rtol=0, atol=0)

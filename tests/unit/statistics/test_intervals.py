@@ -26,6 +26,20 @@ LAWS: dict[str, tuple[Draw, float]] = {
 }
 
 
+@pytest.mark.parametrize("unit", [1.0, 2.0**-400, 2.0**400])
+def test_shape_is_that_of_scipy_in_any_unit(unit: float) -> None:
+    """SciPy's own is NaN in the small and the large unit."""
+    values = np.random.default_rng(0).exponential(size=(3, 50))
+    found = shape(unit * values)
+    expected = (unit * stats.sem(values, -1), stats.skew(values, -1), stats.kurtosis(values, -1, fisher=False))
+    np.testing.assert_allclose((found.se, found.skewness, found.kurtosis), expected, rtol=1e-12)
+
+
+def test_quantiles_are_those_of_scipy() -> None:
+    found = Estimate.student(np.zeros(4), np.ones(4), [1.0, 2.5, 10.0, 1e6])
+    np.testing.assert_allclose(found.high, stats.t.ppf(0.975, [1.0, 2.5, 10.0, 1e6]), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_the_interval_of_a_mean_covers_its_truth(name: str) -> None:
     """8000 repeats know a coverage to .0025."""
