@@ -15,7 +15,7 @@ import fganalysis as fga
 from fganalysis.assertions.unbiased import assert_unbiased, check_unbiased
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Loss
-from fganalysis.estimators.around import from_function
+from fganalysis.estimators import from_function
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot((2, 2, 2), n_examples=3, bias=True)
