@@ -9,19 +9,17 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fganalysis import estimators
+from fganalysis import estimators, metrics
 from fganalysis.arguments import check_kind
 from fganalysis.capturing.coordinates import coordinates, squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve
-from fganalysis.predictions.arrays import Prediction, double
 from fganalysis.predictions.guess import Guess, GuessOnRows, WeightMoments
 from fganalysis.predictions.protocol import ClosedForm
 from fganalysis.predictions.registry import CLOSED_FORMS, closed_form_of, register_closed_form
 from fganalysis.predictions.upstream_story import story
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Estimate, VarianceParts
-from theory import wang2025
 from theory.linear_guess import Moments
 
 __all__ = [
@@ -55,7 +53,9 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
     for need in form.needs(chosen):
         getattr(snapshot, need)
     guess = form.guess(snapshot, chosen)
-    found = guess.quantities(snapshot) | _wang2025(snapshot, guess)
+    found = guess.quantities(snapshot)
+    for metric in metrics.registered():
+        found |= metric.predicted(snapshot, guess)
     grid = (schema.SPACE, schema.LAYER)
     shape = (len(schema.SPACES), len(snapshot.taps) + 1)
     known = schema.variables()
@@ -80,19 +80,3 @@ def predict_variance_parts(estimator: estimators.Subsampled, snapshot: Snapshot)
     parts = closed_form_of(inside).subsampled(snapshot, inside, estimator.size).parts(snapshot)
     errors = np.where(np.isnan(parts), np.nan, 0.0)
     return VarianceParts(*(Estimate(value, error, value, value) for value, error in zip(parts, errors, strict=True)))
-
-
-def _wang2025(snapshot: Snapshot, guess: Guess) -> Prediction:
-    """The seed paper's metrics, (layer,), NaN for all layers together."""
-    gradients, found = double(snapshot.gradients), {}
-    if guess.activations is not None:
-        pairs = list(zip(gradients, guess.activations, strict=True))
-        found["wang2025_bias"] = [wang2025.bias(g, moments) for g, moments in pairs]
-        found["wang2025_variance"] = [wang2025.variance(g, moments) for g, moments in pairs]
-    if guess.factors is not None:
-        found["wang2025_covariance_norm"] = [wang2025.covariance_norm(factor) for factor in guess.factors]
-    if guess.directions is not None:
-        overlaps = [wang2025.overlap(g, left) for g, left in zip(gradients, guess.directions, strict=False)]
-        plain, squared = np.array([*overlaps, (np.nan, np.nan)]).T
-        found |= {"wang2025_overlap": plain, "wang2025_squared_overlap": squared}
-    return {name: np.array([*values, np.nan]) for name, values in found.items()}
