@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fganalysis import estimators, testing
+from fganalysis import estimators, metrics, predictions, testing
 from fganalysis.assertions.unbiased import Verdict, check_unbiased
 from fganalysis.capturing.capture import capture
 from fganalysis.capturing.snapshot import Snapshot
@@ -11,7 +11,9 @@ from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.sample import sample
 from fganalysis.measuring.variance_parts import variance_parts
-from fganalysis.predictions import predict, predict_variance_parts
+from fganalysis.metrics import register_metric
+from fganalysis.papers import wang2025
+from fganalysis.predictions import predict, predict_variance_parts, register_closed_form
 from fganalysis.results import plotting, schema
 from fganalysis.results.store import open_results
 from fganalysis.results.tables import agreement, summary, z_scores
@@ -33,12 +35,16 @@ __all__ = [
     "estimate_gradient",
     "estimators",
     "gradient_stream",
+    "metrics",
     "networks",
     "noise",
     "open_results",
     "plotting",
     "predict",
     "predict_variance_parts",
+    "predictions",
+    "register_closed_form",
+    "register_metric",
     "sample",
     "schema",
     "subspace",
@@ -49,3 +55,5 @@ __all__ = [
     "variance_parts",
     "z_scores",
 ]
+
+register_metric(wang2025.METRIC)

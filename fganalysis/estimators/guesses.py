@@ -48,10 +48,6 @@ class Estimates(Protocol):
     def total(self) -> Sums:
         """Sum over guesses, a tensor a tap."""
 
-    def square_total(self) -> Sums:
-        """Sum over guesses and examples of squared activation guesses, (unit,) a tap, in double precision; empty for
-        weight guesses."""
-
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
         """⟨ĝ, g⟩ and ‖ĝ‖², each (space, layer, guess) in double precision; NaN in a space without guesses."""
 
@@ -90,9 +86,6 @@ class ActivationEstimates:
 
     def total(self) -> Sums:
         return tuple(guess.sum(0) for guess in self.guesses)
-
-    def square_total(self) -> Sums:
-        return tuple(_squares_by_unit(guess) for guess in self.guesses)
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
         factors = _factors(snapshot)
@@ -170,9 +163,6 @@ class WeightEstimates:
             (coefficient @ direction.flatten(1)).view(direction.shape[1:])
             for coefficient, direction in zip(self.coefficients.T, self.directions, strict=True)
         )
-
-    def square_total(self) -> Sums:
-        return ()
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
         inner, lengths = [], []
@@ -285,15 +275,6 @@ def _in_double_precision(
 def _beyond_single(squares: Tensor) -> Tensor:
     """Where squared lengths are outside what single precision sums without loss, or NaN."""
     return ~((squares >= SHORTEST**2) & (squares <= LONGEST**2))
-
-
-def _squares_by_unit(guess: Tensor) -> Tensor:
-    """Σ ĝ² over guesses and examples, (unit,), in double precision."""
-    squares = guess.square().sum((0, 1))
-    if guess.dtype == torch.float64 or SHORTEST**2 <= float(squares.max()) <= LONGEST**2:
-        return squares.double()
-    by_guess = [own.double().square().sum(0) for own in guess]
-    return torch.stack(by_guess).sum(0)
 
 
 def _length(guess: Tensor) -> Tensor:

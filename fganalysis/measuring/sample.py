@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -17,12 +17,13 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
+from fganalysis import metrics
 from fganalysis.arguments import check_flag, check_seed, check_whole
 from fganalysis.capturing.coordinates import coordinates, squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve, settings
-from fganalysis.estimators.guesses import Estimates, Sums
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, Sums
 from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.sound_guesses import check_arguments, first_guess, guesses_of
 from fganalysis.results import schema
@@ -38,29 +39,33 @@ SCALAR_BYTES = 8  # Of a scalar or a sum in double precision.
 
 @dataclass(frozen=True)
 class _Block:
-    """What one block leaves behind beside its scalars: how many guesses, and sums over them."""
+    """What one block leaves behind beside its scalars: how many guesses, and sums over them, a metric's each."""
 
     size: int
     total: Sums
-    square_total: Sums
+    kept: list[Sums]
 
 
 class _Groups:
     """Running sums of guesses in a fixed number of disjoint groups; block i belongs to group i modulo that number."""
 
-    def __init__(self, n_groups: int, guess: Estimates):
-        """``guess`` tells the shapes. The sums are allocated here, once, and not by the threads that draw blocks."""
+    def __init__(self, n_groups: int, block: _Block):
+        """``block`` tells the shapes. The sums are allocated here, once, and not by the threads that draw blocks.
+
+        totals: of the guesses, a group each. kept: of each metric, a group each.
+        """
         self.sizes = np.zeros(n_groups, dtype=np.int64)
-        totals, squares = guess.total(), guess.square_total()
-        self.totals: list[Sums] = [tuple(map(torch.zeros_like, totals)) for _ in range(n_groups)]
-        self.square_totals: list[Sums] = [tuple(map(torch.zeros_like, squares)) for _ in range(n_groups)]
+        self.totals: list[Sums] = [tuple(map(torch.zeros_like, block.total)) for _ in range(n_groups)]
+        self.kept: list[list[Sums]] = [
+            [tuple(map(torch.zeros_like, sums)) for _ in range(n_groups)] for sums in block.kept
+        ]
 
     def add(self, group: int, block: _Block) -> None:
         self.sizes[group] += block.size
-        pairs = ((self.totals[group], block.total), (self.square_totals[group], block.square_total))
-        for sums, more in pairs:
-            for own, part in zip(sums, more, strict=True):
-                own.add_(part)
+        kept = [of_metric[group] for of_metric in self.kept]
+        for sums, more in zip([self.totals[group], *kept], [block.total, *block.kept], strict=True):
+            for total, part in zip(sums, more, strict=True):
+                total.add_(part)
 
     def means(self) -> list[Sums]:
         """The mean of every group; the sums are turned into it in place, so nothing can be added after."""
@@ -76,7 +81,8 @@ class _Scalars:
     def __init__(self, guess: Estimates, n_layers: int, n_guesses: int):
         shape = (len(schema.SPACES), n_layers, n_guesses)
         self.inner_products, self.squared_norms = np.empty(shape), np.empty(shape)
-        self._spaces = slice(None) if guess.square_total() else slice(schema.SPACES.index("weight"), None)
+        at_activations = isinstance(guess, ActivationEstimates)
+        self._spaces = slice(None) if at_activations else slice(schema.SPACES.index("weight"), None)
 
     def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
         """Those of a block whose first guess is number ``start``.
@@ -151,6 +157,13 @@ def sample(
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
         probe = first_guess(chosen, snapshot, seeds.generator(2**31))
         probe.inner_products(snapshot)
+        measures = metrics.registered()
+
+        def block_of(guesses: Estimates) -> _Block:
+            kept = [metric.kept(snapshot, guesses) for metric in measures]
+            return _Block(len(guesses), guesses.total(), kept)
+
+        pattern = block_of(probe)
         numbers = max(probe.numbers_per_guess(), 1)
         block_size = block_size or default_block_size(numbers)
         n_blocks = -(-n_guesses // block_size)
@@ -158,14 +171,14 @@ def sample(
         most_groups = int(np.clip(BYTES_OF_GROUPS // bytes_per_guess, 8, MOST_GROUPS))
         # As many as leave all groups with the same number of blocks, or one less: intervals take them for equal.
         n_groups = -(-n_blocks // -(-n_blocks // most_groups))
-        squares = sum(total.numel() for total in probe.square_total())
+        sums = sum(part.numel() for of_metric in pattern.kept for part in of_metric)
         n_scalars = 2 * len(schema.SPACES) * (len(snapshot.taps) + 1) * n_guesses
-        kept = n_groups * bytes_per_guess + (n_groups * squares + n_scalars) * SCALAR_BYTES
+        kept = n_groups * bytes_per_guess + (n_groups * sums + n_scalars) * SCALAR_BYTES
         in_flight = _blocks_in_flight(memory, kept, bytes_per_guess, block_size)
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
         alone = snapshot.outputs.is_cuda or snapshot.autodiff == "forward"
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
-        groups, scalars = _Groups(n_groups, probe), _Scalars(probe, len(snapshot.taps), n_guesses)
+        groups, scalars = _Groups(n_groups, pattern), _Scalars(probe, len(snapshot.taps), n_guesses)
 
         def run(index: int) -> _Block:
             # Both are settings of a thread.
@@ -173,7 +186,7 @@ def sample(
                 start = index * block_size
                 guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index)).first(n_guesses - start)
                 scalars.write(guesses, snapshot, start, seed)
-                return _Block(len(guesses), guesses.total(), guesses.square_total())
+                return block_of(guesses)
 
         blocks = in_order(run, n_blocks, workers)
         with _calling_thread_single() if workers > 1 else nullcontext():
@@ -181,10 +194,15 @@ def sample(
                 groups.add(index % n_groups, block)
             means = groups.means()
             gram = probe.error_grams(snapshot, means).cpu().numpy()
-            wang2025 = _wang2025(snapshot, groups, means)
-    group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
-    dataset = _dataset(snapshot, name, scalars, gram, group_of_guess, squared_gradient)
-    dataset = _with_tails(dataset.merge(wang2025))
+            group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
+            raw = _Raw.of(scalars, gram, group_of_guess, squared_gradient)
+            estimates = raw.estimates(float(torch.finfo(snapshot.outputs.dtype).eps))
+            sizes = groups.sizes.astype(float)
+            of_metrics = [
+                metric.estimated(snapshot, metrics.Groups(sizes, means, kept, estimates))
+                for metric, kept in zip(measures, groups.kept, strict=True)
+            ]
+    dataset = _dataset(snapshot, name, raw, [estimates, *of_metrics])
     dataset.attrs = {
         "estimator": name,
         "settings": json.dumps(settings(chosen)),
@@ -235,32 +253,53 @@ def _calling_thread_single() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True)
+class _Raw:
+    """What every estimate is made of, all layers together appended; shapes as in `quantities.quantities`."""
+
+    inner_product: np.ndarray
+    squared_norm: np.ndarray
+    gram: np.ndarray
+    group_of_guess: np.ndarray
+    squared_gradient: np.ndarray
+
+    @classmethod
+    def of(cls, scalars: _Scalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray) -> _Raw:
+        parts = (scalars.inner_products, scalars.squared_norms, gram)
+        inner, norms, whole = (np.concatenate([part, part.sum(1, keepdims=True)], axis=1) for part in parts)
+        return cls(inner, norms, whole, group_of_guess, squared_gradient)
+
+    def estimates(self, precision: float) -> dict[str, quantities.Estimate]:
+        return quantities.quantities(
+            self.inner_product, self.squared_norm, self.gram, self.group_of_guess, self.squared_gradient, precision
+        )
+
+
 def _dataset(
-    snapshot: Snapshot,
-    name: str,
-    scalars: _Scalars,
-    gram: np.ndarray,
-    group_of_guess: np.ndarray,
-    squared_gradient: np.ndarray,
+    snapshot: Snapshot, name: str, raw: _Raw, estimates: Sequence[Mapping[str, quantities.Estimate]]
 ) -> xr.Dataset:
-    raw = (scalars.inner_products, scalars.squared_norms, gram)
-    inner, norms, gram = (np.concatenate([part, part.sum(1, keepdims=True)], axis=1) for part in raw)
-    precision = float(torch.finfo(snapshot.outputs.dtype).eps)
-    estimates = quantities.quantities(inner, norms, gram, group_of_guess, squared_gradient, precision)
-    grid = (schema.SPACE, schema.LAYER)
-    variables: dict[str, tuple] = {}
-    for quantity, estimate in estimates.items():
-        variables |= {name: (grid, part) for name, part in _named(quantity, estimate).items()}
+    """``estimates``: of what every result has, and of each metric."""
+    grid, known = (schema.SPACE, schema.LAYER), schema.variables()
+    found, *of_metrics = (
+        {
+            variable: (known[variable].dims, part)
+            for quantity, estimate in by_name.items()
+            for variable, part in _named(quantity, estimate).items()
+        }
+        for by_name in estimates
+    )
     levels = list(schema.COSINE_QUANTILES.values())
-    for quantile, values in zip(
-        schema.COSINE_QUANTILES, quantities.cosine_quantiles(inner, norms, squared_gradient, levels), strict=True
-    ):
-        variables[quantile] = (grid, values)
-    variables["gradient_norm"] = (grid, np.sqrt(squared_gradient))
-    variables["inner_product"] = ((*grid, schema.GUESS), inner)
-    variables["squared_norm"] = ((*grid, schema.GUESS), norms)
-    variables["gram"] = ((*grid, schema.GROUP, schema.OTHER_GROUP), gram)
-    variables["group_size"] = ((schema.GROUP,), np.bincount(group_of_guess, minlength=gram.shape[-1]))
+    cosines = quantities.cosine_quantiles(raw.inner_product, raw.squared_norm, raw.squared_gradient, levels)
+    variables: dict[str, tuple] = found | {
+        quantile: (grid, values) for quantile, values in zip(schema.COSINE_QUANTILES, cosines, strict=True)
+    }
+    variables["gradient_norm"] = (grid, np.sqrt(raw.squared_gradient))
+    variables["inner_product"] = ((*grid, schema.GUESS), raw.inner_product)
+    variables["squared_norm"] = ((*grid, schema.GUESS), raw.squared_norm)
+    variables["gram"] = ((*grid, schema.GROUP, schema.OTHER_GROUP), raw.gram)
+    variables["group_size"] = ((schema.GROUP,), np.bincount(raw.group_of_guess, minlength=raw.gram.shape[-1]))
+    for more in of_metrics:
+        variables |= more
     return xr.Dataset(variables, coords=coordinates(snapshot, name))
 
 
@@ -273,37 +312,3 @@ def _named(quantity: str, estimate: quantities.Estimate) -> dict[str, np.ndarray
     if quantity in schema.TAILED:
         parts[schema.TAIL] = np.broadcast_to(estimate.tail, missing.shape)
     return {quantity + suffix: part for suffix, part in parts.items()}
-
-
-def _with_tails(dataset: xr.Dataset) -> xr.Dataset:
-    """With what the guesses' errors say of the tails of the seed paper's two, of which only groups are kept."""
-    for name, alike in (("wang2025_bias", "bias"), ("wang2025_variance", "mse")):
-        short = dataset[alike + schema.SHORT].sel({schema.SPACE: "activation"}, drop=True)
-        dataset[name + schema.SHORT] = short.where(dataset[name + schema.LOW].notnull())
-    return dataset
-
-
-def _wang2025(snapshot: Snapshot, groups: _Groups, group_means: list[Sums]) -> xr.Dataset:
-    """The seed paper's bias and variance per tap (MATH.md §4), from the group sums; NaN without activation guesses."""
-    layers = [*snapshot.layers, schema.ALL_LAYERS]
-    found: dict[str, np.ndarray] = {}
-    for name in ("wang2025_bias", "wang2025_variance"):
-        found |= _named(name, quantities.Estimate.missing((len(layers),)))
-    if groups.square_totals[0]:
-        sizes = groups.sizes.astype(float)
-        for index, gradient in enumerate(snapshot.gradients):
-            exact = gradient.double()
-            exact_mean, exact_squares = exact.mean(0), exact.square().sum(0)
-            errors, second = [], []
-            for mean, total, size in zip(group_means, groups.square_totals, sizes, strict=True):
-                own = mean[index].double()
-                errors.append(own.mean(0).sub_(exact_mean))
-                cross = (own * exact).sum(0)
-                second.append((total[index] / size - 2 * cross + exact_squares) / snapshot.n_examples)
-            moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
-            norm = float(exact.square().sum(1).mean().sqrt())
-            precision = float(torch.finfo(gradient.dtype).eps)
-            for name, estimate in quantities.wang2025(moment, error, sizes, norm, precision).items():
-                for part, values in _named(name, estimate).items():
-                    found[part][index] = values
-    return xr.Dataset({name: (schema.LAYER, values) for name, values in found.items()})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from fganalysis.arguments import check_kind
+from fganalysis.arguments import check_kind, listed
 
 STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
@@ -33,10 +33,13 @@ class Variable:
 GRADIENT_UNITS = "loss per unit of the space"
 SQUARED_UNITS = "(loss per unit of the space)^2"
 
+# `fganalysis.register_metric` adds to QUANTITIES, EXACT and ALSO_COMPARED: read them when they are needed, not once at
+# import.
+
 # Estimated quantities: each has beside it, under the same name, its standard error (`_se`), the bounds of its 95 %
 # interval (`_low`, `_high`), whether that is wide, so that it may cover far more than 95 % (`_wide`, 1 or 0), and
 # whether it may be too short, as what is averaged may have no variance (`_short`, 1 or 0).
-QUANTITIES = {
+QUANTITIES: dict[str, Variable] = {
     "bias": Variable("norm of the bias", GRADIENT_UNITS),
     "squared_bias": Variable("squared norm of the bias, unbiased U-statistic (may be negative)", SQUARED_UNITS),
     "relative_bias": Variable("norm of the bias over norm of the gradient", "1"),
@@ -48,22 +51,21 @@ QUANTITIES = {
     "efficiency": Variable("fraction of the exact step's progress at the best step size", "1"),
     "best_scale": Variable("scale of a guess that minimises its mean squared error", "1"),
     "descent_probability": Variable("probability that a guess has a positive inner product with the gradient", "1"),
-    "wang2025_bias": Variable("norm of the bias averaged over examples (Wang et al. 2025)", GRADIENT_UNITS, (LAYER,)),
-    "wang2025_variance": Variable(
-        "norm over units of mean squared error minus squared mean bias (Wang et al. 2025)", SQUARED_UNITS, (LAYER,)
-    ),
 }
+
+# What stands beside each of them under its name.
+BESIDE = (SE, LOW, HIGH, WIDE, SHORT)
+
+# Those of registered metrics that are compared with their predictions, wherever a result has them.
+ALSO_COMPARED: list[str] = []
 
 # Those with a tail of their own, whose shape k̂ stands beside them (`_tail`): an interval is short from k̂ = 1/2 on.
 # All norms of mean guesses have that of `bias`.
 TAILED = ("bias", "shrinkage", "variance", "mse", "cosine", "efficiency", "best_scale")
 
 # Exact quantities and raw material: no standard error.
-EXACT = {
+EXACT: dict[str, Variable] = {
     "gradient_norm": Variable("norm of the exact gradient", GRADIENT_UNITS),
-    "wang2025_covariance_norm": Variable("Frobenius norm of Sigma - I over units, batch mean", "1", (LAYER,)),
-    "wang2025_overlap": Variable("norm of the gradient's projection over its norm, batch mean", "1", (LAYER,)),
-    "wang2025_squared_overlap": Variable("squared overlap, batch mean", "1", (LAYER,)),
 }
 RAW = {
     "inner_product": Variable("inner product of a guess with the gradient", SQUARED_UNITS, (SPACE, LAYER, GUESS)),
@@ -168,7 +170,8 @@ def validate(dataset: xr.Dataset) -> xr.Dataset:
     known = variables()
     for name, array in dataset.data_vars.items():
         if name not in known:
-            raise ValueError(f"unknown variable {name!r}; known ones: {', '.join(sorted(known))}")
+            way_out = "register the metric that has it (fga.register_metric)"
+            raise ValueError(f"unknown variable {name!r}: {way_out}, or use one of {listed(sorted(known), 8)}")
         missing = [dim for dim in known[str(name)].dims if dim not in array.dims]
         if missing:
             raise ValueError(f"variable {name!r} lacks the dimension {missing[0]!r}")

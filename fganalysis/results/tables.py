@@ -40,7 +40,6 @@ COMPARED = (
     "efficiency",
     "best_scale",
     "descent_probability",
-    "wang2025_variance",
 )
 KEYS = (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER)
 REMARKS = (schema.NOT_LOOKED_AT, schema.NOT_MEASURED)
@@ -162,7 +161,7 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
     if not any(bool(measured[name].notnull().any()) for name in COMPARED):
         raise ValueError("the tree has no number in /measured, so nothing can be compared with its predictions")
     rows = []
-    for name in COMPARED:
+    for name in scores.data_vars:
         z = scores[name].values
         z = np.abs(z[~np.isnan(z)])
         if not len(z):
@@ -203,14 +202,16 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
         ValueError: a tree without /measured, /predicted or one of the compared quantities in them.
     """
     measured, predicted = node(tree, "measured"), node(tree, "predicted")
-    parts = [name + suffix for name in COMPARED for suffix in ("", schema.SE, schema.LOW, schema.HIGH)]
-    for dataset, names in ((measured, ["gradient_norm", *parts]), (predicted, COMPARED)):
+    # Metrics that were registered after a result was made are not in it.
+    compared = [*COMPARED, *(name for name in schema.ALSO_COMPARED if name in measured and name in predicted)]
+    parts = [name + suffix for name in compared for suffix in ("", schema.SE, schema.LOW, schema.HIGH)]
+    for dataset, names in ((measured, ["gradient_norm", *parts]), (predicted, compared)):
         for name in names:
             _variable(dataset, name)
     # Each step, space and layer has a scale of its own: they differ by orders of magnitude, and rounding with them.
     squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
     scores = {}
-    for name in COMPARED:
+    for name in compared:
         difference, error = measured[name] - predicted[name], error_towards(predicted[name], measured, name)
         known = schema.QUANTITIES[name]
         scale: xr.DataArray = xr.ones_like(difference)

@@ -40,17 +40,15 @@ __all__ = [
     "mean",
     "quantities",
     "squared_tangent",
-    "wang2025",
 ]
 
-NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias", "wang2025_bias", "wang2025_variance")
+NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias")
 LENGTHS, SQUARES = ("bias",), ("squared_bias", "variance", "mse")  # The others have no unit.
 ROOTS = ("squared_bias", "efficiency")  # Squares whose roots are known to a rounding error.
 SIGNED = ("shrinkage", "best_scale")  # Without limits. The others are at least 0 but for these:
 LIMITS = {"cosine": (-1.0, 1.0)} | dict.fromkeys(("directional_bias", "efficiency", "descent_probability"), (0.0, 1.0))
 NEAR = 4.0  # Standard errors from zero within which a square has the law of a squared norm.
-ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for,
-ROOM_IN_GROUPS = 6.0  # and groups like the largest that of the seed paper's variance does.
+ROOM = 3.0  # Guesses like the largest met that the interval of an efficiency leaves room for.
 DOUBLE = float(np.finfo(np.float64).eps)
 ROUNDING = 32.0  # What rounding may add to a guess, its products and sums, in units of the data type's precision.
 NOTABLE = 0.1  # Of an interval's length: by what such room must widen it to be called wide.
@@ -201,58 +199,6 @@ def cosine_quantiles(
     """Quantiles over guesses of the cosine with the gradient, (level, …)."""
     g2 = np.where(squared_gradient > 0, squared_gradient, np.nan)
     return np.quantile(cosines(inner_product, squared_length, g2), levels, axis=-1)
-
-
-def wang2025(
-    second_moment: Array, error: Array, sizes: Array, gradient_norm: Array | float = 0.0, precision: float = DOUBLE
-) -> dict[str, Estimate]:
-    """The seed paper's two of one layer (MATH.md §4): ‖E e‖, and ‖E s − (E e)²‖, squares and difference by unit.
-
-    Args:
-        second_moment, error: means over the guesses of a group, and over examples, of s = (ĝ_b − g_b)² and
-            e = ĝ_b − g_b, (…, group, unit). sizes: (group,), guesses in each.
-        gradient_norm: (…), root of the mean over examples of ‖g_b‖². precision: as in `quantities`, for what rounding
-            may have done to differences from it.
-    """
-    length = power_of_two(np.sqrt(np.abs(second_moment).max((-2, -1))))
-    error, second_moment = error / length[..., None, None], second_moment / length[..., None, None] ** 2
-    bias = root(squared_norm(error @ error.swapaxes(-1, -2), sizes).estimate())
-    variance = _norm_of_variance(second_moment, error, sizes, bias.low)
-    norm = gradient_norm / length
-    rounding = ROUNDING * precision * norm
-    found = {"wang2025_bias": (bias, rounding, length), "wang2025_variance": (variance, rounding * norm, length**2)}
-    return {
-        name: _limited(name, _of_few(name, part, int(sizes.sum())).of_rounding(own)).scaled(unit)
-        for name, (part, own, unit) in found.items()
-    }
-
-
-def _norm_of_variance(second_moment: Array, error: Array, sizes: Array, least_bias: Array) -> Estimate:
-    """‖E s − (E e)²‖ with the influence of every group. Wide where the longest would make it notably longer still, and
-    where much of what varies is the error times its mean, which may be zero: then it is not what varies.
-    """
-    groups = len(sizes)
-    if groups < LEAST_GROUPS:
-        return Estimate.missing(second_moment.shape[:-2])
-    weights = (sizes / sizes.sum())[:, None]
-    mean_error = (weights * error).sum(-2, keepdims=True)
-    vector = (weights * second_moment).sum(-2) - mean_error[..., 0, :] ** 2
-    value = np.linalg.norm(vector, axis=-1)
-    length = np.where(value > 0, value, 1.0)
-    # The derivative of E s − (E e)², unit by unit, and its part along the vector.
-    parts = second_moment - 2 * mean_error * error
-    parts = parts - parts.mean(-2, keepdims=True)
-    direction = (vector / length[..., None])[..., None, :]
-    influence = (parts * direction).sum(-1)
-    of_error = (2 * mean_error * (error - error.mean(-2, keepdims=True)) * direction).sum(-1)
-    not_known = (of_error**2).sum(-1) > NOT_KNOWN * (influence**2).sum(-1)
-    # What is across the vector makes it longer: ‖v + ξ‖ ≈ ‖v‖ + ξ∥ + ‖ξ⊥‖²/2‖v‖.
-    across = (parts**2).sum((-2, -1)) - (influence**2).sum(-1)
-    found = skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
-    higher = value + ROOM_IN_GROUPS * influence.max(-1) / groups
-    wide = higher > found.high + NOTABLE * (found.high - found.low)
-    wide = np.asarray(wide | (not_known & (least_bias <= 0)))
-    return replace(found, high=np.maximum(found.high, higher), wide=wide)
 
 
 def cosines(p: Array, q: Array, g2: Array) -> Array:

@@ -18,6 +18,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, Subsampled
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.sample import MOST_GROUPS, MOST_GUESSES_PER_BLOCK
+from fganalysis.papers.wang2025.intervals import bias_and_variance
 from fganalysis.results import schema
 from fganalysis.statistics import quantities
 from fganalysis.statistics.intervals import Estimate
@@ -49,7 +50,7 @@ COUNTED = (*schema.QUANTITIES, *PARTS)
 @dataclass(frozen=True)
 class Draws:
     """Raw material of many samples: p, q (repeat, space, layer, guess), Gram matrices (repeat, space, layer, group,
-    group), and, a tap each, the group means of s and e of `moments.wang2025`, (repeat, group, unit)."""
+    group), and, a tap each, the group means of s and e of `fganalysis.papers.wang2025`, (repeat, group, unit)."""
 
     inner_product: Array
     squared_length: Array
@@ -137,7 +138,7 @@ def measured(draws: Draws, squared_gradient: Array) -> dict[str, Estimate]:
     found = quantities.quantities(draws.inner_product, draws.squared_length, draws.gram, of_guess, squared_gradient)
     shape = draws.inner_product.shape[:-1]
     for index, (second, error) in enumerate(zip(draws.second_moments, draws.errors, strict=True)):
-        for name, estimate in quantities.wang2025(second, error, np.full(groups, n_guesses / groups)).items():
+        for name, estimate in bias_and_variance(second, error, np.full(groups, n_guesses / groups)).items():
             nothing = replace(Estimate.missing(shape), wide=np.zeros(shape, dtype=bool), tail=np.full(shape, np.nan))
             own = found.setdefault(name, nothing)
             # Of groups alone, so that it says of its tail what `fga.sample` takes from the guesses.

@@ -72,14 +72,6 @@ def test_dense_and_mean_weight_gradients(kind: str) -> None:
     assert estimates.numbers_per_guess() == sum(sizes)
 
 
-def test_squares_are_summed_over_guesses_and_examples() -> None:
-    snapshot = tiny_snapshot((4, 5, 3), n_examples=3)
-    estimates = some_estimates("activation", snapshot)
-    assert isinstance(estimates, ActivationEstimates)
-    for squares, guess in zip(estimates.square_total(), estimates.guesses, strict=True):
-        torch.testing.assert_close(squares, guess.square().sum((0, 1)))
-
-
 def test_a_wrong_kernel_would_be_seen() -> None:
     snapshot = tiny_snapshot((4, 5, 3), n_examples=3)
     estimates = some_estimates("activation", snapshot)

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import fganalysis as fga
+from fganalysis import predictions
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators import (
@@ -43,7 +44,7 @@ from fganalysis.estimators.directional import Slope
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, Rademacher, Sphere
 from fganalysis.measuring.diagnose import join
-from fganalysis.predictions import PREDICTIONS
+from fganalysis.predictions import ClosedForm, closed_form_of
 from fganalysis.results import schema, store
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
 from tests import law_claims, laws
@@ -414,9 +415,8 @@ CAUGHT = {
 
 @pytest.mark.parametrize(("wrong", "quantity"), CAUGHT.values(), ids=CAUGHT)
 def test_sampling_catches_what_is_not_as_claimed(wrong: Claims, quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        PREDICTIONS, Claims, lambda snapshot, one: PREDICTIONS[type(one.claimed)](snapshot, one.claimed)
-    )
+    of_the_claim = ClosedForm(lambda snapshot, claims: closed_form_of(claims.claimed).guess(snapshot, claims.claimed))
+    monkeypatch.setitem(predictions.CLOSED_FORMS, Claims, of_the_claim)
     # 1 % of a mean slope is nine of its standard errors here, and 2/(n + 1) of a variance a hundred.
     snapshot = classification((6, 8, 4), n_examples=32)
     right = fga.diagnose(snapshot, [wrong.claimed], n_guesses=16384)

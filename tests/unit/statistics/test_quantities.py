@@ -222,22 +222,6 @@ def test_nothing_is_wide_where_guesses_are_all_alike_but_for_rounding() -> None:
     assert not any(flagged[0]) and max(flagged[1]) > 0
 
 
-def test_the_seed_papers_variance_says_where_its_interval_is_wide() -> None:
-    """Where six groups more, as noisy as the noisiest, would raise it by more than the groups show."""
-    generator = np.random.default_rng(0)
-    second, error = 1 + 0.1 * generator.normal(size=(64, 5)), 1e-3 * generator.normal(size=(64, 5))
-    noisy = second + np.where(np.arange(64) == 0, 0.25, 0.0)[:, None]
-    for squares, wide in ((second, False), (noisy, True)):
-        assert bool(quantities.wang2025(squares, error, np.full(64, 16.0))["wang2025_variance"].wide) == wide
-    # Where the squares hardly vary, what does is the noise of a mean error that may be zero, times itself.
-    noise = 0.1 * np.random.default_rng(1).normal(size=(64, 5))
-    for mean, wide in ((0.0, True), (1.0, False)):
-        found = quantities.wang2025(np.full((64, 5), 4.0), mean + noise, np.full(64, 16.0))
-        assert bool(found["wang2025_variance"].wide) == wide
-    few = quantities.wang2025(second, error, np.full(64, 2.0))
-    assert all(bool(np.all(estimate.wide)) for estimate in few.values())
-
-
 def test_the_error_of_an_efficiency_near_zero_is_no_accident_of_its_own_value() -> None:
     """The delta method's 2ρ se is zero where ρ happens to be: a quarter of these errors would be under half of theirs.
 

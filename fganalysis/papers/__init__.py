@@ -1,0 +1,1 @@
+"""Metrics as single papers define them: each a plug-in, registered by the public `fganalysis.register_metric`."""

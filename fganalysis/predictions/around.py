@@ -1,0 +1,51 @@
+"""Closed forms of the estimators around another: each asks for the closed form of the estimator inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fganalysis import estimators
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.predictions.guess import Guess, GuessOnRows
+from fganalysis.predictions.protocol import ClosedForm, Need
+
+LookUp = Callable[[Any], ClosedForm]
+
+
+@dataclass(frozen=True)
+class Around:
+    """``look_up`` gives the closed form of the estimator inside."""
+
+    look_up: LookUp
+
+    def averaged(self, snapshot: Snapshot, estimator: estimators.Averaged) -> Guess:
+        """One guess is the guess itself."""
+        form, inside, n_averaged = self.look_up(estimator.estimator), estimator.estimator, estimator.n_averaged
+        return form.guess(snapshot, inside) if n_averaged == 1 else form.averaged(snapshot, inside, n_averaged)
+
+    def averaged_on_rows(self, snapshot: Snapshot, estimator: estimators.Averaged, size: int) -> GuessOnRows:
+        inside = self.look_up(estimator.estimator).subsampled(snapshot, estimator.estimator, size)
+        return inside.averaged(estimator.n_averaged)
+
+    def subsampled(self, snapshot: Snapshot, estimator: estimators.Subsampled) -> Guess:
+        """All rows are the batch."""
+        form, inside = self.look_up(estimator.estimator), estimator.estimator
+        if estimator.size == snapshot.n_examples:
+            return form.guess(snapshot, inside)
+        return form.subsampled(snapshot, inside, estimator.size).guess()
+
+    def needs(self, estimator: Any) -> Sequence[Need]:
+        return self.look_up(estimator.estimator).needs(estimator.estimator)
+
+
+def averaged(look_up: LookUp) -> ClosedForm:
+    around = Around(look_up)
+    return ClosedForm(around.averaged, on_rows=around.averaged_on_rows, needs=around.needs)
+
+
+def subsampled(look_up: LookUp) -> ClosedForm:
+    """Of a part of a part of the batch nothing is known."""
+    around = Around(look_up)
+    return ClosedForm(around.subsampled, needs=around.needs)

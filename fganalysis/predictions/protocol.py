@@ -1,0 +1,61 @@
+"""What a closed form is: what theory knows of a class of estimators, as functions of a snapshot and an estimator.
+
+    guess(snapshot, estimator)              → Guess          one guess on the whole batch
+    averaged(snapshot, estimator, n)        → Guess          the mean of n independent guesses (`Averaged`)
+    subsampled(snapshot, estimator, size)   → GuessOnRows    a guess on ``size`` random rows (`Subsampled`)
+    needs(estimator)                        → names          what is read of the snapshot beside gradients and inputs
+
+Only the first must be given. Two moments of a mean of guesses always follow from those of one guess; of a guess on
+random rows nothing is known unless the closed form says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.predictions.guess import Guess, GuessOnRows
+
+Need = Literal["upstream"]
+
+
+def only_gradients(estimator: Any) -> tuple[Need, ...]:
+    """Of a closed form that reads nothing beside gradients and inputs."""
+    return ()
+
+
+def upstream_jacobians(estimator: Any) -> tuple[Need, ...]:
+    """Of a closed form that reads the upstream Jacobians: the network must be a chain."""
+    return ("upstream",)
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """The closed form of a class of estimators: see the module's text.
+
+    guess: (snapshot, estimator) → `Guess`. mean_of_several: (snapshot, estimator, n) → `Guess`, where more than two
+    moments of a mean of n guesses are known. on_rows: (snapshot, estimator, size) → `GuessOnRows`. needs: estimator →
+    names of the snapshot's properties, which refuse a network that does not have them before anything is computed.
+    """
+
+    guess: Callable[[Snapshot, Any], Guess]
+    mean_of_several: Callable[[Snapshot, Any, int], Guess] | None = None
+    on_rows: Callable[[Snapshot, Any, int], GuessOnRows] | None = None
+    needs: Callable[[Any], Sequence[Need]] = only_gradients
+
+    def averaged(self, snapshot: Snapshot, estimator: Any, n_averaged: int) -> Guess:
+        if self.mean_of_several is not None:
+            return self.mean_of_several(snapshot, estimator, n_averaged)
+        return self.guess(snapshot, estimator).averaged(n_averaged)
+
+    def subsampled(self, snapshot: Snapshot, estimator: Any, size: int) -> GuessOnRows:
+        return GuessOnRows() if self.on_rows is None else self.on_rows(snapshot, estimator, size)
+
+
+def _nothing_known(snapshot: Snapshot, estimator: Any) -> Guess:
+    return Guess()
+
+
+UNKNOWN = ClosedForm(_nothing_known)

@@ -1,0 +1,89 @@
+"""Which closed form belongs to which class of estimators: one table, looked up along a class's bases.
+
+A user's own closed form is registered in one call. Here for a guess ĝ = c g at the activations, the same every time:
+
+    from fganalysis.predictions import ClosedForm, Guess, Moments
+
+    @dataclass(frozen=True)
+    class Scaled:
+        factor: float
+
+        def __call__(self, snapshot, n_guesses, generator):
+            guesses = [self.factor * gradient.expand(n_guesses, -1, -1) for gradient in snapshot.gradients]
+            return fga.estimators.guesses.ActivationEstimates(tuple(guesses))
+
+    def scaled(snapshot, estimator):
+        means = [estimator.factor * gradient.double().numpy() for gradient in snapshot.gradients]
+        still = [Moments(m, np.zeros_like(m), np.zeros((len(m), len(m)))) for m in means]
+        return Guess(still, certain=True)
+
+    fga.register_closed_form(Scaled, ClosedForm(scaled))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fganalysis import estimators
+from fganalysis.arguments import check_kind, described
+from fganalysis.predictions.around import averaged, subsampled
+from fganalysis.predictions.feedback import (
+    DIRECT_FEEDBACK,
+    FEEDBACK_ALIGNMENT,
+    FORWARD_DIRECT_FEEDBACK,
+    FORWARD_DIRECT_FEEDBACK_ADAM,
+)
+from fganalysis.predictions.local import LOCAL_LOSS
+from fganalysis.predictions.perturbation import ACTIVITY, MIXING
+from fganalysis.predictions.protocol import UNKNOWN, ClosedForm
+from fganalysis.predictions.sampling_rows import BACKPROPAGATION, MINIBATCH
+from fganalysis.predictions.upstream import NEWTON_SCHULZ, ORTHOGONAL, PRECONDITIONED, UPSTREAM
+from fganalysis.predictions.weights import MULTI_TANGENT, WEIGHT
+
+
+def closed_form_of(estimator: Any) -> ClosedForm:
+    """That of the estimator's class, or of the nearest of its bases that has one; `UNKNOWN` without any."""
+    known = (CLOSED_FORMS[kind] for kind in type(estimator).__mro__ if kind in CLOSED_FORMS)
+    return next(known, UNKNOWN)
+
+
+def register_closed_form(estimator_class: type, closed_form: ClosedForm | None) -> None:
+    """Says what theory knows of a class of estimators: `predict` and `diagnose` show it from then on.
+
+    A subclass inherits the closed form, and may have another one. An entry that is there is replaced.
+
+    Args:
+        estimator_class: the class of the estimator, whose instances are called with (snapshot, n_guesses, generator).
+        closed_form: a `ClosedForm`; see this module's text for an example. None says that nothing is known of the
+            class, although something is known of one of its bases.
+
+    Raises:
+        ValueError: what is no class with a ``__call__``, and what is no `ClosedForm`.
+    """
+    if not isinstance(estimator_class, type) or not any("__call__" in vars(kind) for kind in estimator_class.__mro__):
+        kind = "a class whose instances are called with (snapshot, n_guesses, generator)"
+        raise ValueError(f"estimator_class must be {kind}, got {described(estimator_class)}")
+    if closed_form is not None:
+        check_kind("closed_form", closed_form, ClosedForm, "a fganalysis.predictions.ClosedForm or None")
+    CLOSED_FORMS[estimator_class] = UNKNOWN if closed_form is None else closed_form
+
+
+CLOSED_FORMS: dict[type, ClosedForm] = {
+    estimators.Backpropagation: BACKPROPAGATION,
+    estimators.WeightPerturbation: WEIGHT,
+    estimators.ActivityPerturbation: ACTIVITY,
+    estimators.Upstream: UPSTREAM,
+    estimators.OrthogonalUpstream: ORTHOGONAL,
+    estimators.NewtonSchulzUpstream: NEWTON_SCHULZ,
+    estimators.PreconditionedUpstream: PRECONDITIONED,
+    estimators.ActivationMixing: MIXING,
+    estimators.MultiTangent: MULTI_TANGENT,
+    estimators.FeedbackAlignment: FEEDBACK_ALIGNMENT,
+    estimators.DirectFeedback: DIRECT_FEEDBACK,
+    estimators.ForwardDirectFeedback: FORWARD_DIRECT_FEEDBACK,
+    estimators.ForwardDirectFeedbackAdam: FORWARD_DIRECT_FEEDBACK_ADAM,
+    estimators.LocalLoss: LOCAL_LOSS,
+    estimators.Minibatch: MINIBATCH,
+    estimators.Averaged: averaged(closed_form_of),
+    estimators.Subsampled: subsampled(closed_form_of),
+}
