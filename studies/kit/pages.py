@@ -51,6 +51,7 @@ def render(study: str, values: Mapping[str, object], template: str = "page.md.j2
         autoescape=False,  # The pages are Markdown: a "<" must stay one.
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters.update(FILTERS)
     return joined(environment.get_template(f"{study}/{template}").render(values))
