@@ -108,17 +108,17 @@ def test_the_order_is_judged_on_differences_seed_by_seed() -> None:
     paired = collected.difference(tree, "orthogonal, k = 10", "upstream", 128)
     assert paired.mean == pytest.approx(0.010) and 0 < paired.low < 0.010
     page = wang2025_page.text(tree)
-    assert "Seed by seed, W̃⊥ (k = 10) above W̃ᵀ above activity perturbation holds at width 128." in page
+    assert "The order W̃⊥ (k = 10) above W̃ᵀ above activity perturbation holds seed by seed at width 128." in page
     assert "| 128 | W̃ᵀ | activity perturbation | 0.011 ± 0.002 | better | no |" in page
 
 
 def test_the_page_says_that_the_ordering_holds_with_intervals_apart() -> None:
     values = {"activity": [0.30, 0.31], "upstream": [0.50, 0.51], "orthogonal, k = 10": [0.90, 0.91]}
     page = wang2025_page.text(collected.collect(log(values, 256)))
-    assert "At width 256, after 300 epochs, the ordering of table 3 holds with intervals apart for all three" in page
+    assert "At width 256, after 300 epochs, the intervals of the three means are disjoint and in the order" in page
     assert (
-        "At width 128, after 300 epochs, the ordering of table 3 is not judged: it takes two seeds that W̃⊥, k = 10 and "
-        "W̃ᵀ have in common." in page
+        "At width 128, after 300 epochs, the intervals cannot be compared: W̃⊥, k = 10 and W̃ᵀ need at least two seeds "
+        "in common." in page
     )
 
 
@@ -128,19 +128,20 @@ def test_the_page_says_why_the_ordering_does_not_hold_with_intervals_apart() -> 
     better = seeds + np.array([0.019, 0.020, 0.021])
     values = {"activity": [0.1, 0.1, 0.11], "upstream": list(seeds), "orthogonal, k = 10": list(better)}
     page = wang2025_page.text(collected.collect(log(values)))
-    assert "At width 128, after 300 epochs, the ordering of table 3 does not hold with intervals apart:" in page
+    assert "At width 128, after 300 epochs, the intervals of the three means are not all disjoint" in page
     assert (
-        "- W̃⊥, k = 10 and W̃ᵀ: the means differ by 0.020, the intervals reach 0.251 and 0.248, as seeds have standard "
-        "deviations of 0.101 (3 seeds) and 0.100 (3 seeds). 100% of that variance is common to both (a seed's weights "
-        "and batches): seed by seed the difference is 0.020 ± 0.002, better." in page
+        "- W̃⊥, k = 10 and W̃ᵀ: the means differ by 0.020 and the half-widths of their intervals are 0.251 and 0.248. "
+        "The standard deviations over seeds are 0.101 (3 seeds) and 0.100 (3 seeds). Both methods share 100 % of "
+        "that variance, as a seed has the same weights and batches for both. Seed by seed the difference is 0.020 ± "
+        "0.002: the first is better." in page
     )
     assert "- W̃ᵀ and activity" not in page
 
 
-def test_a_difference_that_nothing_common_explains_is_not_told_apart() -> None:
+def test_a_difference_that_nothing_common_explains_is_not_significant() -> None:
     values = {"activity": [0.1, 0.1, 0.11], "upstream": [0.5, 0.6, 0.7], "orthogonal, k = 10": [0.7, 0.6, 0.5]}
     page = wang2025_page.text(collected.collect(log(values)))
-    assert "None of that variance is common to both: seed by seed the difference is 0.0 ± 0.5, not told apart." in page
+    assert "share none of that variance. Seed by seed the difference is 0.0 ± 0.5: not significant." in page
 
 
 def metrics(values: dict[str, list[float]]) -> xr.Dataset:
@@ -222,7 +223,7 @@ def test_more_iterations_are_announced_where_they_are_compared(iterated: bool) -
     tree.attrs["trainings"] = "2 of 2"
     page = wang2025_page.page(tree)
     assert (
-        ("more iterations are compared below" in page) == ("Does the cheap decomposition matter?" in page) == iterated
+        ("More iterations are compared above" in page) == ("Does the cheap decomposition matter?" in page) == iterated
     )
 
 
@@ -232,7 +233,7 @@ def test_a_printed_number_is_looked_for_in_the_interval_of_one_more_run() -> Non
     page = wang2025_page.text(tree)
     assert "| 128 | W̃ᵀ | 0.312 | 0.4 ± 0.2 | 3 | yes | yes |" in page
     assert "| 128 | weight perturbation | 0.124 | 0.91 ± 0.02 | 3 | below | below |" in page
-    assert "Of 2 cells with an interval, 1 hold" in page
+    assert "In 1 of the 2 cells that have an interval" in page
 
 
 def test_a_tiny_run_trains_writes_its_page_and_is_not_repeated(
