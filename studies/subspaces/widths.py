@@ -79,10 +79,10 @@ def _learned(collected: xr.Dataset) -> dict[str, xr.DataArray]:
     common = collected.sel(moment="common")
     accuracy, fall = common["train_accuracy"], common["initial_loss"] - common["loss"]
     found = {}
-    for name, quantity in (("training accuracy", accuracy), ("fall of the loss", fall)):
+    for name, quantity in (("training accuracy", accuracy), ("loss reduction", fall)):
         own, other = (quantity.sel(trained_by=method, drop=True) for method in ("orthogonal", "backpropagation"))
-        found[f"W̃⊥'s {name}"] = own
-        found[f"its {name} over backpropagation's"] = own / other
+        found[f"the {name} of W̃⊥"] = own
+        found[f"the {name} of W̃⊥ relative to that of backpropagation"] = own / other
     return found
 
 
