@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
+from studies.kit.figures import colour, marker, style
 from studies.kit.seeds import over_seeds
 from studies.wang2025.collected import final
 from studies.wang2025.paper import NAMES, TABLE_3, WIDTHS
@@ -22,31 +23,27 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
 
 def _accuracy_figure(tree: xr.DataTree) -> Figure:
     import matplotlib.pyplot as plt
-    import seaborn
     from matplotlib.lines import Line2D
 
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+    with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     training = tree["training"].to_dataset()
-    colours = dict(zip(TABLE_3, seaborn.color_palette("colorblind", len(TABLE_3)), strict=True))
     shown = 128
-    for (method, printed), marker in zip(TABLE_3.items(), "os^Dv", strict=True):
+    for method, printed in TABLE_3.items():
         means = {width: over_seeds(final(tree, method, width).values) for width in WIDTHS}
         means = {width: mean for width, mean in means.items() if math.isfinite(mean.mean)}
         halves = [mean.half if math.isfinite(mean.half) else 0.0 for mean in means.values()]
         centres = [mean.mean for mean in means.values()]
-        colour = colours[method]
-        left.errorbar(
-            list(means), centres, yerr=halves, color=colour, marker=marker, ms=4, capsize=2, label=NAMES[method]
-        )
+        line = {"color": colour(method), "marker": marker(method), "ms": 4}
+        left.errorbar(list(means), centres, yerr=halves, **line, capsize=2, label=NAMES[method])
         if tree.attrs["epochs"] == 300:
-            left.plot(WIDTHS, printed, "x", color=colour, ms=7, mew=1.5)
+            left.plot(WIDTHS, printed, "x", color=colour(method), ms=7, mew=1.5)
         if method in training["trained_by"].values and shown in training["width"].values:
             own = training["train_accuracy"].sel(trained_by=method, width=shown).dropna("seed", how="all")
             if own.sizes["seed"]:
                 epochs = own["step"] / (own["step"].values[-1] / tree.attrs["epochs"])
-                right.plot(epochs, own.mean("seed"), color=colour)
-                right.fill_between(epochs, own.min("seed"), own.max("seed"), color=colour, alpha=0.25, lw=0)
+                right.plot(epochs, own.mean("seed"), color=colour(method))
+                right.fill_between(epochs, own.min("seed"), own.max("seed"), color=colour(method), alpha=0.25, lw=0)
     shown_widths = WIDTHS if tree.attrs["epochs"] == 300 else [int(width) for width in training["width"].values]
     left.set(xscale="log", xlabel="width", ylabel="training accuracy", xticks=shown_widths)
     left.set_xticklabels(map(str, shown_widths))
@@ -63,26 +60,24 @@ def _accuracy_figure(tree: xr.DataTree) -> Figure:
 
 def _overlap_figure(tree: xr.DataTree) -> Figure:
     import matplotlib.pyplot as plt
-    import seaborn
 
     jacobian = tree["jacobian"].to_dataset()
     methods = [m for m in ("backpropagation", "upstream", "orthogonal, k = 10") if m in jacobian["trained_by"].values]
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
+    with style():
         figure, grid = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    colours = seaborn.color_palette("colorblind")
     widths = [int(width) for width in jacobian["width"].values]
     for axes, layer in zip(grid, (1, 2), strict=True):
         for index, method in enumerate(methods):
-            for when, style in (("before", "--"), ("after", "-")):
+            for when, dashes in (("before", "--"), ("after", "-")):
                 if when == "before" and index > 0:
                     continue
                 own = jacobian["squared_overlap"].sel(trained_by=method, layer=layer, when=when)
                 means = [over_seeds(own.sel(width=width).values) for width in widths]
                 halves = [mean.half if math.isfinite(mean.half) else 0.0 for mean in means]
-                colour = "0.4" if when == "before" else colours[index]
+                shade = "0.4" if when == "before" else colour(method)
                 name = "at initialisation" if when == "before" else f"trained by {NAMES[method]}"
                 axes.errorbar(
-                    widths, [mean.mean for mean in means], yerr=halves, ls=style, color=colour, marker="o", ms=4,
+                    widths, [mean.mean for mean in means], yerr=halves, ls=dashes, color=shade, marker="o", ms=4,
                     capsize=2, label=name,
                 )  # fmt: skip
         ranks = jacobian["jacobian_rank"].sel(layer=layer, when="before").mean(("seed", "trained_by"))
