@@ -1,4 +1,4 @@
-"""The part of the page of `studies.averaging` that says how far what is measured is from what is predicted."""
+"""How far what `studies.averaging` measures is from what is predicted: the numbers of its page."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import xarray as xr
 
 from fganalysis.results import schema
-from studies.kit.markdown import listed, table
-from studies.kit.seeds import over_seeds
+from studies.kit.seeds import Interval, over_seeds
 
 ROUNDING = 2e-5  # Of ‖ĝ‖², a sum in single precision: an error that varies less is not compared.
 EXACT = 1e-6  # Squared cosines as near to 1, and biases over ‖g‖² as small, are rounding.
@@ -19,11 +18,10 @@ def draws_nothing(dataset: xr.Dataset, name: str) -> bool:
     return bool((own["relative_error_se"] == 0).all())
 
 
-def agreement(dataset: xr.Dataset) -> list[str]:
+def agreement(dataset: xr.Dataset) -> dict[str, object]:
     """How far measured errors are from predicted ones, and cosines from √ρ², over all cells, spaces and layers."""
     drawn = [str(name) for name in dataset["guess_kind"].values if not draws_nothing(dataset, str(name))]
     own = dataset.sel(guess_kind=drawn)
-    by_size = [[str(m), *_scores(own.sel(averaged=m))] for m in own["averaged"].values]
     off = (own["cosine"] / own["cosine_predicted"]).sel(layer=schema.ALL_LAYERS, space="weight")
     by_kind = []
     for name in drawn:
@@ -31,22 +29,14 @@ def agreement(dataset: xr.Dataset) -> list[str]:
         ratios = [over_seeds(mean.sel(averaged=m)) for m in own["averaged"].values]
         words = ["–" if np.isnan(ratio.mean) else str(ratio) for ratio in ratios]
         by_kind.append([name, *_scores(own.sel(guess_kind=name)), *words])
-    groups = dataset.attrs["guesses"] // int(dataset["averaged"][-1])
-    header = ["errors compared", "abs(z) > 2", "abs(z) > 3", "largest"]
-    lines = [
-        "Measured errors against predicted ones over every width, step, seed, space and layer, z = (measured − "
-        "predicted)/standard error (chance gives 4.6 % and 0.3 %, and more than that where there are few groups: "
-        f"{groups} at the largest m; the layers of one guess are not independent, nor are the means of different m):",
-        "",
-        table(["m", *header], by_size),
-        "",
-        "The same by estimator; and the measured mean cosine over √ρ²_m in weight space, which is 1 where norms do not "
-        "vary:",
-        "",
-        table(["guess", *header, *(f"cosine, m = {m}" for m in own["averaged"].values)], by_kind),
-        "",
-    ]
-    return [*lines, *_exactness(dataset), *_finite_difference(dataset)]
+    return {
+        "groups": dataset.attrs["guesses"] // int(dataset["averaged"][-1]),
+        "sizes": [int(m) for m in own["averaged"].values],
+        "by_size": [[str(m), *_scores(own.sel(averaged=m))] for m in own["averaged"].values],
+        "by_kind": by_kind,
+        "exactness": _exactness(dataset),
+        "finite_difference": _finite_difference(dataset),
+    }
 
 
 def _scores(own: xr.Dataset) -> list[str]:
@@ -61,35 +51,25 @@ def _scores(own: xr.Dataset) -> list[str]:
     return [str(len(z)), f"{(z > 2).mean():.1%}", f"{(z > 3).mean():.1%}", f"{z.max():.1f}"] if len(z) else ["–"] * 4
 
 
-def _exactness(dataset: xr.Dataset) -> list[str]:
-    """How near to the predicted errors those are that have no sampling error."""
+def _exactness(dataset: xr.Dataset) -> float | None:
+    """How far from the predicted errors those are that have no sampling error, over ‖error‖² + ‖gradient‖²."""
     still = [str(name) for name in dataset["guess_kind"].values if draws_nothing(dataset, str(name))]
     if not still:
-        return []
+        return None
     own = dataset.sel(guess_kind=still)
     off = abs(own["relative_error"] - own["relative_error_predicted"]) / (1 + own["relative_error_predicted"])
-    return [
-        f"Without sampling error: {listed(f'`{name}`' for name in still)}, whose measured errors in every width, step, "
-        f"seed, space and layer are the predicted ones to within {float(off.max()):.0e} of ‖error‖² + ‖gradient‖².",
-        "",
-    ]
+    return float(off.max())
 
 
-def _finite_difference(dataset: xr.Dataset) -> list[str]:
-    """The guess without a closed form beside the one that it tends to."""
+def _finite_difference(dataset: xr.Dataset) -> list[tuple[Interval, int, str]]:
+    """The error of the guess without a closed form over that of the one that it tends to, at every width and step."""
     if not {"finite difference", "weight"} <= set(dataset["guess_kind"].values.tolist()):
         return []
     own = dataset.sel(space="weight", layer=schema.ALL_LAYERS, averaged=1)
     ratio = own["relative_error"].sel(guess_kind="finite difference", drop=True)
     ratio = ratio / own["relative_error_predicted"].sel(guess_kind="weight", drop=True)
-    words = [
-        f"{over_seeds(ratio.sel(trained=trained, width=width))} at width {width}, {trained}"
+    return [
+        (over_seeds(ratio.sel(trained=trained, width=width)), int(width), str(trained))
         for trained in own["trained"].values
         for width in own["width"].values
-    ]
-    return [
-        "`finite difference` has no closed form. For ε → 0 it is `weight`; the measured error of one guess over that "
-        f"predicted for `weight` is {listed(words)}. A guess whose losses differ by less than their rounding is zero, "
-        "and its cosine counts as 0.",
-        "",
     ]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from fganalysis.arguments import check_names
 from fganalysis.results import store
+from studies.finite_difference import figures
 from studies.finite_difference import page as finite_difference_page
 from studies.finite_difference.cells import ACTIVATIONS, Network, cell
 from studies.kit import command_line, pages
@@ -88,8 +89,8 @@ def main(settings: Settings) -> xr.Dataset:
     }
     store.write(dataset, settings.out / "finite_difference.nc")
     text = finite_difference_page.page(dataset)
-    figures = {"error": finite_difference_page.figure(dataset)}
-    pages.write("finite_difference", text, figures, settings.out, settings.page)
+    drawn = {"error": figures.figure(dataset)}
+    pages.write("finite_difference", text, drawn, settings.out, settings.page)
     print(text)
     return dataset
 

@@ -18,6 +18,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from fganalysis.results import store
+from studies.guess_target import figures
 from studies.guess_target import page as guess_target_page
 from studies.guess_target.cells import QUANTITIES, Network, Training, cell_path, measured, trained, ways
 from studies.kit import command_line, pages
@@ -83,7 +84,7 @@ def main(settings: Settings) -> xr.DataTree:
     tree = xr.DataTree.from_dict({"measured": _measured(settings, found), "trained": _trained(settings, by_way)})
     store.write(tree, settings.out / "guess_target.nc")
     text = guess_target_page.page(tree)
-    pages.write("guess_target", text, guess_target_page.figures(tree), settings.out, settings.page)
+    pages.write("guess_target", text, figures.figures(tree), settings.out, settings.page)
     print(text)
     return tree
 

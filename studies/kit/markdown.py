@@ -1,4 +1,4 @@
-"""Small words and tables for the pages that studies write."""
+"""Small words and tables for the pages that studies write; the filters of their templates."""
 
 from __future__ import annotations
 
@@ -42,3 +42,13 @@ def scientific(interval: Interval) -> str:
 def capital(text: str) -> str:
     """The text with its first letter large."""
     return text[0].upper() + text[1:]
+
+
+def number(value: object, form: str = ".3g") -> str:
+    """A number in one of Python's formats; an interval has its own, mean ± half-width."""
+    return str(value) if isinstance(value, Interval) else format(value, form)
+
+
+def percent(share: float, form: str = ".0f") -> str:
+    """A share in percent: 0.25 is 25 %."""
+    return f"{100 * share:{form}} %"

@@ -1,19 +1,75 @@
-"""Where a study's page goes, with its figures: to its results, unless it is told otherwise.
+"""A study's page: rendered from the template in the study's folder, and written with its figures.
 
-The pages of docs/results are made with the settings that they state. A run with other settings must not replace them
-unasked, so only ``--page docs/results`` writes there.
+A template (``page.md.j2``) holds the sentences, and the study's Python the numbers and the verdicts. In a template, a
+paragraph and an item of a list may be broken over lines; the page has each in one line.
+
+A page goes to the study's results, unless it is told otherwise. The pages of docs/results are made with the settings
+that they state. A run with other settings must not replace them unasked, so only ``--page docs/results`` writes there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jinja2
+
 from fganalysis.results import plotting, store
+from studies.kit import markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+STUDIES = Path(__file__).resolve().parents[1]
+# The beginnings of lines that are never joined to the line before: tables, headings, figures, items and code.
+ALONE = re.compile(r"\s*(\||#|!\[|[-*] |```)")
+FINISHED = re.compile(r"\s*(\||#|!\[|```)")  # ... and of lines to which the next line is not joined.
+FILTERS = {
+    "capital": markdown.capital,
+    "listed": markdown.listed,
+    "number": markdown.number,
+    "percent": markdown.percent,
+    "scientific": markdown.scientific,
+    "table": lambda rows, header: markdown.table(header, rows),
+    "verb": markdown.verb,
+}
+
+
+def render(study: str, values: Mapping[str, object], template: str = "page.md.j2") -> str:
+    """The text of a page, from a template in the study's folder; the same values give the same text.
+
+    Raises
+    ------
+    jinja2.UndefinedError
+        A name of the template that ``values`` lacks.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(STUDIES, encoding="utf-8"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # The pages are Markdown: a "<" must stay one.
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FILTERS)
+    return joined(environment.get_template(f"{study}/{template}").render(values))
+
+
+def joined(text: str) -> str:
+    """The text with each paragraph and each item in one line, and one empty line between them at the most."""
+    lines: list[str] = []
+    for line in text.strip().splitlines():
+        before = lines[-1] if lines else ""
+        if not line.strip():
+            if before:
+                lines.append("")
+        elif not before or ALONE.match(line) or FINISHED.match(before):
+            lines.append(line.rstrip())
+        else:
+            lines[-1] = f"{before} {line.strip()}"
+    return "\n".join(lines) + "\n"
 
 
 def write(

@@ -32,7 +32,7 @@ from fganalysis.results.schema import ALL_LAYERS, SPACES
 from studies.kit import command_line, pages
 from studies.kit.kept_cells import kept
 from studies.kit.shares import clopper_pearson
-from studies.mutants import checks
+from studies.mutants import checks, figures
 from studies.mutants import page as mutants_page
 from studies.mutants.checks import CHECKS
 from studies.mutants.estimators import MUTANTS, Mutant, snapshot
@@ -85,8 +85,8 @@ def main(settings: Settings) -> xr.Dataset:
     dataset.attrs = {"guesses": settings.guesses, "tolerance": settings.tolerance, "law": settings.law}
     dataset.attrs["max_guesses"] = settings.max_guesses
     store.write(dataset, settings.out / "mutants.nc")
-    figures = {"": mutants_page.figure(dataset)}
-    pages.write("mutants", mutants_page.page(dataset), figures, settings.out, settings.page)
+    drawn = {"": figures.figure(dataset)}
+    pages.write("mutants", mutants_page.page(dataset), drawn, settings.out, settings.page)
     print(mutants_page.printed(dataset))
     return dataset
 

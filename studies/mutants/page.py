@@ -1,67 +1,40 @@
-"""The page, the table and the figure of `studies.mutants`, from its Dataset alone."""
+"""What the page of `studies.mutants` says, computed from its Dataset; the sentences are in page.md.j2."""
 
 from __future__ import annotations
-
-import textwrap
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from studies.kit.markdown import listed, table
+from studies.kit import pages
+from studies.kit.markdown import table
 from studies.kit.shares import clopper_pearson
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SEEN = 1e-9  # A relative bias below is rounding.
-KEPT = "~"  # Stands for a space while lines are broken.
-COLUMNS = {
-    "check_unbiased": "check_\nunbiased",
-    "assert_moments_match": "assert_moments_\nmatch",
-    "exact_moments": "exact_\nmoments",
-}
 
 
 def page(dataset: xr.Dataset) -> str:
-    """docs/results/mutants.md."""
+    """The page docs/results/mutants.md."""
+    return pages.render("mutants", values(dataset))
+
+
+def values(dataset: xr.Dataset) -> dict[str, object]:
+    """Everything that the template names."""
     mutants, claims = (dataset.isel(estimator=dataset["kind"].to_numpy() == kind) for kind in ("mutant", "claim"))
-    settings, n_seeds = dataset.attrs, dataset.sizes["seed"]
-    return f"""# Which check catches which broken estimator?
-
-`python -m studies.mutants`: {mutants.sizes["estimator"]} estimators that are wrong on purpose
-(`studies/mutants/estimators.py`), each held against what it claims to be, and the {claims.sizes["estimator"]} claims
-themselves. Two layers of two units on three examples, few enough numbers for all values of the noise to be enumerated;
-every check looks at both spaces in which there are guesses. Where a row says nothing else, the claim is activity
-perturbation with independent noise, a slope for each example and a pass for each layer.
-
-* `check_unbiased` knows the gradient but no closed form: tolerance {settings["tolerance"]:g}, at most
-  {settings["max_guesses"]} guesses, α = .01. Beside it, the guesses it drew: median, smallest and largest.
-* `assert_moments_match` holds {settings["guesses"]} guesses against the closed forms of `predict`, α = .001.
-* `agreement` holds as many against the same: any |z| > 4.
-* `exact_moments` holds an enumeration ({settings["law"]}) against the closed forms; there is one run of it.
-
-{_answer(mutants, claims)}
-
-## Broken estimators
-
-{_legend(n_seeds)}
-
-{_table(mutants)}
-
-![Share of runs in which each check objects](mutants.png)
-
-## What they claim to be
-
-{_table(claims)}
-
-## How wrong they are
-
-By enumeration, so without error ({settings["law"]} for the noise, whatever the law that is sampled): ‖E ĝ − g‖/‖g‖ and
-tr Cov ĝ over that of the claim's closed form, all layers together.
-
-{_sizes(mutants)}
-"""
+    n_seeds = dataset.sizes["seed"]
+    low, high = clopper_pearson([n_seeds, 0], n_seeds)
+    return {
+        "settings": dataset.attrs,
+        "n_mutants": mutants.sizes["estimator"],
+        "n_claims": claims.sizes["estimator"],
+        "n_seeds": n_seeds,
+        "least_of_all": 100 * float(low[0]),
+        "most_of_none": 100 * float(high[1]),
+        "caught": _caught(mutants),
+        "alarms": _alarms(claims),
+        "mutants": _table(mutants),
+        "claims": _table(claims),
+        "sizes": _sizes(mutants),
+    }
 
 
 def printed(dataset: xr.Dataset) -> str:
@@ -73,55 +46,31 @@ def printed(dataset: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-def _legend(n_seeds: int) -> str:
-    low, high = clopper_pearson([n_seeds, 0], n_seeds)
-    return _filled(
-        f"Runs, of {n_seeds} with seeds of their own, in which the check objects; all of them is a share of "
-        f"{100 * low[0]:.3g} % at least, none of {100 * high[1]:.3g} % at most (95 %, Clopper and Pearson). A dash: "
-        "the check cannot be asked (a claim that is itself biased; noise that cannot be injected or is too much to "
-        "enumerate; guesses of a call that depend on each other)."
-    )
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
-
-
-def _answer(mutants: xr.Dataset, claims: xr.Dataset) -> str:
+def _caught(mutants: xr.Dataset) -> dict[str, object]:
+    """How many mutants some check catches in every run, and the names of those that a kind of check does not."""
     shares, names = mutants["share"], mutants["estimator"].to_numpy()
     always = (shares == 1).any("check").to_numpy()
-    parts = [f"**{always.sum()} of {len(names)} broken estimators are caught in every run by at least one check.**"]
     unbiased = mutants["relative_bias"].fillna(0.0).max("space") < SEEN
-    unseen = [
-        ("Not so: {}.", ~always),
-        (
-            "`check_unbiased` is no help with {}: no bias, but a wrong variance, or guesses that depend on each other.",
-            ((shares.sel(check="check_unbiased") < 1) & unbiased).to_numpy(),
-        ),
-        (
-            "The samples are too small to show {} in every run.",
-            (shares.sel(check=["assert_moments_match", "agreement"]) < 1).all("check").to_numpy(),
-        ),
-        (
-            "Enumeration, which puts its own noise in the place of theirs, cannot see {}.",
-            (shares.sel(check="exact_moments") == 0).to_numpy(),
-        ),
-    ]
-    # A name is kept in one line: a line that begins with ">=" would be a quotation.
-    quoted = np.array([f'"{name}"'.replace(" ", KEPT) for name in names])
-    parts += [sentence.format(listed(quoted[where])) for sentence, where in unseen if where.any()]
-    return _filled(" ".join([*parts, _alarms(claims)])).replace(KEPT, " ")
+    missed = {
+        "by_all": ~always,
+        "by_check_unbiased": ((shares.sel(check="check_unbiased") < 1) & unbiased).to_numpy(),
+        "by_samples": (shares.sel(check=["assert_moments_match", "agreement"]) < 1).all("check").to_numpy(),
+        "by_enumeration": (shares.sel(check="exact_moments") == 0).to_numpy(),
+    }
+    quoted = np.array([f'"{name}"' for name in names])
+    return {"n_always": int(always.sum())} | {kind: list(quoted[where]) for kind, where in missed.items()}
 
 
-def _alarms(claims: xr.Dataset) -> str:
-    counted = []
+def _alarms(claims: xr.Dataset) -> list[dict[str, object]]:
+    """For each check, in how many runs it objects to an estimator that is what it claims, with the interval."""
+    alarms = []
     for check in claims["check"].to_numpy():
         caught = claims["caught"].sel(check=check)
         asked, objected = int(caught.notnull().sum()), int(caught.sum())
-        low, high = clopper_pearson(objected, asked)
-        interval = "" if check == "exact_moments" else f", 95 % interval {100 * low:.2g} to {100 * high:.2g} %"
-        counted.append(f"{objected} of {asked} (`{check}`{interval})")
-    return f"To the estimators that are what they claim the checks objected in so many runs: {listed(counted)}."
+        low, high = (100 * float(end) for end in clopper_pearson(objected, asked))
+        interval = None if check == "exact_moments" else (low, high)  # It has one run of each, without chance.
+        alarms.append({"check": str(check), "objected": objected, "asked": asked, "interval": interval})
+    return alarms
 
 
 def _table(rows: xr.Dataset) -> str:
@@ -163,30 +112,3 @@ def _sizes(rows: xr.Dataset) -> str:
         ratios = ["–" if np.isnan(r) else f"{r:.3g}" for r in own["variance_ratio"].to_numpy()]
         lines.append([str(name), *biases, *ratios])
     return table(header, lines)
-
-
-def figure(dataset: xr.Dataset) -> Figure:
-    """Shares as a map, a row an estimator and a column a check; grey where a check cannot be asked."""
-    import matplotlib.pyplot as plt
-    import seaborn
-
-    shares = dataset["share"].to_pandas()
-    with seaborn.axes_style("white"), seaborn.plotting_context("paper"):
-        shown, axes = plt.subplots(figsize=(6.5, 1.3 + 0.17 * len(shares)), layout="constrained")
-    axes.set_facecolor("lightgrey")
-    seaborn.heatmap(
-        shares,
-        vmin=0,
-        vmax=1,
-        cmap="cividis",
-        linewidths=0.5,
-        xticklabels=[COLUMNS.get(check, check) for check in dataset["check"].to_numpy()],
-        yticklabels=True,
-        cbar_kws={"label": "share of runs in which the check objects (grey: cannot be asked)", "aspect": 40},
-        ax=axes,
-    )
-    n_mutants = int((dataset["kind"] == "mutant").sum())
-    axes.axhline(n_mutants, color="white", lw=4)
-    axes.set(xlabel="", ylabel="broken estimators, and below the line what they claim to be")
-    axes.tick_params(axis="x", labeltop=True, bottom=False, labelbottom=False, labelsize=8, rotation=0)
-    return shown

@@ -16,14 +16,15 @@ from scipy import special
 
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Z95
-from studies.kit.markdown import capital, listed, table, verb
+from studies.kit.markdown import listed, verb
 from studies.kit.seeds import Interval, over_seeds
 from studies.subspaces.figures import NAMES
-from studies.subspaces.picks import NEAR, STATES, Answer, all_widths, factor, hidden_layers, output_layer, trained
+from studies.subspaces.picks import NEAR, STATES, all_widths, factor, hidden_layers, output_layer, trained
 
 # Wang et al. 2025, Table 1: training accuracy at width 128 for each k, the best first.
 PAPER_SWEEP = {"10": 0.324, "25": 0.323, "rank": 0.311, "1": 0.275}
-VERDICTS = ("as in the paper", "reversed", "not told apart")
+VERDICTS = ("as in the paper", "reversed", "undecided")
+PARTS = ("hidden layers", "net")
 
 
 @dataclass(frozen=True)
@@ -52,116 +53,90 @@ class Ranking:
         return self.best if self.lead.low > 0 else f"{self.best} or {self.second}"
 
 
-def best_k(collected: xr.Dataset, k: int) -> Answer:
+def best_k(collected: xr.Dataset, k: int) -> dict[str, object]:
+    """What answer (b) says: the names of the template best_k.md.j2."""
     layers, output = hidden_layers(collected)[:-1], output_layer(collected)
     chosen = collected[["regret", "predicted_choice", "sampled_choice"]]
     chosen = chosen.sel(layer=[*hidden_layers(collected), schema.ALL_LAYERS])  # The output tap has no k of its own.
     regret = chosen["regret"].values[np.isfinite(chosen["regret"].values)]
-    agreed = int((chosen["predicted_choice"] == chosen["sampled_choice"]).sum())
     width = [w for w in all_widths(collected) if bool(chosen["sampled_choice"].sel(width=w).notnull().any())][-1]
     best = {method: trained(collected, "best_k", width, method) for method in STATES}
-    own_k = [
-        [
-            NAMES[method],
-            *(_each(own.sel(space="activation", layer=layer)) for layer in layers),
-            *(_each(own.sel(space=space, layer=schema.ALL_LAYERS)) for space in schema.SPACES),
-        ]
-        for method, own in best.items()
-    ]
     parts = {method: _sweep(collected, width, method) for method in STATES}
-    ranked = {
-        (part, method): Ranking.of(parts[method][index])
-        for index, part in enumerate(("hidden layers", "net"))
-        for method in STATES
-    }
-    counts = {word: sum(one.pairs[word] for one in ranked.values()) for word in VERDICTS}
-    alike, reversed_, untold = counts.values()
-    whole = sum(one.pairs[VERDICTS[0]] == sum(one.pairs.values()) for one in ranked.values())
-    sweep = "yes" if whole == len(ranked) else "partly" if alike > reversed_ else "no"
-    likes = [listed(str(one) for (own, _), one in ranked.items() if own == part) for part in ("hidden layers", "net")]
-    states = listed(NAMES[method] for method in STATES)
-    net = [_each(own.sel(space="weight", layer=schema.ALL_LAYERS)) for own in best.values()]
-    short = (
-        f"With sampling {'yes' if regret.max() < NEAR else 'mostly'}: both choose the same k in {agreed} of "
-        f"{len(regret)} cases, and {100 * np.median(regret):.1f} % of the efficiency is lost in the median and "
-        f"{100 * regret.max():.1f} % at most by following the sample. "
-        f"With the seed paper's sweep {sweep}: its whole order of k ({listed(PAPER_SWEEP)}) comes out in {whole} of "
-        f"{len(ranked)} rankings, and of {sum(counts.values())} pairs of k {alike} are as in the paper, {reversed_} "
-        f"reversed and {untold} not told apart. Of the paper's k the hidden layers like {likes[0]}, the net {likes[1]} "
-        f'({states}; "or": not told apart). Of all k the net likes, seed by seed in weight space, {"; ".join(net)}.'
-    )
-    return short, [
-        "## (b) Is the predicted best k the best one by sampled efficiency, and the seed paper's?",
-        "",
-        "![energy curves](subspaces_energy_curves.png)",
-        "",
-        *_agreement(collected),
-        "",
-        f"Predicted best k at width {width}, seed by seed: of a layer at its activations, and one k in all layers for "
-        "the net:",
-        "",
-        table(["", *(f"layer {one}" for one in layers), *(f"net, {space} space" for space in schema.SPACES)], own_k),
-        "",
-        f"- Layer {output}, the output, has no k and holds "
-        f"{over_seeds(trained(collected, 'upstream_share', width, 'initialisation').sel(layer=output))} of the net's "
-        "squared activation gradient at initialisation: directions of other layers are noise to it.",
-        "",
-        f"Predicted efficiency in weight space at the k of the seed paper's Table 1, width {width}: geometric mean "
-        f"over seeds, 95 % interval on the log scale. For the hidden layers it is that of layers {listed(layers)}, as "
-        "AdamW gives each its own scale. The paper's column is training accuracy:",
-        "",
-        _sweep_table(parts),
-        "",
-        "Which of these k is best, and how many of the six pairs of k stand as in the paper (10 and 25 are only 0.001 "
-        "apart there):",
-        "",
-        table(
-            ["", "best of each seed", "best two", "their ratio", *VERDICTS],
+    ranked = {(part, method): Ranking.of(parts[method][index]) for index, part in enumerate(PARTS) for method in STATES}
+    return {
+        "k": k,
+        "n_cases": len(regret),
+        "n_agreed": int((chosen["predicted_choice"] == chosen["sampled_choice"]).sum()),
+        "median_regret": 100 * float(np.median(regret)),
+        "largest_regret": 100 * float(regret.max()),
+        "near": bool(regret.max() < NEAR),
+        "n_rankings": len(ranked),
+        "n_whole": sum(ranking.pairs[VERDICTS[0]] == sum(ranking.pairs.values()) for ranking in ranked.values()),
+        "pairs": [sum(ranking.pairs[verdict] for ranking in ranked.values()) for verdict in VERDICTS],
+        "paper_order": list(PAPER_SWEEP),
+        "best_of_paper": [[str(ranking) for (owner, _), ranking in ranked.items() if owner == part] for part in PARTS],
+        "states": [NAMES[method] for method in STATES],
+        "best_of_all": [_each(own.sel(space="weight", layer=schema.ALL_LAYERS)) for own in best.values()],
+        "width": width,
+        "layers": layers,
+        "output": output,
+        "output_share": over_seeds(trained(collected, "upstream_share", width, "initialisation").sel(layer=output)),
+        "agreement": _agreement(collected),
+        "layer_names": [str(name) for name in collected["layer"].values],
+        "by_layer": _by_layer(collected),
+        "best": [
             [
-                [
-                    f"{part}, {NAMES[method]}",
-                    listed(one.each),
-                    f"{one.best}, {one.second}" + " (not told apart)" * (one.lead.low <= 0),
-                    factor(one.lead),
-                    *map(str, one.pairs.values()),
-                ]
-                for (part, method), one in ranked.items()
-            ],
-        ),
-    ]
+                NAMES[method],
+                *(_each(own.sel(space="activation", layer=layer)) for layer in layers),
+                *(_each(own.sel(space=space, layer=schema.ALL_LAYERS)) for space in schema.SPACES),
+            ]
+            for method, own in best.items()
+        ],
+        "spaces": list(schema.SPACES),
+        "sweep_columns": [f"{part}, {NAMES[method]}" for method in parts for part in PARTS],
+        "sweep": _sweep_rows(parts),
+        "ranked": [
+            {
+                "of": f"{part}, {NAMES[method]}",
+                "each": ranking.each,
+                "best": ranking.best,
+                "second": ranking.second,
+                "known": ranking.lead.low > 0,
+                "lead": factor(ranking.lead),
+                "pairs": list(ranking.pairs.values()),
+            }
+            for (part, method), ranking in ranked.items()
+        ],
+    }
 
 
-def _agreement(collected: xr.Dataset) -> list[str]:
-    rows, said = [], []
+def _agreement(collected: xr.Dataset) -> list[dict[str, object]]:
+    """For each quantity that was sampled, how its differences from the prediction are distributed."""
+    found = []
     for quantity in collected["quantity"].values:
         own = collected["z"].sel(quantity=quantity)
         z = np.abs(own.values[np.isfinite(own.values)])
-        name, square = str(quantity).replace("_", " "), _mean_square(own)
-        beyond, chance = int((z > 3).sum()), len(z) * 2 * float(special.ndtr(-3.0))
-        rows.append([name, str(len(z)), str(beyond), f"{chance:.1f}", f"{z.max():.1f}", str(square)])
-        said.append(
-            f"- {capital(name)}: {beyond} of {len(z)} beyond 3, {chance:.1f} by chance; its mean z² is {square}, "
-            f"{verb(square, 'more than', 'less than', 'not told apart from', 1.0)} 1."
+        found.append(
+            {
+                "name": str(quantity).replace("_", " "),
+                "n": len(z),
+                "beyond": int((z > 3).sum()),
+                "by_chance": len(z) * 2 * float(special.ndtr(-3.0)),
+                "largest": float(z.max()),
+                "mean_square": _mean_square(own),
+            }
         )
+    return found
+
+
+def _by_layer(collected: xr.Dataset) -> list[list[str]]:
     efficiency = collected["z"].sel(quantity="efficiency")
-    names = [str(name) for name in collected["layer"].values]
-    by_layer = [
-        [f"{space} space", *(_known(_mean_square(efficiency.sel(space=[space], layer=[name]))) for name in names)]
-        for space in schema.SPACES
-    ]
     return [
-        "Sampled against predicted, over every width, state, seed, sampled k, layer and space (efficiencies known to "
-        "10 %). z is the difference over 1/1.96 of the way to the sampled interval's bound on the prediction's side:",
-        "",
-        table(["", "comparisons", "beyond 3", "by chance", "largest", "mean z²"], rows),
-        "",
-        *said,
-        "- Layers, spaces and trainings share their draws: the counts are not independent, and the intervals of z² "
-        "take what shares them as one.",
-        "",
-        "Mean z² of the efficiency:",
-        "",
-        table(["", *("net" if name == schema.ALL_LAYERS else f"layer {name}" for name in names)], by_layer),
+        [
+            f"{space} space",
+            *(_known(_mean_square(efficiency.sel(space=[space], layer=[name]))) for name in collected["layer"].values),
+        ]
+        for space in schema.SPACES
     ]
 
 
@@ -192,13 +167,12 @@ def _sweep(collected: xr.Dataset, width: int, method: str) -> tuple[xr.DataArray
     return parts[0].transpose("sweep", "seed"), parts[1].transpose("sweep", "seed")
 
 
-def _sweep_table(parts: dict[str, tuple[xr.DataArray, xr.DataArray]]) -> str:
+def _sweep_rows(parts: dict[str, tuple[xr.DataArray, xr.DataArray]]) -> list[list[str]]:
     rows = []
-    for one, accuracy in PAPER_SWEEP.items():
-        logs = [over_seeds(np.log(part.sel(sweep=one).values)) for pair in parts.values() for part in pair]
-        rows.append([one, *map(factor, logs), f"{accuracy:.3f}"])
-    header = [f"{part}, {NAMES[method]}" for method in parts for part in ("hidden layers", "net")]
-    return table(["k", *header, "seed paper"], rows)
+    for sweep, accuracy in PAPER_SWEEP.items():
+        logs = [over_seeds(np.log(part.sel(sweep=sweep).values)) for pair in parts.values() for part in pair]
+        rows.append([sweep, *map(factor, logs), f"{accuracy:.3f}"])
+    return rows
 
 
 def _each(ks: xr.DataArray) -> str:

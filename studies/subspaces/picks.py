@@ -11,7 +11,6 @@ from studies.subspaces.cells import METHODS
 
 STATES = METHODS[:3]
 NEAR = 0.1  # shares are called alike where they differ by less
-Answer = tuple[str, list[str]]  # in short, and the section that backs it
 
 
 def trained(collected: xr.Dataset, name: str, width: int, method: str) -> xr.DataArray:

@@ -30,6 +30,7 @@ from fganalysis.results import store
 from studies.kit import command_line, pages
 from studies.kit.kept_cells import kept
 from studies.kit.seeds import half_widths
+from studies.tangents import figures
 from studies.tangents import page as tangents_page
 from studies.tangents.page import QUANTITIES, ROUTES, Z95
 from studies.tangents.rotated import Rotated
@@ -91,7 +92,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset["draws"].attrs = {"units": "1", "long_name": "number of guesses"}
     store.write(dataset, settings.out / "tangents.nc")
     text = tangents_page.page(dataset)
-    pages.write("tangents", text, tangents_page.figures(dataset), settings.out, settings.page)
+    pages.write("tangents", text, figures.figures(dataset), settings.out, settings.page)
     print(text)
     return dataset
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fganalysis.results import store
 from studies.kit import command_line, kept_cells, pages
-from studies.wang2025 import cells
+from studies.wang2025 import cells, collected, figures
 from studies.wang2025 import page as wang2025_page
 from studies.wang2025.cells import Training
 
@@ -63,7 +63,7 @@ def main(settings: Settings) -> xr.DataTree:
         before = store.read(settings.resume_from)
         if "training" not in before.children or "epochs" not in before.attrs:
             raise ValueError(f"resume_from must be a wang2025.nc of this study, got {settings.resume_from}")
-        for one, dataset in wang2025_page.cells(before).items():
+        for one, dataset in collected.cells(before).items():
             if one in trainings and _finished(one, folder) is None:
                 _write(one, dataset, folder)
     missing = [one for one in trainings if _finished(one, folder) is None]
@@ -82,11 +82,11 @@ def report(settings: Settings) -> xr.DataTree:
     folder = settings.out / ("full" if settings.full else "quick")
     trainings = grid(settings)
     kept = {one: dataset for one in trainings if (dataset := _finished(one, folder)) is not None}
-    tree = wang2025_page.collect(kept)
+    tree = collected.collect(kept)
     tree.attrs["trainings"] = f"{len(kept)} of {len(trainings)}"
     store.write(tree, folder / "wang2025.nc")
-    figures = wang2025_page.figures(tree)
-    pages.write("wang2025", wang2025_page.page(tree), figures, folder, settings.page, with_result=True)
+    drawn = figures.figures(tree)
+    pages.write("wang2025", wang2025_page.page(tree), drawn, folder, settings.page, with_result=True)
     print(wang2025_page.text(tree))
     return tree
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fganalysis.results import store
 from studies.subspaces import answers
+from studies.wang2025 import collected
 from studies.wang2025 import page as wang2025_page
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -19,7 +20,7 @@ def test_the_page_on_subspaces_is_that_of_its_dataset() -> None:
 def test_the_seed_papers_tables_are_those_of_their_dataset() -> None:
     tree = store.read(RESULTS / "wang2025.nc")
     assert wang2025_page.text(tree) in (RESULTS / "wang2025.md").read_text(encoding="utf-8")
-    cells = wang2025_page.cells(tree)
+    cells = collected.cells(tree)
     assert tree.attrs["trainings"] == "119 of 119" and len(cells) == 119
     assert {"upstream", "orthogonal", "orthogonal, bottom"} <= {
         str(kind) for cell in cells.values() if "guess_kind" in cell.coords for kind in cell["guess_kind"].values

@@ -1,4 +1,4 @@
-"""Facts that follow from the definitions and that the papers do not state (MATH.md §8), and the papers' own numbers.
+"""Facts that follow from the definitions and that the papers do not state (docs/mathematics.md#facts-that-follow), and the papers' own numbers.
 
 Facts 1–3 are exact: by enumeration on tiny networks, and for Σ on the seed paper's network in double precision.
 """

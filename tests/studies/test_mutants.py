@@ -110,10 +110,10 @@ def test_the_study_writes_everything_once(tmp_path: Path, capsys: pytest.Capture
     for row in dataset["estimator"].to_numpy():
         assert f"| {row} |" in page
         assert row[-26:] in shown
-    assert "**3 of 3 broken estimators are caught in every run" in prose
-    assert 'no help with "noise shared":' in prose
+    assert "**3 of 3 broken estimators are caught by at least one check in every run.**" in prose
+    assert '`check_unbiased` cannot detect "noise shared".' in prose
     # One of the two claims, upstream, is biased and is not asked.
-    assert "0 of 2 (`check_unbiased`" in prose and "0 of 4 (`assert_moments_match`" in prose
+    assert "0 of 2 runs (`check_unbiased`" in prose and "0 of 4 runs (`assert_moments_match`" in prose
     assert (tmp_path / "mutants.png").stat().st_size > 5000
     assert all(array.attrs["units"] and array.attrs["long_name"] for array in dataset.data_vars.values())
     assert dataset["check"].to_numpy().tolist() == list(CHECKS)

@@ -163,7 +163,7 @@ def test_the_page_says_how_long_a_whole_run_took(finished: Finished) -> None:
     settings = finished.settings
     run = json.loads(finished.collected.attrs["whole_run"])
     assert run["minutes"] > 0 and run["workers"] == 1 and run["cores"] >= 1
-    assert f"It took {run['minutes']:.1f} minutes with 1 processes on {run['cores']} cores." in finished.text
+    assert f"The study took {run['minutes']:.1f} minutes with 1 processes on {run['cores']} cores." in finished.text
     again = subspaces.main(settings)
     assert again.attrs["whole_run"] == finished.collected.attrs["whole_run"]
     subspaces.cells(settings)[-1].path.unlink()
@@ -282,11 +282,13 @@ def test_rankings_compare_logs_seed_by_seed(
 
 def test_the_seed_papers_order_can_fail(finished: Finished) -> None:
     sweep = finished.collected["sweep_efficiency"]
-    for order, said in (("paper", "yes"), ("reversed", "no")):
+    for order, said in (("paper", "Yes"), ("reversed", "No")):
         ranks = np.arange(1.0, 5) if order == "reversed" else np.arange(4.0, 0, -1)
         made = xr.DataArray(ranks, {"sweep": list(PAPER_SWEEP)}, ("sweep",))
         own = (0 * sweep.fillna(0) + made.sel(sweep=sweep["sweep"]) / 100).transpose(*sweep.dims)
-        assert f"With the seed paper's sweep {said}:" in answers(finished.collected.assign(sweep_efficiency=own))
+        assert f"Is it the best k of the seed paper? {said}:" in answers(
+            finished.collected.assign(sweep_efficiency=own)
+        )
 
 
 def test_intervals_of_positive_numbers_stay_positive() -> None:
@@ -312,7 +314,7 @@ def test_what_is_learned_is_said_with_its_slope(finished: Finished, power: float
     accuracy = finished.collected["train_accuracy"]
     made = (accuracy["width"] / 12.0) ** power * 0.2 + 0 * accuracy.fillna(0)
     text = answers(finished.collected.assign(train_accuracy=made.transpose(*accuracy.dims)))
-    assert f"W̃⊥'s training accuracy {trend} (" in text
+    assert f"the training accuracy of W̃⊥ {trend} (" in text
 
 
 def test_after_300_epochs_accuracy_grows_with_width() -> None:
@@ -337,17 +339,17 @@ def test_answers_are_made_of_the_dataset(finished: Finished) -> None:
 @pytest.mark.parametrize(
     ("high", "whose"),
     [
-        ((), "Of neither, within these intervals."),
-        (("orthogonal",), "Of training with that estimator."),
-        (("orthogonal", "backpropagation"), "Of training, not of training with that estimator."),
+        ((), "Neither is shown by these intervals."),
+        (("orthogonal",), "Of training with W̃⊥."),
+        (("orthogonal", "backpropagation"), "Of training with either method."),
     ],
 )
 def test_verdicts_follow_the_numbers(finished: Finished, high: tuple[str, ...], whose: str) -> None:
     overlap = finished.collected["overlap"]
     made = xr.where(overlap["trained_by"].isin(high), 1.0, 0.1 + 0 * overlap).transpose(*overlap.dims)
     text = answers(finished.collected.assign(overlap=made))
-    assert f"- (a) {whose}" in text
-    beyond = "After their last steps it is higher at widths 8 and 12," if high == ("orthogonal",) else ""
+    assert f"or of training with W̃⊥? {whose}" in text
+    beyond = "After the last step of each it is higher at widths 8 and 12," if high == ("orthogonal",) else ""
     assert beyond in text
 
 

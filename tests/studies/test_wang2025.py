@@ -15,6 +15,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, OrthogonalUpstream, PreconditionedUpstream
 from studies.wang2025 import __main__ as wang2025
 from studies.wang2025 import cells as wang2025_cells
+from studies.wang2025 import collected, paper
 from studies.wang2025 import page as wang2025_page
 from studies.wang2025.cells import METHODS, RowSpace, Training
 from tests.unit.results.damaged import damage
@@ -65,14 +66,14 @@ def test_dead_units_are_perturbed_as_the_paper_does_where_the_next_layer_is_as_w
 
 def test_the_grid_has_every_cell_of_the_tables() -> None:
     full = wang2025.grid(wang2025.Settings(full=True))
-    for width in wang2025_page.WIDTHS:
-        for method in wang2025_page.TABLE_3:
+    for width in paper.WIDTHS:
+        for method in paper.TABLE_3:
             seeds = 2 if (method, width) == ("orthogonal, k = 10", 512) else 5
             assert [(one.seed, one.epochs) for one in full if (one.method, one.width) == (method, width)] == [
                 (seed, 300) for seed in range(seeds)
             ]
-    assert set(wang2025_page.TABLE_1) <= {one.method for one in full if one.width == 128}
-    assert set(wang2025_page.TABLE_5) <= {one.method for one in full if one.width == 256}
+    assert set(paper.TABLE_1) <= {one.method for one in full if one.width == 128}
+    assert set(paper.TABLE_5) <= {one.method for one in full if one.width == 256}
     assert {one.method for one in full} == set(METHODS)
     assert {one.width for one in wang2025.grid(wang2025.Settings())} == {64, 128}
 
@@ -87,7 +88,7 @@ def log(accuracies: dict[str, list[float]], width: int = 128) -> dict[Training, 
     for method, values in accuracies.items():
         for seed, value in enumerate(values):
             log = {name: ("step", [0.1, value]) for name in ("loss", "train_accuracy", "test_accuracy", "cosine")}
-            jacobian = {name: (("when", "layer"), np.full((2, 3), value)) for name in wang2025_page.JACOBIAN}
+            jacobian = {name: (("when", "layer"), np.full((2, 3), value)) for name in collected.JACOBIAN}
             cells[Training(method, width, seed, 300)] = xr.Dataset(
                 log | jacobian, coords={"step": [0, 2400], "when": ["before", "after"], "layer": [1, 2, 3]}
             )
@@ -97,27 +98,27 @@ def log(accuracies: dict[str, list[float]], width: int = 128) -> dict[Training, 
 def test_the_order_is_judged_on_differences_seed_by_seed() -> None:
     """Seeds differ by .2 and methods by .01: the intervals of the means overlap, those of the differences do not."""
     seeds = np.array([0.3, 0.4, 0.5])
-    tree = wang2025_page.collect(
+    tree = collected.collect(
         log({
             "activity": list(seeds),
             "upstream": list(seeds + np.array([0.010, 0.011, 0.012])),
             "orthogonal, k = 10": list(seeds + np.array([0.022, 0.020, 0.021])),
         })
     )  # fmt: skip
-    paired = wang2025_page.difference(tree, "orthogonal, k = 10", "upstream", 128)
+    paired = collected.difference(tree, "orthogonal, k = 10", "upstream", 128)
     assert paired.mean == pytest.approx(0.010) and 0 < paired.low < 0.010
     page = wang2025_page.text(tree)
-    assert "Seed by seed, W̃⊥ (k = 10) above W̃ᵀ above activity perturbation holds at width 128." in page
+    assert "The order W̃⊥ (k = 10) above W̃ᵀ above activity perturbation holds seed by seed at width 128." in page
     assert "| 128 | W̃ᵀ | activity perturbation | 0.011 ± 0.002 | better | no |" in page
 
 
 def test_the_page_says_that_the_ordering_holds_with_intervals_apart() -> None:
     values = {"activity": [0.30, 0.31], "upstream": [0.50, 0.51], "orthogonal, k = 10": [0.90, 0.91]}
-    page = wang2025_page.text(wang2025_page.collect(log(values, 256)))
-    assert "At width 256, after 300 epochs, the ordering of table 3 holds with intervals apart for all three" in page
+    page = wang2025_page.text(collected.collect(log(values, 256)))
+    assert "At width 256, after 300 epochs, the intervals of the three means are disjoint and in the order" in page
     assert (
-        "At width 128, after 300 epochs, the ordering of table 3 is not judged: it takes two seeds that W̃⊥, k = 10 and "
-        "W̃ᵀ have in common." in page
+        "At width 128, after 300 epochs, the intervals cannot be compared: W̃⊥, k = 10 and W̃ᵀ need at least two seeds "
+        "in common." in page
     )
 
 
@@ -126,25 +127,26 @@ def test_the_page_says_why_the_ordering_does_not_hold_with_intervals_apart() -> 
     seeds = np.array([0.5, 0.6, 0.7])
     better = seeds + np.array([0.019, 0.020, 0.021])
     values = {"activity": [0.1, 0.1, 0.11], "upstream": list(seeds), "orthogonal, k = 10": list(better)}
-    page = wang2025_page.text(wang2025_page.collect(log(values)))
-    assert "At width 128, after 300 epochs, the ordering of table 3 does not hold with intervals apart:" in page
+    page = wang2025_page.text(collected.collect(log(values)))
+    assert "At width 128, after 300 epochs, the intervals of the three means are not all disjoint" in page
     assert (
-        "- W̃⊥, k = 10 and W̃ᵀ: the means differ by 0.020, the intervals reach 0.251 and 0.248, as seeds have standard "
-        "deviations of 0.101 (3 seeds) and 0.100 (3 seeds). 100% of that variance is common to both (a seed's weights "
-        "and batches): seed by seed the difference is 0.020 ± 0.002, better." in page
+        "- W̃⊥, k = 10 and W̃ᵀ: the means differ by 0.020 and the half-widths of their intervals are 0.251 and 0.248. "
+        "The standard deviations over seeds are 0.101 (3 seeds) and 0.100 (3 seeds). Both methods share 100 % of "
+        "that variance, as a seed has the same weights and batches for both. Seed by seed the difference is 0.020 ± "
+        "0.002: the first is better." in page
     )
     assert "- W̃ᵀ and activity" not in page
 
 
-def test_a_difference_that_nothing_common_explains_is_not_told_apart() -> None:
+def test_a_difference_that_nothing_common_explains_is_not_significant() -> None:
     values = {"activity": [0.1, 0.1, 0.11], "upstream": [0.5, 0.6, 0.7], "orthogonal, k = 10": [0.7, 0.6, 0.5]}
-    page = wang2025_page.text(wang2025_page.collect(log(values)))
-    assert "None of that variance is common to both: seed by seed the difference is 0.0 ± 0.5, not told apart." in page
+    page = wang2025_page.text(collected.collect(log(values)))
+    assert "share none of that variance. Seed by seed the difference is 0.0 ± 0.5: not significant." in page
 
 
 def metrics(values: dict[str, list[float]]) -> xr.Dataset:
     """(guess_kind, layer) of every guess of table 2, all alike; what is not told is 1."""
-    kinds = list(wang2025_page.TABLE_2)
+    kinds = list(paper.TABLE_2)
     names = ("variance", "variance_se", "bias", "bias_se")
     found = {name: [1.0, 1.0, 1.0] for name in names} | values
     return xr.Dataset(
@@ -159,7 +161,7 @@ def test_table_2_names_the_layers_that_hold_the_paper_and_shows_the_covariance_n
     for index, one in enumerate(one for one in list(cells) if one.method == "orthogonal, k = 10"):
         own = {"variance": [(1.4 + index / 10) * 1e-4, 1.0, (1.4 + index / 10) * 1e-4]}
         cells[one] = xr.merge([cells[one], metrics(own)])
-    without = wang2025_page.text(wang2025_page.collect(cells))
+    without = wang2025_page.text(collected.collect(cells))
     spread = "(1.50 ± 0.25)·10⁻⁴"
     assert f"| upstream | variance | 1.50e-04 | {spread} | (1.00 ± 0.00)·10⁰ | {spread} | 1 and 3 |" in without
     assert (
@@ -169,15 +171,15 @@ def test_table_2_names_the_layers_that_hold_the_paper_and_shows_the_covariance_n
 
     first = Training("orthogonal, k = 10", 128, 0, 300)
     cells[first] = cells[first].assign(covariance_norm=(("guess_kind", "layer"), np.full((3, 3), 0.08487)))
-    one = wang2025_page.collect(cells)
+    one = collected.collect(cells)
     assert "| orthogonal | covariance norm | 8.50e-02 | 8.49·10⁻² | 8.49·10⁻² | 8.49·10⁻² | – |" in wang2025_page.text(
         one
     )
     second = Training("orthogonal, k = 10", 128, 1, 300)
-    again = wang2025_page.cells(one)  # As a run that is taken up finds them.
+    again = collected.cells(one)  # As a run that is taken up finds them.
     xr.testing.assert_identical(again[first]["covariance_norm"].drop_attrs(), cells[first]["covariance_norm"])
     again[second] = again[second].assign(covariance_norm=again[first]["covariance_norm"])
-    page = wang2025_page.text(wang2025_page.collect(again))
+    page = wang2025_page.text(collected.collect(again))
     row = "(8.49 ± 0.00)·10⁻² | (8.49 ± 0.00)·10⁻² | (8.49 ± 0.00)·10⁻²"
     assert f"| orthogonal | covariance norm | 8.50e-02 | {row} | 1, 2 and 3 |" in page
 
@@ -195,9 +197,7 @@ def test_the_cell_s_covariance_norm_is_that_of_ten_directions() -> None:
 
 def test_figure_1_looks_for_the_paper_s_numbers_after_training_by_orthogonal() -> None:
     """Seeds .8, .9, 1: a run lies within .9 ± .50, which holds the overlaps and no rank."""
-    page = wang2025_page.text(
-        wang2025_page.collect(log({"orthogonal, k = 10": [0.8, 0.9, 1.0], "upstream": [0.8, 1.0]}))
-    )
+    page = wang2025_page.text(collected.collect(log({"orthogonal, k = 10": [0.8, 0.9, 1.0], "upstream": [0.8, 1.0]})))
     ours = "0.9 ± 0.2 | 0.9 ± 0.2"
     assert f"| 128 | W̃⊥, k = 10 | 1 | 64 | {ours} | above | 0.91 | {ours} | yes | {ours} |" in page
     assert (
@@ -212,28 +212,28 @@ def test_one_seed_is_printed_without_an_interval() -> None:
         coords={"guess_kind": ["preconditioned"], "layer": [1, 2, 3]},
     )
     cells = {one: xr.merge([cell, own]) for one, cell in log({"preconditioned": [0.3]}, 256).items()}
-    page = wang2025_page.text(wang2025_page.collect(cells))
+    page = wang2025_page.text(collected.collect(cells))
     assert "| W̃^P | variance | 1.75e-04 | 1.52·10⁻⁴ | – | – |" in page
 
 
 @pytest.mark.parametrize("iterated", [True, False])
 def test_more_iterations_are_announced_where_they_are_compared(iterated: bool) -> None:
     values = {"orthogonal, k = 10": [0.3, 0.4]} | ({"orthogonal, k = 10, iterated": [0.3, 0.41]} if iterated else {})
-    tree = wang2025_page.collect(log(values))
+    tree = collected.collect(log(values))
     tree.attrs["trainings"] = "2 of 2"
     page = wang2025_page.page(tree)
     assert (
-        ("more iterations are compared below" in page) == ("Does the cheap decomposition matter?" in page) == iterated
+        ("More iterations are compared above" in page) == ("Does the cheap decomposition matter?" in page) == iterated
     )
 
 
 def test_a_printed_number_is_looked_for_in_the_interval_of_one_more_run() -> None:
     """Mean .4, sd .1, n = 3: ± .248 for the mean, ± .497 for a run."""
-    tree = wang2025_page.collect(log({"upstream": [0.3, 0.4, 0.5], "weight": [0.9, 0.91, 0.92]}))
+    tree = collected.collect(log({"upstream": [0.3, 0.4, 0.5], "weight": [0.9, 0.91, 0.92]}))
     page = wang2025_page.text(tree)
     assert "| 128 | W̃ᵀ | 0.312 | 0.4 ± 0.2 | 3 | yes | yes |" in page
     assert "| 128 | weight perturbation | 0.124 | 0.91 ± 0.02 | 3 | below | below |" in page
-    assert "Of 2 cells with an interval, 1 hold" in page
+    assert "In 1 of the 2 cells that have an interval" in page
 
 
 def test_a_tiny_run_trains_writes_its_page_and_is_not_repeated(
