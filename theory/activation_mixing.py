@@ -1,4 +1,4 @@
-"""Mean and second moments of activation mixing (Singhal et al. 2023; MATH.md §2).
+"""Mean and second moments of activation mixing (Singhal et al. 2023; docs/mathematics.md#activation-mixing).
 
     v_b = diag(1[X_b > 0]) Xᵀ α_b,   u_b = √n v_b/‖v_b‖ (rescaled) or v_b,   t_b = Σ_l h_l,b·u_l,b + g_last,b·ε_b
     ĝ_l,b = φ'_l,b ⊙ (t_b u_l,b)  or, with the batch's slope,  φ'_l,b ⊙ (Σ_b' t_b') u_l,b

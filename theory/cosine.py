@@ -1,4 +1,4 @@
-"""Mean cosine between one random direction, signed by its slope, and the gradient (MATH.md §5).
+"""Mean cosine between one random direction, signed by its slope, and the gradient.
 
 A guess ĝ = t y of one gradient g has cos(ĝ, g) = sign(t) y·g/(‖y‖‖g‖). With the layer's own slope t = y·g it is |cos|;
 with a joint pass t = y·g + o, o ~ N(0, T_o) from the other layers, the sign is wrong at times. For y ~ N(0, Σ), λ_i the
@@ -7,9 +7,10 @@ eigenvalues of Σ, e_i = (v_iᵀg)², Π(u) = Π_i (1 + 2uλ_i)^(−½) and v(u)
     E cos  = (1/(‖g‖√π)) ∫₀^∞ Π √(2/π) v/√(T_o + v) u^(−½) du         E cos² = (1/‖g‖²) ∫₀^∞ Π v du
 
 since 1/‖y‖ = π^(−½) ∫ e^(−u‖y‖²) u^(−½) du, under the weight e^(−u‖y‖²) the slope y·g is N(0, v), and for w ~ N(0, v)
-E[w sign(w + o)] = √(2/π) v/√(T_o + v). T_o = 0 gives the integrand √(2v/π) of MATH.md; its erf form is the same.
+E[w sign(w + o)] = √(2/π) v/√(T_o + v). T_o = 0 gives the integrand √(2v/π).
 
-Integrals by `theory.quadrature`, to a relative 1e-10. Source: derived here; Imhof 1961 for such integrals.
+Integrals by `theory.quadrature`, to a relative 1e-10. Sources: docs/mathematics.md#cosine-of-one-direction;
+Imhof 1961 for such integrals.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def descent_probability(
     """P(⟨ĝ, g⟩_K > 0) of every layer, (layer + 1,), all layers together last; Gaussian noise.
 
     gradients: g_l (example, unit). factors: A_l. kernels: X Xᵀ (example, example) for weight space, None for activation
-    space. shared, slope, layers: the switches of MATH.md §1. NaN for a layer whose inner product is always zero.
+    space. shared, slope, layers: the switches of docs/notation.md#the-three-switches. NaN for a
+    layer whose inner product is always zero.
 
     Raises ValueError for unknown switches and for sequences of different lengths.
     """

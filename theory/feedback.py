@@ -1,4 +1,6 @@
-"""Guesses fed back through matrices that are not the network's: feedback alignment, DFA and FDFA (MATH.md §6).
+"""Guesses fed back through matrices that are not the network's: feedback alignment, DFA and FDFA.
+
+Source: docs/mathematics.md#feedback.
 
     feedback alignment   ĝ_l = φ' ⊙ (B_l ĝ_{l+1})     B_l in the place of W_{l+1}ᵀ
     direct (DFA)         ĝ_l = φ' ⊙ (B_l e)           both deterministic given B: bias alone, no variance

@@ -1,4 +1,6 @@
-"""Mean and second moments of every guess of the form slope times linear image of noise (MATH.md §3).
+"""Mean and second moments of every guess of the form slope times linear image of noise.
+
+Source: docs/mathematics.md#linear-guesses.
 
     y_l,b = A_l,b ε,   ĝ_l,b = t_b y_l,b  with  t_b = Σ_l y_l,b·g_l,b  (slope "example")   or   t = Σ_b t_b  ("batch")
 
@@ -88,7 +90,7 @@ def moments(
     """Mean and second moments of one guess, a `Moments` a layer, good for both spaces.
 
     gradients: g_l (example, unit), loss per unit of activation. factors: A_l. fourth, pair: E ε_i⁴ and E ε_i² ε_j² of
-    each layer's noise. shared, slope, layers: the switches of MATH.md §1.
+    each layer's noise. shared, slope, layers: the switches of docs/notation.md#the-three-switches.
 
     Raises ValueError for unknown switches, for sequences of different lengths and for shapes that do not fit.
     """
@@ -181,7 +183,7 @@ def _variances(factor: Factor, noise: Array, mean: Array, strength: Array, fourt
 
 
 def check_switches(slope: str, layers: str) -> None:
-    """Raises ValueError for a switch that is not one of MATH.md §1."""
+    """Raises ValueError for a value that docs/notation.md#the-three-switches does not list."""
     if slope not in ("example", "batch"):
         raise ValueError(f"slope must be 'example' or 'batch', got {slope!r}")
     if layers not in ("joint", "separate"):

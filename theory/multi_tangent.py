@@ -24,7 +24,7 @@ u = ρ χ_k + σ ν, ν ~ N(0, 1):
 from 1/√x = π^(−½) ∫ e^(−sx) s^(−½) ds and the Gaussian mean of u e^(−su²) given χ_k. k = 1 is weight perturbation; the
 mean of m such guesses is one of m k tangents.
 
-Sources: Flügel et al. 2024; MATH.md §3, §5; the laws of cosine and norm are derived here.
+Sources: Flügel et al. 2024; docs/mathematics.md#mean-of-tangents; the laws of cosine and norm are derived here.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def moments(
 
     gradients: g_l (example, unit), the output tap last. weights, derivatives: W_{l+1} (next_unit, unit) and φ'
     (example, unit) of every tap but the last. fourth, pair: of the output tap's noise; of the others' only the
-    direction counts, which is that of a Gaussian vector. shared, slope, layers: the switches of MATH.md §1.
+    direction counts, which is that of a Gaussian vector. shared, slope, layers: the switches of
+    docs/notation.md#the-three-switches.
 
     One ε for all examples leaves each example's own guess ĝ_b = t_b y_b as it is, so mean and variances too; what two
     examples' guesses have in common, E t_b t_c y_b·y_c, has no such form and is NaN.

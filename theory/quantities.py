@@ -1,4 +1,6 @@
-"""What is reported of an estimator, from the exact gradient, the mean guess and the guess's second moment (MATH.md §4).
+"""What is reported of an estimator, from the exact gradient, the mean guess and the guess's second moment.
+
+Source: docs/mathematics.md#reported-quantities.
 
 With g the gradient, ḡ = E ĝ, d = ḡ − g and S = E‖ĝ‖², per layer and, everything added up over layers, for "all":
 

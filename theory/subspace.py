@@ -1,4 +1,4 @@
-"""The low-dimensional story as formulas: what energy curves say of the upstream guesses, for every k (MATH.md §7).
+"""The low-dimensional story as formulas: what energy curves say of the upstream guesses, for every k.
 
 One guess ĝ = t y of the gradient g, with y ~ N(0, Σ) drawn for every layer and example on its own, and each example's
 own slope t. With T = Σ_l gᵀΣg over the layers of one joint pass (over the one layer, for separate passes), per example
@@ -24,8 +24,8 @@ and best scale are ratios and no such means; they are those of a guess that draw
 ⟨ḡ, g⟩ and E‖ĝ‖² those means are.
 
 Squared gradients are in (loss per unit of activation)². Raises ValueError for shapes that do not fit, for NaN or
-infinite entries and for numbers that no gradient or spectrum has. Sources: MATH.md §3, §7; Wang et al. 2025; Singhal et
-al. 2023.
+infinite entries and for numbers that no gradient or spectrum has. Sources:
+docs/mathematics.md#linear-guesses, docs/mathematics.md#energy-curves; Wang et al. 2025; Singhal et al. 2023.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ Layers = Literal["joint", "separate"]
 
 @dataclass(frozen=True)
 class GuessTerms:
-    """What §3's law asks of a guess: gᵀΣg, ‖Σg‖² and tr Σ, each (layer, setting, example), the output tap last.
+    """The terms of tr Cov (docs/mathematics.md#total-variance): gᵀΣg, ‖Σg‖² and tr Σ, each (layer, setting, example).
+
+    The output tap is the last layer.
 
     squared_gradient: (layer, example). A setting is one choice of k (of one k a layer).
     """
@@ -74,9 +76,10 @@ class CrossTerms:
 
 @dataclass(frozen=True)
 class Quantities:
-    """MATH.md §4's quantities of one guess, each (layer, setting): the taps in order, the output, then all together.
+    """The quantities reported of one guess (docs/mathematics.md#reported-quantities), each (layer, setting).
 
-    Efficiency and best scale are NaN where there is no gradient or no guess.
+    Layers are the taps in order, the output tap, then all together. Efficiency and best scale are NaN where the
+    gradient or the guess is zero.
     """
 
     squared_bias: Array

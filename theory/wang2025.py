@@ -1,4 +1,6 @@
-"""The metrics of Wang et al. 2025 exactly as their paper prints them, under names that carry its key (MATH.md §4).
+"""The metrics of Wang et al. 2025 exactly as their paper prints them, under names that carry its key.
+
+Source: docs/mathematics.md#quantities-of-wang-et-al.
 
     wang2025_bias              ‖(1/B) Σ_b (E ĝ_b − g_b)‖₂
     wang2025_variance          ‖(1/B) Σ_b E (g_b − ĝ_b)^∘2 − ((1/B) Σ_b (E ĝ_b − g_b))^∘2‖₂

@@ -10,7 +10,7 @@ own part and the other layers' are independent, so, with S = Σ ‖G‖² over t
 entry i meets itself in fourth · G_i² and every other entry j in pair · G_j². For pair = 1 and κ = fourth the variance
 is P_l‖G‖² + (κ − 2)‖G_l‖² (joint), and P + κ − 2 times ‖G‖² over the whole net.
 
-Sources: Baydin et al. 2022; Ren et al. 2023; MATH.md §3.
+Sources: Baydin et al. 2022; Ren et al. 2023; docs/mathematics.md#weight-perturbation.
 """
 
 from __future__ import annotations

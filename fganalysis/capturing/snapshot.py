@@ -1,6 +1,7 @@
 """Snapshot: a network frozen at one step on one batch, with everything that an estimator may look at.
 
-Per tap l (a Linear module, in the order in which the forward pass reaches it; MATH: s_l = W_l x_l + bias_l):
+Per tap l (a Linear module, in the order in which the forward pass reaches it; s_l = W_l x_l, as in
+docs/mathematics.md#setting):
 
     inputs x_l (example, input)       outputs s_l (example, unit)       weight W_l (unit, input)
     gradients g_l = ∂L/∂s_l (example, unit), carrying the 1/B of the mean over examples

@@ -2,8 +2,8 @@
 
     y_l,b = A_l,b ε_l,b        ĝ_l,b = t_b y_l,b  (example slope)   or   (Σ_b t_b) y_l,b  (batch slope)
 
-Switches of MATH.md §1: ``shared`` draws one ε for the whole batch; ``slope`` is "example" or "batch"; ``layers``
-"joint" perturbs every tap in one pass, "separate" takes a pass a tap.
+Switches (docs/notation.md#the-three-switches): ``shared`` draws one ε for the whole batch; ``slope`` is "example" or
+"batch"; ``layers`` "joint" perturbs all taps in one forward pass, "separate" each tap in a pass of its own.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def check_switches(settings: object) -> None:
     """For the ``__post_init__`` of an estimator: checks those of the fields noise, shared, slope and layers it has.
 
     Raises:
-        ValueError: a noise that is no law, or a switch that is not one of MATH.md §1.
+        ValueError: a noise that is no law, or a value that docs/notation.md#the-three-switches does not list.
     """
     if hasattr(settings, "noise"):
         check_noise(settings.noise)

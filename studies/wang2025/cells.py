@@ -46,9 +46,9 @@ class RowSpace:
         y = P ε,  P the projector on the row space of J
 
     Where the next layer has as many units as this one and the live units' columns of J are independent, P keeps the
-    live units (MATH.md §8 fact 2). The paper's W̃^P takes the directions of zero singular values along, so that its
-    covariance is the identity there; `PreconditionedUpstream` drops them and has W̃⊥'s law. Below a narrower layer, P
-    projects on the rows of J. A test holds both against the estimators themselves.
+    live units (docs/mathematics.md#fact-2). The paper's W̃^P takes the directions of zero singular values along, so that
+    its covariance is the identity there; `PreconditionedUpstream` drops them and has W̃⊥'s law. Below a narrower layer,
+    P projects on the rows of J. A test holds both against the estimators themselves.
     """
 
     dead_units: bool = False

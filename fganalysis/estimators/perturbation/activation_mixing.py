@@ -29,10 +29,11 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise
 
 @dataclass(frozen=True)
 class ActivationMixing:
-    """ĝ = φ' ⊙ (t u); ``normalise=False`` leaves u unscaled; the other fields are the switches of MATH.md §1.
+    """ĝ = φ' ⊙ (t u); ``normalise=False`` leaves u unscaled.
 
-    Every row of α is an example's own noise vector, so noise is independent across examples. A call raises ValueError
-    where something other than elementwise functions stands between two taps.
+    The other fields are the switches of docs/notation.md#the-three-switches. Row b of α is the noise vector of example
+    b, so noise is independent across examples. A call raises ValueError where something other than elementwise
+    functions stands between two taps.
 
     Closed form: with ``normalise`` for rotation-invariant laws (Gaussian, sphere), in one-dimensional integrals;
     without it for every law. With ``normalise`` and another law there is none: E uuᵀ then needs more than moments.

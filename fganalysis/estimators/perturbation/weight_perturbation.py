@@ -23,7 +23,10 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
 
 @dataclass(frozen=True)
 class WeightPerturbation:
-    """Ĝ = (V·G) V; ``noise`` is the law of each tap's V, ``shared`` and ``layers`` as in MATH.md §1."""
+    """Ĝ = (V·G) V; ``noise`` is the law of the entries of V.
+
+    ``shared`` and ``layers`` are switches of docs/notation.md#the-three-switches.
+    """
 
     noise: Noise = GAUSSIAN
     shared: bool = True

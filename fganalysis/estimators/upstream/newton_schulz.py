@@ -31,7 +31,9 @@ EXAMPLES_AT_ONCE = 16  # in the products: as many as a cache holds at 512 units
 
 @dataclass(frozen=True)
 class NewtonSchulzUpstream:
-    """ĝ = t p^N(J/‖J‖₂)ᵀ ε, the step at the ``k``-th singular value; the other fields are those of MATH.md §1.
+    """ĝ = t p^N(J/‖J‖₂)ᵀ ε, the step at the ``k``-th singular value.
+
+    The other fields are the switches of docs/notation.md#the-three-switches.
 
     Raises ValueError for k that is no whole number of at least 1; at a call, when no tap and example has k directions.
     """

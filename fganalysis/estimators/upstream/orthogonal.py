@@ -35,8 +35,8 @@ class OrthogonalUpstream:
     Fields: ``k`` directions, or "rank" for all of them; ``which`` end of the spectrum; ``exact`` takes LAPACK's SVD of
     every example instead of the randomised range finder (k = "rank" and "bottom" always do); ``iterations`` takes so
     many subspace iterations instead, an approximation for training (`UpstreamJacobian.singular_vectors` says how good);
-    the rest are the switches of MATH.md §1. Raises ValueError for a wrong field, and for ``iterations`` together with
-    "rank", "bottom" or ``exact``; a call, when no tap and example has k directions.
+    the other fields are the switches of docs/notation.md#the-three-switches. Raises ValueError for a wrong field, and
+    for ``iterations`` together with "rank", "bottom" or ``exact``; a call, when no tap and example has k directions.
     """
 
     k: int | Literal["rank"] = 10

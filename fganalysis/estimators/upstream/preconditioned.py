@@ -65,7 +65,8 @@ EXAMPLES_AT_ONCE = 16  # decomposed
 class PreconditionedUpstream:
     """ĝ = t (J_σᵀJ_σ)^(−½) J_σᵀ ε on the range of Jᵀ; ``sigma`` > 0 regularises as in the paper and cancels.
 
-    ``exact`` takes LAPACK's SVD of every example, as the definition has it; the others are the switches of MATH.md §1.
+    ``exact`` takes LAPACK's SVD of every example, as the definition has it; the other fields are the switches of
+    docs/notation.md#the-three-switches.
     """
 
     sigma: float = 1e-5

@@ -24,7 +24,10 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise
 
 @dataclass(frozen=True)
 class Upstream:
-    """ĝ = t Jᵀε; ``normalise`` rescales each example's direction; the other fields are the switches of MATH.md §1."""
+    """ĝ = t Jᵀε; ``normalise`` rescales each example's direction to norm √n.
+
+    The other fields are the switches of docs/notation.md#the-three-switches.
+    """
 
     normalise: bool = False
     noise: Noise = GAUSSIAN
