@@ -32,7 +32,7 @@ from theory.linear_guess import Layers, Moments, Slope, check_switches, independ
 from theory.linear_guess import moments as linear_moments
 from theory.quadrature import log_nodes
 
-STEP = 0.25
+LOG_STEP = 0.25
 NEGLIGIBLE = 35.0  # e⁻³⁵ of the largest term of a sum is left out at either end
 SMALLEST = 1e-14  # eigenvalues below this part of the largest are rounding error
 
@@ -140,7 +140,7 @@ def direction_moments(values: Array) -> tuple[Array, Array]:
     scaled = values / values.max()
     # Below, s p D falls as s; above 1/λ_min, as s^(−mode/2).
     high = -np.log(2 * scaled.min()) + 2 * NEGLIGIBLE / len(scaled)
-    s = np.exp(log_nodes(-NEGLIGIBLE, high, STEP))
+    s = np.exp(log_nodes(-NEGLIGIBLE, high, LOG_STEP))
     shares = s / (1 / scaled[:, None] + 2 * s)  # s p_i, (mode, node)
-    weights = STEP * np.exp(-0.5 * np.log1p(2 * s * scaled[:, None]).sum(0))
+    weights = LOG_STEP * np.exp(-0.5 * np.log1p(2 * s * scaled[:, None]).sum(0))
     return shares @ weights, (shares * weights) @ shares.T

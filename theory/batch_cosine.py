@@ -34,7 +34,7 @@ from theory.factors import Array
 from theory.linear_guess import Layers, check_switches, of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
-STEP = 0.15  # of log s and log τ: errors of e^(−π²/0.3) = 5e-15
+BATCH_LOG_STEP = 0.15  # of log s and log τ: errors of e^(−π²/0.3) = 5e-15
 LOWEST = -9.0  # beyond, in units of its scale, all is a power of s or τ up to e^(−18)
 TOP_SLOPE = 2.2  # log of 9 standard deviations
 REACHES = (4.0, 10.0, 22.0)  # of log s; a few examples and few modes make tails that fall off slowly
@@ -80,7 +80,7 @@ def mean_cosine(blocks: Blocks, squared_gradient: float) -> float:
         values = _integrand(kept, slopes[used], traces[used], reach)
         if values[-1] < 1e-13 * values.max():
             break
-    return float(2 / np.sqrt(np.pi * squared_gradient) * log_trapezoid(values, STEP))
+    return float(2 / np.sqrt(np.pi * squared_gradient) * log_trapezoid(values, BATCH_LOG_STEP))
 
 
 def activation_cosines(
@@ -147,9 +147,9 @@ def _plain_blocks(eigenvalues: Array, components: Array, others: Array) -> Block
 def _integrand(blocks: Blocks, slopes: Array, traces: Array, reach: float) -> Array:
     """s Σ_b E[N_b e^(−s²D_b)] Π_{c≠b} E[e^(−s²D_c)] at the nodes of log s, (node,)."""
     squares = np.sum(blocks.components * blocks.eigenvalues**2, axis=1)
-    log_s = log_nodes(LOWEST, reach, STEP)
-    log_tau = log_nodes(LOWEST - reach, TOP_SLOPE, STEP)
-    log_sum = log_s[0] + log_tau[0] + STEP * np.arange(len(log_s) + len(log_tau) - 1)
+    log_s = log_nodes(LOWEST, reach, BATCH_LOG_STEP)
+    log_tau = log_nodes(LOWEST - reach, TOP_SLOPE, BATCH_LOG_STEP)
+    log_sum = log_s[0] + log_tau[0] + BATCH_LOG_STEP * np.arange(len(log_s) + len(log_tau) - 1)
     scale = 1.0 / np.sum(slopes * traces + 2 * squares)  # 1/E D
     rows = np.arange(len(log_s))[:, None] + np.arange(len(log_tau))
     tau = np.exp(log_tau)
@@ -165,8 +165,8 @@ def _integrand(blocks: Blocks, slopes: Array, traces: Array, reach: float) -> Ar
         variance = np.maximum((blocks.others[block] + own) / slope, np.finfo(np.float64).tiny)
         density = np.sqrt(2 / np.pi) * (decay / np.sqrt(variance))[rows]
         density *= tau * np.exp(-(tau**2) * (0.5 / variance)[rows])
-        plain = log_trapezoid(density, STEP)
-        weighted = log_trapezoid(density * (own / variance)[rows] * tau**2, STEP)
+        plain = log_trapezoid(density, BATCH_LOG_STEP)
+        weighted = log_trapezoid(density * (own / variance)[rows] * tau**2, BATCH_LOG_STEP)
         log_product += np.log(plain)
         ratios += weighted / plain
     return np.sqrt(scale) * np.exp(log_s + log_product) * ratios

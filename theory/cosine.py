@@ -25,7 +25,7 @@ from theory.factors import Array
 from theory.linear_guess import of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
-STEP = 0.25  # of log u: errors of e^(−π²/0.25) = 7e-18
+LOG_STEP = 0.25  # of log u: errors of e^(−π²/0.25) = 7e-18
 
 
 def isotropic(n: ArrayLike) -> Array:
@@ -123,12 +123,12 @@ def of_one_example(spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, s
     # Layers without weight are still in the slope: their variance does not fall with u.
     scaled = each * values
     trace, smallest = scaled.sum(), scaled[seen].min()
-    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), STEP))[:, None] / trace
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), LOG_STEP))[:, None] / trace
     shrunk = parts * values / (1 + 2 * u * scaled)
     variance, covariance = shrunk.sum(1), (each * shrunk).sum(1)
     decay = np.exp(-0.5 * np.log1p(2 * u * scaled).sum(1))
     integrand = np.sqrt(2 * u[:, 0]) / np.pi * decay * covariance / np.sqrt(variance)
-    return float(log_trapezoid(integrand, STEP) / np.sqrt(truth))
+    return float(log_trapezoid(integrand, LOG_STEP) / np.sqrt(truth))
 
 
 def weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
@@ -176,13 +176,13 @@ def _integrated(
     spread = np.max(np.where(seen, trace / np.where(seen, eigenvalues, 1.0), 1.0))
     most = np.sum(components * eigenvalues, axis=-1, keepdims=True)
     spread *= np.max(1.0 + np.divide(most, others, out=np.zeros(np.broadcast(most, others).shape), where=others > 0))
-    u = np.exp(log_nodes(-18.0, 20.0 + np.log(spread), STEP)) / trace
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(spread), LOG_STEP)) / trace
     log_decay, variance = np.zeros_like(u), np.zeros_like(u)
     for mode in range(eigenvalues.shape[-1]):
         value = eigenvalues[..., mode, None]
         log_decay -= 0.5 * each[..., mode, None] * np.log1p(2 * u * value)
         variance += components[..., mode, None] * value / (1 + 2 * u * value)
-    found = log_trapezoid(integrand(u, np.exp(log_decay), variance), STEP)
+    found = log_trapezoid(integrand(u, np.exp(log_decay), variance), LOG_STEP)
     return np.where(np.any(seen, axis=-1), found, np.nan)
 
 

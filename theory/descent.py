@@ -27,8 +27,8 @@ from theory.factors import Array, Factor
 from theory.linear_guess import Layers, Slope, check_switches
 from theory.quadrature import log_nodes, log_trapezoid
 
-STEP = 0.01  # of log u: fine enough for the phase of a sum whose mean is 20 standard deviations
-ROUNDING = 1e-13  # weights smaller than this part of the largest are zero but for rounding
+PHASE_LOG_STEP = 0.01  # of log u: fine enough for the phase of a sum whose mean is 20 standard deviations
+WEIGHT_ROUNDING = 1e-13  # weights smaller than this part of the largest are zero but for rounding
 
 
 def positive(weights: Array) -> float:
@@ -36,18 +36,18 @@ def positive(weights: Array) -> float:
     largest = np.max(np.abs(weights), initial=0.0)
     if largest == 0:
         return float("nan")
-    scaled = weights[np.abs(weights) > ROUNDING * largest] / largest
+    scaled = weights[np.abs(weights) > WEIGHT_ROUNDING * largest] / largest
     if np.all(scaled > 0) or np.all(scaled < 0):
         return float(scaled[0] > 0)
     if len(scaled) == 2:
         # ω = (ρ ± 1)√(var t var w)/2.
         return float(0.5 + np.arcsin(scaled.sum() / (scaled.max() - scaled.min())) / np.pi)
-    u = np.exp(log_nodes(-14.0 - np.log(len(scaled)), 14.0 - np.log(np.abs(scaled).min()), STEP))
+    u = np.exp(log_nodes(-14.0 - np.log(len(scaled)), 14.0 - np.log(np.abs(scaled).min()), PHASE_LOG_STEP))
     phase, log_size = np.zeros_like(u), np.zeros_like(u)
     for weight in scaled:
         phase += 0.5 * np.arctan(weight * u)
         log_size -= 0.25 * np.log1p((weight * u) ** 2)
-    inside = 0.5 + log_trapezoid(np.sin(phase) * np.exp(log_size), STEP) / np.pi
+    inside = 0.5 + log_trapezoid(np.sin(phase) * np.exp(log_size), PHASE_LOG_STEP) / np.pi
     return float(np.clip(inside, 0.0, 1.0))
 
 

@@ -41,7 +41,7 @@ from theory.factors import Array
 from theory.linear_guess import Layers, check_switches, of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
-STEP = 0.25  # of log s: errors of e^(−π²/0.25)
+LOG_STEP = 0.25  # of log s: errors of e^(−π²/0.25)
 
 
 def mean_square_error(k: ArrayLike, n: ArrayLike, fourth: float = 3.0, pair: float = 1.0) -> Array:
@@ -102,10 +102,10 @@ def _shares(own: Array) -> tuple[Array, Array]:
 
 def _layer_cosine(along: float, across: float, size: float, k: int) -> float:
     decay, growth = (size + k) / 2, (k - 2) / 2  # size = m + 1
-    x = log_nodes(-40.0 - np.log(decay), 40.0, STEP)
+    x = log_nodes(-40.0 - np.log(decay), 40.0, LOG_STEP)
     s = np.exp(x)
     values = np.exp(x / 2 - decay * np.log1p(2 * s) + growth * np.log1p(2 * s * across**2))
-    return float(along * np.sqrt(2 / np.pi) * gamma_step(k / 2) * log_trapezoid(values, STEP))
+    return float(along * np.sqrt(2 / np.pi) * gamma_step(k / 2) * log_trapezoid(values, LOG_STEP))
 
 
 def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:

@@ -25,7 +25,7 @@ from theory.linear_guess import Layers, Moments, Slope, check_switches, independ
 from theory.quadrature import log_nodes, log_trapezoid
 from theory.upstream import singular_triplets
 
-STEP = 0.3  # of the logarithm of u: errors of e^(−π²/0.3) = 5e-15
+NORMALISED_LOG_STEP = 0.3  # of the logarithm of u: errors of e^(−π²/0.3) = 5e-15
 
 
 def moments(
@@ -79,7 +79,7 @@ def moments(
 def unit_squares(eigenvalues: Array) -> Array:
     """E ẑ_i² of the direction of N(0, diag(λ)), (mode,), which add up to 1; zeros where all λ are zero."""
     u, decay, parts = _tilted(eigenvalues)
-    return log_trapezoid((parts * (u * decay)[:, None]).T, STEP)
+    return log_trapezoid((parts * (u * decay)[:, None]).T, NORMALISED_LOG_STEP)
 
 
 def _plain(gradient: Array, pair: float) -> tuple[Array, Array, Array]:
@@ -96,11 +96,11 @@ def _rescaled(gradient: Array, weight: Array, derivative: Array) -> tuple[Array,
     for example, (value, vector) in enumerate(zip(values, vectors, strict=True)):
         u, decay, parts = _tilted(value**2)
         components = gradient[example] @ vector
-        unit_square = log_trapezoid((parts * (u * decay)[:, None]).T, STEP)
+        unit_square = log_trapezoid((parts * (u * decay)[:, None]).T, NORMALISED_LOG_STEP)
         mean[example] = units * vector @ (unit_square * components)
         diagonal[example] = units * vector**2 @ unit_square
         pairs = (vector**2 @ parts.T) * (parts @ components**2) + 2 * (vector @ (parts * components).T) ** 2
-        squares[example] = units**2 * log_trapezoid(pairs * (u**2 * decay), STEP)
+        squares[example] = units**2 * log_trapezoid(pairs * (u**2 * decay), NORMALISED_LOG_STEP)
     return mean, diagonal, squares
 
 
@@ -110,6 +110,6 @@ def _tilted(eigenvalues: Array) -> tuple[Array, Array, Array]:
     if trace == 0:
         return np.ones(2), np.zeros(2), np.zeros((2, len(eigenvalues)))
     smallest = eigenvalues[eigenvalues > 0].min()
-    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), STEP)) / trace
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), NORMALISED_LOG_STEP)) / trace
     grown = 1 + 2 * u[:, None] * eigenvalues
     return u, np.exp(-0.5 * np.sum(np.log(grown), axis=1)), eigenvalues / grown

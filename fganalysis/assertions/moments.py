@@ -23,10 +23,10 @@ from fganalysis.estimators import Estimator, label
 from fganalysis.measuring.sample import sample
 from fganalysis.measuring.sound_guesses import check_arguments
 from fganalysis.results import schema
-from fganalysis.statistics.rare_tails import QUANTITIES, RawSample
+from fganalysis.statistics.rare_tails import MARGINS, RawSample
 
-LEAST_GUESSES = 256
-ROUNDING = 1e3  # in units of the data type's precision, relative to the natural size of the quantity
+LEAST_GUESSES_TO_MATCH = 256
+MOMENT_ROUNDING = 1e3  # in units of the data type's precision, relative to the natural size of the quantity
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def assert_moments_match(
             that is infinite or has a name, space, layer or dimension that a sample has not.
     """
     check_arguments(snapshot, seed)
-    check_whole("n_guesses", n_guesses, LEAST_GUESSES)
+    check_whole("n_guesses", n_guesses, LEAST_GUESSES_TO_MATCH)
     check_number("alpha", alpha, above=0, below=1)
     aligned = _aligned(predicted, snapshot)
     measured = sample(snapshot, estimator, n_guesses, seed)
@@ -118,10 +118,10 @@ def _aligned(predicted: xr.Dataset, snapshot: Snapshot) -> dict[str, xr.DataArra
     check_kind("predicted", predicted, xr.Dataset, "an xarray.Dataset, such as fga.predict returns")
     unknown = [name for name in predicted.data_vars if name not in schema.variables()]
     if unknown:
-        raise ValueError(f"predicted has the unknown quantity {unknown[0]!r}; known ones: {', '.join(QUANTITIES)}")
+        raise ValueError(f"predicted has the unknown quantity {unknown[0]!r}; known ones: {', '.join(MARGINS)}")
     places = {schema.SPACE: list(schema.SPACES), schema.LAYER: [*snapshot.layers, schema.ALL_LAYERS]}
     aligned = {}
-    for name in QUANTITIES:
+    for name in MARGINS:
         if name not in predicted:
             continue
         values = predicted[name]
@@ -154,7 +154,8 @@ def _compared(quantity: str, measured: xr.Dataset, predicted: xr.DataArray, tail
     )
     margin = raw.margin(quantity, predicted.values, tail)
     size = squares if schema.QUANTITIES[quantity].units != "1" else np.ones_like(squares)
-    rounding = ROUNDING * float(np.finfo(measured.attrs["dtype"]).eps) * np.maximum(size, np.abs(margin.prediction))
+    precision = MOMENT_ROUNDING * float(np.finfo(measured.attrs["dtype"]).eps)
+    rounding = precision * np.maximum(size, np.abs(margin.prediction))
     columns = {
         "measured": measured[quantity].values,
         "error": measured[quantity + schema.SE].values,

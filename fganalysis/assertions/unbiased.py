@@ -40,7 +40,7 @@ from fganalysis.measuring.sound_guesses import check_arguments
 from fganalysis.statistics.anytime_evidence import NormBound, boundary, spent
 
 Outcome = Literal["unbiased", "biased", "undecided"]
-NAMED = 8  # Parameters that the text of a verdict names; its field names them all.
+NAMED_IN_VERDICT = 8  # Parameters that the text of a verdict names; its field names them all.
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ class Verdict:
     def _rest(self) -> str:
         if not self.not_looked_at:
             return ""
-        names, more = ", ".join(map(repr, self.not_looked_at[:NAMED])), len(self.not_looked_at) - NAMED
+        names = ", ".join(map(repr, self.not_looked_at[:NAMED_IN_VERDICT]))
+        more = len(self.not_looked_at) - NAMED_IN_VERDICT
         return f" Not looked at, as they are in no Linear module: {names}{f' and {more} more' if more > 0 else ''}."
 
     def _reason(self) -> str:

@@ -18,15 +18,22 @@ from fganalysis.capturing.hooks import TapHooks
 from fganalysis.capturing.refusals import forward, mean_loss, works
 from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
 
+# Tolerances of the checks at capture. They must be large enough that no right network is refused and small enough that
+# every wrong one is. To tune them again, change them and run tests/unit/capturing/test_capture_checks.py, which has
+# networks of both kinds.
 SAME = 1e-3  # Relative difference of two gradients that should be equal, in single precision; far less in double.
-STEPS = {torch.float32: 1e-3, torch.float64: 1e-5}  # Of `refuse_wrong_backward`, relative to each parameter's norm.
-SHRINKING = (1.0, 0.1, 0.01)  # Shorter steps that a disagreement is tried at: a sharp bend is none with a short step.
-CURVED = 0.01  # Part of the summed changes by which a difference of losses may miss the gradient's prediction.
-ROUNDINGS = 4.0  # Rounding of the activations in a loss, in units of their precision,
-ROUNDINGS_OF_LOSS = 30.0  # and of the loss function alone.
-CLEAR = 10.0  # Times the rounding that a predicted change must be to speak for a shorter step.
-LEAST_SHARE = {torch.float32: 0.03, torch.float64: 1e-4}  # Of a parameter in the predicted change.
-NAMED = 50  # Parameters that a wrong backward pass is looked for in, one by one.
+DIFFERENCE_STEPS = {torch.float32: 1e-3, torch.float64: 1e-5}  # Lengths of steps relative to each parameter's norm.
+SHRINKING = (
+    1.0,
+    0.1,
+    0.01,
+)  # Factors of the step, tried in turn: a disagreement by curvature vanishes.
+CURVED = 0.01  # A difference of losses may miss the prediction by this part of the summed sizes of all changes.
+ROUNDINGS = 4.0  # Rounding error of a loss from rounded activations, in units of their precision.
+ROUNDINGS_OF_LOSS = 30.0  # Rounding error of the loss function alone, in units of its precision.
+LEAST_CHANGE = 10.0  # A shorter step is tried only while the predicted change is this many rounding errors.
+LEAST_SHARE = {torch.float32: 0.03, torch.float64: 1e-4}  # Least share of a parameter in the predicted change.
+PARAMETERS_SEARCHED = 50  # Parameters stepped along one by one, to name the one whose gradient is wrong.
 
 
 def refuse_random_forward_pass(snapshot: Snapshot) -> None:
@@ -133,7 +140,7 @@ def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
     names = {name for tap in snapshot.taps if tap.name in unreached for name in tap.parameter_names}
     generator = torch.Generator().manual_seed(2)
     step = {
-        name: 10 * STEPS[snapshot.outputs.dtype] * _size(parameter) * _direction(parameter, None, generator)
+        name: 10 * DIFFERENCE_STEPS[snapshot.outputs.dtype] * _size(parameter) * _direction(parameter, None, generator)
         for name, parameter in snapshot.network.named_parameters()
         if name in names
     }
@@ -166,14 +173,14 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
         step = {}
         for name, parameter in parameters.items():
             share = min(1.0, least / worth[name]) if name in worth else 1.0
-            length = shorter * STEPS[dtype] * share * _size(parameter)
+            length = shorter * DIFFERENCE_STEPS[dtype] * share * _size(parameter)
             step[name] = length * _direction(parameter, by_name.get(name), generator)
         after, slopes = losses.moved(step, tuple(known))
         before = {name: _dot(known[name], step[name]) for name in known}
         predicted = sum(before[name] + slopes[name] for name in known) / 2
         summed = sum(abs(before[name]) + abs(slopes[name]) for name in known) / 2
         noise = losses.rounding(after)
-        if shorter < 1 and summed < CLEAR * noise:
+        if shorter < 1 and summed < LEAST_CHANGE * noise:
             break  # Rounding would hide any disagreement: the longer step's stands.
         change = after - losses.before
         disagreement = f"{change:.3g} along a small step in the weights where the gradient says {predicted:.3g}"
@@ -188,7 +195,7 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
 def _worst(losses: Losses, known: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> str:
     """The parameter whose own step is furthest from its prediction, for the message."""
     errors = {}
-    for name in list(known)[:NAMED]:
+    for name in list(known)[:PARAMETERS_SEARCHED]:
         after, slopes = losses.moved({name: step[name]}, (name,))
         errors[name] = abs(after - losses.before - (_dot(known[name], step[name]) + slopes[name]) / 2)
     return f", most at {max(errors, key=lambda name: errors[name])!r}"
@@ -225,7 +232,7 @@ class Losses:
         own = torch.finfo(torch.float64).eps if self._double else eps
         typical = self._typical / 8 if np.isfinite(self._typical) else 0.0
         # A gradient at the outputs that is a small difference, as that of a saturated softmax, is rounded too.
-        activations = self._worth + STEPS[self._snapshot.outputs.dtype] * typical
+        activations = self._worth + DIFFERENCE_STEPS[self._snapshot.outputs.dtype] * typical
         return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * own * max(abs(self.before), abs(after), typical)
 
     def moved(self, step: Mapping[str, Tensor], along: Sequence[str] = ()) -> tuple[float, dict[str, float]]:
@@ -311,7 +318,7 @@ def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
 
     A weight that is used elsewhere too, a penalty in the loss and dropped tangents all show.
     """
-    step = 10 * STEPS[snapshot.outputs.dtype]
+    step = 10 * DIFFERENCE_STEPS[snapshot.outputs.dtype]
     generator = torch.Generator().manual_seed(3)
     parameters = {name: p for name, p in snapshot.network.named_parameters() if p.requires_grad}
     tapped = {name for tap in snapshot.taps for name in tap.parameter_names}

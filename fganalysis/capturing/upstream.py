@@ -19,8 +19,12 @@ from torch import Tensor
 from fganalysis.arguments import check_flag, check_kind, check_whole
 
 START_SEED = 20251103  # the same starting vectors for every example, so that a result depends on its example alone
-OVERSAMPLING = 6  # vectors beyond k in subspace iteration: they take the slow convergence of the k-th upon themselves
 CHUNK_ELEMENTS = 2**22  # numbers a chunk of examples may need on the CPU: 16 MiB in float32, about what a cache holds
+
+# Tuned for accuracy against time. To tune them again, change them, run tests/unit/capturing/test_upstream.py, which
+# compares the singular vectors with LAPACK's, and `python -m studies.step_cost`, which times a step with each method.
+OVERSAMPLING = 6  # extra vectors of subspace iteration beyond k: without them the k-th vector converges slowly
+KRYLOV_START, KRYLOV_PER_MODE = 42.0, 3.6  # size of the Krylov basis at a geometric mean of 512 units
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +190,11 @@ def krylov_size(k: int, next_units: int, units: int) -> int:
 
         (42 + 3.6 k) · (√(next_units · units) / 512)^⅓, rounded up
 
-    Neighbouring singular values at the edge of a random matrix's spectrum lie n^(−⅔) apart and Krylov methods need its
-    inverse square root; the constants are measured on networks at initialisation, the hardest case.
+    Neighbouring singular values at the edge of a random matrix's spectrum lie n^(−⅔) apart, and the number of steps
+    that a Krylov method needs grows as the inverse square root of that gap. The constants `KRYLOV_START` and
+    `KRYLOV_PER_MODE` are measured on networks at initialisation, the hardest case.
     """
-    return math.ceil((42 + 3.6 * k) * (math.sqrt(next_units * units) / 512) ** (1 / 3))
+    return math.ceil((KRYLOV_START + KRYLOV_PER_MODE * k) * (math.sqrt(next_units * units) / 512) ** (1 / 3))
 
 
 def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:

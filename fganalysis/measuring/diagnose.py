@@ -23,8 +23,10 @@ from fganalysis.predictions import predict, story
 from fganalysis.results import schema
 
 NODES = ("measured", "predicted", "subspace")
-CHEAP = 10**10  # Multiplications that /subspace may take unless it was asked for: about a second of one core,
-EACH = 5 * 10**6  # and what every matrix counts for at least, half a millisecond.
+# Sizes of /subspace that takes about a second on one core. To tune them again, time `spectra` on networks of
+# growing width and compare with `subspace_work`.
+CHEAP = 10**10  # Most multiplications that /subspace may take where it was not asked for.
+EACH = 5 * 10**6  # Least multiplications that a matrix counts for: its fixed cost is about half a millisecond.
 LONGEST_REASON = 300
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fganalysis.arguments import described
 
-Array = TypeVar("Array", NDArray[Any], Tensor)
+ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray[Any], Tensor)
 
 
-def double(array: Array, name: str, least_dims: int) -> Tensor:
+def double(array: ArrayOrTensor, name: str, least_dims: int) -> Tensor:
     """The array as a double tensor on its device, once it is known to be sound."""
     if not isinstance(array, np.ndarray | Tensor):
         raise ValueError(f"{name} must be a NumPy array or a torch tensor, got {described(array)}")
@@ -41,12 +41,12 @@ def double(array: Array, name: str, least_dims: int) -> Tensor:
     return tensor
 
 
-def like(tensor: Tensor, array: Array) -> Array:
+def like(tensor: Tensor, array: ArrayOrTensor) -> ArrayOrTensor:
     """A result as the kind of array that came in."""
     return tensor if isinstance(array, Tensor) else tensor.numpy()
 
 
-def precision(array: Array) -> float:
+def precision(array: ArrayOrTensor) -> float:
     """The machine precision that the array's numbers came with."""
     name = str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name
     if name not in ("float32", "float64"):
@@ -70,7 +70,7 @@ def in_range(tensor: Tensor, words: str) -> Tensor:
     return tensor
 
 
-def same_kind(first: Array, second: Array) -> None:
+def same_kind(first: ArrayOrTensor, second: ArrayOrTensor) -> None:
     """Refuses arrays of two libraries or devices."""
     kinds = [f"a tensor on {a.device}" if isinstance(a, Tensor) else "a NumPy array" for a in (first, second)]
     if kinds[0] != kinds[1]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "h", "<", ">", "p")
-EXACT = 1e-4  # Relative variances below are rounding: nothing to show on a logarithmic axis.
+LEAST_VARIANCE_SHOWN = 1e-4  # Relative variances below are rounding: nothing to show on a logarithmic axis.
 
 
 def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str] | None = None) -> Figure:
@@ -46,7 +46,7 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
             # A layer without a gradient has no relative numbers.
             x, x_error = _number(own, "variance", 1 / norm if norm > 0 else np.nan)
             y, y_error = _number(own, "relative_bias")
-            if not (x > EXACT and np.isfinite(y)):
+            if not (x > LEAST_VARIANCE_SHOWN and np.isfinite(y)):
                 continue
             highest = max(highest, y)
             drawn.add(estimator)

@@ -44,9 +44,10 @@ COMPARED = (
 )
 KEYS = (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER)
 REMARKS = (schema.NOT_LOOKED_AT, schema.NOT_MEASURED)
-NAMED = 2  # Parameters that a remark names.
+NAMED_IN_REMARK = 2  # Parameters that a remark names.
 NOT_NEGATIVE = ("squared_bias", "directional_bias")
-ROUNDING = 2e-5  # Rounding of single-precision sums, relative to the squared gradient norm, 1, or the value itself.
+# Rounding of single-precision sums, relative to the squared gradient norm, to 1, or to the value itself.
+SINGLE_PRECISION_ROUNDING = 2e-5
 RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 
 
@@ -114,7 +115,7 @@ def _columns(measured: xr.Dataset, predicted: xr.Dataset, quantities: Sequence[s
 
 def not_looked_at(measured: xr.Dataset) -> str:
     """The trainable parameters that are in no layer: the first names, and how many more; empty where there are none."""
-    return listed(json.loads(str(measured.attrs.get(schema.NOT_LOOKED_AT, "[]"))), NAMED)
+    return listed(json.loads(str(measured.attrs.get(schema.NOT_LOOKED_AT, "[]"))), NAMED_IN_REMARK)
 
 
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
@@ -218,7 +219,7 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
             scale = abs(predicted[name])
         elif known.units != "1":
             scale = squares if schema.SPACE in known.dims else squares.sel({schema.SPACE: "activation"}, drop=True)
-        rounded = (abs(difference) <= ROUNDING * scale) & (error <= ROUNDING * scale)
+        rounded = (abs(difference) <= SINGLE_PRECISION_ROUNDING * scale) & (error <= SINGLE_PRECISION_ROUNDING * scale)
         certain = xr.where(difference > 0, np.inf, -np.inf).where((error == 0) & difference.notnull())
         z = xr.where(error > 0, difference / error.where(error > 0), certain)
         scores[name] = xr.where(rounded, 0.0, z)

@@ -34,9 +34,10 @@ from scipy import special
 
 Array = NDArray[np.float64]
 
-LEAST_GROUPS = 8
-DIRECTIONS_AT_ONCE = 2**12  # Every ρ takes arrays of their own.
-# ρ² for components in standard deviations of one guess: a bias of .1 to .001 standard deviations is found soonest.
+LEAST_GROUPS_OF_BOUND = 8
+DIRECTIONS_AT_ONCE = 2**12  # Directions evaluated at once: each value of ρ takes temporary arrays of this length.
+# The values of ρ². A term of the mixture finds a bias of ρ standard deviations of one guess soonest: here 0.1 to 0.001.
+# `python -m studies.calibration` shows for other values how many guesses it takes to find a bias.
 MIXTURE = 10.0 ** -np.arange(2.0, 7.0)
 
 
@@ -153,8 +154,8 @@ def norm_bound(gram: Array, alpha: float) -> NormBound:
         ValueError: fewer than 8 groups.
     """
     groups = gram.shape[0]
-    if groups < LEAST_GROUPS:
-        raise ValueError(f"a bound takes at least {LEAST_GROUPS} groups, got {groups}")
+    if groups < LEAST_GROUPS_OF_BOUND:
+        raise ValueError(f"a bound takes at least {LEAST_GROUPS_OF_BOUND} groups, got {groups}")
     squared = float(_off_diagonal(gram).sum() / (groups * (groups - 1)))
     frobenius, top = spread_of_mean(gram)
     along = float(special.ndtri(alpha / 2)) ** 2 * top

@@ -30,11 +30,15 @@ from fganalysis.statistics.pareto_tail import HEAVY, tail_shape
 
 Array = NDArray[np.float64]
 Z95 = 1.959963984540054
-LEAST = 32  # Guesses that an interval takes.
-ENOUGH = 256  # Guesses from which on what they show of their own tails will do, found by `studies.calibration`,
-FEW = 30.0  # and by how much the intervals of fewer are widened: by FEW (1/n − 1/ENOUGH).
-TAIL = 0.025  # Of a 95 % interval, on each side.
-FEW_HITS = 10  # Guesses on one side below which a proportion's interval is wide.
+TAIL_PROBABILITY = 0.025  # Of a 95 % interval, on each side.
+
+# The next four are tuned by `python -m studies.calibration`. To tune them again, change them, run the study with
+# `--out` a new folder, and read its page: no cell may be tight, and every wide cell must say so. Smaller values of
+# ENOUGH and FEW make shorter intervals for few guesses, until a cell is tight.
+LEAST = 32  # Fewest guesses that have an interval.
+ENOUGH = 256  # Guesses from which on the intervals are not widened.
+FEW = 30.0  # Of n < ENOUGH guesses the interval is 1 + FEW (1/n − 1/ENOUGH) times as long.
+FEW_HITS = 10  # A proportion with fewer guesses than this on one side has a wide interval.
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Estimate:
     @classmethod
     def student(cls, value: Array, se: Array, degrees: ArrayLike) -> Estimate:
         """The symmetric interval with Student's quantile."""
-        half = se * special.stdtrit(degrees, 1 - TAIL)
+        half = se * special.stdtrit(degrees, 1 - TAIL_PROBABILITY)
         return cls(value, se, value - half, value + half)
 
     def scaled(self, factor: Array) -> Estimate:
@@ -149,7 +153,9 @@ def power_of_two(sizes: Array) -> Array:
     return np.where(usable, np.ldexp(1.0, np.frexp(np.where(usable, sizes, 1.0))[1] - 1), 1.0)
 
 
-def skewed(value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0, *, tail: float = TAIL) -> Estimate:
+def skewed(
+    value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0, *, tail: float = TAIL_PROBABILITY
+) -> Estimate:
     """The interval of the module docstring for a value whose influence values have this shape.
 
     Args:

@@ -51,8 +51,8 @@ class RawSample:
     variance_error: Array
 
     def margin(self, quantity: str, prediction: Array, tail: float) -> Margin:
-        """For a name of ``QUANTITIES``; ``tail`` is the probability of a value beyond the margin on one side."""
-        return QUANTITIES[quantity](self, prediction, tail)
+        """For a name of ``MARGINS``; ``tail`` is the probability of a value beyond the margin on one side."""
+        return MARGINS[quantity](self, prediction, tail)
 
     def errors(self) -> Array:
         return self.squared_length - 2 * self.inner_product + self.squared_gradient[..., None]
@@ -150,7 +150,7 @@ def _directional_bias(sample: RawSample, prediction: Array, tail: float) -> Marg
     return _of_squared_norm(law, squared, tail)
 
 
-QUANTITIES: dict[str, Callable[[RawSample, Array, float], Margin]] = {
+MARGINS: dict[str, Callable[[RawSample, Array, float], Margin]] = {
     "bias": _bias,
     "squared_bias": _squared_bias,
     "relative_bias": _relative_bias,

@@ -34,12 +34,16 @@ from fganalysis.statistics.intervals import Z95, Estimate, power_of_two
 
 Array = NDArray[np.float64]
 LEAST_GROUPS = 4
-MOST_SKEWNESS = np.sqrt(8.0)  # Of the square of one normal number.
-TWO_SIDED_FROM = 2.0  # In standard deviations of U.
-TWO_SIDED_SKEWNESS = 2.2  # Below which U can be too small by 1.96 standard deviations.
-NOISE_IN_ALONG = 5.0  # In standard deviations: what of ℓ̂ may be noise.
-MATTERS = 0.4  # Of v₀: what a bias must be able to add to U's variance for its share to count,
-RESOLVED = 0.95  # and the share of the variance from which on it is known well enough.
+MOST_SKEWNESS = np.sqrt(8.0)  # Skewness of the square of a normal number.
+TWO_SIDED_SKEWNESS = 2.2  # A gamma law of smaller skewness reaches 1.96 standard deviations below its mean.
+
+# The next four are tuned by `python -m studies.calibration`. To tune them again, change them, run the study with
+# `--out` a new folder, and read the rows of the biases on its page: no cell may be tight, and every wide cell must say
+# so. Smaller values of MATTERS and larger ones of RESOLVED mark more intervals as wide.
+TWO_SIDED_FROM = 2.0  # θ over the standard deviation of U from which on both sides of the interval have 2.5 %.
+NOISE_IN_ALONG = 5.0  # ℓ̂ below this many standard deviations of its noise is treated mostly as noise.
+MATTERS = 0.4  # An interval can be wide where the bias may add more than this part of v₀ to the variance of U,
+RESOLVED = 0.95  # and where what it is estimated to add is less than this part of the variance.
 STEPS = 32  # Halvings of a bracket.
 
 

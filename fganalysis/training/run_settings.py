@@ -27,7 +27,7 @@ from fganalysis.estimators import Estimator
 from fganalysis.training.checkpoints import Checkpoint, digest_of, kind_of
 from fganalysis.training.datasets import Dataset
 
-HASH_DIGITS = 12
+DIGEST_DIGITS = 12
 DEEPEST = 6  # Objects within objects that are looked into.
 LONGEST_TEXT = 60  # Of a setting, in a message.
 PROBED_EXAMPLES = 64
@@ -167,7 +167,7 @@ def _function(value: Any, above: tuple[Any, ...]) -> str:
     filled = (cell for cell in value.__closure__ or () if cell != types.CellType())
     inside = [*(value.__defaults__ or ()), *(cell.cell_contents for cell in filled)]
     known = [_code(code), *(_text(part, (*above, value)) for part in inside)]
-    return f"{name} {hashlib.sha256(' '.join(known).encode()).hexdigest()[:HASH_DIGITS]}"
+    return f"{name} {hashlib.sha256(' '.join(known).encode()).hexdigest()[:DIGEST_DIGITS]}"
 
 
 def _code(code: types.CodeType) -> str:
@@ -185,7 +185,7 @@ def _class(value: Any) -> str:
 
 
 def _tensor(value: Tensor) -> str:
-    return f"{kind_of(value)} {digest_of('', value).hex()[:HASH_DIGITS]}"
+    return f"{kind_of(value)} {digest_of('', value).hex()[:DIGEST_DIGITS]}"
 
 
 def _network(name: str, network: torch.nn.Module) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ COEFFICIENTS = (
     (-0.617439, 5.573108, -5.338950, 1.386251),
     (-0.482262, 3.041935, -0.387354, -1.190639),
     (0.171106, -3.672163, 11.364684, -6.879059),
-)  # (a, b, c, d) of each threshold: what fit() returns
+)  # (a, b, c, d) of each threshold. To fit them again: [fit(threshold) for threshold in THRESHOLDS], rounded to 1e-6.
 
 
 def nearest(relative: Tensor) -> Tensor:
