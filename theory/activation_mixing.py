@@ -74,16 +74,16 @@ def moments(
     if normalise:
         if any(abs(four - 3 * two) > 1e-12 for four, two in zip(fourth[:-1], pair[:-1], strict=True)):
             raise ValueError("rescaled mixing has a closed form for rotation-invariant noise only: fourth = 3 pair")
-        own = [_rescaled(x, h) for x, h in zip(inputs, at_inputs, strict=True)]
-        own.append(_output(output_gradient, fourth[-1], pair[-1]))
-        found = _assembled(own, slope, layers)
+        layer_moments = [_rescaled(x, h) for x, h in zip(inputs, at_inputs, strict=True)]
+        layer_moments.append(_output(output_gradient, fourth[-1], pair[-1]))
+        mixed = _assembled(layer_moments, slope, layers)
     else:
         factors = [Masked((x > 0).astype(np.float64), x) for x in inputs]
         gradients = [*at_inputs, output_gradient]
         output = Diagonal(np.ones_like(output_gradient))
-        found = linear_moments(gradients, [*factors, output], fourth, pair, shared=False, slope=slope, layers=layers)
-    through = [_through(moment, d, slope) for moment, d in zip(found[:-1], derivatives, strict=True)]
-    return [*through, found[-1]]
+        mixed = linear_moments(gradients, [*factors, output], fourth, pair, shared=False, slope=slope, layers=layers)
+    through = [_through(moment, d, slope) for moment, d in zip(mixed[:-1], derivatives, strict=True)]
+    return [*through, mixed[-1]]
 
 
 def _through(at_inputs: Moments, derivative: Array, slope: Slope) -> Moments:
@@ -92,14 +92,14 @@ def _through(at_inputs: Moments, derivative: Array, slope: Slope) -> Moments:
     return Moments(mean, variances, independent_covariances(mean, variances, slope))
 
 
-def _assembled(own: Sequence[_Own], slope: Slope, layers: Layers) -> list[Moments]:
+def _assembled(layer_moments: Sequence[_Own], slope: Slope, layers: Layers) -> list[Moments]:
     """Own moments of every layer with the slopes of other layers and examples, which are uncorrelated with them."""
-    strengths = np.stack([layer.strength for layer in own])
-    found = []
-    for layer, strength in zip(own, of_others(strengths, slope, layers), strict=True):
+    strengths = np.stack([layer.strength for layer in layer_moments])
+    assembled = []
+    for layer, strength in zip(layer_moments, of_others(strengths, slope, layers), strict=True):
         variances = np.maximum(layer.squares - layer.mean**2, 0.0) + strength[:, None] * layer.diagonal
-        found.append(Moments(layer.mean, variances, independent_covariances(layer.mean, variances, slope)))
-    return found
+        assembled.append(Moments(layer.mean, variances, independent_covariances(layer.mean, variances, slope)))
+    return assembled
 
 
 def _output(gradient: Array, fourth: float, pair: float) -> _Own:
@@ -112,7 +112,7 @@ def _output(gradient: Array, fourth: float, pair: float) -> _Own:
 def _rescaled(inputs: Array, at_inputs: Array) -> _Own:
     """The rescaled mixture's moments; an example without active units has a direction of zeros."""
     mean, diagonal, squares = (np.zeros_like(at_inputs) for _ in range(3))
-    own = _Own(mean, diagonal, squares, np.zeros(len(at_inputs)))
+    rescaled = _Own(mean, diagonal, squares, np.zeros(len(at_inputs)))
     covariance = inputs.T @ inputs
     for example, active in enumerate(inputs > 0):
         if not active.any():
@@ -123,13 +123,13 @@ def _rescaled(inputs: Array, at_inputs: Array) -> _Own:
         first, second = direction_moments(values[kept])
         first, second = first * inputs.shape[1], second * inputs.shape[1] ** 2
         along = at_inputs[example, active] @ vectors
-        own.mean[example, active] = vectors @ (first * along)
-        own.diagonal[example, active] = vectors**2 @ first
+        rescaled.mean[example, active] = vectors @ (first * along)
+        rescaled.diagonal[example, active] = vectors**2 @ first
         pulled = vectors * along
         crossed = 2 * np.sum((pulled @ second) * pulled, axis=1)
-        own.squares[example, active] = vectors**2 @ (second @ along**2) + crossed
-        own.strength[example] = first @ along**2
-    return own
+        rescaled.squares[example, active] = vectors**2 @ (second @ along**2) + crossed
+        rescaled.strength[example] = first @ along**2
+    return rescaled
 
 
 def direction_moments(values: Array) -> tuple[Array, Array]:

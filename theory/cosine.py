@@ -34,35 +34,35 @@ def isotropic(n: ArrayLike) -> Array:
     Raises ValueError for fewer than one dimension.
     """
     dims = _dimensions(n)
-    found: Array = 1.0 / (np.sqrt(np.pi) * gamma_step(dims / 2))
-    return found
+    cosine: Array = 1.0 / (np.sqrt(np.pi) * gamma_step(dims / 2))
+    return cosine
 
 
 def isotropic_square(n: ArrayLike) -> Array:
     """E cos² of a direction uniform in n dimensions: 1/n."""
-    found: Array = 1.0 / _dimensions(n)
-    return found
+    square: Array = 1.0 / _dimensions(n)
+    return square
 
 
 def in_range(k: ArrayLike, overlap: ArrayLike) -> Array:
     """E|cos| of a direction uniform in a k-dimensional range with overlap o = ‖V_kᵀg‖/‖g‖: o · isotropic(k)."""
-    found: Array = np.asarray(overlap, np.float64) * isotropic(k)
-    return found
+    cosine: Array = np.asarray(overlap, np.float64) * isotropic(k)
+    return cosine
 
 
 def in_range_square(k: ArrayLike, overlap: ArrayLike) -> Array:
     """E cos² of a direction uniform in a k-dimensional range with overlap o: o²/k."""
-    found: Array = np.asarray(overlap, np.float64) ** 2 * isotropic_square(k)
-    return found
+    square: Array = np.asarray(overlap, np.float64) ** 2 * isotropic_square(k)
+    return square
 
 
-def dilution(own: ArrayLike, whole: ArrayLike) -> Array:
+def dilution(layer: ArrayLike, whole: ArrayLike) -> Array:
     """E[t_l sign t]/E|t_l| = √(T_l/T): what a joint pass leaves of a slope's sign where ‖y‖ does not vary.
 
     own: T_l, whole: T ≥ T_l, variances of the slopes. The factor by which E cos falls, in the limit of many dimensions.
     """
-    found: Array = np.sqrt(np.asarray(own, np.float64) / np.asarray(whole, np.float64))
-    return found
+    factor: Array = np.sqrt(np.asarray(layer, np.float64) / np.asarray(whole, np.float64))
+    return factor
 
 
 def gaussian(
@@ -115,7 +115,7 @@ def of_one_example(spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, s
     kappa, squares = np.asarray(weights, np.float64), np.asarray(squared_gradients, np.float64)
     values = np.concatenate([values[0] for values, _ in spectra])
     parts = np.concatenate([parts[0] for _, parts in spectra])
-    each = np.concatenate([np.full(one.shape[1], k) for (one, _), k in zip(spectra, kappa, strict=True)])
+    each = np.concatenate([np.full(values.shape[1], k) for (values, _), k in zip(spectra, kappa, strict=True)])
     truth = float(kappa @ squares)
     seen = (values > 0) & (each > 0)
     if not truth > 0 or not np.any(seen & (parts > 0)):
@@ -137,10 +137,10 @@ def weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
     squared_norms: ‖G_l‖² (layer,). sizes: P_l (layer,). With separate passes each layer has isotropic(P_l), and all
     together `theory.batch_cosine.mean_cosine`.
     """
-    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
-    others = of_others(own[:, None], "example", "joint")[:, 0]
-    layers = gaussian(np.ones((len(own), 1)), own[:, None], own, others, dims[:, None])
-    whole = isotropic(dims.sum()) if own.sum() > 0 else np.float64(np.nan)
+    squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    others = of_others(squares[:, None], "example", "joint")[:, 0]
+    layers = gaussian(np.ones((len(squares), 1)), squares[:, None], squares, others, dims[:, None])
+    whole = isotropic(dims.sum()) if squares.sum() > 0 else np.float64(np.nan)
     return np.append(layers, whole)
 
 
@@ -150,12 +150,12 @@ def gamma_step(x: ArrayLike) -> Array:
     series = (1, -1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144)
     large = np.maximum(value, 50.0)
     small = np.minimum(value, 50.0)
-    found: Array = np.where(
+    ratio: Array = np.where(
         value > 50.0,
         np.sqrt(large) * np.polynomial.polynomial.polyval(1 / large, series),
         np.exp(special.gammaln(small + 0.5) - special.gammaln(small)),
     )
-    return found
+    return ratio
 
 
 def _integrated(
@@ -182,8 +182,8 @@ def _integrated(
         value = eigenvalues[..., mode, None]
         log_decay -= 0.5 * each[..., mode, None] * np.log1p(2 * u * value)
         variance += components[..., mode, None] * value / (1 + 2 * u * value)
-    found = log_trapezoid(integrand(u, np.exp(log_decay), variance), LOG_STEP)
-    return np.where(np.any(seen, axis=-1), found, np.nan)
+    integral = log_trapezoid(integrand(u, np.exp(log_decay), variance), LOG_STEP)
+    return np.where(np.any(seen, axis=-1), integral, np.nan)
 
 
 def _root(squared_gradient: ArrayLike) -> Array:

@@ -96,10 +96,10 @@ def weight_perturbation(squared_norms: ArrayLike, *, layers: Layers) -> Array:
     squared_norms: ‖G_l‖² (layer,). NaN for a zero gradient. Raises ValueError for an unknown ``layers``.
     """
     check_switches("batch", layers)
-    own = np.asarray(squared_norms, np.float64)
-    whole = np.full_like(own, own.sum()) if layers == "joint" else own
-    each = np.append(np.divide(own, whole, out=np.ones_like(own), where=own > 0), 1.0)
-    seen = np.append(own, own.sum()) > 0
+    squares = np.asarray(squared_norms, np.float64)
+    whole = np.full_like(squares, squares.sum()) if layers == "joint" else squares
+    each = np.append(np.divide(squares, whole, out=np.ones_like(squares), where=squares > 0), 1.0)
+    seen = np.append(squares, squares.sum()) > 0
     return np.where(seen, 0.5 + np.arcsin(np.sqrt(np.minimum(each, 1.0))) / np.pi, np.nan)
 
 

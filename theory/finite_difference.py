@@ -40,13 +40,13 @@ def quadratic(
     """
     squares = gradient @ gradient + (fourth - 1) * gradient**2
     if not central:
-        own = np.diagonal(hessian)
+        diagonal = np.diagonal(hessian)
         rows = np.sum(hessian**2, axis=1)
         curvature = (
             squared_curvature(hessian, fourth)
-            + 4 * (fourth - 1) * (rows - own**2)
-            + (sixth - fourth) * own**2
-            + 2 * (fourth - 1) * own * (own.sum() - own)
+            + 4 * (fourth - 1) * (rows - diagonal**2)
+            + (sixth - fourth) * diagonal**2
+            + 2 * (fourth - 1) * diagonal * (diagonal.sum() - diagonal)
         )
         squares = squares + epsilon**2 / 4 * curvature
     return gradient.copy(), squares
@@ -54,8 +54,8 @@ def quadratic(
 
 def squared_curvature(hessian: Array, fourth: float) -> float:
     """E (zᵀHz)² for independent symmetric entries of unit variance."""
-    own = np.diagonal(hessian)
-    return float(own.sum() ** 2 + 2 * np.sum(hessian**2) + (fourth - 3) * np.sum(own**2))
+    diagonal = np.diagonal(hessian)
+    return float(diagonal.sum() ** 2 + 2 * np.sum(hessian**2) + (fourth - 3) * np.sum(diagonal**2))
 
 
 def leading_bias(third: Array, epsilon: float, fourth: float) -> Array:
@@ -64,8 +64,8 @@ def leading_bias(third: Array, epsilon: float, fourth: float) -> Array:
     third: (weight, weight, weight). Exact where the loss is of degree four or less in the weights.
     """
     crossed: Array = np.einsum("ijj->i", third)
-    own: Array = np.einsum("iii->i", third)
-    bias: Array = epsilon**2 / 6 * (3 * crossed + (fourth - 3) * own)
+    diagonal: Array = np.einsum("iii->i", third)
+    bias: Array = epsilon**2 / 6 * (3 * crossed + (fourth - 3) * diagonal)
     return bias
 
 

@@ -60,8 +60,8 @@ class Moments:
     @property
     def squares(self) -> Array:
         """E ĝ² (example, unit), element by element."""
-        found: Array = self.mean**2 + self.variances
-        return found
+        squares: Array = self.mean**2 + self.variances
+        return squares
 
     @property
     def products(self) -> Array:
@@ -112,27 +112,27 @@ def _independent(
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    own = np.stack([np.sum(noise**2, axis=1) for noise in pulled])  # ‖a‖², (layer, example)
-    others = of_others(own, slope, layers)
-    found = []
+    strengths = np.stack([np.sum(noise**2, axis=1) for noise in pulled])  # ‖a‖², (layer, example)
+    others = of_others(strengths, slope, layers)
+    moments = []
     for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
         mean = factor.push(noise)
-        strength = others[layer] + pair[layer] * own[layer]
+        strength = others[layer] + pair[layer] * strengths[layer]
         variances = _variances(factor, noise, mean, strength, fourth[layer], pair[layer])
-        found.append(Moments(mean, variances, independent_covariances(mean, variances, slope)))
-    return found
+        moments.append(Moments(mean, variances, independent_covariances(mean, variances, slope)))
+    return moments
 
 
-def of_others(own: Array, slope: Slope, layers: Layers) -> Array:
+def of_others(strengths: Array, slope: Slope, layers: Layers) -> Array:
     """Σ of ``own`` (layer, example) over what else is in the slope: other layers, and other examples for "batch".
 
     Added up, not taken from the whole, of which rounding would be left where one layer has nearly all of it.
     """
     if layers == "separate" and slope == "example":
-        return np.zeros_like(own)
+        return np.zeros_like(strengths)
     if layers == "joint" and slope == "batch":
-        return _left_out(own.reshape(-1)).reshape(own.shape)
-    return _left_out(own) if layers == "joint" else _left_out(own.T).T
+        return _left_out(strengths.reshape(-1)).reshape(strengths.shape)
+    return _left_out(strengths) if layers == "joint" else _left_out(strengths.T).T
 
 
 def _left_out(values: Array) -> Array:
@@ -158,12 +158,12 @@ def _shared(
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    own = np.stack([gram(noise) for noise in pulled])  # s_b·s_c, (layer, example, example)
-    others = _left_out(own) if layers == "joint" else np.zeros_like(own)
-    found = []
+    products = np.stack([gram(noise) for noise in pulled])  # s_b·s_c, (layer, example, example)
+    others = _left_out(products) if layers == "joint" else np.zeros_like(products)
+    moments = []
     for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
         mean = factor.push(noise)
-        strength = others[layer] + pair[layer] * own[layer]
+        strength = others[layer] + pair[layer] * products[layer]
         # With one slope for the batch both crossings are the same inner products of means; one of them is the mean's.
         crossed = gram(mean) if slope == "batch" else factor.crossed(noise)
         covariances = strength * factor.traces() + pair[layer] * crossed + (pair[layer] - 1.0) * gram(mean)
@@ -171,8 +171,8 @@ def _shared(
         if excess != 0.0:
             covariances = covariances + excess * factor.fourth_pairs(noise)
         variances = _variances(factor, noise, mean, np.diagonal(strength), fourth[layer], pair[layer])
-        found.append(Moments(mean, variances, covariances))
-    return found
+        moments.append(Moments(mean, variances, covariances))
+    return moments
 
 
 def _variances(factor: Factor, noise: Array, mean: Array, strength: Array, fourth: float, pair: float) -> Array:

@@ -87,8 +87,8 @@ def subsampled_moments(whole: Moments, by_example: Moments, size: int) -> Moment
 def parts(whole: Moments, by_example: Moments, size: int, kernel: Array | None = None) -> Parts:
     """The split of a subsampled guess's variance; arguments as in `subsampled_moments`, without a kernel in activation
     space. Given S the mean is the whole batch's restricted to S, so that between is the minibatch of the means."""
-    found = [covariances for _, covariances in (_given_rows(whole, by_example, size), _between_rows(whole.mean, size))]
-    return Parts(*(float(np.trace(one) if kernel is None else np.sum(kernel * one)) for one in found))
+    both = [covariances for _, covariances in (_given_rows(whole, by_example, size), _between_rows(whole.mean, size))]
+    return Parts(*(float(np.trace(part) if kernel is None else np.sum(kernel * part)) for part in both))
 
 
 def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, Array]:
@@ -122,8 +122,8 @@ def cosines_and_descents(products: Sequence[Array], size: int) -> tuple[Array, A
     products between examples are zero, as in activation space: it is then that of drawing a row with a gradient.
     """
     whole = [*products, np.sum(products, axis=0)]
-    found = np.array([_subsets(one, size) for one in whole])
-    return found[:, 0], found[:, 1]
+    pairs = np.array([_subsets(layer, size) for layer in whole])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _subsets(products: Array, size: int) -> tuple[float, float]:
@@ -133,10 +133,10 @@ def _subsets(products: Array, size: int) -> tuple[float, float]:
     truth = float(products.sum())
     if not truth > 0:
         return math.nan, math.nan
-    own = np.diagonal(products)
+    diagonal = np.diagonal(products)
     if math.comb(examples, size) > MOST_SUBSETS:
-        apart = not np.any(products - np.diag(own))
-        empty = special.comb(int(np.sum(own == 0)), size) / special.comb(examples, size)
+        apart = not np.any(products - np.diag(diagonal))
+        empty = special.comb(int(np.sum(diagonal == 0)), size) / special.comb(examples, size)
         return math.nan, 1.0 - float(empty) if apart else math.nan
     rows, cosines, positive = products.sum(1), 0.0, 0
     subsets = np.array(list(itertools.combinations(range(examples), size)))

@@ -47,21 +47,21 @@ LOG_STEP = 0.25  # of log s: errors of e^(−π²/0.25)
 def mean_square_error(k: ArrayLike, n: ArrayLike, fourth: float = 3.0, pair: float = 1.0) -> Array:
     """E‖Ĝ − G‖²/‖G‖² = (n pair + fourth − pair − 1)/k. Raises ValueError for k below 1."""
     tangents = _checked(k)
-    found: Array = (np.asarray(n, np.float64) * pair + fourth - pair - 1) / tangents
-    return found
+    error: Array = (np.asarray(n, np.float64) * pair + fourth - pair - 1) / tangents
+    return error
 
 
 def efficiency(k: ArrayLike, n: ArrayLike, fourth: float = 3.0, pair: float = 1.0) -> Array:
     """⟨E Ĝ, G⟩²/(‖G‖² E‖Ĝ‖²) = 1/(1 + mse): also the best scale of the guess. Raises ValueError for k below 1."""
-    found: Array = 1.0 / (1.0 + mean_square_error(k, n, fourth, pair))
-    return found
+    efficiency: Array = 1.0 / (1.0 + mean_square_error(k, n, fourth, pair))
+    return efficiency
 
 
 def mean_cosine(k: ArrayLike, n: ArrayLike) -> Array:
     """E cos of the mean of k Gaussian tangents of n entries. Raises ValueError for k or n below 1."""
     tangents, dims = _checked(k), _checked(n)
-    found: Array = gamma_step(tangents / 2) / gamma_step((dims + tangents - 1) / 2)
-    return found
+    cosine: Array = gamma_step(tangents / 2) / gamma_step((dims + tangents - 1) / 2)
+    return cosine
 
 
 def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
@@ -71,33 +71,33 @@ def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: L
     every layer has k > 1 tangents of its own: an integral over two numbers a layer.
     """
     check_switches("batch", layers)
-    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
-    seen = own > 0
+    squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    seen = squares > 0
     if layers == "separate":
         if k == 1:
-            return batch_cosine.separate_weight_perturbation(own, dims)
+            return batch_cosine.separate_weight_perturbation(squares, dims)
         return np.append(np.where(seen, mean_cosine(k, dims), np.nan), np.nan)
-    along, across = _shares(own)
+    along, across = _shares(squares)
     parts = zip(along, across, dims, seen, strict=True)
-    found = [_layer_cosine(rho, sigma, size, k) if known else np.nan for rho, sigma, size, known in parts]
+    layer_cosines = [_layer_cosine(rho, sigma, size, k) if known else np.nan for rho, sigma, size, known in parts]
     whole = float(mean_cosine(k, dims.sum())) if seen.any() else np.nan
-    return np.array([*found, whole])
+    return np.array([*layer_cosines, whole])
 
 
 def descent_probabilities(squared_norms: ArrayLike, k: int, *, layers: Layers) -> Array:
     """P(⟨Ĝ_l, G_l⟩ > 0) and for all layers together, (layer + 1,); Gaussian tangents. NaN without a gradient."""
     check_switches("batch", layers)
-    own = np.asarray(squared_norms, np.float64)
-    along, across = _shares(own)
+    squares = np.asarray(squared_norms, np.float64)
+    along, across = _shares(squares)
     ratio = np.divide(along * np.sqrt(k), across, out=np.full_like(along, np.inf), where=across > 0)
-    each = special.stdtr(k, ratio) if layers == "joint" else np.ones_like(own)
-    return np.append(np.where(own > 0, each, np.nan), 1.0 if own.sum() > 0 else np.nan)
+    each = special.stdtr(k, ratio) if layers == "joint" else np.ones_like(squares)
+    return np.append(np.where(squares > 0, each, np.nan), 1.0 if squares.sum() > 0 else np.nan)
 
 
-def _shares(own: Array) -> tuple[Array, Array]:
+def _shares(squares: Array) -> tuple[Array, Array]:
     """ρ and σ of every layer."""
-    whole = own.sum() if own.sum() > 0 else 1.0
-    return np.sqrt(own / whole), np.sqrt(of_others(own[:, None], "example", "joint")[:, 0] / whole)
+    whole = squares.sum() if squares.sum() > 0 else 1.0
+    return np.sqrt(squares / whole), np.sqrt(of_others(squares[:, None], "example", "joint")[:, 0] / whole)
 
 
 def _layer_cosine(along: float, across: float, size: float, k: int) -> float:
@@ -111,15 +111,15 @@ def _layer_cosine(along: float, across: float, size: float, k: int) -> float:
 def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:
     """E cos² of the mean of k Gaussian tangents of n entries: k/(n + k − 1). Raises ValueError for k or n below 1."""
     tangents, dims = _checked(k), _checked(n)
-    found: Array = tangents / (dims + tangents - 1)
-    return found
+    square: Array = tangents / (dims + tangents - 1)
+    return square
 
 
 def mean_norm_ratio(k: ArrayLike, n: ArrayLike) -> Array:
     """E‖Ĝ‖/‖G‖ of the mean of k Gaussian tangents of n entries. Raises ValueError for k or n below 1."""
     tangents, dims = _checked(k), _checked(n)
-    found: Array = (dims + tangents - 1) / tangents * mean_cosine(tangents, dims)
-    return found
+    ratio: Array = (dims + tangents - 1) / tangents * mean_cosine(tangents, dims)
+    return ratio
 
 
 def second_moments(
@@ -135,14 +135,14 @@ def second_moments(
 
     The variance is a k-th of one guess's. Raises ValueError for k below 1 and for what does not fit.
     """
-    own = np.asarray(squared_norms, np.float64)
-    single = weight_perturbation.second_moments(own, sizes, fourth, pair, layers=layers)
-    found: Array = own + (single - own) / _checked(k)
-    return found
+    squares = np.asarray(squared_norms, np.float64)
+    single = weight_perturbation.second_moments(squares, sizes, fourth, pair, layers=layers)
+    moments: Array = squares + (single - squares) / _checked(k)
+    return moments
 
 
 def _checked(number: ArrayLike) -> Array:
-    found = np.asarray(number, np.float64)
-    if np.any(found < 1):
-        raise ValueError(f"k and n must be at least 1, got {found}")
-    return found
+    numbers = np.asarray(number, np.float64)
+    if np.any(numbers < 1):
+        raise ValueError(f"k and n must be at least 1, got {numbers}")
+    return numbers

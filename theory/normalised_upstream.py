@@ -64,16 +64,18 @@ def moments(
         )
     parts = [_rescaled(*layer) for layer in zip(gradients, weights, derivatives, strict=False)]
     parts.append(_plain(gradients[-1], pair))
-    own = np.stack([np.sum(gradient * mean, axis=1) for gradient, (mean, _, _) in zip(gradients, parts, strict=True)])
-    others = of_others(own, slope, layers)
-    found = []
+    strengths = np.stack(
+        [np.sum(gradient * mean, axis=1) for gradient, (mean, _, _) in zip(gradients, parts, strict=True)]
+    )
+    others = of_others(strengths, slope, layers)
+    moments = []
     for layer, (mean, diagonal, own_squares) in enumerate(parts):
         variances = np.maximum(others[layer][:, None] * diagonal + own_squares - mean**2, 0.0)
         covariances = independent_covariances(mean, variances, slope)
         if shared and len(mean) > 1:
             covariances[~np.eye(len(mean), dtype=bool)] = np.nan
-        found.append(Moments(mean, variances, covariances))
-    return found
+        moments.append(Moments(mean, variances, covariances))
+    return moments
 
 
 def unit_squares(eigenvalues: Array) -> Array:

@@ -84,7 +84,7 @@ def quantities(
     across = np.append(own, together.sum())
     bias, norm = np.sqrt(squared_bias), np.sqrt(truth)
     scale = _ratio(inner, second)
-    found = {
+    quantities = {
         "bias": bias,
         "relative_bias": _ratio(bias, norm),
         "shrinkage": _ratio(inner, truth),
@@ -95,7 +95,7 @@ def quantities(
         "best_scale": scale,
         "gradient_norm": norm,
     }
-    return {name: found[name] for name in NAMES}
+    return {name: quantities[name] for name in NAMES}
 
 
 def _with_all(per_layer: Array) -> Array:
@@ -106,8 +106,8 @@ def _square(vector: Array, kernel: Array | None) -> float:
     return max(_inner(vector, vector, kernel), 0.0)
 
 
-def _inner(one: Array, other: Array, kernel: Array | None) -> float:
-    return float(np.sum(one * other) if kernel is None else np.sum(one * (kernel @ other)))
+def _inner(first: Array, second: Array, kernel: Array | None) -> float:
+    return float(np.sum(first * second) if kernel is None else np.sum(first * (kernel @ second)))
 
 
 def _ratio(above: Array, below: Array) -> Array:

@@ -17,8 +17,8 @@ def spectrum(factor: Factor, gradient: Array) -> tuple[Array, Array]:
         return factor.scale**2, np.where(factor.scale != 0, gradient**2, 0.0)
     n_modes = _n_modes(factor)
     eigenvalues, components = np.zeros((len(gradient), n_modes)), np.zeros((len(gradient), n_modes))
-    for example, one in enumerate(gradient):
-        matrix, seen = _reduced(factor, example, one)
+    for example, row in enumerate(gradient):
+        matrix, seen = _reduced(factor, example, row)
         if matrix.size == 0:
             continue
         vectors, values, _ = np.linalg.svd(matrix, full_matrices=False)

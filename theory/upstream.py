@@ -135,12 +135,12 @@ def newton_schulz(weight: Array, derivative: Array, coefficients: Array) -> Dens
     each = np.broadcast_to(coefficients, (examples, *coefficients.shape[-2:]))
     left, values, right = singular_triplets(weight, derivative)
     norms = values[:, :1]
-    found = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+    mapped = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
     for step in range(each.shape[1]):
         a, b, c, d = (each[:, step, power, None] for power in range(4))
-        square = found**2
-        found = found * (a + square * (b + square * (c + square * d)))
-    return Dense(np.matmul(right * found[:, None, :], left.transpose(0, 2, 1)))
+        square = mapped**2
+        mapped = mapped * (a + square * (b + square * (c + square * d)))
+    return Dense(np.matmul(right * mapped[:, None, :], left.transpose(0, 2, 1)))
 
 
 def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> LowRank:

@@ -35,14 +35,16 @@ def second_moments(
     Raises ValueError for an unknown ``layers`` and for sequences of different lengths.
     """
     check_switches("batch", layers)
-    own, entries, fourths, pairs = (np.asarray(values, np.float64) for values in (squared_norms, sizes, fourth, pair))
-    if own.ndim != 1 or not own.shape == entries.shape == fourths.shape == pairs.shape:
+    squares, entries, fourths, pairs = (
+        np.asarray(values, np.float64) for values in (squared_norms, sizes, fourth, pair)
+    )
+    if squares.ndim != 1 or not squares.shape == entries.shape == fourths.shape == pairs.shape:
         raise ValueError(
             "squared_norms, sizes, fourth and pair must have one entry a layer, "
-            f"got the shapes {own.shape}, {entries.shape}, {fourths.shape} and {pairs.shape}"
+            f"got the shapes {squares.shape}, {entries.shape}, {fourths.shape} and {pairs.shape}"
         )
-    others = of_others(own[:, None], "example", layers)[:, 0]
-    return entries * (others + pairs * own) + (fourths - pairs) * own
+    others = of_others(squares[:, None], "example", layers)[:, 0]
+    return entries * (others + pairs * squares) + (fourths - pairs) * squares
 
 
 def second_moments_per_example(
@@ -60,6 +62,6 @@ def second_moments_per_example(
 
     squared_norms: ‖G_l,b‖² (layer, example). squared_gradients: ‖G_l‖² (layer,). The rest as in `second_moments`.
     """
-    own = np.asarray(squared_norms, np.float64)
-    alone = [second_moments(one, sizes, fourth, pair, layers=layers) for one in own.T]
-    return np.sum(alone, axis=0) - own.sum(1) + np.asarray(squared_gradients, np.float64)
+    squares = np.asarray(squared_norms, np.float64)
+    alone = [second_moments(of_example, sizes, fourth, pair, layers=layers) for of_example in squares.T]
+    return np.sum(alone, axis=0) - squares.sum(1) + np.asarray(squared_gradients, np.float64)

@@ -124,7 +124,7 @@ class Blocks:
                 taps = zip(totals, self._snapshot.taps, strict=True)
                 sums["weight"] = [total.T @ tap.inputs.double() for total, tap in taps]
             flat = [torch.cat([total.flatten() for total in sums[errors.space]]) for errors in self.errors]
-            return [one.cpu().numpy() for one in flat]
+            return [array.cpu().numpy() for array in flat]
 
 
 def _double(gradient: Tensor) -> NDArray[np.float64]:

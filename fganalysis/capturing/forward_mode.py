@@ -86,8 +86,8 @@ def _slopes(
         if layers == "joint":
             return over_guesses(directions).unsqueeze(1)
         alone = [
-            tuple(d if index == own else torch.zeros_like(d) for index, d in enumerate(directions))
-            for own in range(len(directions))
+            tuple(d if index == layer else torch.zeros_like(d) for index, d in enumerate(directions))
+            for layer in range(len(directions))
         ]
         return torch.stack([over_guesses(tangents) for tangents in alone], dim=1)
 

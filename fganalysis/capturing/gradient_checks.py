@@ -73,10 +73,10 @@ def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
 def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
     """Compares ∂L/∂W put together at the taps, Σ_b g_b x_bᵀ, with autograd's, parameter by parameter."""
     for tap, at_tap, gradient in zip(snapshot.taps, snapshot.gradients, snapshot.weight_gradients, strict=True):
-        for name, own in tap.by_parameter(gradient).items():
+        for name, assembled in tap.by_parameter(gradient).items():
             exact = by_name.get(name)
-            exact = torch.zeros_like(own) if exact is None else exact
-            difference, size = _norm(own - exact), max(_norm(own), _norm(exact))
+            exact = torch.zeros_like(assembled) if exact is None else exact
+            difference, size = _norm(assembled - exact), max(_norm(assembled), _norm(exact))
             if difference <= SAME * size:
                 continue
             # What is left of a sum over examples that cancels, as before a batch mean is subtracted, is rounding.
@@ -84,7 +84,7 @@ def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
             if difference > SAME * size + rounding(at_tap) * float(summed.norm()):
                 raise CannotMeasure(
                     f"the gradient of {name!r} has norm {_norm(exact):.3g}, where its Linear module alone gives "
-                    f"{_norm(own):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
+                    f"{_norm(assembled):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
                     "loss), or the module's forward is not x Wᵀ + b; change that or leave it out by "
                     "requires_grad_(False)"
                 )
@@ -125,8 +125,8 @@ def refuse_interacting_examples(
     weights = (torch.rand(n, generator=generator, dtype=torch.float64) + 0.5).to(outputs)
     weighted = at_outputs * weights.view(n, *[1] * (outputs.ndim - 1))
     pulled = torch.autograd.grad(outputs, at_taps, weighted, retain_graph=True, allow_unused=True)
-    for tap, exact, found in reversed(list(zip(snapshot.taps, snapshot.gradients, pulled, strict=True))):
-        if found is not None and not _same(exact * weights[:, None], found, SAME):
+    for tap, exact, weighted_gradient in reversed(list(zip(snapshot.taps, snapshot.gradients, pulled, strict=True))):
+        if weighted_gradient is not None and not _same(exact * weights[:, None], weighted_gradient, SAME):
             raise CannotMeasure(
                 f"examples interact between tap {tap.name!r} and the outputs, so that an example's loss depends on the "
                 "others' activations: take batch statistics out of the forward pass (network.eval() does for BatchNorm)"
@@ -229,11 +229,13 @@ class Losses:
     def rounding(self, after: float = 0.0) -> float:
         """What rounding may add to a difference of two losses."""
         eps = torch.finfo(self._snapshot.outputs.dtype).eps
-        own = torch.finfo(torch.float64).eps if self._double else eps
+        loss_precision = torch.finfo(torch.float64).eps if self._double else eps
         typical = self._typical / 8 if np.isfinite(self._typical) else 0.0
         # A gradient at the outputs that is a small difference, as that of a saturated softmax, is rounded too.
         activations = self._worth + DIFFERENCE_STEPS[self._snapshot.outputs.dtype] * typical
-        return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * own * max(abs(self.before), abs(after), typical)
+        return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * loss_precision * max(
+            abs(self.before), abs(after), typical
+        )
 
     def moved(self, step: Mapping[str, Tensor], along: Sequence[str] = ()) -> tuple[float, dict[str, float]]:
         """The loss at moved parameters and, for the parameters named, the slopes along the step there."""

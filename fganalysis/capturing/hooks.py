@@ -86,5 +86,5 @@ def is_tap(module: torch.nn.Module) -> bool:
 
 def trained(module: torch.nn.Linear) -> tuple[bool, bool]:
     """Whether the weight and the bias are trainable parameters of the module itself."""
-    own = [module._parameters.get(leaf) for leaf in ("weight", "bias")]
-    return (own[0] is not None and own[0].requires_grad, own[1] is not None and own[1].requires_grad)
+    weight, bias = (module._parameters.get(leaf) for leaf in ("weight", "bias"))
+    return weight is not None and weight.requires_grad, bias is not None and bias.requires_grad

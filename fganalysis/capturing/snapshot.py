@@ -157,11 +157,11 @@ class Snapshot:
         _check_directions(directions, [tap.outputs for tap in self.taps])
         if self.autodiff == "forward":
             return forward_mode.activation_slopes(self, directions, layers)
-        own = [
+        by_layer = [
             torch.linalg.vecdot(direction, gradient)
             for direction, gradient in zip(directions, self.gradients, strict=True)
         ]
-        return torch.stack(own, dim=1) if layers == "separate" else sum(own[1:], own[0]).unsqueeze(1)
+        return torch.stack(by_layer, dim=1) if layers == "separate" else sum(by_layer[1:], by_layer[0]).unsqueeze(1)
 
     def weight_slopes(self, directions: Sequence[Tensor], layers: Layers = "joint") -> Tensor:
         """Directional derivatives of the batch's loss along weight directions (guess, unit, input) a tap.
@@ -175,11 +175,11 @@ class Snapshot:
         _check_directions(directions, [tap.weight for tap in self.taps])
         if self.autodiff == "forward":
             return forward_mode.weight_slopes(self, directions, layers)
-        own = [
+        by_layer = [
             direction.flatten(1) @ gradient.flatten()
             for direction, gradient in zip(directions, self.weight_gradients, strict=True)
         ]
-        return torch.stack(own, dim=1) if layers == "separate" else sum(own[1:], own[0]).unsqueeze(1)
+        return torch.stack(by_layer, dim=1) if layers == "separate" else sum(by_layer[1:], by_layer[0]).unsqueeze(1)
 
 
 def _check_directions(directions: object, like: Sequence[Tensor]) -> None:

@@ -109,8 +109,8 @@ class UpstreamJacobian:
             raise ValueError(f"which must be 'top' or 'bottom', got {which!r}")
         if k == "rank":
             left, values, right = self._decomposed(smaller, "top")
-            found = int((values > 0).sum(1).max())
-            return left[:, :, :found], values[:, :found], right[:, :, :found]
+            rank = int((values > 0).sum(1).max())
+            return left[:, :, :rank], values[:, :rank], right[:, :, :rank]
         if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= smaller:
             raise ValueError(f"k must be 'rank' or from 1 to {smaller}, the Jacobian's smaller side, got {k!r}")
         if iterations is not None:
@@ -226,11 +226,11 @@ def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tens
             coefficients = image[:, None, :] @ known.mT
             projected[:, step, first : step + 1] += coefficients[:, 0]
             image[:, None, :].baddbmm_(coefficients, known, alpha=-1)
-        rest = image.norm(dim=1, keepdim=True)
-        vector = image / rest.clamp_min(tiny)
-        (weak,) = (rest < 1e-2 * length)[:, 0].nonzero(as_tuple=True)
+        remainder = image.norm(dim=1, keepdim=True)
+        vector = image / remainder.clamp_min(tiny)
+        (weak,) = (remainder < 1e-2 * length)[:, 0].nonzero(as_tuple=True)
         if len(weak) > 0 and step + 1 < size:
-            lost = rest[weak] < 100 * eps * length[weak]
+            lost = remainder[weak] < 100 * eps * length[weak]
             candidates = torch.where(lost, starts[step + 1] * mask[weak], vector[weak])
             vector[weak] = _orthogonal_to(candidates, basis[weak, : step + 1])
     return basis, projected

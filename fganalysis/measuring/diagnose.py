@@ -114,18 +114,18 @@ def subspaces(snapshot: Snapshot) -> xr.Dataset:
     except ValueError:  # The network is not a chain: its spectra are still worth having.
         jacobians = ()
     modes = [upstream_modes(jacobian, g) for jacobian, g in zip(jacobians, snapshot.gradients, strict=False)]
-    found = spectra(snapshot, modes)
-    known = story(snapshot, modes, found[schema.MODE].values) if modes else {}
-    found = found.assign_coords({schema.SPACE: list(schema.SPACES)})
+    dataset = spectra(snapshot, modes)
+    known = story(snapshot, modes, dataset[schema.MODE].values) if modes else {}
+    dataset = dataset.assign_coords({schema.SPACE: list(schema.SPACES)})
     for name, variable in schema.STORY.items():
-        unknown = np.full([found.sizes[dim] for dim in variable.dims], np.nan)
-        found[name] = (variable.dims, known.get(name, unknown))
-    return schema.validate(schema.annotate(found))
+        unknown = np.full([dataset.sizes[dim] for dim in variable.dims], np.nan)
+        dataset[name] = (variable.dims, known.get(name, unknown))
+    return schema.validate(schema.annotate(dataset))
 
 
 def _estimators(given: Any) -> dict[str, Estimator]:
     """By label."""
-    estimators = [resolve(one) for one in (given if isinstance(given, list | tuple) else [given])]
+    estimators = [resolve(item) for item in (given if isinstance(given, list | tuple) else [given])]
     names = [label(estimator) for estimator in estimators]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"estimators must be different ones and at least one, got {names}")
@@ -134,19 +134,19 @@ def _estimators(given: Any) -> dict[str, Estimator]:
 
 def _snapshots(given: Any) -> list[Snapshot]:
     snapshots = list(given) if isinstance(given, list | tuple) else [given]
-    for one in snapshots:
-        check_kind("snapshot", one, Snapshot, "what fga.capture returns, or a list of these")
-        check_whole("the step of a snapshot", one.step, 0)
-    steps = [one.step for one in snapshots]
+    for snapshot in snapshots:
+        check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns, or a list of these")
+        check_whole("the step of a snapshot", snapshot.step, 0)
+    steps = [snapshot.step for snapshot in snapshots]
     if not steps or len(set(steps)) < len(steps):
         raise ValueError(f"snapshots must be of different steps and at least one, got the steps {steps}")
     first, *others = snapshots
     for other in others:
-        for (name, own), (_, expected) in zip(_what_is_compared(other), _what_is_compared(first), strict=True):
-            if own != expected:
+        for (name, actual), (_, expected) in zip(_what_is_compared(other), _what_is_compared(first), strict=True):
+            if actual != expected:
                 raise ValueError(
                     f"snapshots must be of one training: their {name} differ, {described(expected)} at step "
-                    f"{first.step} and {described(own)} at step {other.step}"
+                    f"{first.step} and {described(actual)} at step {other.step}"
                 )
     return snapshots
 
@@ -171,14 +171,14 @@ def _attempted(
     """What could be made for each snapshot and estimator, by step and label, and why the rest could not."""
     made: dict[tuple[int, str], xr.Dataset] = {}
     failed: dict[tuple[int, str], Exception] = {}
-    for one in snapshots:
+    for snapshot in snapshots:
         for name, estimator in chosen.items():
             try:
-                made[one.step, name] = make(one, estimator)
+                made[snapshot.step, name] = make(snapshot, estimator)
             except Warning:
                 raise
             except Exception as error:  # Anyone's code runs in here, and hours of others' guesses may be finished.
-                failed[one.step, name] = error
+                failed[snapshot.step, name] = error
     return made, failed
 
 
@@ -194,11 +194,11 @@ def _measured(
     pattern = xr.full_like(next(iter(made.values())), np.nan, dtype=np.float64)
     pattern["group_size"] = xr.zeros_like(pattern["group_size"], dtype=np.int64)
 
-    def unknown(one: Snapshot, name: str) -> xr.Dataset:
-        coordinates = {schema.STEP: one.step, schema.ESTIMATOR: name}
-        found = pattern.assign_coords(coordinates).copy(deep=True)
-        found["gradient_norm"].values[:] = np.sqrt(squared_gradients(one))
-        return found.assign_attrs(estimator=name, settings=json.dumps(settings(chosen[name])))
+    def unknown(snapshot: Snapshot, name: str) -> xr.Dataset:
+        coordinates = {schema.STEP: snapshot.step, schema.ESTIMATOR: name}
+        dataset = pattern.assign_coords(coordinates).copy(deep=True)
+        dataset["gradient_norm"].values[:] = np.sqrt(squared_gradients(snapshot))
+        return dataset.assign_attrs(estimator=name, settings=json.dumps(settings(chosen[name])))
 
     return _stacked(snapshots, chosen, made, failed, unknown)
 
@@ -206,8 +206,8 @@ def _measured(
 def _predicted(snapshots: Sequence[Snapshot], chosen: Mapping[str, Estimator]) -> xr.Dataset:
     made, failed = _attempted(snapshots, chosen, predict)
 
-    def unknown(one: Snapshot, name: str) -> xr.Dataset:
-        return predict(one, _of_no_known_law).assign_coords({schema.ESTIMATOR: name})
+    def unknown(snapshot: Snapshot, name: str) -> xr.Dataset:
+        return predict(snapshot, _of_no_known_law).assign_coords({schema.ESTIMATOR: name})
 
     return _stacked(snapshots, chosen, made, failed, unknown)
 
@@ -226,7 +226,7 @@ def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Da
         return None, {}
     else:
         try:
-            return _along(schema.STEP, [subspaces(one) for one in snapshots]), {}
+            return _along(schema.STEP, [subspaces(snapshot) for snapshot in snapshots]), {}
         except Warning:
             raise
         except Exception as error:  # Of every estimator the guesses are finished.
@@ -243,10 +243,12 @@ def _stacked(
 ) -> xr.Dataset:
     """Over step and estimator; what failed is ``unknown`` (snapshot, label), and the attribute says why."""
     steps = []
-    for one in snapshots:
-        row = [made[one.step, name] if (one.step, name) in made else unknown(one, name) for name in chosen]
-        reasons = {name: _in_a_sentence(error) for (step, name), error in failed.items() if step == one.step}
-        unseen = {schema.NOT_LOOKED_AT: json.dumps(one.untapped_parameters)}
+    for snapshot in snapshots:
+        row = [
+            made[snapshot.step, name] if (snapshot.step, name) in made else unknown(snapshot, name) for name in chosen
+        ]
+        reasons = {name: _in_a_sentence(error) for (step, name), error in failed.items() if step == snapshot.step}
+        unseen = {schema.NOT_LOOKED_AT: json.dumps(snapshot.untapped_parameters)}
         step = _along(schema.ESTIMATOR, row).assign_attrs(unseen | _as_attribute([reasons]))
         steps.append(step.expand_dims(schema.STEP))
     return _along(schema.STEP, steps)

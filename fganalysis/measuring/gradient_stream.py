@@ -79,7 +79,7 @@ class StreamingSubspace(Generic[ArrayOrTensor]):
         same_kind(self.scaled_gram, other.scaled_gram)
         same_units(self.scaled_gram.shape[-1], other.scaled_gram.shape[-1])
         scale = max(self.scale, other.scale)
-        first, second = (one.scaled_gram * (one.scale / scale) ** 2 for one in (self, other))
+        first, second = (stream.scaled_gram * (stream.scale / scale) ** 2 for stream in (self, other))
         coarsest = max(self.precision, other.precision)
         return StreamingSubspace(self.n_examples + other.n_examples, first + second, coarsest, scale)
 
@@ -150,9 +150,9 @@ class IncrementalSubspace(Generic[ArrayOrTensor]):
 
     def modes(self) -> Modes[ArrayOrTensor]:
         """The modes kept: values (mode,) and vectors (unit, mode), with at most ``rank`` modes."""
-        found = modes(self.rows)
-        gap = max(found.gap, rounding_gap(len(self.rows), self.precision))
-        return replace(found, gap=gap, beyond=self.remainder)
+        kept = modes(self.rows)
+        gap = max(kept.gap, rounding_gap(len(self.rows), self.precision))
+        return replace(kept, gap=gap, beyond=self.remainder)
 
     def _with(
         self, rows: Tensor, n_examples: int, remainder: float, lost: float, precision: float

@@ -79,7 +79,10 @@ def same_kind(first: ArrayOrTensor, second: ArrayOrTensor) -> None:
 
 def same_batch(first: Sequence[int], second: Sequence[int]) -> None:
     """Refuses leading dimensions that do not broadcast."""
-    if any(one != other and 1 not in (one, other) for one, other in zip(first[::-1], second[::-1], strict=False)):
+    if any(
+        size != other_size and 1 not in (size, other_size)
+        for size, other_size in zip(first[::-1], second[::-1], strict=False)
+    ):
         raise ValueError(f"leading dimensions must broadcast, got {tuple(first)} and {tuple(second)}")
 
 

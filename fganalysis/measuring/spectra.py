@@ -43,19 +43,19 @@ def upstream_modes(jacobian: UpstreamJacobian, gradient: Tensor) -> UpstreamMode
     its eigenvectors of J_bᵀJ_b. What counts as a zero singular value: see `fganalysis.subspace.modes`. Needs example ·
     unit · mode numbers; a width of 1024 takes .05 s an example and core in single precision, .11 s in double.
     """
-    found = [
+    example_modes = [
         _active_modes(jacobian.weight, derivative, g)
         for derivative, g in zip(jacobian.derivative, gradient, strict=True)
     ]
-    n_modes = max(1, *(len(values) for values, *_ in found))
-    values = gradient.new_zeros(len(found), n_modes, dtype=torch.float64)
+    n_modes = max(1, *(len(values) for values, *_ in example_modes))
+    values = gradient.new_zeros(len(example_modes), n_modes, dtype=torch.float64)
     components = torch.zeros_like(values)
     tied = torch.zeros_like(values, dtype=torch.bool)
     parts = gradient.new_zeros(*gradient.shape, n_modes)
-    for example, (own, squares, part, distinct) in enumerate(found):
-        values[example, : len(own)] = own
-        components[example, : len(own)] = squares
-        parts[example, :, : len(own)] = part
+    for example, (singular_values, squares, part, distinct) in enumerate(example_modes):
+        values[example, : len(singular_values)] = singular_values
+        components[example, : len(singular_values)] = squares
+        parts[example, :, : len(singular_values)] = part
         tied[example, : len(distinct)] = ~distinct
     return UpstreamModes(
         values.cpu().numpy(),
@@ -104,22 +104,23 @@ def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:
     layers = [*snapshot.layers, schema.ALL_LAYERS]
     values = _singular_values(snapshot, modes)
     n_modes = max(
-        *(len(own[0]) for column in values for own in column if own is not None), *(one.smaller_side for one in modes)
+        *(len(singular_values[0]) for column in values for singular_values in column if singular_values is not None),
+        *(layer_modes.smaller_side for layer_modes in modes),
     )
     ranked = {name: np.full((len(schema.MATRICES), len(layers)), np.nan) for name in schema.RANKS}
     curves = {name: np.full((*next(iter(ranked.values())).shape, n_modes), np.nan) for name in schema.MODE_CURVES}
     for layer, column in enumerate(values):
-        for matrix, own in enumerate(column):
-            if own is None:
+        for matrix, singular_values in enumerate(column):
+            if singular_values is None:
                 continue
-            for name, numbers in _ranks(own).items():
+            for name, numbers in _ranks(singular_values).items():
                 ranked[name][matrix, layer] = _mean(numbers)
-            length = own.shape[1]
-            curves["singular_value"][matrix, layer, :length] = own.mean(0)
-            curves["energy"][matrix, layer, :length] = _mean(subspace.energy_curve(own))
+            length = singular_values.shape[1]
+            curves["singular_value"][matrix, layer, :length] = singular_values.mean(0)
+            curves["energy"][matrix, layer, :length] = _mean(subspace.energy_curve(singular_values))
     overlaps = {name: np.full((len(layers), n_modes), np.nan) for name in schema.OVERLAPS}
-    for layer, one in enumerate(modes):
-        for name, curve in _overlaps(one, snapshot.taps[layer].units, n_modes).items():
+    for layer, layer_modes in enumerate(modes):
+        for name, curve in _overlaps(layer_modes, snapshot.taps[layer].units, n_modes).items():
             overlaps[name][layer] = curve
     grid = (schema.MATRIX, schema.LAYER)
     return xr.Dataset(
@@ -143,8 +144,10 @@ def _singular_values(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> list
         column: list[Array | None] = [subspace.singular_values(m).cpu().numpy()[None] for m in matrices]
         jacobian = None
         if index < len(modes):
-            one = modes[index]
-            jacobian = np.pad(one.values, ((0, 0), (0, max(0, one.smaller_side - one.values.shape[1]))))
+            layer_modes = modes[index]
+            jacobian = np.pad(
+                layer_modes.values, ((0, 0), (0, max(0, layer_modes.smaller_side - layer_modes.values.shape[1])))
+            )
         columns.append([*column, jacobian])
     return columns
 

@@ -246,7 +246,7 @@ def overlap_curve(gradient: ArrayOrTensor, basis: ArrayOrTensor | Modes[ArrayOrT
     Where modes were left out that may belong to the last span, this is NaN from the first k inside it. A zero gradient
     gives NaN. Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
     """
-    found = basis if isinstance(basis, Modes) else None
+    basis_modes = basis if isinstance(basis, Modes) else None
     basis = basis.vectors if isinstance(basis, Modes) else basis
     vectors, columns = double(gradient, "gradient", 1), double(basis, "basis", 2)
     same_kind(gradient, basis)
@@ -255,8 +255,8 @@ def overlap_curve(gradient: ArrayOrTensor, basis: ArrayOrTensor | Modes[ArrayOrT
     _check_orthonormal(columns, precision(basis), zero_columns=True)
     vectors = vectors / power_of_two(vectors, 1)  # squares of tiny gradients underflow
     components = (vectors[..., None, :] @ columns)[..., 0, :].square()
-    if found is not None:
-        distinct, complete = torch.as_tensor(found.distinct), torch.as_tensor(found.complete)
+    if basis_modes is not None:
+        distinct, complete = torch.as_tensor(basis_modes.distinct), torch.as_tensor(basis_modes.complete)
         components = spread_evenly(components, distinct)
         components = components.masked_fill(_last_span(distinct) & ~complete[..., None], math.nan)
     curve = components.cumsum(-1) / vectors.square().sum(-1, keepdim=True)
@@ -380,7 +380,7 @@ def spread_evenly(parts: Tensor, distinct: Tensor) -> Tensor:
     if bool(distinct.all()):
         return parts
     span = _spans(distinct).expand(parts.shape)
-    sums, sizes = (torch.zeros_like(parts).scatter_add(-1, span, one) for one in (parts, torch.ones_like(parts)))
+    sums, sizes = (torch.zeros_like(parts).scatter_add(-1, span, values) for values in (parts, torch.ones_like(parts)))
     return (sums / sizes.clamp(min=1)).gather(-1, span)
 
 

@@ -50,7 +50,7 @@ def variance_parts(
         for index, rows in enumerate(estimator.draw_rows(snapshot, n_draws, generator)):
             pair = estimator.guesses_on(snapshot, rows, 2, generator)
             both, first = pair.total(), pair.first(1).total()
-            second = tuple(total - one for total, one in zip(both, first, strict=True))
+            second = tuple(total - part for total, part in zip(both, first, strict=True))
             gram = _with_all_layers(pair.error_grams(snapshot, [first, second]))
             if not np.isfinite(gram[1]).all():
                 raise ValueError("the estimator made a guess that is NaN, infinite or too long to square")

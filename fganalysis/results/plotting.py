@@ -42,10 +42,10 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
     for axes, (step, layer) in panels:
         for style, estimator in _styled(measured):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
-            own, norm = measured.sel(where), float(scale.sel(where))
+            cell, norm = measured.sel(where), float(scale.sel(where))
             # A layer without a gradient has no relative numbers.
-            x, x_error = _number(own, "variance", 1 / norm if norm > 0 else np.nan)
-            y, y_error = _number(own, "relative_bias")
+            x, x_error = _number(cell, "variance", 1 / norm if norm > 0 else np.nan)
+            y, y_error = _number(cell, "relative_bias")
             if not (x > LEAST_VARIANCE_SHOWN and np.isfinite(y)):
                 continue
             highest = max(highest, y)
@@ -83,12 +83,12 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
     for axes, (step, layer) in panels:
         for position, (style, estimator) in enumerate(_styled(measured)):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
-            own = measured.sel(where)
-            mean, error = _number(own, "cosine")
+            cell = measured.sel(where)
+            mean, error = _number(cell, "cosine")
             if not np.isfinite(mean):
                 continue
             drawn.add(estimator)
-            axes.vlines(position, own["cosine_q05"], own["cosine_q95"], color=style["color"], alpha=0.3, lw=4)
+            axes.vlines(position, cell["cosine_q05"], cell["cosine_q95"], color=style["color"], alpha=0.3, lw=4)
             axes.errorbar(position, mean, yerr=error, ms=5, mfc="none", lw=1.2, capsize=3, **style)
             if predicted is not None:
                 axes.plot(position, float(predicted.sel(where)["cosine"]), "x", ms=5, mew=1.3, color="black", zorder=4)

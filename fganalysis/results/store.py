@@ -244,10 +244,10 @@ def _refuse_unread(path: Path, content: bytes, checksum: str, error: Exception) 
 
 def _remove_abandoned(path: Path, now: float) -> None:
     """``now``: the file system's clock, which may not be this machine's."""
-    own = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.part")
+    temporary = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.part")
     with contextlib.suppress(OSError):
         for file in path.parent.iterdir():
-            if own.fullmatch(file.name) and now - file.stat().st_mtime > ABANDONED:
+            if temporary.fullmatch(file.name) and now - file.stat().st_mtime > ABANDONED:
                 file.unlink()
 
 

@@ -41,8 +41,8 @@ def tail_shape(values: Array) -> Array:
     low = ordered[..., in_tail, None] - ordered[..., :in_tail]
     # Values that differ by rounding alone have no tail.
     rounding = 1e-12 * np.abs(values).max(-1)
-    found: Array = np.fmax(_shape_of(high, rounding), _shape_of(low, rounding))
-    return found
+    shape: Array = np.fmax(_shape_of(high, rounding), _shape_of(low, rounding))
+    return shape
 
 
 def _shape_of(excess: Array, rounding: Array) -> Array:

@@ -140,7 +140,7 @@ def states_of(
                 plain.setdefault(str(index), {})[name] = value
     for name, value in tensors.items():
         check_kind(f"what a checkpoint holds as {name!r}", value, Tensor, "a tensor")
-    rest = {
+    plain_parts = {
         "param_groups": state["param_groups"],
         "optimizer_plain": plain,
         "schedule": _schedule_state(scheduler) if scheduler is not None else None,
@@ -149,7 +149,7 @@ def states_of(
             "schedule": type(scheduler).__name__ if scheduler is not None else None,
         },
     }
-    return tensors, {name: _plain(name, value) for name, value in rest.items()}
+    return tensors, {name: _plain(name, value) for name, value in plain_parts.items()}
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

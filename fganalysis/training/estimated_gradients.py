@@ -63,8 +63,8 @@ def estimate_gradient(
     key = (getattr(loss_fn, "__code__", type(loss_fn)), autodiff, inputs.shape[:1] == (1,))
     checked = _CHECKED.setdefault(network, set())
     if key not in checked:
-        few = [part[:EXAMPLES_CHECKED] if part.ndim else part for part in (inputs, targets)]
-        refuse_untapped_parameters(checked_for_training(network, loss_fn, *few, autodiff=autodiff))
+        first_examples = [part[:EXAMPLES_CHECKED] if part.ndim else part for part in (inputs, targets)]
+        refuse_untapped_parameters(checked_for_training(network, loss_fn, *first_examples, autodiff=autodiff))
         checked.add(key)
     snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
     refuse_untapped_parameters(snapshot)

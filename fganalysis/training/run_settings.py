@@ -135,8 +135,8 @@ def _parts(value: Any) -> dict[str, Any]:
         return {}
     if is_dataclass(value):  # Without what it has remembered, which is no setting.
         return {field.name: getattr(value, field.name) for field in fields(value)}
-    own = getattr(value, "__dict__", {})
-    return {name: part for name, part in own.items() if not isinstance(part, torch.optim.Optimizer)}
+    attributes = getattr(value, "__dict__", {})
+    return {name: part for name, part in attributes.items() if not isinstance(part, torch.optim.Optimizer)}
 
 
 def _text(value: Any, above: tuple[Any, ...] = ()) -> str:

@@ -138,8 +138,8 @@ def _by_tap(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) ->
 def _restore(network: torch.nn.Module, snapshot: Snapshot) -> None:
     """Gradients, buffers and modes as they were: what a forward pass leaves there must not reach the next guess."""
     network.zero_grad(set_to_none=True)
-    for own, original in zip(network.modules(), snapshot.network.modules(), strict=True):
-        own.training = original.training
+    for module, original in zip(network.modules(), snapshot.network.modules(), strict=True):
+        module.training = original.training
     for buffer, kept in zip(network.buffers(), snapshot.network.buffers(), strict=True):
         buffer.copy_(kept)
 

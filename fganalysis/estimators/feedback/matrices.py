@@ -71,8 +71,8 @@ def _changes_by_forward_mode(snapshot: Snapshot, directions: Sequence[Tensor]) -
     names = [tap.name for tap in snapshot.taps]
 
     def at_last_tap(perturbations: tuple[Tensor, ...]) -> Tensor:
-        found: list[Tensor] = []
-        handles = [network.get_submodule(names[-1]).register_forward_hook(lambda m, a, output: found.append(output))]
+        outputs: list[Tensor] = []
+        handles = [network.get_submodule(names[-1]).register_forward_hook(lambda m, a, output: outputs.append(output))]
         for name, perturbation in zip(names[1:], perturbations, strict=True):
             handles.append(network.get_submodule(name).register_forward_pre_hook(_adding(perturbation)))
         try:
@@ -80,7 +80,7 @@ def _changes_by_forward_mode(snapshot: Snapshot, directions: Sequence[Tensor]) -
         finally:
             for handle in handles:
                 handle.remove()
-        return found[0]
+        return outputs[0]
 
     origin = tuple(torch.zeros_like(direction[0]) for direction in directions)
 

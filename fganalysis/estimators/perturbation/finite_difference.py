@@ -144,7 +144,9 @@ def _one_by_one(snapshot: Snapshot, moved: dict[str, Tensor]) -> Tensor:
     loss = _loss_of(snapshot)
     with torch.no_grad():
         n_guesses = len(next(iter(moved.values())))
-        return torch.stack([loss({name: own[guess] for name, own in moved.items()}) for guess in range(n_guesses)])
+        return torch.stack(
+            [loss({name: weights[guess] for name, weights in moved.items()}) for guess in range(n_guesses)]
+        )
 
 
 def _loss_of(snapshot: Snapshot) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -112,10 +112,10 @@ def _projection_coefficients(tangents: Sequence[Tensor], slopes: Tensor) -> Tens
 def _gram(tangents: Tensor) -> Tensor:
     """V Vᵀ, (guess, tangent, tangent), in double precision from the tangents (guess, tangent, weight)."""
     n_blocks = tangents.shape[2] // COLUMNS_AT_ONCE
-    rest = tangents[:, :, n_blocks * COLUMNS_AT_ONCE :].double()
-    gram = rest @ rest.mT
+    last_columns = tangents[:, :, n_blocks * COLUMNS_AT_ONCE :].double()
+    gram = last_columns @ last_columns.mT
     blocks = tangents[:, :, : n_blocks * COLUMNS_AT_ONCE].unflatten(2, (n_blocks, COLUMNS_AT_ONCE)).transpose(1, 2)
-    for some in blocks.split(BLOCKS_AT_ONCE, dim=1):
-        columns = some.double()
+    for part in blocks.split(BLOCKS_AT_ONCE, dim=1):
+        columns = part.double()
         gram += (columns @ columns.mT).sum(1)
     return gram

@@ -55,7 +55,7 @@ class NewtonSchulzUpstream:
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
     def _steps(self, snapshot: Snapshot) -> list[Tensor]:
-        leading = [one.singular_vectors(min(self.k, *one.weight.shape))[1] for one in snapshot.upstream]
+        leading = [upstream.singular_vectors(min(self.k, *upstream.weight.shape))[1] for upstream in snapshot.upstream]
         check_rank(self.k, max((int((values > 0).sum(1).max()) for values in leading), default=0))
         return [self._step(jacobian, values) for jacobian, values in zip(snapshot.upstream, leading, strict=True)]
 

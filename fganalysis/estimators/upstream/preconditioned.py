@@ -107,7 +107,7 @@ def _by_gram(jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
     weight, squares = jacobian.weight.double(), jacobian.derivative.double().square()
     # Σ_u d_u² W_iu W_ju as one product for all examples: a fifth of the time of every J_b times its transpose.
     rows = weight.split(max(1, PAIRS_AT_ONCE // len(weight)))
-    pairs = (squares @ (some[:, None, :] * weight).flatten(0, 1).T for some in rows)
+    pairs = (squares @ (part[:, None, :] * weight).flatten(0, 1).T for part in rows)
     gram = torch.cat(list(pairs), dim=1).unflatten(1, (len(weight), len(weight)))
     root, ratio = _inverse_factor(gram) if in_law else _inverse_root(gram)
     far = ratio <= LEAST_RATIO
