@@ -5,9 +5,9 @@
 
 X, h: the inputs of tap l+1 and the loss's gradient there, (example, unit). α_b, ε_b: independent noise vectors.
 
-Not rescaled, u is linear in α and `linear_guess` serves, with the factor A_b = diag(1[X_b > 0]) Xᵀ.
+Without rescaling, u is linear in α, and `linear_guess` applies with the factor A_b = diag(1[X_b > 0]) Xᵀ.
 
-Rescaled, the direction of v alone counts, which for every rotation-invariant law of α is that of N(0, A_b A_bᵀ). Let
+With rescaling only the direction of v matters. For every rotation-invariant law of α it is that of N(0, A_b A_bᵀ). Let
 λ_i, q_i be the eigenvalues and eigenvectors of A_b A_bᵀ, h'_i = q_i·h and u = Σ_i w_i q_i. From
 1/x = ∫₀^∞ e^(−sx) ds and 1/x² = ∫₀^∞ s e^(−sx) ds with x = ‖v‖², and E e^(−s‖v‖²) = Π (1 + 2sλ)^(−½) = D(s),
 
@@ -38,8 +38,8 @@ SMALLEST = 1e-14  # eigenvalues below this part of the largest are rounding erro
 
 
 @dataclass(frozen=True, eq=False)
-class _Own:
-    """Of one layer's u and own slope t = h·u: E t u and E u², E t²u² element by element (example, unit); E t²."""
+class _LayerMoments:
+    """Moments of u and of the slope t = h·u of one layer: E t u, E u² and E t²u², each (example, unit), and E t²."""
 
     mean: Array
     diagonal: Array
@@ -92,8 +92,8 @@ def _through(at_inputs: Moments, derivative: Array, slope: Slope) -> Moments:
     return Moments(mean, variances, independent_covariances(mean, variances, slope))
 
 
-def _assembled(layer_moments: Sequence[_Own], slope: Slope, layers: Layers) -> list[Moments]:
-    """Own moments of every layer with the slopes of other layers and examples, which are uncorrelated with them."""
+def _assembled(layer_moments: Sequence[_LayerMoments], slope: Slope, layers: Layers) -> list[Moments]:
+    """The moments of every layer, completed by the slopes of other layers and examples, which are uncorrelated."""
     strengths = np.stack([layer.strength for layer in layer_moments])
     assembled = []
     for layer, strength in zip(layer_moments, of_others(strengths, slope, layers), strict=True):
@@ -102,17 +102,17 @@ def _assembled(layer_moments: Sequence[_Own], slope: Slope, layers: Layers) -> l
     return assembled
 
 
-def _output(gradient: Array, fourth: float, pair: float) -> _Own:
-    """The output tap's own noise, A = I."""
+def _output(gradient: Array, fourth: float, pair: float) -> _LayerMoments:
+    """The output tap, where A = I."""
     strength = np.sum(gradient**2, axis=1)
     squares = pair * (strength[:, None] + 2 * gradient**2) + (fourth - 3 * pair) * gradient**2
-    return _Own(gradient, np.ones_like(gradient), squares, strength)
+    return _LayerMoments(gradient, np.ones_like(gradient), squares, strength)
 
 
-def _rescaled(inputs: Array, at_inputs: Array) -> _Own:
-    """The rescaled mixture's moments; an example without active units has a direction of zeros."""
+def _rescaled(inputs: Array, at_inputs: Array) -> _LayerMoments:
+    """Moments of the rescaled mixture. An example without active units has a direction of zeros."""
     mean, diagonal, squares = (np.zeros_like(at_inputs) for _ in range(3))
-    rescaled = _Own(mean, diagonal, squares, np.zeros(len(at_inputs)))
+    rescaled = _LayerMoments(mean, diagonal, squares, np.zeros(len(at_inputs)))
     covariance = inputs.T @ inputs
     for example, active in enumerate(inputs > 0):
         if not active.any():

@@ -1,16 +1,17 @@
 """Mean cosine between one random direction, signed by its slope, and the gradient.
 
-A guess ĝ = t y of one gradient g has cos(ĝ, g) = sign(t) y·g/(‖y‖‖g‖). With the layer's own slope t = y·g it is |cos|;
-with a joint pass t = y·g + o, o ~ N(0, T_o) from the other layers, the sign is wrong at times. For y ~ N(0, Σ), λ_i the
-eigenvalues of Σ, e_i = (v_iᵀg)², Π(u) = Π_i (1 + 2uλ_i)^(−½) and v(u) = Σ e_i λ_i/(1 + 2uλ_i):
+A guess ĝ = t y of a gradient g has cos(ĝ, g) = sign(t) y·g/(‖y‖‖g‖). In a separate pass t = y·g, and the cosine is
+|cos(y, g)|. In a joint pass t = y·g + o with o ~ N(0, T_o) from the other layers, which may reverse the sign. Let
+y ~ N(0, Σ), λ_i be the eigenvalues and v_i the eigenvectors of Σ, e_i = (v_iᵀg)², Π(u) = Π_i (1 + 2uλ_i)^(−½) and
+v(u) = Σ e_i λ_i/(1 + 2uλ_i). Then
 
     E cos  = (1/(‖g‖√π)) ∫₀^∞ Π √(2/π) v/√(T_o + v) u^(−½) du         E cos² = (1/‖g‖²) ∫₀^∞ Π v du
 
-since 1/‖y‖ = π^(−½) ∫ e^(−u‖y‖²) u^(−½) du, under the weight e^(−u‖y‖²) the slope y·g is N(0, v), and for w ~ N(0, v)
+Proof: 1/‖y‖ = π^(−½) ∫ e^(−u‖y‖²) u^(−½) du. Under the weight e^(−u‖y‖²) the slope w = y·g is N(0, v), and
 E[w sign(w + o)] = √(2/π) v/√(T_o + v). T_o = 0 gives the integrand √(2v/π).
 
-Integrals by `theory.quadrature`, to a relative 1e-10. Sources: docs/mathematics.md#cosine-of-one-direction;
-Imhof 1961 for such integrals.
+Integrals by `theory.quadrature`, to a relative 1e-10. Sources: docs/mathematics.md#cosine-of-one-direction; Imhof 1961
+for such integrals.
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ def in_range_square(k: ArrayLike, overlap: ArrayLike) -> Array:
 
 
 def dilution(layer: ArrayLike, whole: ArrayLike) -> Array:
-    """E[t_l sign t]/E|t_l| = √(T_l/T): what a joint pass leaves of a slope's sign where ‖y‖ does not vary.
+    """E[t_l sign t]/E|t_l| = √(T_l/T): in the limit of many dimensions, the factor by which a joint pass reduces E cos.
 
-    own: T_l, whole: T ≥ T_l, variances of the slopes. The factor by which E cos falls, in the limit of many dimensions.
+    layer: T_l, the variance of the layer's part of the slope. whole: T ≥ T_l, that of the whole slope.
     """
     factor: Array = np.sqrt(np.asarray(layer, np.float64) / np.asarray(whole, np.float64))
     return factor
@@ -101,10 +102,10 @@ def gaussian_square(
 
 
 def of_one_example(spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, squared_gradients: ArrayLike) -> float:
-    """E cos of all layers of one joint pass in a metric that weighs layers: weight space for a batch of one example.
+    """E cos of all layers of one joint pass in weight space, for a batch of one example.
 
-    There ⟨ĝ_l, ĝ_l⟩_K = κ_l‖ĝ_l‖², κ = ‖x‖², while the slope t = Σ_l y_l·g_l knows no weights. Under e^(−u Σ κ‖y‖²), t
-    and w = Σ κ_l y_l·g_l are Gaussian, and E[w sign t] = √(2/π) Cov(w, t)/√Var t:
+    There ⟨ĝ_l, ĝ_l⟩_K = κ_l‖ĝ_l‖² with κ = ‖x‖², while the slope t = Σ_l y_l·g_l does not contain κ. Under e^(−u Σ
+    κ‖y‖²), t and w = Σ κ_l y_l·g_l are Gaussian, and E[w sign t] = √(2/π) Cov(w, t)/√Var t:
 
         E cos = (1/(‖g‖_K √π)) ∫ Π_i (1 + 2uκλ_i)^(−½) √(2/π) c/√v u^(−½) du
         c = Σ κ e_i λ_i/(1 + 2uκλ_i)        v = Σ e_i λ_i/(1 + 2uκλ_i)
@@ -145,7 +146,7 @@ def weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
 
 
 def gamma_step(x: ArrayLike) -> Array:
-    """Γ(x + ½)/Γ(x). For large x by its asymptotic series: a difference of log Γ has lost its digits there."""
+    """Γ(x + ½)/Γ(x), for large x by its asymptotic series, since a difference of log Γ loses its digits there."""
     value = np.asarray(x, np.float64)
     series = (1, -1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144)
     large = np.maximum(value, 50.0)

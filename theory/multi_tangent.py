@@ -2,27 +2,29 @@
 
     E Ĝ = G        E‖Ĝ − G‖² = (n + κ − 2)/k · ‖G‖²        E‖Ĝ‖² = (1 + (n + κ − 2)/k)‖G‖²
 
-for independent entries of fourth moment κ; in general n·pair + fourth − pair − 1 stands for n + κ − 2. It is unbiased,
-and for k < n far from the gradient: the projection on the same tangents (`theory.projection`) leaves (1 − k/n)‖G‖².
-Shrunk by the best scale 1/(1 + (n + κ − 2)/k) it leaves (n + κ − 2)/(n + κ − 2 + k).
+for independent entries of fourth moment κ; in general n·pair + fourth − pair − 1 replaces n + κ − 2. The guess is
+unbiased, but for k far below n its error is much larger than the gradient. The projection on the same tangents
+(`theory.projection`) has the mean squared error (1 − k/n)‖G‖². Shrinking by the best scale 1/(1 + (n + κ − 2)/k)
+reduces the mean squared error to (n + κ − 2)/(n + κ − 2 + k) ‖G‖².
 
-For Gaussian tangents the slopes are ‖G‖z, z ~ N(0, I_k). The guess is ‖z‖²/k · G along G and, across it and given z, a
-Gaussian vector of n − 1 entries of deviation ‖z‖‖G‖/k, so its cosine is ‖z‖/√(‖z‖² + χ²_{n−1}):
+For Gaussian tangents the slopes are ‖G‖z with z ~ N(0, I_k). The component of the guess along G is ‖z‖²/k · G. Given z,
+the part across G is a Gaussian vector of n − 1 entries with standard deviation ‖z‖‖G‖/k. So the cosine is
+‖z‖/√(‖z‖² + χ²_{n−1}):
 
     cos² ~ Beta(k/2, (n−1)/2)       E cos = Γ((k+1)/2) Γ((n+k−1)/2) / (Γ(k/2) Γ((n+k)/2))       E cos² = k/(n+k−1)
 
-Its norm is ‖G‖/k · cos · S with S = ‖z‖² + χ²_{n−1} ~ χ²_{n+k−1} independent of the cosine (as a share of a sum of
-gammas is of the sum), so E‖Ĝ‖/‖G‖ = (n + k − 1)/k · E cos.
+The norm is ‖G‖/k · cos · S with S = ‖z‖² + χ²_{n−1} ~ χ²_{n+k−1}. S is independent of the cosine, as the share of a
+gamma variable in a sum is independent of the sum. So E‖Ĝ‖/‖G‖ = (n + k − 1)/k · E cos.
 
-**One layer of a joint pass.** With ρ = ‖G_l‖/‖G‖, σ² = 1 − ρ² and u the layer's slopes along the direction of all
-slopes, ĝ_l is u along G_l and, across it, χ_m in m = P_l − 1 dimensions, both times one number > 0, and
-u = ρ χ_k + σ ν, ν ~ N(0, 1):
+**One layer of a joint pass.** Let ρ = ‖G_l‖/‖G‖, σ² = 1 − ρ², and u be the component of the layer's slopes along the
+vector of all slopes. Up to a common positive factor, Ĝ_l has the component u along G_l, and a part of length χ_m across
+it, in m = P_l − 1 dimensions. With ν ~ N(0, 1), u = ρ χ_k + σ ν and
 
     P(⟨ĝ_l, G_l⟩ > 0) = P(u > 0) = F_k(ρ√k/σ),  F_k Student's t with k degrees of freedom
     E cos = E u/√(u² + χ_m²) = (ρ E χ_k/√π) ∫₀^∞ s^(−½) (1 + 2s)^(−(m+k+1)/2) (1 + 2sσ²)^((k−2)/2) ds
 
-from 1/√x = π^(−½) ∫ e^(−sx) s^(−½) ds and the Gaussian mean of u e^(−su²) given χ_k. k = 1 is weight perturbation; the
-mean of m such guesses is one of m k tangents.
+by 1/√x = π^(−½) ∫ e^(−sx) s^(−½) ds and the Gaussian mean of u e^(−su²) given χ_k. k = 1 is weight perturbation. The
+mean of m guesses of k tangents is a guess of m k tangents.
 
 Sources: Flügel et al. 2024; docs/mathematics.md#mean-of-tangents; the laws of cosine and norm are derived here.
 """
@@ -133,7 +135,7 @@ def second_moments(
 ) -> Array:
     """E‖Ĝ_l‖² (layer,) of the mean of k guesses by weight perturbation, whose arguments these are.
 
-    The variance is a k-th of one guess's. Raises ValueError for k below 1 and for what does not fit.
+    The variance is 1/k of that of one guess. Raises ValueError for k below 1 and for what does not fit.
     """
     squares = np.asarray(squared_norms, np.float64)
     single = weight_perturbation.second_moments(squares, sizes, fourth, pair, layers=layers)

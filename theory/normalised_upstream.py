@@ -46,11 +46,11 @@ def moments(
     direction counts, which is that of a Gaussian vector. shared, slope, layers: the switches of
     docs/notation.md#the-three-switches.
 
-    One ε for all examples leaves each example's own guess ĝ_b = t_b y_b as it is, so mean and variances too; what two
-    examples' guesses have in common, E t_b t_c y_b·y_c, has no such form and is NaN.
+    Shared noise does not change the law of the guess of a single example, so mean and variances are the same. The
+    covariance of the guesses of two examples, from E t_b t_c y_b·y_c, has no closed form and is NaN.
 
-    Raises ValueError for unknown switches, for one ε with one slope, whose mean is not that, for noise that is not
-    rotation-invariant (fourth ≠ 3 pair), and for sequences of lengths that do not fit.
+    Raises ValueError for unknown switches, for shared noise with the batch slope, which has another mean, for noise
+    that is not rotation-invariant (fourth ≠ 3 pair), and for sequences of lengths that do not fit.
     """
     check_switches(slope, layers)
     if shared and slope == "batch" and len(gradients[-1]) > 1:

@@ -2,13 +2,14 @@
 
     t = Σ_l ⟨V_l, G_l⟩  (joint)   or   ⟨V_l, G_l⟩  (separate)
 
-V_l holds P_l entries, one noise vector a layer, with E V_i⁴ = fourth and E V_i² V_j² = pair. The mean is G_l. Of t² the
-own part and the other layers' are independent, so, with S = Σ ‖G‖² over the other layers (0 when separate),
+V_l is one noise vector with P_l entries for each layer, with E V_i⁴ = fourth and E V_i² V_j² = pair. The mean is G_l.
+The parts of the slope from this layer and from the others are independent. With S = Σ ‖G‖² over the other layers (0 for
+separate passes)
 
-    E‖Ĝ_l‖² = P_l (S + pair ‖G_l‖²) + (fourth − pair) ‖G_l‖²:
+    E‖Ĝ_l‖² = P_l (S + pair ‖G_l‖²) + (fourth − pair) ‖G_l‖²
 
-entry i meets itself in fourth · G_i² and every other entry j in pair · G_j². For pair = 1 and κ = fourth the variance
-is P_l‖G‖² + (κ − 2)‖G_l‖² (joint), and P + κ − 2 times ‖G‖² over the whole net.
+because E V_i² t² contains fourth · G_i², and pair · G_j² for every other entry j. For pair = 1 and κ = fourth the
+variance in a joint pass is P_l‖G‖² + (κ − 2)‖G_l‖², and (P + κ − 2)‖G‖² for all layers together.
 
 Sources: Baydin et al. 2022; Ren et al. 2023; docs/mathematics.md#weight-perturbation.
 """

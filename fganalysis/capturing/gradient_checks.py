@@ -1,8 +1,8 @@
-"""Whether the gradient that everything is measured against is the gradient: nothing is taken on trust.
+"""Checks at capture that the gradient, with which everything is compared, is right.
 
-Compared are the gradient put together at the taps and autograd's; a second forward pass and the first; a difference of
-losses and the gradient's slope; an example's gradient with and without the others. Each failure is one sentence with
-the cause and the way out. Tolerances allow for rounding and for kinks.
+Four comparisons: the gradient put together from the taps with autograd's; a second forward pass with the first; a
+difference of losses with the slope of the gradient; the gradient of an example with and without the other examples.
+Each failure is one sentence with the cause and the way out. Tolerances allow for rounding and for kinks.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ PARAMETERS_SEARCHED = 50  # Parameters stepped along one by one, to name the one
 
 
 def refuse_random_forward_pass(snapshot: Snapshot) -> None:
-    """A second forward pass that differs from the first: noise in the network, or a state that a pass changes."""
+    """Refuses a network whose second forward pass differs: it draws noise, or a pass changes its state."""
     with torch.no_grad(), TapHooks(snapshot.network) as hooks:
         outputs = forward(snapshot.network, snapshot.inputs)
     refuse_different_passes(snapshot, hooks, outputs)
 
 
 def refuse_different_passes(snapshot: Snapshot, hooks: TapHooks, outputs: Tensor) -> None:
-    """As `refuse_random_forward_pass`, for a second pass that was made already."""
+    """As `refuse_random_forward_pass`, given the second pass."""
     pairs = [
         (name, tap.outputs, output)
         for tap, (name, _), output in zip(snapshot.taps, hooks.modules, hooks.outputs, strict=False)
@@ -59,7 +59,7 @@ def refuse_different_passes(snapshot: Snapshot, hooks: TapHooks, outputs: Tensor
 
 
 def rounding(tensor: Tensor) -> float:
-    """What rounding may add to a tensor that is computed twice, relative to its norm."""
+    """The largest relative difference between two computations of a tensor that rounding explains."""
     return 1e3 * torch.finfo(tensor.dtype).eps
 
 
@@ -71,7 +71,7 @@ def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
 
 
 def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
-    """Compares ∂L/∂W put together at the taps, Σ_b g_b x_bᵀ, with autograd's, parameter by parameter."""
+    """Refuses where ∂L/∂W put together from the taps, Σ_b g_b x_bᵀ, is not autograd's, parameter by parameter."""
     for tap, at_tap, gradient in zip(snapshot.taps, snapshot.gradients, snapshot.weight_gradients, strict=True):
         for name, assembled in tap.by_parameter(gradient).items():
             exact = by_name.get(name)
@@ -114,9 +114,10 @@ def refuse_weights_in_the_loss_unseen(snapshot: Snapshot) -> None:
 def refuse_interacting_examples(
     snapshot: Snapshot, outputs: Tensor, at_outputs: Tensor | None, at_taps: Sequence[Tensor]
 ) -> None:
-    """Pulls the gradient at the outputs back with each example's row multiplied by a number of its own.
+    """Refuses examples that interact.
 
-    Where examples do not interact, each example's gradient at every tap is multiplied by the same number.
+    The gradient at the outputs is multiplied by a different number for each example and pulled back. Without
+    interaction, the gradient of each example at every tap is multiplied by the same number.
     """
     n = snapshot.n_examples
     if n == 1 or at_outputs is None:
@@ -134,7 +135,7 @@ def refuse_interacting_examples(
 
 
 def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
-    """Taps that the backward pass does not reach must not change the loss."""
+    """Refuses taps that change the loss although the backward pass does not reach them."""
     if not unreached:
         return
     names = {name for tap in snapshot.taps if tap.name in unreached for name in tap.parameter_names}
@@ -154,12 +155,13 @@ def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
 
 
 def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
-    """One step along a random direction: the losses change as the gradients at its two ends say, on their mean.
+    """Refuses a gradient that does not predict the change of the loss along a step.
 
-    The step is part gradient, part noise, its length in each parameter relative to the parameter's own, such that each
-    has a similar share in the change where precision allows. The mean of the slopes at both ends (trapezoid rule) is
-    exact but for third derivatives and kinks. A disagreement is tried at shorter steps, where it goes away if it was
-    curvature, and stays if backward is not the derivative of forward.
+    The prediction is the mean of the slopes at both ends of the step (trapezoid rule), which is exact but for third
+    derivatives and kinks. The direction of the step is part gradient and part noise. Its length in each parameter is
+    relative to the norm of the parameter, such that all parameters have similar shares in the change as far as
+    precision allows. A disagreement is tried again at shorter steps. There it vanishes if its cause was curvature, and
+    stays if the backward pass is not the derivative of the forward pass.
     """
     dtype, losses = snapshot.outputs.dtype, Losses(snapshot)
     parameters = {n: p.detach() for n, p in snapshot.network.named_parameters() if p.requires_grad}
@@ -181,7 +183,7 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
         summed = sum(abs(before[name]) + abs(slopes[name]) for name in known) / 2
         noise = losses.rounding(after)
         if shorter < 1 and summed < LEAST_CHANGE * noise:
-            break  # Rounding would hide any disagreement: the longer step's stands.
+            break  # Rounding would hide a disagreement, so that of the longer step stands.
         change = after - losses.before
         disagreement = f"{change:.3g} along a small step in the weights where the gradient says {predicted:.3g}"
         if abs(change - predicted) <= CURVED * summed + noise:
@@ -193,7 +195,7 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
 
 
 def _worst(losses: Losses, known: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> str:
-    """The parameter whose own step is furthest from its prediction, for the message."""
+    """For the message: the parameter for which a step in it alone is furthest from its prediction."""
     errors = {}
     for name in list(known)[:PARAMETERS_SEARCHED]:
         after, slopes = losses.moved({name: step[name]}, (name,))
@@ -202,7 +204,7 @@ def _worst(losses: Losses, known: Mapping[str, Tensor], step: Mapping[str, Tenso
 
 
 class Losses:
-    """Losses at moved weights, as precisely as the network allows: the loss function in double where it takes that."""
+    """Losses at moved weights. The loss function is evaluated in double precision where it accepts that."""
 
     def __init__(self, snapshot: Snapshot):
         self._snapshot = snapshot
@@ -227,7 +229,7 @@ class Losses:
         return float(self._snapshot.loss_fn(outputs, self._targets).detach().double())
 
     def rounding(self, after: float = 0.0) -> float:
-        """What rounding may add to a difference of two losses."""
+        """The largest error of a difference of two losses by rounding."""
         eps = torch.finfo(self._snapshot.outputs.dtype).eps
         loss_precision = torch.finfo(torch.float64).eps if self._double else eps
         typical = self._typical / 8 if np.isfinite(self._typical) else 0.0
@@ -259,12 +261,12 @@ class Losses:
 
 
 def _size(parameter: Tensor) -> float:
-    """A parameter's norm, or that of small entries where it is zero."""
+    """The norm of a parameter; for a parameter of zeros that of small entries."""
     return max(float(parameter.detach().double().norm()), 1e-2 * parameter.numel() ** 0.5)
 
 
 def _direction(parameter: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-    """A random unit vector plus the gradient's."""
+    """A random unit vector plus the unit vector along the gradient."""
     noise = torch.rand(parameter.shape, generator=generator).to(parameter) - 0.5
     direction = noise / noise.norm()
     if gradient is not None and (largest := float(gradient.abs().max())) > 0:
@@ -284,7 +286,7 @@ def _dot(first: Tensor, second: Tensor) -> float:
 
 
 def _directions(snapshot: Snapshot, rows: slice = slice(None)) -> list[Tensor]:
-    """One random direction a tap, (1, example, unit), zero outside the rows."""
+    """A random direction for each tap, (1, example, unit), zero outside the given rows."""
     generator = torch.Generator().manual_seed(0)
     directions = []
     for tap in snapshot.taps:
@@ -307,7 +309,7 @@ def _sloped(slopes: Callable[[], Tensor]) -> Tensor:
 
 
 def refuse_dropped_tangents(snapshot: Snapshot) -> None:
-    """One direction in forward mode against the inner product with the gradient: jvp can drop tangents silently."""
+    """Refuses a forward-mode slope that is not the inner product with the gradient: jvp can drop tangents silently."""
     directions = _directions(snapshot)
     forward_slopes = _sloped(lambda: activation_slopes(snapshot, directions, "joint"))
     pairs = zip(directions, snapshot.gradients, strict=True)
@@ -316,9 +318,10 @@ def refuse_dropped_tangents(snapshot: Snapshot) -> None:
 
 
 def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
-    """A step in the weights against forward mode at the activations, y = ΔW x: the losses' difference and the slope.
+    """Refuses a forward-mode slope that does not predict the change of the loss along a step ΔW.
 
-    A weight that is used elsewhere too, a penalty in the loss and dropped tangents all show.
+    The slope is taken at the activations, along y = ΔW x. It is wrong where a weight is also used elsewhere, where the
+    loss has a penalty on the weights, and where tangents are dropped.
     """
     step = 10 * DIFFERENCE_STEPS[snapshot.outputs.dtype]
     generator = torch.Generator().manual_seed(3)
@@ -341,7 +344,7 @@ def _refuse_other_slopes(forward_slopes: Tensor, other: Tensor, tolerance: float
 
 
 def refuse_interacting_examples_in_forward_mode(snapshot: Snapshot) -> None:
-    """A direction in half of the examples alone must leave the losses of the others as they are."""
+    """Refuses examples that interact: perturbing half of the examples must not change the losses of the others."""
     n = snapshot.n_examples
     if n == 1:
         return

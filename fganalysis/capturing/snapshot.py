@@ -1,4 +1,4 @@
-"""Snapshot: a network frozen at one step on one batch, with everything that an estimator may look at.
+"""Snapshot: a network frozen at one step on one batch, with everything that estimators use.
 
 Per tap l (a Linear module, in the order in which the forward pass reaches it; s_l = W_l x_l, as in
 docs/mathematics.md#setting):
@@ -121,7 +121,7 @@ class Snapshot:
         return tuple(jacobians)
 
     def runs_through(self, index: int, rows: slice = slice(None)) -> bool:
-        """Whether the exact gradient at a tap is the next one's times the upstream Jacobian, on these examples."""
+        """Whether the gradient at a tap is the transposed upstream Jacobian times the gradient at the next tap."""
         jacobian = self.taps[index].upstream
         if jacobian is None:
             return False
@@ -132,11 +132,11 @@ class Snapshot:
 
     @cached_property
     def mixed_gradients(self) -> tuple[Tensor, ...]:
-        """K_l g_l, (example, unit) a tap: what a guess at the activations is multiplied with to give ⟨Ĝ_l, G_l⟩."""
+        """K_l g_l, (example, unit) for each tap. Its inner product with a guess ĝ_l is ⟨Ĝ_l, G_l⟩."""
         return tuple(tap.kernel @ gradient for tap, gradient in zip(self.taps, self.gradients, strict=True))
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Whatever ``make`` returns, made once per snapshot and key: for factors that cost more than a guess."""
+        """The result of ``make``, computed once for each snapshot and key: for factors that cost more than a guess."""
         if key not in self._memory:
             self._memory[key] = make()
         return self._memory[key]

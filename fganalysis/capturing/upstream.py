@@ -1,9 +1,9 @@
-"""The upstream Jacobian of a layer: how the next layer's pre-activations answer to this one's, example by example.
+"""The upstream Jacobian of a layer: the derivative of the next pre-activations by this layer's, for each example.
 
-    J_b = W diag(d_b),        W the next layer's weight, d_b = φ'(s_b)
+    J_b = W diag(d_b),        W the weight of the next layer, d_b = φ'(s_b)
 
-One weight serves every example and only the mask d_b differs, so a product for the whole batch is one matrix product
-with W and then the mask; the matrices J_b are not formed unless asked for.
+All examples share W, and only the mask d_b differs. So a product for the whole batch is the mask and one matrix product
+with W. The matrices J_b are formed only by `UpstreamJacobian.dense` and by exact decompositions.
 """
 
 from __future__ import annotations
@@ -79,19 +79,20 @@ class UpstreamJacobian:
         Returns left (example, next_unit, k), singular values (example, k) and right (example, unit, k). An example with
         fewer than k nonzero singular values has its surplus columns set to zero, as nothing passes along them.
 
-        k: how many, or "rank" for all nonzero ones (of the example that has most). which: "top", or "bottom" for the
-        smallest nonzero ones. exact: a full LAPACK decomposition of every J_b, which "bottom" and "rank" always take,
-        as do small matrices, where the Krylov basis would be as large.
+        k: the number of triplets, or "rank" for the largest rank of an example. which: "top", or "bottom" for the
+        smallest nonzero singular values. exact: a full LAPACK decomposition of every J_b. "bottom" and "rank" always
+        use it, and so do matrices too small for a smaller Krylov basis.
 
-        Otherwise a randomised Krylov method over all examples at once: powers of J_bᵀJ_b on one random vector, fully
-        reorthogonalised, as many as `krylov_size` gives, then a Rayleigh–Ritz step. One vector rather than a block
-        needs the fewest products (Meyer, Musco & Musco 2024, arXiv 2305.02535); equal singular values are told apart
-        by rounding. Singular values below √eps·σ_max (3e-4 of the largest in float32) are not resolved: use exact.
+        Otherwise a randomised Krylov method for all examples at once: `krylov_size` powers of J_bᵀJ_b on one random
+        vector, fully reorthogonalised, then a Rayleigh–Ritz step. A single vector needs fewer products than a block
+        (Meyer, Musco & Musco 2024, arXiv 2305.02535), and rounding errors separate equal singular values. Singular
+        values below √eps·σ_max (3e-4 of the largest in float32) are not resolved: use exact.
 
-        iterations: so many subspace iterations instead, from the leading right singular vectors of `weight` itself,
-        which the mask turns but little. An approximation several times cheaper than the Krylov method, for training:
-        the vectors are orthonormal and lie in the row space, but hold a little less than the leading energy Σ σ_i²
-        (2 iterations: 0.97 of it at 512 units and 0.99 at 128, networks at initialisation).
+        iterations: the number of subspace iterations to use instead. They start at the leading right singular vectors
+        of `weight`, which the mask changes little. This approximation is several times faster than the Krylov method,
+        and meant for training. The vectors are orthonormal and lie in the row space, but hold slightly less than the
+        leading
+        energy Σ σ_i²: after 2 iterations 0.97 of it at 512 units and 0.99 at 128, for networks at initialisation.
 
         Raises ValueError for k < 1, for k > min(next_unit, unit), for an unknown `which`, for iterations < 0 and for
         iterations together with exact, "rank" or "bottom".
@@ -200,9 +201,9 @@ def krylov_size(k: int, next_units: int, units: int) -> int:
 def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Orthonormal rows Q (example, basis, unit) spanned by powers of A_b = J_bᵀJ_b on a random vector, and Q A Qᵀ.
 
-    Of Q A Qᵀ (example, basis, basis) only the lower triangle is filled. Where the powers stay within the basis (at once
-    for an orthogonal weight, whose singular values are all equal) a fresh random direction goes on; where no direction
-    is left (fewer active units than `size`) the remaining rows are zero.
+    Of Q A Qᵀ (example, basis, basis) only the lower triangle is filled. If the powers stay within the basis, as they do
+    at once for an orthogonal weight, whose singular values are all equal, a new random direction continues the basis.
+    If no direction is left, because fewer than `size` units are active, the remaining rows are zero.
     """
     n_examples, unit = mask.shape
     eps, tiny = torch.finfo(weight.dtype).eps, torch.finfo(weight.dtype).tiny
@@ -239,7 +240,7 @@ def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tens
 def _orthogonal_to(vectors: Tensor, basis: Tensor) -> Tensor:
     """The unit vectors (example, unit) with the basis (example, basis, unit) projected out; zero if nothing is left.
 
-    A direction that is new keeps its length when it is projected once more; a rounding error inside the basis does not.
+    A second projection hardly changes the length of a new direction, but removes a rounding error inside the basis.
     """
     eps, tiny = torch.finfo(vectors.dtype).eps, torch.finfo(vectors.dtype).tiny
     for least in (100 * eps, 0.5, 0.5):
@@ -253,8 +254,8 @@ def _orthogonal_to(vectors: Tensor, basis: Tensor) -> Tensor:
 def _orthonormal_rows(block: Tensor, passes: int) -> Tensor:
     """Orthonormal rows with the span of `block` (example, row, unit); zero rows where the rows are dependent.
 
-    Cholesky's factor of the Gram matrix; a second pass removes the rounding errors of the first. The few examples with
-    (nearly) dependent rows, where it breaks down, by the eigenvectors of theirs.
+    By the Cholesky factor of the Gram matrix; a second pass removes the rounding errors of the first. It fails for the
+    few examples with (nearly) dependent rows, which use the eigenvectors of their Gram matrix instead.
     """
     least = 1e3 * torch.finfo(block.dtype).eps
     for _ in range(passes):

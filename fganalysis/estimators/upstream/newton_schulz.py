@@ -2,11 +2,14 @@
 
     y_l,b = p^N(J_l,b / ‖J_l,b‖₂)ᵀ ε,  p odd of degree 7, composed N times, fitted to a step at σ_k;   ĝ = t y
 
-so that singular values above σ_k go to about 1 and those below to about 0. Each example is normalised by its own
-spectral norm, and gets the polynomial whose threshold (0.1 … 0.9) is nearest to its own σ_k/σ_1.
-A unit with φ' = 0 is a column of zeros in J and in p^N(J): examples with about as many live units go together, and the
-matrices that are multiplied have a column for each live unit alone.
-Random: ε. Biased: the mean is p^N(J)ᵀp^N(J) g. Source: Wang, Markou, Campbell 2025.
+Singular values above σ_k are mapped to about 1 and those below to about 0. The Jacobian of each example is divided by
+its spectral norm. Each example gets the polynomial whose threshold (0.1 … 0.9) is nearest to its σ_k/σ_1.
+
+A unit with φ' = 0 is a column of zeros in J and in p^N(J). Such columns are left out of the products, and examples with
+similar numbers of live units are multiplied together.
+
+Random: ε. Biased: the mean is p^N(J)ᵀp^N(J) g. Sources: docs/mathematics.md#newton-schulz-upstream-guess; Wang, Markou,
+Campbell 2025.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply, nearest
 
-EXAMPLES_AT_ONCE = 16  # in the products: as many as a cache holds at 512 units
+EXAMPLES_AT_ONCE = 16  # whose products fit a cache at 512 units
 
 
 @dataclass(frozen=True)
