@@ -1,4 +1,4 @@
-"""Eigenvalues of Σ = A Aᵀ and the gradient's share in each eigenvector: what cosines of Gaussian directions ask for."""
+"""Eigenvalues of Σ = A Aᵀ and components of the gradient along its eigenvectors, for cosines of Gaussian directions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _n_modes(factor: Factor) -> int:
 def _reduced(factor: Factor, example: int, gradient: Array) -> tuple[Array, Array]:
     """A smaller matrix with the singular values of A_b, and the gradient in the basis of its rows."""
     if isinstance(factor, Masked):
-        # Behind a ReLU half of the units have a scale of zero: leaving them out saves most of the time.
+        # Behind a ReLU half of the units have a scale of zero. Leaving them out saves most of the time.
         (active,) = np.nonzero(factor.scale[example])
         return (factor.matrix[:, active] * factor.scale[example, active]).T, gradient[active]
     if isinstance(factor, LowRank):

@@ -68,10 +68,10 @@ def undetermined(
     which: Literal["top", "bottom"] = "top",
     epsilon: float = DOUBLE,
 ) -> NDArray[np.bool_]:
-    """Of which examples the k directions of `orthogonal` are one choice of many, (example,).
+    """For which examples J does not determine the k directions of `orthogonal`, (example,).
 
-    So it is where a singular value that is taken equals one that is left (an orthogonal weight has them all equal):
-    any basis of what both span would do. Equal but for rounding: apart by up to 10 epsilon σ_1.
+    This is so where a singular value that is taken equals one that is left out: any basis of their common span would
+    do. An orthogonal weight has only equal singular values. Values count as equal up to 10 epsilon σ_1 apart.
 
     values: (example, mode), in descending order. sides: (next_unit, unit). The others are those of `orthogonal`.
     """

@@ -1,4 +1,4 @@
-"""diagnose(): what was measured beside what theory predicts, under the same names."""
+"""diagnose(): measurements of several estimators beside the predictions of theory, under the same names."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def diagnose(
 ) -> xr.DataTree:
     """Measures every estimator and puts the prediction beside it.
 
-    What is finished is kept: where an estimator, a prediction or /subspace fails, its numbers are NaN, or the part is
-    missing, and the attribute ``not_measured`` says why: a JSON object from label to sentence. `summary` shows it.
+    Finished results are kept. If an estimator or a prediction fails, its numbers are NaN; if /subspace fails, it is
+    missing. The attribute ``not_measured`` gives the reasons, as a JSON object from label to sentence, and `summary`
+    shows them.
 
     Args:
         snapshot: one snapshot, or several taken at different steps of one training.
@@ -91,7 +92,7 @@ def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
 
 
 def subspace_work(snapshot: Snapshot) -> int:
-    """About how many multiplications `subspaces` takes, from the sizes of what it decomposes."""
+    """The approximate number of multiplications in `subspaces`, from the sizes of its decompositions."""
     shapes = [array.shape for tap in snapshot.taps for array in (tap.outputs, tap.inputs, tap.weight)]
     for tap in snapshot.taps:
         if tap.upstream is not None:
@@ -111,7 +112,7 @@ def subspaces(snapshot: Snapshot) -> xr.Dataset:
     """
     try:
         jacobians = snapshot.upstream
-    except ValueError:  # The network is not a chain: its spectra are still worth having.
+    except ValueError:  # The network is not a chain and has no upstream Jacobians, but the other spectra exist.
         jacobians = ()
     modes = [upstream_modes(jacobian, g) for jacobian, g in zip(jacobians, snapshot.gradients, strict=False)]
     dataset = spectra(snapshot, modes)
@@ -152,7 +153,7 @@ def _snapshots(given: Any) -> list[Snapshot]:
 
 
 def _what_is_compared(snapshot: Snapshot) -> list[tuple[str, object]]:
-    """What snapshots of one training have in common, in words and for comparison."""
+    """What must be equal in snapshots of one training: pairs of a description and a value."""
     return [
         ("layers", list(snapshot.layers)),
         ("weights' shapes", [str(tuple(tap.weight.shape)) for tap in snapshot.taps]),
@@ -168,7 +169,7 @@ def _attempted(
     chosen: Mapping[str, Estimator],
     make: Callable[[Snapshot, Estimator], xr.Dataset],
 ) -> tuple[dict[tuple[int, str], xr.Dataset], dict[tuple[int, str], Exception]]:
-    """What could be made for each snapshot and estimator, by step and label, and why the rest could not."""
+    """The results for each snapshot and estimator, by step and label, and the errors of those that failed."""
     made: dict[tuple[int, str], xr.Dataset] = {}
     failed: dict[tuple[int, str], Exception] = {}
     for snapshot in snapshots:
@@ -177,7 +178,7 @@ def _attempted(
                 made[snapshot.step, name] = make(snapshot, estimator)
             except Warning:
                 raise
-            except Exception as error:  # Anyone's code runs in here, and hours of others' guesses may be finished.
+            except Exception as error:  # Users' code may raise anything: the finished results of others must stay.
                 failed[snapshot.step, name] = error
     return made, failed
 
@@ -213,12 +214,12 @@ def _predicted(snapshots: Sequence[Snapshot], chosen: Mapping[str, Estimator]) -
 
 
 def _of_no_known_law(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-    """Stands for an estimator whose prediction failed."""
+    """A stand-in, without closed form, for an estimator whose prediction failed."""
     raise NotImplementedError
 
 
 def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Dataset | None, dict[str, str]]:
-    """/subspace, or None with the attribute that says why it is missing; without a reason where it is not wanted."""
+    """/subspace, or None with the attribute that says why it is missing. No reason is given where it is not wanted."""
     work = sum(map(subspace_work, snapshots))
     if asked is None and work > CHEAP:
         reason = f"about {work:.0e} multiplications, above {CHEAP:.0e}: ask for it with subspace=True"
@@ -229,7 +230,7 @@ def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Da
             return _along(schema.STEP, [subspaces(snapshot) for snapshot in snapshots]), {}
         except Warning:
             raise
-        except Exception as error:  # Of every estimator the guesses are finished.
+        except Exception as error:  # The guesses of all estimators are finished and must not be lost.
             reason = _in_a_sentence(error)
     return None, _as_attribute([{"/subspace": reason}])
 
@@ -241,7 +242,7 @@ def _stacked(
     failed: Mapping[tuple[int, str], Exception],
     unknown: Callable[[Snapshot, str], xr.Dataset],
 ) -> xr.Dataset:
-    """Over step and estimator; what failed is ``unknown`` (snapshot, label), and the attribute says why."""
+    """All results over step and estimator. Those that failed are made by ``unknown`` (snapshot, label)."""
     steps = []
     for snapshot in snapshots:
         row = [
@@ -255,7 +256,7 @@ def _stacked(
 
 
 def _in_a_sentence(error: Exception) -> str:
-    """What an error says, on one line; with its kind where it is not a refusal of ours."""
+    """The message of an error on one line, preceded by its type unless it is a ValueError."""
     text = " ".join(str(error).split())
     text = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
@@ -267,7 +268,7 @@ def _reasons(attributes: Mapping[Any, object]) -> dict[str, str]:
 
 
 def _as_attribute(reasons: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The attribute for reasons by label, merged; none without any."""
+    """The attribute with all reasons by label; empty without reasons."""
     merged: dict[str, str] = {}
     for name, reason in (pair for by_label in reasons for pair in by_label.items()):
         known = merged.setdefault(name, reason)

@@ -1,4 +1,4 @@
-"""Arrays of either library that are fit to compute with: NumPy arrays and torch tensors, checked and made double.
+"""Checks of arrays: NumPy arrays or torch tensors, which are checked and converted to double precision.
 
 Raises ValueError for other kinds and data types, masked arrays, tensors without data, mixed kinds, empty arrays, NaN or
 infinite entries, and shapes that do not fit each other.
@@ -20,7 +20,7 @@ ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray[Any], Tensor)
 
 
 def double(array: ArrayOrTensor, name: str, least_dims: int) -> Tensor:
-    """The array as a double tensor on its device, once it is known to be sound."""
+    """The checked array as a tensor of double precision on its device."""
     if not isinstance(array, np.ndarray | Tensor):
         raise ValueError(f"{name} must be a NumPy array or a torch tensor, got {described(array)}")
     if isinstance(array, np.ma.MaskedArray):
@@ -42,12 +42,12 @@ def double(array: ArrayOrTensor, name: str, least_dims: int) -> Tensor:
 
 
 def like(tensor: Tensor, array: ArrayOrTensor) -> ArrayOrTensor:
-    """A result as the kind of array that came in."""
+    """A result as an array of the same kind as ``array``."""
     return tensor if isinstance(array, Tensor) else tensor.numpy()
 
 
 def precision(array: ArrayOrTensor) -> float:
-    """The machine precision that the array's numbers came with."""
+    """The machine precision of the array's data type."""
     name = str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name
     if name not in ("float32", "float64"):
         raise ValueError(f"arrays must hold float32 or float64 numbers, got {name[:40]}")
@@ -57,14 +57,14 @@ def precision(array: ArrayOrTensor) -> float:
 def power_of_two(tensor: Tensor, n_dims: int) -> Tensor:
     """The largest power of two up to the largest entry of each array of the last ``n_dims`` dimensions, which stay.
 
-    Squares of what is divided by it stay within the range of a double, and no digit changes. 1 for arrays of zeros.
+    Dividing by it changes no digit, and keeps squares within the range of a double. 1 for arrays of zeros.
     """
     largest = tensor.abs().amax(tuple(range(-n_dims, 0)), keepdim=True)
     return torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1.0)
 
 
 def in_range(tensor: Tensor, words: str) -> Tensor:
-    """A result that was multiplied by its scale again, refused where it left the range of a double."""
+    """A result after multiplication by its scale. Refuses results outside the range of a double."""
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{words} leave the range of a double: divide the arrays by a constant first")
     return tensor

@@ -1,4 +1,4 @@
-"""How many dimensions a snapshot's gradients, inputs and Jacobians really have, tap by tap.
+"""Singular values, effective ranks and overlaps of a snapshot's gradients, inputs and Jacobians, tap by tap.
 
 For each tap the singular values σ_i and effective ranks of four matrices:
 
@@ -9,12 +9,11 @@ and the overlap of the activation gradient with the k leading right singular vec
 
     o_k² = ‖V_kᵀ g_b‖² / ‖g_b‖²
 
-A random subspace of R^d gives k/d. One inside the row space of J_b, of r dimensions, gives k/r, and there g_b lies
-whatever was trained: g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant subspace is no evidence that descending in it
-works (Song et al. 2025). Where singular values are equal (all of them, for an orthogonal weight) their vectors are no
-more than one basis of many: o_k² is then what a random basis of their span is expected to give, which rises linearly in
-k from one end of the span to the other. Ranks and overlaps are plain numbers, singular values have the unit of their
-matrix.
+A random subspace of R^d has the overlap k/d on average. A random subspace of the row space of J_b, of r dimensions, has
+k/r, and g_b lies in this row space in any network, as g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant subspace is
+no evidence that descending in it works (Song et al. 2025). The vectors of equal singular values are only one basis of
+many (those of an orthogonal weight are all equal). o_k² is then its expectation for a random basis of their span, which
+rises linearly in k. Ranks and overlaps have no unit, singular values have the unit of their matrix.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Array = NDArray[np.float64]
 
 
 def upstream_modes(jacobian: UpstreamJacobian, gradient: Tensor) -> UpstreamModes:
-    """The decomposition of every J_b = W diag(d_b), inactive units (d = 0) left out before, in double precision.
+    """The decomposition of every J_b = W diag(d_b) without its inactive units (d = 0), in double precision.
 
     gradient: (example, unit). LAPACK's singular value decomposition where the network is in double precision, otherwise
     its eigenvectors of J_bᵀJ_b. What counts as a zero singular value: see `fganalysis.subspace.modes`. Needs example ·
@@ -179,6 +178,6 @@ def _overlaps(modes: UpstreamModes, units: int, n_modes: int) -> dict[str, Array
 
 
 def _mean(rows: Array) -> Array:
-    """Mean over the first axis of the rows that are known; NaN where none is."""
+    """Mean over the first axis, without NaN; NaN where all rows are."""
     known = rows[np.isfinite(rows).all(tuple(range(1, rows.ndim)))]
     return known.mean(0) if len(known) else np.full(rows.shape[1:], np.nan)

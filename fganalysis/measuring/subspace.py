@@ -59,11 +59,11 @@ __all__ = [
     "stable_rank",
 ]
 
-LARGEST_UNIT = 2**53  # the largest whole number up to which doubles have them all
-MOST_POWER_ITERATIONS = 1000  # two are enough; a slip of the pen would not come back
-SHARE_TOLERANCE = 1e-12  # ten equal modes hold 0.9 of the energy in nine of them whatever the rounding of a sum
+LARGEST_UNIT = 2**53  # all whole numbers up to this one are doubles
+MOST_POWER_ITERATIONS = 1000  # two are enough; a mistyped number would run for ever
+SHARE_TOLERANCE = 1e-12  # so that nine of ten equal modes hold 0.9 of the energy in spite of rounding
 ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision
-LEAST_GAP = 1e-10  # closer singular values, relative to the largest, leave vectors that rounding turns visibly
+LEAST_GAP = 1e-10  # singular values closer than this, relative to the largest, are equal: rounding mixes their vectors
 GAP_ROUNDING = 10.0  # torch's orthogonal matrices in single precision have gaps of five times their precision
 
 

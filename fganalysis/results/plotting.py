@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "h", "<", ">", "p")
-LEAST_VARIANCE_SHOWN = 1e-4  # Relative variances below are rounding: nothing to show on a logarithmic axis.
+LEAST_VARIANCE_SHOWN = 1e-4  # Smaller relative variances are rounding errors and are not drawn on the logarithmic axis.
 
 
 def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str] | None = None) -> Figure:
     """Relative bias against relative total variance, a panel a step and layer; exact estimators are left out.
 
-    Under the panels stands which trainable parameters are in no layer, where there are any.
+    Trainable parameters that are in no layer are named under the panels.
 
     Args:
         tree: from `fganalysis.diagnose`. space: "activation" or "weight".
@@ -208,7 +208,7 @@ def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, 
 def _label(
     figure: Figure, x: str, y: str, measured: xr.Dataset, space: str, drawn: set[str], with_predictions: bool
 ) -> None:
-    """Axis labels, with what was not looked at, and a legend beside the panels of the estimators that are in them."""
+    """Adds axis labels, the parameters in no layer, and a legend of the estimators drawn."""
     from matplotlib.lines import Line2D
 
     unseen = not_looked_at(measured)

@@ -1,4 +1,4 @@
-"""Tables from a diagnosis: a row per estimator, space and layer; and how far measurement and theory are apart."""
+"""Tables from a diagnosis, a row per estimator, space and layer; and comparisons of measurement and theory."""
 
 from __future__ import annotations
 
@@ -96,16 +96,16 @@ def _with_remarks(frame: pd.DataFrame, measured: xr.Dataset) -> pd.DataFrame:
 
 
 def _columns(measured: xr.Dataset, predicted: xr.Dataset, quantities: Sequence[str]) -> xr.Dataset:
-    """Every quantity with what stands beside it in the table."""
+    """The columns of every quantity: value, error, interval, flags and prediction."""
     columns: dict[str, xr.DataArray] = {}
     for name in quantities:
-        # What follows from the snapshot alone is not sampled: it is among the predictions only.
+        # Quantities that follow from the snapshot alone are not sampled and stand among the predictions only.
         sampled = name in schema.QUANTITIES or name in measured
         columns[name] = _variable(measured if sampled else predicted, name)
         if name in schema.QUANTITIES:
             parts = [name + suffix for suffix in (schema.SE, schema.LOW, schema.HIGH)]
             columns |= {part: _variable(measured, part) for part in parts}
-            # Results that were stored before intervals said so of themselves do not: NaN, neither wide nor not.
+            # Results stored by older versions have no such flags: NaN.
             unsaid = xr.full_like(measured[name], np.nan)
             for suffix in (schema.WIDE, schema.SHORT):
                 columns[name + suffix] = measured.get(name + suffix, unsaid)
@@ -143,7 +143,7 @@ def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
 
 
 def _size(name: str, gradient_norm: float) -> float:
-    """The natural size of a quantity, which rounding is relative to: 1 without a unit, or where it is not known."""
+    """The size of a quantity to which rounding is relative: 1 without a unit, or where it is unknown."""
     units = schema.QUANTITIES[name].units if name in schema.QUANTITIES else "1"
     power = {schema.GRADIENT_UNITS: 1, schema.SQUARED_UNITS: 2}.get(units, 0)
     return gradient_norm**power if gradient_norm > 0 else 1.0
@@ -185,7 +185,7 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
 
 
 def error_towards(prediction: xr.DataArray, measured: xr.Dataset, name: str) -> xr.DataArray:
-    """What a difference from the prediction is measured by, in `z_scores`."""
+    """The error by which `z_scores` divides the difference from the prediction."""
     if name in NOT_NEGATIVE:
         return measured[name + schema.SE]
     side = xr.where(measured[name] > prediction, measured[name + schema.LOW], measured[name + schema.HIGH])
@@ -197,8 +197,8 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
 
     The error is 1/1.96 of the way to the bound of the measured interval on the side of the prediction. Intervals of
     squared and directional bias end at zero, so for these two it is the standard error.
-    0 where difference and error are both no more than the rounding of single precision (guesses without variance), and
-    ±∞ where there is no error and yet a difference: a wrong exact estimator is as wrong as can be.
+    z is 0 where difference and error are both within the rounding of single precision (guesses without variance), and
+    ±∞ where there is a difference without an error, as of a wrong estimator without variance.
 
     Raises:
         ValueError: a tree without /measured, /predicted or one of the compared quantities in them.
@@ -208,7 +208,7 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     for dataset, names in ((measured, ["gradient_norm", *parts]), (predicted, COMPARED)):
         for name in names:
             _variable(dataset, name)
-    # Each step, space and layer has a scale of its own: they differ by orders of magnitude, and rounding with them.
+    # Scales, and so rounding errors, differ between steps, spaces and layers by orders of magnitude.
     squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
     scores = {}
     for name in COMPARED:
@@ -254,8 +254,8 @@ def _variable(dataset: xr.Dataset, name: str) -> xr.DataArray:
 def _guessed(measured: xr.Dataset) -> xr.DataArray:
     """Whether an estimator made guesses in a space, (step, estimator, space).
 
-    Its guesses' lengths are there or not, whatever became of the quantities. A result without them says it by whatever
-    quantity is known.
+    It did if the lengths of its guesses are known, even where quantities are NaN. In a result without lengths, it did
+    if any quantity is known.
     """
     names = ["squared_norm"] if "squared_norm" in measured else list(schema.QUANTITIES)
     known = [measured[name].notnull() for name in names if name in measured and schema.SPACE in measured[name].dims]
@@ -273,7 +273,7 @@ def _cell(row: pd.Series, name: str) -> str:
     size = _size(name, gradient_norm)
     digits = 3
     if error <= 1e-6 * max(abs(value), 0.1 * size):
-        # What is left of an exact estimator is rounding.
+        # The numbers of an exact estimator that should be zero are rounding errors.
         text = f"{0.0 if abs(value) < 1e-4 * size else value:.3g} exact"
     else:
         if error > 0 and value != 0:
