@@ -1,4 +1,7 @@
-"""docs/is_it_unbiased.md, pasted into fresh files: the estimator is caught as it says, and the mended one passes."""
+"""The project's text: its references lead somewhere, the index of results repeats its pages, and its examples run.
+
+docs/is_it_unbiased.md is pasted into fresh files: the estimator is caught as the page says, and the mended one passes.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,70 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "is_it_unbiased.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+TEXTS = [
+    *(path for folder in ("fganalysis", "theory", "studies", "tests") for path in (ROOT / folder).rglob("*.py")),
+    *DOCS.rglob("*.md"),
+    ROOT / "README.md",
+]
+OUTSIDE = "MATH" + ".md"  # the notes that docs/mathematics.md replaced
+STILL_OUTSIDE = {
+    "docs/results/fdfa.md",
+    "fganalysis/measuring/sample.py",
+    "fganalysis/predictions/directions.py",
+    "fganalysis/predictions/upstream_story.py",
+    "fganalysis/statistics/quantities.py",
+    "studies/fdfa/page.py",
+}
+
+PAGE = (DOCS / "is_it_unbiased.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 WRONG, MENDED = "noise - noise.mean(1, keepdim=True)", "noise"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page: lower case, punctuation dropped, spaces as hyphens."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_nothing_refers_to_a_file_outside_the_repository() -> None:
+    referring = {name_of(path) for path in TEXTS if OUTSIDE in path.read_text(encoding="utf-8")}
+    assert referring <= STILL_OUTSIDE
+
+
+def test_every_reference_to_a_section_of_the_docs_leads_to_its_heading() -> None:
+    known = {name_of(page): anchors(page) for page in DOCS.rglob("*.md")}
+    assert "fact-2" in known["docs/mathematics.md"]
+    n_references = 0
+    for path in TEXTS:
+        text = path.read_text(encoding="utf-8")
+        references = re.findall(r"(docs/[\w./]+\.md)#([\w-]+)", text)
+        if path.suffix == ".md":  # links of Markdown are relative to their page
+            links = re.findall(r"\]\(([\w./]*)#([\w-]+)\)", text)
+            references += [
+                (name_of((path.parent / page).resolve() if page else path), anchor) for page, anchor in links
+            ]
+        for page, anchor in references:
+            assert anchor in known.get(page, set()), f"{name_of(path)} refers to {page}#{anchor}, which does not exist"
+        n_references += len(references)
+    assert n_references > 40
+
+
+def test_the_index_of_results_has_every_page_and_repeats_its_numbers() -> None:
+    index = (DOCS / "results" / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\w+\]\((\w+\.md)\) \| .+ \| (.+) \|$", index, flags=re.MULTILINE)
+    assert sorted(page for page, _ in rows) == sorted({path.name for path in DOCS.glob("results/*.md")} - {"index.md"})
+    for page, answer in rows:
+        numbers = set(re.findall(r"\d+\.\d+|\d{2,}", answer))
+        assert numbers, f"the answer of {page} has no number"
+        missing = numbers - set(re.findall(r"\d+\.\d+|\d{2,}", (DOCS / "results" / page).read_text("utf-8")))
+        assert not missing, f"{page} does not have {missing}"
 
 
 def test_the_five_lines_in_a_fresh_file_catch_what_is_wrong_and_pass_what_is_mended(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
-"""Mean and second moments of activation mixing (Singhal et al. 2023; MATH.md §2).
+"""Mean and second moments of activation mixing (Singhal et al. 2023; docs/mathematics.md#activation-mixing).
 
     v_b = diag(1[X_b > 0]) Xᵀ α_b,   u_b = √n v_b/‖v_b‖ (rescaled) or v_b,   t_b = Σ_l h_l,b·u_l,b + g_last,b·ε_b
     ĝ_l,b = φ'_l,b ⊙ (t_b u_l,b)  or, with the batch's slope,  φ'_l,b ⊙ (Σ_b' t_b') u_l,b
 
 X, h: the inputs of tap l+1 and the loss's gradient there, (example, unit). α_b, ε_b: independent noise vectors.
 
-Not rescaled, u is linear in α and `linear_guess` serves, with the factor A_b = diag(1[X_b > 0]) Xᵀ.
+Without rescaling, u is linear in α, and `linear_guess` applies with the factor A_b = diag(1[X_b > 0]) Xᵀ.
 
-Rescaled, the direction of v alone counts, which for every rotation-invariant law of α is that of N(0, A_b A_bᵀ). Let
+With rescaling only the direction of v matters. For every rotation-invariant law of α it is that of N(0, A_b A_bᵀ). Let
 λ_i, q_i be the eigenvalues and eigenvectors of A_b A_bᵀ, h'_i = q_i·h and u = Σ_i w_i q_i. From
 1/x = ∫₀^∞ e^(−sx) ds and 1/x² = ∫₀^∞ s e^(−sx) ds with x = ‖v‖², and E e^(−s‖v‖²) = Π (1 + 2sλ)^(−½) = D(s),
 
@@ -32,14 +32,14 @@ from theory.linear_guess import Layers, Moments, Slope, check_switches, independ
 from theory.linear_guess import moments as linear_moments
 from theory.quadrature import log_nodes
 
-STEP = 0.25
+LOG_STEP = 0.25
 NEGLIGIBLE = 35.0  # e⁻³⁵ of the largest term of a sum is left out at either end
 SMALLEST = 1e-14  # eigenvalues below this part of the largest are rounding error
 
 
 @dataclass(frozen=True, eq=False)
-class _Own:
-    """Of one layer's u and own slope t = h·u: E t u and E u², E t²u² element by element (example, unit); E t²."""
+class _LayerMoments:
+    """Moments of u and of the slope t = h·u of one layer: E t u, E u² and E t²u², each (example, unit), and E t²."""
 
     mean: Array
     diagonal: Array
@@ -74,16 +74,16 @@ def moments(
     if normalise:
         if any(abs(four - 3 * two) > 1e-12 for four, two in zip(fourth[:-1], pair[:-1], strict=True)):
             raise ValueError("rescaled mixing has a closed form for rotation-invariant noise only: fourth = 3 pair")
-        own = [_rescaled(x, h) for x, h in zip(inputs, at_inputs, strict=True)]
-        own.append(_output(output_gradient, fourth[-1], pair[-1]))
-        found = _assembled(own, slope, layers)
+        layer_moments = [_rescaled(x, h) for x, h in zip(inputs, at_inputs, strict=True)]
+        layer_moments.append(_output(output_gradient, fourth[-1], pair[-1]))
+        mixed = _assembled(layer_moments, slope, layers)
     else:
         factors = [Masked((x > 0).astype(np.float64), x) for x in inputs]
         gradients = [*at_inputs, output_gradient]
         output = Diagonal(np.ones_like(output_gradient))
-        found = linear_moments(gradients, [*factors, output], fourth, pair, shared=False, slope=slope, layers=layers)
-    through = [_through(moment, d, slope) for moment, d in zip(found[:-1], derivatives, strict=True)]
-    return [*through, found[-1]]
+        mixed = linear_moments(gradients, [*factors, output], fourth, pair, shared=False, slope=slope, layers=layers)
+    through = [_through(moment, d, slope) for moment, d in zip(mixed[:-1], derivatives, strict=True)]
+    return [*through, mixed[-1]]
 
 
 def _through(at_inputs: Moments, derivative: Array, slope: Slope) -> Moments:
@@ -92,27 +92,27 @@ def _through(at_inputs: Moments, derivative: Array, slope: Slope) -> Moments:
     return Moments(mean, variances, independent_covariances(mean, variances, slope))
 
 
-def _assembled(own: Sequence[_Own], slope: Slope, layers: Layers) -> list[Moments]:
-    """Own moments of every layer with the slopes of other layers and examples, which are uncorrelated with them."""
-    strengths = np.stack([layer.strength for layer in own])
-    found = []
-    for layer, strength in zip(own, of_others(strengths, slope, layers), strict=True):
+def _assembled(layer_moments: Sequence[_LayerMoments], slope: Slope, layers: Layers) -> list[Moments]:
+    """The moments of every layer, completed by the slopes of other layers and examples, which are uncorrelated."""
+    strengths = np.stack([layer.strength for layer in layer_moments])
+    assembled = []
+    for layer, strength in zip(layer_moments, of_others(strengths, slope, layers), strict=True):
         variances = np.maximum(layer.squares - layer.mean**2, 0.0) + strength[:, None] * layer.diagonal
-        found.append(Moments(layer.mean, variances, independent_covariances(layer.mean, variances, slope)))
-    return found
+        assembled.append(Moments(layer.mean, variances, independent_covariances(layer.mean, variances, slope)))
+    return assembled
 
 
-def _output(gradient: Array, fourth: float, pair: float) -> _Own:
-    """The output tap's own noise, A = I."""
+def _output(gradient: Array, fourth: float, pair: float) -> _LayerMoments:
+    """The output tap, where A = I."""
     strength = np.sum(gradient**2, axis=1)
     squares = pair * (strength[:, None] + 2 * gradient**2) + (fourth - 3 * pair) * gradient**2
-    return _Own(gradient, np.ones_like(gradient), squares, strength)
+    return _LayerMoments(gradient, np.ones_like(gradient), squares, strength)
 
 
-def _rescaled(inputs: Array, at_inputs: Array) -> _Own:
-    """The rescaled mixture's moments; an example without active units has a direction of zeros."""
+def _rescaled(inputs: Array, at_inputs: Array) -> _LayerMoments:
+    """Moments of the rescaled mixture. An example without active units has a direction of zeros."""
     mean, diagonal, squares = (np.zeros_like(at_inputs) for _ in range(3))
-    own = _Own(mean, diagonal, squares, np.zeros(len(at_inputs)))
+    rescaled = _LayerMoments(mean, diagonal, squares, np.zeros(len(at_inputs)))
     covariance = inputs.T @ inputs
     for example, active in enumerate(inputs > 0):
         if not active.any():
@@ -123,13 +123,13 @@ def _rescaled(inputs: Array, at_inputs: Array) -> _Own:
         first, second = direction_moments(values[kept])
         first, second = first * inputs.shape[1], second * inputs.shape[1] ** 2
         along = at_inputs[example, active] @ vectors
-        own.mean[example, active] = vectors @ (first * along)
-        own.diagonal[example, active] = vectors**2 @ first
+        rescaled.mean[example, active] = vectors @ (first * along)
+        rescaled.diagonal[example, active] = vectors**2 @ first
         pulled = vectors * along
         crossed = 2 * np.sum((pulled @ second) * pulled, axis=1)
-        own.squares[example, active] = vectors**2 @ (second @ along**2) + crossed
-        own.strength[example] = first @ along**2
-    return own
+        rescaled.squares[example, active] = vectors**2 @ (second @ along**2) + crossed
+        rescaled.strength[example] = first @ along**2
+    return rescaled
 
 
 def direction_moments(values: Array) -> tuple[Array, Array]:
@@ -140,7 +140,7 @@ def direction_moments(values: Array) -> tuple[Array, Array]:
     scaled = values / values.max()
     # Below, s p D falls as s; above 1/λ_min, as s^(−mode/2).
     high = -np.log(2 * scaled.min()) + 2 * NEGLIGIBLE / len(scaled)
-    s = np.exp(log_nodes(-NEGLIGIBLE, high, STEP))
+    s = np.exp(log_nodes(-NEGLIGIBLE, high, LOG_STEP))
     shares = s / (1 / scaled[:, None] + 2 * s)  # s p_i, (mode, node)
-    weights = STEP * np.exp(-0.5 * np.log1p(2 * s * scaled[:, None]).sum(0))
+    weights = LOG_STEP * np.exp(-0.5 * np.log1p(2 * s * scaled[:, None]).sum(0))
     return shares @ weights, (shares * weights) @ shares.T

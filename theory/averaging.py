@@ -2,9 +2,9 @@
 
     E‖ĝ_m‖² = ‖ḡ‖² + V/m        mse = ‖ḡ − g‖² + V/m        efficiency ρ²_m = cos²(ḡ, g) / (1 + V/(m‖ḡ‖²))
 
-At large m the squared error falls to the squared bias and ρ² rises to cos²(ḡ, g), the ceiling of directional bias. √ρ²
-is the cosine of the guess where norms are nearly constant, as they are in many dimensions; E cos itself has no closed
-form for m > 1 in general.
+As m grows, the squared error falls to the squared bias, and ρ² rises to cos²(ḡ, g), the limit set by the directional
+bias. In many dimensions, where norms are nearly constant, √ρ² is the cosine of the guess. E cos itself has in general
+no closed form for m > 1. Source: docs/mathematics.md#averaging.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def second_moment(second: ArrayLike, squared_mean: ArrayLike, n_averaged: float 
 
 
 def averaged_moments(single: Moments, n_averaged: int) -> Moments:
-    """The same for moments that are good for every kernel."""
+    """The moments of the mean of m guesses, from those of one guess."""
     n = float(_counts(n_averaged))
     return Moments(single.mean, single.variances / n, single.covariances / n)
 
@@ -41,7 +41,7 @@ def efficiency(
 def guesses_needed(
     target: float | Array, squared_cosine: ArrayLike, variance: ArrayLike, squared_mean: ArrayLike
 ) -> Array:
-    """The least m with ρ²_m ≥ target, a whole number of at least 1; infinite at the ceiling cos²(ḡ, g) and above.
+    """The least whole m with ρ²_m ≥ target; infinite for a target of cos²(ḡ, g), the limit, and above.
 
     m = (V/‖ḡ‖²) / (cos²/target − 1). Raises ValueError for a target outside (0, 1).
     """
@@ -51,7 +51,7 @@ def guesses_needed(
     relative = np.asarray(variance, np.float64) / np.asarray(squared_mean, np.float64)
     room = ceiling / wanted - 1
     exact = np.divide(relative, room, out=np.full(np.broadcast(relative, room).shape, np.inf), where=room > 0)
-    # A ratio that is whole but for rounding is that whole number.
+    # A ratio that differs from a whole number only by rounding is taken as that number.
     needed: Array = np.maximum(1.0, np.ceil(exact * (1 - 1e-12)))
     return needed
 

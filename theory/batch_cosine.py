@@ -34,7 +34,7 @@ from theory.factors import Array
 from theory.linear_guess import Layers, check_switches, of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
-STEP = 0.15  # of log s and log τ: errors of e^(−π²/0.3) = 5e-15
+BATCH_LOG_STEP = 0.15  # of log s and log τ: errors of e^(−π²/0.3) = 5e-15
 LOWEST = -9.0  # beyond, in units of its scale, all is a power of s or τ up to e^(−18)
 TOP_SLOPE = 2.2  # log of 9 standard deviations
 REACHES = (4.0, 10.0, 22.0)  # of log s; a few examples and few modes make tails that fall off slowly
@@ -74,13 +74,13 @@ def mean_cosine(blocks: Blocks, squared_gradient: float) -> float:
         return float("nan")
     kept = Blocks(blocks.eigenvalues[used], blocks.components[used], blocks.counts[used], blocks.others[used])
     if len(used) == 1:
-        one = gaussian(kept.eigenvalues, kept.components, squared_gradient, kept.others, kept.counts)
-        return float(one[0])
+        cosine = gaussian(kept.eigenvalues, kept.components, squared_gradient, kept.others, kept.counts)
+        return float(cosine[0])
     for reach in REACHES:
         values = _integrand(kept, slopes[used], traces[used], reach)
         if values[-1] < 1e-13 * values.max():
             break
-    return float(2 / np.sqrt(np.pi * squared_gradient) * log_trapezoid(values, STEP))
+    return float(2 / np.sqrt(np.pi * squared_gradient) * log_trapezoid(values, BATCH_LOG_STEP))
 
 
 def activation_cosines(
@@ -93,19 +93,19 @@ def activation_cosines(
     """
     check_switches("example", layers)
     squares = np.asarray(squared_gradients, np.float64)
-    own = np.stack([np.sum(values * parts, axis=1) for values, parts in spectra])
-    others = of_others(own, "example", layers)
+    strengths = np.stack([np.sum(values * parts, axis=1) for values, parts in spectra])
+    others = of_others(strengths, "example", layers)
     blocks = [_plain_blocks(*spectrum, other) for spectrum, other in zip(spectra, others, strict=True)]
-    found = [mean_cosine(block, float(square)) for block, square in zip(blocks, squares, strict=True)]
+    cosines = [mean_cosine(block, float(square)) for block, square in zip(blocks, squares, strict=True)]
     if layers == "joint":
         together = [np.concatenate(parts, axis=1) for parts in zip(*spectra, strict=True)]
-        whole = _plain_blocks(together[0], together[1], np.zeros(own.shape[1]))
+        whole = _plain_blocks(together[0], together[1], np.zeros(strengths.shape[1]))
     else:
         widest = max(values.shape[1] for values, _ in spectra)
         padded = [[np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in spectrum] for spectrum in spectra]
         stacked = [np.concatenate(parts) for parts in zip(*padded, strict=True)]
-        whole = _plain_blocks(stacked[0], stacked[1], np.zeros(own.size))
-    return np.array([*found, mean_cosine(whole, float(squares.sum()))])
+        whole = _plain_blocks(stacked[0], stacked[1], np.zeros(strengths.size))
+    return np.array([*cosines, mean_cosine(whole, float(squares.sum()))])
 
 
 def of_one_example(
@@ -117,16 +117,18 @@ def of_one_example(
     l is a block with the gradient ‖x_l‖ g_l.
     """
     kappa, squares = np.asarray(weights, np.float64), np.asarray(squared_gradients, np.float64)
-    found = activation_cosines(spectra, squares, layers=layers)
-    found[:-1][kappa == 0] = np.nan
+    cosines = activation_cosines(spectra, squares, layers=layers)
+    cosines[:-1][kappa == 0] = np.nan
     if layers == "joint":
-        found[-1] = cosine.of_one_example(spectra, kappa, squares)
-        return found
+        cosines[-1] = cosine.of_one_example(spectra, kappa, squares)
+        return cosines
     widest = max(values.shape[1] for values, _ in spectra)
     padded = [[np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in spectrum] for spectrum in spectra]
     values, parts = (np.concatenate(side) for side in zip(*padded, strict=True))
-    found[-1] = mean_cosine(_plain_blocks(values, kappa[:, None] * parts, np.zeros_like(kappa)), float(kappa @ squares))
-    return found
+    cosines[-1] = mean_cosine(
+        _plain_blocks(values, kappa[:, None] * parts, np.zeros_like(kappa)), float(kappa @ squares)
+    )
+    return cosines
 
 
 def separate_weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
@@ -134,10 +136,10 @@ def separate_weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> 
 
     squared_norms: ‖G_l‖² (layer,). sizes: P_l (layer,). V Gaussian. A joint pass: `theory.cosine.weight_perturbation`.
     """
-    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
-    blocks = Blocks(np.ones((len(own), 1)), own[:, None], dims[:, None], np.zeros_like(own))
-    layers = np.where(own > 0, isotropic(dims), np.nan)
-    return np.append(layers, mean_cosine(blocks, float(own.sum())))
+    squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    blocks = Blocks(np.ones((len(squares), 1)), squares[:, None], dims[:, None], np.zeros_like(squares))
+    layers = np.where(squares > 0, isotropic(dims), np.nan)
+    return np.append(layers, mean_cosine(blocks, float(squares.sum())))
 
 
 def _plain_blocks(eigenvalues: Array, components: Array, others: Array) -> Blocks:
@@ -147,9 +149,9 @@ def _plain_blocks(eigenvalues: Array, components: Array, others: Array) -> Block
 def _integrand(blocks: Blocks, slopes: Array, traces: Array, reach: float) -> Array:
     """s Σ_b E[N_b e^(−s²D_b)] Π_{c≠b} E[e^(−s²D_c)] at the nodes of log s, (node,)."""
     squares = np.sum(blocks.components * blocks.eigenvalues**2, axis=1)
-    log_s = log_nodes(LOWEST, reach, STEP)
-    log_tau = log_nodes(LOWEST - reach, TOP_SLOPE, STEP)
-    log_sum = log_s[0] + log_tau[0] + STEP * np.arange(len(log_s) + len(log_tau) - 1)
+    log_s = log_nodes(LOWEST, reach, BATCH_LOG_STEP)
+    log_tau = log_nodes(LOWEST - reach, TOP_SLOPE, BATCH_LOG_STEP)
+    log_sum = log_s[0] + log_tau[0] + BATCH_LOG_STEP * np.arange(len(log_s) + len(log_tau) - 1)
     scale = 1.0 / np.sum(slopes * traces + 2 * squares)  # 1/E D
     rows = np.arange(len(log_s))[:, None] + np.arange(len(log_tau))
     tau = np.exp(log_tau)
@@ -160,13 +162,13 @@ def _integrand(blocks: Blocks, slopes: Array, traces: Array, reach: float) -> Ar
         values, counts = blocks.eigenvalues[block, seen], blocks.counts[block, seen]
         grown = 1.0 + 2.0 * theta[:, None] * values
         decay = np.exp(-0.5 * (np.log(grown) @ counts))
-        own = (1.0 / grown) @ (blocks.components[block, seen] * values)
+        slope_variance = (1.0 / grown) @ (blocks.components[block, seen] * values)
         # Slopes in units of their standard deviation at θ = 0.
-        variance = np.maximum((blocks.others[block] + own) / slope, np.finfo(np.float64).tiny)
+        variance = np.maximum((blocks.others[block] + slope_variance) / slope, np.finfo(np.float64).tiny)
         density = np.sqrt(2 / np.pi) * (decay / np.sqrt(variance))[rows]
         density *= tau * np.exp(-(tau**2) * (0.5 / variance)[rows])
-        plain = log_trapezoid(density, STEP)
-        weighted = log_trapezoid(density * (own / variance)[rows] * tau**2, STEP)
+        plain = log_trapezoid(density, BATCH_LOG_STEP)
+        weighted = log_trapezoid(density * (slope_variance / variance)[rows] * tau**2, BATCH_LOG_STEP)
         log_product += np.log(plain)
         ratios += weighted / plain
     return np.sqrt(scale) * np.exp(log_s + log_product) * ratios

@@ -1,15 +1,17 @@
-"""Mean cosine between one random direction, signed by its slope, and the gradient (MATH.md §5).
+"""Mean cosine between one random direction, signed by its slope, and the gradient.
 
-A guess ĝ = t y of one gradient g has cos(ĝ, g) = sign(t) y·g/(‖y‖‖g‖). With the layer's own slope t = y·g it is |cos|;
-with a joint pass t = y·g + o, o ~ N(0, T_o) from the other layers, the sign is wrong at times. For y ~ N(0, Σ), λ_i the
-eigenvalues of Σ, e_i = (v_iᵀg)², Π(u) = Π_i (1 + 2uλ_i)^(−½) and v(u) = Σ e_i λ_i/(1 + 2uλ_i):
+A guess ĝ = t y of a gradient g has cos(ĝ, g) = sign(t) y·g/(‖y‖‖g‖). In a separate pass t = y·g, and the cosine is
+|cos(y, g)|. In a joint pass t = y·g + o with o ~ N(0, T_o) from the other layers, which may reverse the sign. Let
+y ~ N(0, Σ), λ_i be the eigenvalues and v_i the eigenvectors of Σ, e_i = (v_iᵀg)², Π(u) = Π_i (1 + 2uλ_i)^(−½) and
+v(u) = Σ e_i λ_i/(1 + 2uλ_i). Then
 
     E cos  = (1/(‖g‖√π)) ∫₀^∞ Π √(2/π) v/√(T_o + v) u^(−½) du         E cos² = (1/‖g‖²) ∫₀^∞ Π v du
 
-since 1/‖y‖ = π^(−½) ∫ e^(−u‖y‖²) u^(−½) du, under the weight e^(−u‖y‖²) the slope y·g is N(0, v), and for w ~ N(0, v)
-E[w sign(w + o)] = √(2/π) v/√(T_o + v). T_o = 0 gives the integrand √(2v/π) of MATH.md; its erf form is the same.
+Proof: 1/‖y‖ = π^(−½) ∫ e^(−u‖y‖²) u^(−½) du. Under the weight e^(−u‖y‖²) the slope w = y·g is N(0, v), and
+E[w sign(w + o)] = √(2/π) v/√(T_o + v). T_o = 0 gives the integrand √(2v/π).
 
-Integrals by `theory.quadrature`, to a relative 1e-10. Source: derived here; Imhof 1961 for such integrals.
+Integrals by `theory.quadrature`, to a relative 1e-10. Sources: docs/mathematics.md#cosine-of-one-direction; Imhof 1961
+for such integrals.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from theory.factors import Array
 from theory.linear_guess import of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
-STEP = 0.25  # of log u: errors of e^(−π²/0.25) = 7e-18
+LOG_STEP = 0.25  # of log u: errors of e^(−π²/0.25) = 7e-18
 
 
 def isotropic(n: ArrayLike) -> Array:
@@ -33,35 +35,35 @@ def isotropic(n: ArrayLike) -> Array:
     Raises ValueError for fewer than one dimension.
     """
     dims = _dimensions(n)
-    found: Array = 1.0 / (np.sqrt(np.pi) * gamma_step(dims / 2))
-    return found
+    cosine: Array = 1.0 / (np.sqrt(np.pi) * gamma_step(dims / 2))
+    return cosine
 
 
 def isotropic_square(n: ArrayLike) -> Array:
     """E cos² of a direction uniform in n dimensions: 1/n."""
-    found: Array = 1.0 / _dimensions(n)
-    return found
+    square: Array = 1.0 / _dimensions(n)
+    return square
 
 
 def in_range(k: ArrayLike, overlap: ArrayLike) -> Array:
     """E|cos| of a direction uniform in a k-dimensional range with overlap o = ‖V_kᵀg‖/‖g‖: o · isotropic(k)."""
-    found: Array = np.asarray(overlap, np.float64) * isotropic(k)
-    return found
+    cosine: Array = np.asarray(overlap, np.float64) * isotropic(k)
+    return cosine
 
 
 def in_range_square(k: ArrayLike, overlap: ArrayLike) -> Array:
     """E cos² of a direction uniform in a k-dimensional range with overlap o: o²/k."""
-    found: Array = np.asarray(overlap, np.float64) ** 2 * isotropic_square(k)
-    return found
+    square: Array = np.asarray(overlap, np.float64) ** 2 * isotropic_square(k)
+    return square
 
 
-def dilution(own: ArrayLike, whole: ArrayLike) -> Array:
-    """E[t_l sign t]/E|t_l| = √(T_l/T): what a joint pass leaves of a slope's sign where ‖y‖ does not vary.
+def dilution(layer: ArrayLike, whole: ArrayLike) -> Array:
+    """E[t_l sign t]/E|t_l| = √(T_l/T): in the limit of many dimensions, the factor by which a joint pass reduces E cos.
 
-    own: T_l, whole: T ≥ T_l, variances of the slopes. The factor by which E cos falls, in the limit of many dimensions.
+    layer: T_l, the variance of the layer's part of the slope. whole: T ≥ T_l, that of the whole slope.
     """
-    found: Array = np.sqrt(np.asarray(own, np.float64) / np.asarray(whole, np.float64))
-    return found
+    factor: Array = np.sqrt(np.asarray(layer, np.float64) / np.asarray(whole, np.float64))
+    return factor
 
 
 def gaussian(
@@ -100,10 +102,10 @@ def gaussian_square(
 
 
 def of_one_example(spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, squared_gradients: ArrayLike) -> float:
-    """E cos of all layers of one joint pass in a metric that weighs layers: weight space for a batch of one example.
+    """E cos of all layers of one joint pass in weight space, for a batch of one example.
 
-    There ⟨ĝ_l, ĝ_l⟩_K = κ_l‖ĝ_l‖², κ = ‖x‖², while the slope t = Σ_l y_l·g_l knows no weights. Under e^(−u Σ κ‖y‖²), t
-    and w = Σ κ_l y_l·g_l are Gaussian, and E[w sign t] = √(2/π) Cov(w, t)/√Var t:
+    There ⟨ĝ_l, ĝ_l⟩_K = κ_l‖ĝ_l‖² with κ = ‖x‖², while the slope t = Σ_l y_l·g_l does not contain κ. Under e^(−u Σ
+    κ‖y‖²), t and w = Σ κ_l y_l·g_l are Gaussian, and E[w sign t] = √(2/π) Cov(w, t)/√Var t:
 
         E cos = (1/(‖g‖_K √π)) ∫ Π_i (1 + 2uκλ_i)^(−½) √(2/π) c/√v u^(−½) du
         c = Σ κ e_i λ_i/(1 + 2uκλ_i)        v = Σ e_i λ_i/(1 + 2uκλ_i)
@@ -114,7 +116,7 @@ def of_one_example(spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, s
     kappa, squares = np.asarray(weights, np.float64), np.asarray(squared_gradients, np.float64)
     values = np.concatenate([values[0] for values, _ in spectra])
     parts = np.concatenate([parts[0] for _, parts in spectra])
-    each = np.concatenate([np.full(one.shape[1], k) for (one, _), k in zip(spectra, kappa, strict=True)])
+    each = np.concatenate([np.full(values.shape[1], k) for (values, _), k in zip(spectra, kappa, strict=True)])
     truth = float(kappa @ squares)
     seen = (values > 0) & (each > 0)
     if not truth > 0 or not np.any(seen & (parts > 0)):
@@ -122,12 +124,12 @@ def of_one_example(spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, s
     # Layers without weight are still in the slope: their variance does not fall with u.
     scaled = each * values
     trace, smallest = scaled.sum(), scaled[seen].min()
-    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), STEP))[:, None] / trace
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), LOG_STEP))[:, None] / trace
     shrunk = parts * values / (1 + 2 * u * scaled)
     variance, covariance = shrunk.sum(1), (each * shrunk).sum(1)
     decay = np.exp(-0.5 * np.log1p(2 * u * scaled).sum(1))
     integrand = np.sqrt(2 * u[:, 0]) / np.pi * decay * covariance / np.sqrt(variance)
-    return float(log_trapezoid(integrand, STEP) / np.sqrt(truth))
+    return float(log_trapezoid(integrand, LOG_STEP) / np.sqrt(truth))
 
 
 def weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
@@ -136,25 +138,25 @@ def weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
     squared_norms: ‖G_l‖² (layer,). sizes: P_l (layer,). With separate passes each layer has isotropic(P_l), and all
     together `theory.batch_cosine.mean_cosine`.
     """
-    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
-    others = of_others(own[:, None], "example", "joint")[:, 0]
-    layers = gaussian(np.ones((len(own), 1)), own[:, None], own, others, dims[:, None])
-    whole = isotropic(dims.sum()) if own.sum() > 0 else np.float64(np.nan)
+    squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    others = of_others(squares[:, None], "example", "joint")[:, 0]
+    layers = gaussian(np.ones((len(squares), 1)), squares[:, None], squares, others, dims[:, None])
+    whole = isotropic(dims.sum()) if squares.sum() > 0 else np.float64(np.nan)
     return np.append(layers, whole)
 
 
 def gamma_step(x: ArrayLike) -> Array:
-    """Γ(x + ½)/Γ(x). For large x by its asymptotic series: a difference of log Γ has lost its digits there."""
+    """Γ(x + ½)/Γ(x), for large x by its asymptotic series, since a difference of log Γ loses its digits there."""
     value = np.asarray(x, np.float64)
     series = (1, -1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144)
     large = np.maximum(value, 50.0)
     small = np.minimum(value, 50.0)
-    found: Array = np.where(
+    ratio: Array = np.where(
         value > 50.0,
         np.sqrt(large) * np.polynomial.polynomial.polyval(1 / large, series),
         np.exp(special.gammaln(small + 0.5) - special.gammaln(small)),
     )
-    return found
+    return ratio
 
 
 def _integrated(
@@ -175,14 +177,14 @@ def _integrated(
     spread = np.max(np.where(seen, trace / np.where(seen, eigenvalues, 1.0), 1.0))
     most = np.sum(components * eigenvalues, axis=-1, keepdims=True)
     spread *= np.max(1.0 + np.divide(most, others, out=np.zeros(np.broadcast(most, others).shape), where=others > 0))
-    u = np.exp(log_nodes(-18.0, 20.0 + np.log(spread), STEP)) / trace
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(spread), LOG_STEP)) / trace
     log_decay, variance = np.zeros_like(u), np.zeros_like(u)
     for mode in range(eigenvalues.shape[-1]):
         value = eigenvalues[..., mode, None]
         log_decay -= 0.5 * each[..., mode, None] * np.log1p(2 * u * value)
         variance += components[..., mode, None] * value / (1 + 2 * u * value)
-    found = log_trapezoid(integrand(u, np.exp(log_decay), variance), STEP)
-    return np.where(np.any(seen, axis=-1), found, np.nan)
+    integral = log_trapezoid(integrand(u, np.exp(log_decay), variance), LOG_STEP)
+    return np.where(np.any(seen, axis=-1), integral, np.nan)
 
 
 def _root(squared_gradient: ArrayLike) -> Array:

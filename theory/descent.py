@@ -1,19 +1,20 @@
-"""The probability that a guess has a positive inner product with the gradient, P(⟨ĝ, g⟩_K > 0), Gaussian noise.
+"""The probability that a guess has a positive inner product with the gradient, P(⟨ĝ, g⟩_K > 0), for Gaussian noise.
 
-With a = Aᵀg and h = Aᵀ(K g), slopes are t_b = a_b·ε and ⟨ĝ, g⟩_K = Σ_b t_b w_b with w_b = h_b·ε, K g mixing examples: a
-quadratic form in ε, so a weighted sum Σ_i ω_i χ²_1 of independent χ²:
+Let a = Aᵀg and h = Aᵀ(K g), where K mixes the examples of g. The slopes are t_b = a_b·ε, and ⟨ĝ, g⟩_K = Σ_b t_b w_b
+with w_b = h_b·ε. This is a quadratic form in ε, and so a weighted sum Σ_i ω_i χ²_1 of independent χ² variables:
 
-    independent noise, example slopes    a pair of weights for every b:  ω = (cov ± √(var t var w))/2, cov = Σ a·h
+    independent noise, example slopes    two weights for every b:  ω = (cov ± √(var t var w))/2, cov = Σ a·h
     shared noise, example slopes         the eigenvalues of ½ Σ_b (a_b h_bᵀ + h_b a_bᵀ)
-    batch slope                          (Σ_b t_b)(Σ_b w_b), one pair of weights
+    batch slope                          (Σ_b t_b)(Σ_b w_b), with two weights
 
-A pair alone has P = ½ + arcsin(ρ)/π, ρ the correlation of t and w. In general, by inversion of the characteristic
-function,
+With two weights, P = ½ + arcsin(ρ)/π, where ρ is the correlation of t and w. In general, by inversion of the
+characteristic function,
 
     P(Q > 0) = ½ + (1/π) ∫₀^∞ sin(½ Σ arctan ω_i u) Π(1 + ω_i²u²)^(−¼) du/u.
 
-In activation space K = I and w is the layer's own slope: all layers together are Σ_b t_b² ≥ 0, and so is every layer
-for separate passes. Source: Imhof 1961, Computing the distribution of quadratic forms in normal variables.
+In activation space K = I, and w is the slope of the layer itself. The inner product of all layers together is then
+Σ_b t_b² ≥ 0, and so is that of each layer in separate passes. Sources: docs/mathematics.md#descent-probability; Imhof
+1961, Computing the distribution of quadratic forms in normal variables.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from theory.factors import Array, Factor
 from theory.linear_guess import Layers, Slope, check_switches
 from theory.quadrature import log_nodes, log_trapezoid
 
-STEP = 0.01  # of log u: fine enough for the phase of a sum whose mean is 20 standard deviations
-ROUNDING = 1e-13  # weights smaller than this part of the largest are zero but for rounding
+PHASE_LOG_STEP = 0.01  # step of log u: fine enough for the phase of a sum whose mean is 20 standard deviations
+WEIGHT_ROUNDING = 1e-13  # weights below this part of the largest are rounding errors of zero
 
 
 def positive(weights: Array) -> float:
@@ -36,18 +37,18 @@ def positive(weights: Array) -> float:
     largest = np.max(np.abs(weights), initial=0.0)
     if largest == 0:
         return float("nan")
-    scaled = weights[np.abs(weights) > ROUNDING * largest] / largest
+    scaled = weights[np.abs(weights) > WEIGHT_ROUNDING * largest] / largest
     if np.all(scaled > 0) or np.all(scaled < 0):
         return float(scaled[0] > 0)
     if len(scaled) == 2:
         # ω = (ρ ± 1)√(var t var w)/2.
         return float(0.5 + np.arcsin(scaled.sum() / (scaled.max() - scaled.min())) / np.pi)
-    u = np.exp(log_nodes(-14.0 - np.log(len(scaled)), 14.0 - np.log(np.abs(scaled).min()), STEP))
+    u = np.exp(log_nodes(-14.0 - np.log(len(scaled)), 14.0 - np.log(np.abs(scaled).min()), PHASE_LOG_STEP))
     phase, log_size = np.zeros_like(u), np.zeros_like(u)
     for weight in scaled:
         phase += 0.5 * np.arctan(weight * u)
         log_size -= 0.25 * np.log1p((weight * u) ** 2)
-    inside = 0.5 + log_trapezoid(np.sin(phase) * np.exp(log_size), STEP) / np.pi
+    inside = 0.5 + log_trapezoid(np.sin(phase) * np.exp(log_size), PHASE_LOG_STEP) / np.pi
     return float(np.clip(inside, 0.0, 1.0))
 
 
@@ -63,7 +64,8 @@ def descent_probability(
     """P(⟨ĝ, g⟩_K > 0) of every layer, (layer + 1,), all layers together last; Gaussian noise.
 
     gradients: g_l (example, unit). factors: A_l. kernels: X Xᵀ (example, example) for weight space, None for activation
-    space. shared, slope, layers: the switches of MATH.md §1. NaN for a layer whose inner product is always zero.
+    space. shared, slope, layers: the switches of docs/notation.md#the-three-switches.
+    NaN for a layer whose inner product is always zero.
 
     Raises ValueError for unknown switches and for sequences of different lengths.
     """
@@ -95,15 +97,15 @@ def weight_perturbation(squared_norms: ArrayLike, *, layers: Layers) -> Array:
     squared_norms: ‖G_l‖² (layer,). NaN for a zero gradient. Raises ValueError for an unknown ``layers``.
     """
     check_switches("batch", layers)
-    own = np.asarray(squared_norms, np.float64)
-    whole = np.full_like(own, own.sum()) if layers == "joint" else own
-    each = np.append(np.divide(own, whole, out=np.ones_like(own), where=own > 0), 1.0)
-    seen = np.append(own, own.sum()) > 0
+    squares = np.asarray(squared_norms, np.float64)
+    whole = np.full_like(squares, squares.sum()) if layers == "joint" else squares
+    each = np.append(np.divide(squares, whole, out=np.ones_like(squares), where=squares > 0), 1.0)
+    seen = np.append(squares, squares.sum()) > 0
     return np.where(seen, 0.5 + np.arcsin(np.sqrt(np.minimum(each, 1.0))) / np.pi, np.nan)
 
 
 def _merged(noise: Array, shared: bool) -> Array:
-    """One slope for all examples: their coefficients of one noise vector added up, or of their own side by side."""
+    """The coefficients of a batch slope: added up for shared noise, side by side for noise of each example."""
     merged: Array = noise.sum(0, keepdims=True) if shared else noise.reshape(1, -1)
     return merged
 

@@ -1,7 +1,7 @@
-"""What the closed forms of `theory.subspace` ask of a network: its gradients' energy in the upstream Jacobian's modes.
+"""The inputs of `theory.subspace`: the energy of a network's gradients in the modes of its upstream Jacobians.
 
 Squared gradients are in (loss per unit of activation)². Raises ValueError for shapes that do not fit, for NaN or
-infinite entries and for numbers that no gradient or spectrum has.
+infinite entries, and for numbers that no gradient or spectrum has.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
-ROUNDING = 1e-6  # curves computed in single precision may leave [0, 1] or fall by this much
+CURVE_ROUNDING = 1e-6  # curves from single precision may leave [0, 1], or decrease, by this much
 
 
 @dataclass(frozen=True)
 class OverlapCurve:
     """One hidden layer: ``overlap`` o_k² (example, mode) for k = 1, 2, …; ``squared_gradient`` and ``rank`` (example,).
 
-    The rank is the upstream Jacobian's: where k is larger, the guess has only that many directions. The curve of an
+    ``rank`` is that of the upstream Jacobian; for a larger k the guess has only ``rank`` directions. The curve of an
     example with a zero gradient may be NaN.
     """
 
@@ -35,7 +35,7 @@ class OverlapCurve:
         check_not_negative("rank", self.rank)
         curve = self.overlap[self.squared_gradient > 0]
         steps = np.diff(curve, axis=1, prepend=0.0)
-        if not (np.all(steps >= -ROUNDING) and np.all(curve <= 1 + ROUNDING)):
+        if not (np.all(steps >= -CURVE_ROUNDING) and np.all(curve <= 1 + CURVE_ROUNDING)):
             raise ValueError("an overlap curve must rise from 0 to at most 1")
 
 
@@ -57,7 +57,7 @@ class UpstreamSpectrum:
         check_not_negative("singular_values", self.singular_values)
         check_not_negative("components", self.components)
         check_not_negative("squared_gradient", self.squared_gradient)
-        if np.any(self.components.sum(1) > self.squared_gradient * (1 + ROUNDING)):
+        if np.any(self.components.sum(1) > self.squared_gradient * (1 + CURVE_ROUNDING)):
             raise ValueError("the components of a gradient must not add up to more than its square")
 
 

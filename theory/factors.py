@@ -1,6 +1,6 @@
-"""The matrices A that turn noise into a direction, y_b = A_b ε_b, one an example, in the forms that they come in.
+"""The matrices A_b that turn noise into directions, y_b = A_b ε_b: diagonal, masked, dense or of low rank.
 
-Everything that second moments of a guess ask of A is here, so that a diagonal or a low-rank A never becomes a matrix:
+The methods below are all that second moments of a guess need, so a diagonal or low-rank A is never written out:
 
     pull       a_b = A_bᵀ g_b                         the slope of example b is a_b·ε
     push       A_b a_b                                with a = Aᵀg the mean guess Σ_b g_b, Σ = A Aᵀ
@@ -28,7 +28,7 @@ CHUNK_ELEMENTS = 2**22  # numbers held at once where a pair of examples needs A 
 
 
 class Factor(Protocol):
-    """A_b for every example, (unit, noise) each; the methods are those of the module's table."""
+    """A_b of every example, (unit, noise). The methods are those in the table of the module docstring."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -133,7 +133,7 @@ class Masked:
         return gram(self.scale * np.sqrt(np.sum(self.matrix**2, axis=0)))
 
     def crossed(self, noise: Array) -> Array:
-        # (A_c a_b)_u (A_b a_c)_u = s_cu (Mᵀa_b)_u s_bu (Mᵀa_c)_u: the scales change places.
+        # (A_c a_b)_u (A_b a_c)_u = s_cu (Mᵀa_b)_u s_bu (Mᵀa_c)_u: the scales are swapped.
         return gram(self.push(noise))
 
     def fourth_pairs(self, noise: Array) -> Array:

@@ -4,9 +4,10 @@ With G, H, T the first three derivatives of the loss at θ,
 
     one-sided  c(z) = z·G + (ε/2) zᵀHz + (ε²/6) T zzz + …         central  c(z) = z·G + (ε²/6) T zzz + …
 
-The slope along one z is off by O(ε) one-sided and by O(ε²) central. But where z and −z are equally likely the even
-terms drop out of E c(z) z: **both have the same mean**, biased by O(ε²), and one-sided differences add variance only. A
-skewed law (third moment μ₃) leaves a bias of O(ε). For z of independent entries, unit variance and moments κ, μ₆:
+The error of the slope along one z is O(ε) one-sided and O(ε²) central. But where z and −z are equally likely, the even
+terms of c(z) do not contribute to E c(z) z. **Both differences have the same mean**, with a bias of O(ε²), and the
+one-sided difference only adds variance. A skewed law (third moment μ₃) has a bias of O(ε). For independent entries of z
+with unit variance and moments κ, μ₆:
 
     E Ĝ_i = G_i + (ε²/6)(3 Σ_j T_ijj + (κ − 3) T_iii) + O(ε⁴)   (symmetric)       + (ε/2) μ₃ H_ii   (skewed, one-sided)
 
@@ -16,8 +17,8 @@ A quadratic loss has T = 0: unbiased, and
     E (zᵀHz)² = (tr H)² + 2‖H‖² + (κ−3) Σ H_ii²
     E (zᵀHz)² z_m² = E (zᵀHz)² + 4(κ−1)(‖H_m‖² − H_mm²) + (μ₆−κ) H_mm² + 2(κ−1) H_mm (tr H − H_mm).
 
-A loss that is evaluated with a rounding error of standard deviation r adds √2 r/ε (one-sided) or r/(√2 ε) (central) to
-the slope's error: against the truncation that grows with ε this makes a U, lowest where `best_epsilon` says.
+A rounding error of the loss with standard deviation r adds √2 r/ε (one-sided) or r/(√2 ε) (central) to the error of the
+slope. Truncation grows with ε, so the error has a minimum, at `best_epsilon`.
 Sources: Spall 1992; the moments are derived here and enumerated in the tests.
 """
 
@@ -40,13 +41,13 @@ def quadratic(
     """
     squares = gradient @ gradient + (fourth - 1) * gradient**2
     if not central:
-        own = np.diagonal(hessian)
+        diagonal = np.diagonal(hessian)
         rows = np.sum(hessian**2, axis=1)
         curvature = (
             squared_curvature(hessian, fourth)
-            + 4 * (fourth - 1) * (rows - own**2)
-            + (sixth - fourth) * own**2
-            + 2 * (fourth - 1) * own * (own.sum() - own)
+            + 4 * (fourth - 1) * (rows - diagonal**2)
+            + (sixth - fourth) * diagonal**2
+            + 2 * (fourth - 1) * diagonal * (diagonal.sum() - diagonal)
         )
         squares = squares + epsilon**2 / 4 * curvature
     return gradient.copy(), squares
@@ -54,8 +55,8 @@ def quadratic(
 
 def squared_curvature(hessian: Array, fourth: float) -> float:
     """E (zᵀHz)² for independent symmetric entries of unit variance."""
-    own = np.diagonal(hessian)
-    return float(own.sum() ** 2 + 2 * np.sum(hessian**2) + (fourth - 3) * np.sum(own**2))
+    diagonal = np.diagonal(hessian)
+    return float(diagonal.sum() ** 2 + 2 * np.sum(hessian**2) + (fourth - 3) * np.sum(diagonal**2))
 
 
 def leading_bias(third: Array, epsilon: float, fourth: float) -> Array:
@@ -64,8 +65,8 @@ def leading_bias(third: Array, epsilon: float, fourth: float) -> Array:
     third: (weight, weight, weight). Exact where the loss is of degree four or less in the weights.
     """
     crossed: Array = np.einsum("ijj->i", third)
-    own: Array = np.einsum("iii->i", third)
-    bias: Array = epsilon**2 / 6 * (3 * crossed + (fourth - 3) * own)
+    diagonal: Array = np.einsum("iii->i", third)
+    bias: Array = epsilon**2 / 6 * (3 * crossed + (fourth - 3) * diagonal)
     return bias
 
 
@@ -86,7 +87,7 @@ def central_truncation(third: Array) -> float:
 
 
 def slope_error(epsilon: ArrayLike, truncation: float, rounding: float, *, central: bool) -> Array:
-    """Root mean square error of a slope against z·G, loss per unit of z: the U in ε.
+    """Root mean square error of a slope against z·G, loss per unit of z, from truncation and rounding.
 
     truncation: of the order's ε or ε². rounding: standard deviation of one loss evaluation's rounding error; about the
     unit roundoff times the loss, more where the evaluation sums much.
@@ -114,14 +115,14 @@ def kink_error(epsilon: ArrayLike, distances: Array, spreads: Array, jumps: Arra
 
         E x = jump σ (φ(r) − r Q(r))        E x² = jump² σ² ((1 + r²) Q(r) − r φ(r)),
 
-    and ±x/2, with no mean and from either side, to the central one. Crossings count as independent, which they are to
-    leading order: as ε falls the number crossed falls with it, so both errors end as √ε: **neither is of the order that
-    a smooth loss has**.
+    and ±x/2, from either side and with mean zero, to the central one. Crossings are taken as independent, which holds
+    to leading order. As ε falls, the number of crossed kinks falls with it, so both errors become O(√ε): **neither has
+    the order of a smooth loss**.
     """
     steps = np.asarray(epsilon, np.float64)[..., None]
     r = distances / (steps * spreads)
     tail, density = special.ndtr(-r), np.exp(-(r**2) / 2) / np.sqrt(2 * np.pi)
-    # Far out both brackets are differences of equal numbers.
+    # For large r both brackets are differences of nearly equal numbers.
     squares = (jumps * spreads) ** 2 * np.maximum((1 + r**2) * tail - r * density, 0.0)
     if central:
         error: Array = np.sqrt(squares.sum(-1) / 2)

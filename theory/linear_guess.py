@@ -1,30 +1,35 @@
-"""Mean and second moments of every guess of the form slope times linear image of noise (MATH.md §3).
+"""Mean and second moments of every guess that is a slope times a linear image of noise.
+
+Source: docs/mathematics.md#linear-guesses.
 
     y_l,b = A_l,b ε,   ĝ_l,b = t_b y_l,b  with  t_b = Σ_l y_l,b·g_l,b  (slope "example")   or   t = Σ_b t_b  ("batch")
 
-ε: one vector a layer and example, or one a layer for the whole batch (``shared``); symmetric, of unit variance, with
+Each layer and example has its own noise vector ε, or each layer has one for the whole batch (``shared``). The noise is
+symmetric, of unit variance, with
 
     E ε_i ε_j ε_k ε_m = pair (δ_ij δ_km + δ_ik δ_jm + δ_im δ_jk) + (fourth − 3 pair) δ_ijkm.
 
-``layers`` "separate" leaves the other layers out of the slope. Write a_b = A_bᵀ g_b, so that t_b = Σ_l a_l,b·ε_l,b.
+With ``layers`` "separate", the slope of a layer leaves the other layers out. Let a_b = A_bᵀ g_b, so that
+t_b = Σ_l a_l,b·ε_l,b.
 
-Independent noise. The mean is m_b = A_b a_b = Σ_b g_b for either slope, since Σ_b' a_b'·ε_b' meets ε_b in a_b alone. Of
-t² the own part and the rest are independent, so for each unit u
+**Independent noise.** The mean is m_b = A_b a_b = Σ_b g_b for both slopes, since of the batch slope only a_b·ε_b
+depends on ε_b. This part of the slope is independent of the other parts. So for each unit u
 
-    E t² y_u² = (O + pair ‖a_b‖²) Σ_uu + 2 pair m_u² + (fourth − 3 pair) Σ_j a_j² A_uj²,
+    E t² y_u² = (O + pair ‖a_b‖²) Σ_uu + 2 pair m_u² + (fourth − 3 pair) Σ_j a_j² A_uj²
 
-O = Σ ‖a‖² over the other layers (example slope), and over the other examples too (batch slope). Between examples b ≠ c
-E t_b t_c y_b·y_c = m_b·m_c for example slopes; for the batch slope t² holds the product t_b t_c twice: 2 m_b·m_c.
+where O is Σ ‖a‖² over the other layers and, for the batch slope, also over the other examples. For examples b ≠ c,
+E t_b t_c y_b·y_c = m_b·m_c with example slopes. The square of the batch slope contains t_b t_c twice, which gives
+2 m_b·m_c.
 
-Shared noise. Now all pairs are correlated. Let s_b = a_b for example slopes and s_b = Σ_b' a_b' for the batch slope:
-the guess is (s_b·ε + other layers) A_b ε, its mean A_b s_b, which for the batch slope is A_b Σ_b' A_b'ᵀ g_b' and no
-longer Σ_b g_b. With C = A_bᵀ A_c for the pair (b, c),
+**Shared noise.** Now all pairs of examples are correlated. Let s_b = a_b for example slopes, and s_b = Σ_b' a_b' for
+the batch slope. The guess is (s_b·ε + other layers) A_b ε, with mean A_b s_b. For the batch slope this is A_b Σ_b'
+A_b'ᵀ g_b' and no longer Σ_b g_b. With C = A_bᵀ A_c for the pair (b, c),
 
-    E ĝ_b·ĝ_c = (O_bc + pair s_b·s_c) tr C + pair (s_bᵀ C s_c + s_bᵀ Cᵀ s_c) + (fourth − 3 pair) Σ_j s_bj s_cj C_jj,
+    E ĝ_b·ĝ_c = (O_bc + pair s_b·s_c) tr C + pair (s_bᵀ C s_c + s_bᵀ Cᵀ s_c) + (fourth − 3 pair) Σ_j s_bj s_cj C_jj
 
-O_bc = Σ s_b·s_c over the other layers.
+where O_bc is Σ s_b·s_c over the other layers.
 
-Sources: Ren et al. 2023 for one layer and Gaussian noise; the general forms are derived here, enumerated in the tests.
+Sources: Ren et al. 2023 for one layer and Gaussian noise; the general forms are derived here, and enumerated in tests.
 """
 
 from __future__ import annotations
@@ -43,12 +48,16 @@ Layers = Literal["joint", "separate"]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What the first two moments of one layer's guess say in every space.
+    """The first two moments of the guess of one layer, enough for every space.
 
-    mean: E ĝ (example, unit), loss per unit of activation. variances: of every entry (example, unit). covariances:
-    tr Cov(ĝ_b, ĝ_c) (example, example), in (loss per unit of activation)²; its diagonal is ``variances`` added up. They
-    are made as they are, not as E ĝ² less the square of the mean: of a guess that hardly varies only rounding would be
-    left. NaN between two examples is unknown.
+    Variances are computed directly, because a difference of E ĝ² and a squared mean loses all digits of a guess that
+    hardly varies.
+
+    Attributes:
+        mean: E ĝ, (example, unit), loss per unit of activation.
+        variances: of every entry, (example, unit), (loss per unit of activation)².
+        covariances: tr Cov(ĝ_b, ĝ_c), (example, example), in the same units; NaN where it is unknown. The diagonal is
+            the sum of ``variances`` over units.
     """
 
     mean: Array
@@ -58,8 +67,8 @@ class Moments:
     @property
     def squares(self) -> Array:
         """E ĝ² (example, unit), element by element."""
-        found: Array = self.mean**2 + self.variances
-        return found
+        squares: Array = self.mean**2 + self.variances
+        return squares
 
     @property
     def products(self) -> Array:
@@ -67,7 +76,7 @@ class Moments:
         return gram(self.mean) + self.covariances
 
     def variance(self, kernel: Array | None = None) -> float:
-        """tr Cov of the guess, Σ_bc K_bc tr Cov(ĝ_b, ĝ_c): without a kernel in activation space, with K in weights'."""
+        """tr Cov of the guess, Σ_bc K_bc tr Cov(ĝ_b, ĝ_c): activation space without a kernel, weight space with K."""
         return float(np.trace(self.covariances) if kernel is None else np.sum(kernel * self.covariances))
 
     def second_moment(self, kernel: Array | None = None) -> float:
@@ -85,10 +94,10 @@ def moments(
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    """Mean and second moments of one guess, a `Moments` a layer, good for both spaces.
+    """Mean and second moments of one guess for both spaces, a `Moments` for each layer.
 
     gradients: g_l (example, unit), loss per unit of activation. factors: A_l. fourth, pair: E ε_i⁴ and E ε_i² ε_j² of
-    each layer's noise. shared, slope, layers: the switches of MATH.md §1.
+    each layer's noise. shared, slope, layers: the switches of docs/notation.md#the-three-switches.
 
     Raises ValueError for unknown switches, for sequences of different lengths and for shapes that do not fit.
     """
@@ -110,31 +119,32 @@ def _independent(
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    own = np.stack([np.sum(noise**2, axis=1) for noise in pulled])  # ‖a‖², (layer, example)
-    others = of_others(own, slope, layers)
-    found = []
+    strengths = np.stack([np.sum(noise**2, axis=1) for noise in pulled])  # ‖a‖², (layer, example)
+    others = of_others(strengths, slope, layers)
+    moments = []
     for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
         mean = factor.push(noise)
-        strength = others[layer] + pair[layer] * own[layer]
+        strength = others[layer] + pair[layer] * strengths[layer]
         variances = _variances(factor, noise, mean, strength, fourth[layer], pair[layer])
-        found.append(Moments(mean, variances, independent_covariances(mean, variances, slope)))
-    return found
+        moments.append(Moments(mean, variances, independent_covariances(mean, variances, slope)))
+    return moments
 
 
-def of_others(own: Array, slope: Slope, layers: Layers) -> Array:
-    """Σ of ``own`` (layer, example) over what else is in the slope: other layers, and other examples for "batch".
+def of_others(strengths: Array, slope: Slope, layers: Layers) -> Array:
+    """The sum of ``strengths`` (layer, example) over everything else in the slope of an entry.
 
-    Added up, not taken from the whole, of which rounding would be left where one layer has nearly all of it.
+    This is the other layers, and for the "batch" slope also the other examples. The terms are added. A difference from
+    the total would lose all digits where one layer has nearly all of it.
     """
     if layers == "separate" and slope == "example":
-        return np.zeros_like(own)
+        return np.zeros_like(strengths)
     if layers == "joint" and slope == "batch":
-        return _left_out(own.reshape(-1)).reshape(own.shape)
-    return _left_out(own) if layers == "joint" else _left_out(own.T).T
+        return _left_out(strengths.reshape(-1)).reshape(strengths.shape)
+    return _left_out(strengths) if layers == "joint" else _left_out(strengths.T).T
 
 
 def _left_out(values: Array) -> Array:
-    """For each entry of the first axis the sum of all others: what comes before it and what comes after."""
+    """For each entry of the first axis, the sum of all other entries: those before it plus those after it."""
     zero = np.zeros_like(values[:1])
     before = np.cumsum(np.concatenate([zero, values[:-1]]), axis=0)
     after = np.cumsum(np.concatenate([zero, values[:0:-1]]), axis=0)[::-1]
@@ -142,7 +152,7 @@ def _left_out(values: Array) -> Array:
 
 
 def independent_covariances(mean: Array, variances: Array, slope: Slope) -> Array:
-    """tr Cov(ĝ_b, ĝ_c) where every example draws its own: the batch's slope squared holds the product t_b t_c twice."""
+    """tr Cov(ĝ_b, ĝ_c) for independent noise. Off the diagonal it is m_b·m_c for the batch slope, and otherwise 0."""
     covariances = gram(mean) if slope == "batch" else np.zeros((len(mean), len(mean)))
     np.fill_diagonal(covariances, variances.sum(1))
     return covariances
@@ -156,32 +166,32 @@ def _shared(
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    own = np.stack([gram(noise) for noise in pulled])  # s_b·s_c, (layer, example, example)
-    others = _left_out(own) if layers == "joint" else np.zeros_like(own)
-    found = []
+    products = np.stack([gram(noise) for noise in pulled])  # s_b·s_c, (layer, example, example)
+    others = _left_out(products) if layers == "joint" else np.zeros_like(products)
+    moments = []
     for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
         mean = factor.push(noise)
-        strength = others[layer] + pair[layer] * own[layer]
-        # With one slope for the batch both crossings are the same inner products of means; one of them is the mean's.
+        strength = others[layer] + pair[layer] * products[layer]
+        # With the batch slope both crossed terms are inner products of means; one of them cancels the squared mean.
         crossed = gram(mean) if slope == "batch" else factor.crossed(noise)
         covariances = strength * factor.traces() + pair[layer] * crossed + (pair[layer] - 1.0) * gram(mean)
         excess = fourth[layer] - 3.0 * pair[layer]
         if excess != 0.0:
             covariances = covariances + excess * factor.fourth_pairs(noise)
         variances = _variances(factor, noise, mean, np.diagonal(strength), fourth[layer], pair[layer])
-        found.append(Moments(mean, variances, covariances))
-    return found
+        moments.append(Moments(mean, variances, covariances))
+    return moments
 
 
 def _variances(factor: Factor, noise: Array, mean: Array, strength: Array, fourth: float, pair: float) -> Array:
-    """Var ĝ_bu from the strength O + pair ‖a‖² of the slope (example,), all (example, unit) but that."""
+    """Var ĝ_bu, (example, unit). strength: O + pair ‖a‖² of the slope, (example,)."""
     variances = strength[:, None] * factor.diagonal() + (2.0 * pair - 1.0) * mean**2
     excess = fourth - 3.0 * pair
     return variances + excess * factor.fourth(noise) if excess != 0.0 else variances
 
 
 def check_switches(slope: str, layers: str) -> None:
-    """Raises ValueError for a switch that is not one of MATH.md §1."""
+    """Raises ValueError for a value that docs/notation.md#the-three-switches does not list."""
     if slope not in ("example", "batch"):
         raise ValueError(f"slope must be 'example' or 'batch', got {slope!r}")
     if layers not in ("joint", "separate"):

@@ -1,15 +1,15 @@
-"""Guesses along the gradient v of an auxiliary head's loss: all that is left of a target is its projection on v.
+"""The guess from a local loss: the projection of a target on the gradient v of an auxiliary head's loss.
 
     activation:   ĝ_b = ⟨target_b, v_b⟩ v_b/‖v_b‖²      for every example
     weight:       Ĝ = ⟨Target, V⟩ V/‖V‖²,  V = Σ_b v_b x_bᵀ;  it is Σ_b ĝ_b x_bᵀ with ĝ = v ⟨target, v⟩_K/‖v‖²_K
 
-Given v the guess is deterministic, and of all multiples of v the nearest to the target: ⟨ĝ, target⟩ = ‖ĝ‖², and
+Given v the guess is deterministic. It is the multiple of v that is nearest to the target, so ⟨ĝ, target⟩ = ‖ĝ‖² and
 
     ‖ĝ − target‖² = (1 − cos²(target, v)) ‖target‖²,   best scale 1,   efficiency = shrinkage = cos².
 
 A linear head under the mean cross-entropy over N examples has v_b = φ' ⊙ Wᵀ(softmax(W h_b + bias) − 1_target)/N.
-Where W is random the softmax makes v no polynomial of it: redrawn heads have no closed form here.
-Source: Fournier et al. 2023.
+Redrawn heads have no closed form here, because the softmax makes v no polynomial of the random W. Sources:
+docs/mathematics.md#local-losses; Fournier et al. 2023.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from theory.factors import Array
 
 
 def projected(target: Array, direction: Array, kernel: Array | None = None) -> Array:
-    """The target's projection on v, (example, unit): for every example, or with K (example, example) in weight space.
+    """The projection of the target on v, (example, unit): of every example, or with K (example, example) in weight
+    space.
 
     target, direction: (example, unit), the first in loss per unit of activation. A zero direction gives a zero guess.
     """

@@ -8,17 +8,18 @@ the mean over m rows, so gradients carry B/m: ĝ_b = (B/m) g_b 1[b ∈ S]. With 
 
 the second by (f₂/f² − 1) = −(1−f)/(f(B−1)): the finite population correction.
 
-A guess on S has, given S, second moments that are sums over pairs of rows of S for every linear guess whose examples do
-not share both noise and slope. Their expectation takes f for a row and f₂ for a pair; what a row contributes by itself
-(its own slope and direction) is told apart from what it takes from other rows' slopes.
+For a linear guess whose examples do not share both noise and slope, the second moments given S are sums over pairs of
+rows of S. In their expectation a row has the factor f and a pair the factor f₂. So the contribution of a row by itself
+(from its own slope and direction) is kept apart from that through the slopes of other rows.
 
-Its cosine with the gradient, and whether it is positive, are no functions of such moments: `cosines_and_descents` goes
-through all subsets where they are few (`MOST_SUBSETS`), and gives NaN where they are not.
+The cosine with the gradient and its sign are no functions of such moments. `cosines_and_descents` goes through all
+subsets, and gives NaN where there are more than `MOST_SUBSETS`.
 
     tr Cov ĝ = [E‖ĝ‖² − E_S‖E(ĝ|S)‖²]  +  [E_S‖E(ĝ|S)‖² − ‖E ĝ‖²]     within, the guess + between, the minibatch
 
-Weight perturbation with one direction for the whole batch, or the mean of several, is covered as well: given S, its
-second moments are linear in the squared norms of the sample's weight gradients, of expectation ‖G_l‖² + `variance`.
+Weight perturbation with one direction for the whole batch, or the mean of several directions, is covered as well. Given
+S, its second moments are linear in the squared norms of the weight gradients of S, which have the expectation
+‖G_l‖² + `variance`.
 
 Source: Cochran 1977, Sampling Techniques, ch. 2; the split is derived here, and enumerated over all subsets in tests.
 """
@@ -36,7 +37,7 @@ from scipy import special
 from theory.factors import Array, gram
 from theory.linear_guess import Moments
 
-MOST_SUBSETS = 20_000  # gone through for a cosine
+MOST_SUBSETS = 20_000  # most subsets to go through for a cosine
 
 
 @dataclass(frozen=True)
@@ -68,33 +69,36 @@ def variance(products: Array, size: int) -> float:
 
 
 def gradient_moments(gradient: Array, size: int) -> Moments:
-    """The minibatch gradient itself, good for every kernel. gradient: (example, unit)."""
+    """The moments of the minibatch gradient, for every kernel. gradient: (example, unit)."""
     still = Moments(gradient, np.zeros_like(gradient), np.zeros((len(gradient), len(gradient))))
     return subsampled_moments(still, still, size)
 
 
 def subsampled_moments(whole: Moments, by_example: Moments, size: int) -> Moments:
-    """A linear guess on a part of the batch.
+    """The moments of a linear guess on a part of the batch.
 
     whole: the guess on the whole batch. by_example: the same guess with ``slope="example"``, which for example slopes
-    is ``whole``. Noise shared by the examples is covered for example slopes only: with the batch's slope as well,
-    second moments are sums over four rows. So is no direction that mixes examples.
+    is ``whole``. Shared noise is covered for example slopes only: with the batch slope, second moments are sums over
+    four rows. Directions that mix examples are not covered.
     """
     inside, outside = _given_rows(whole, by_example, size), _between_rows(whole.mean, size)
     return Moments(whole.mean, inside[0] + outside[0], inside[1] + outside[1])
 
 
 def parts(whole: Moments, by_example: Moments, size: int, kernel: Array | None = None) -> Parts:
-    """The split of a subsampled guess's variance; arguments as in `subsampled_moments`, without a kernel in activation
-    space. Given S the mean is the whole batch's restricted to S, so that between is the minibatch of the means."""
-    found = [covariances for _, covariances in (_given_rows(whole, by_example, size), _between_rows(whole.mean, size))]
-    return Parts(*(float(np.trace(one) if kernel is None else np.sum(kernel * one)) for one in found))
+    """The parts of the variance of a subsampled guess, within and between; in activation space without a kernel.
+
+    Given S, the mean guess is that of the whole batch restricted to S. So the part between is the variance of a
+    minibatch of the means. Other arguments as in `subsampled_moments`.
+    """
+    both = [covariances for _, covariances in (_given_rows(whole, by_example, size), _between_rows(whole.mean, size))]
+    return Parts(*(float(np.trace(part) if kernel is None else np.sum(kernel * part)) for part in both))
 
 
 def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, Array]:
     """E_S Cov(ĝ | S): variances (example, unit) and covariances (example, example), zero off the sample.
 
-    A row is there with probability f; what it takes from other rows' slopes, and what two rows share, with f₂.
+    A row has the factor f. What it gets through the slopes of other rows, and what two rows share, has the factor f₂.
     """
     row, pair = inclusion(len(whole.mean), size)
     variances = by_example.variances / row + (whole.variances - by_example.variances) * (pair / row**2)
@@ -104,7 +108,7 @@ def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, 
 
 
 def _between_rows(mean: Array, size: int) -> tuple[Array, Array]:
-    """Cov E(ĝ | S), likewise: that of fixed rows, with f₂/f² − 1 = −(1 − f)/(f (B − 1))."""
+    """Cov E(ĝ | S) in the same form: that of a minibatch of fixed rows, by f₂/f² − 1 = −(1 − f)/(f (B − 1))."""
     examples = len(mean)
     inclusion(examples, size)  # Checks them.
     spread = (examples - size) / size  # (1 − f)/f
@@ -117,13 +121,13 @@ def _between_rows(mean: Array, size: int) -> tuple[Array, Array]:
 def cosines_and_descents(products: Sequence[Array], size: int) -> tuple[Array, Array]:
     """E cos of the minibatch gradient and P(⟨ĝ, g⟩ > 0) of every layer, (layer + 1,), all layers together last.
 
-    products: K_bc g_b·g_c (example, example), a layer each. A subset whose gradient is zero has cosine 0, as a sample's
-    guess has. NaN without a gradient; the cosine where the subsets are too many, and the probability unless all inner
-    products between examples are zero, as in activation space: it is then that of drawing a row with a gradient.
+    products: K_bc g_b·g_c (example, example), one for each layer. A subset whose gradient is zero has cosine 0. NaN
+    without a gradient. Where there are too many subsets the cosine is NaN, and so is the probability, unless all inner
+    products between examples are zero, as in activation space. It is then that of drawing a row with a gradient.
     """
     whole = [*products, np.sum(products, axis=0)]
-    found = np.array([_subsets(one, size) for one in whole])
-    return found[:, 0], found[:, 1]
+    pairs = np.array([_subsets(layer, size) for layer in whole])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _subsets(products: Array, size: int) -> tuple[float, float]:
@@ -133,10 +137,10 @@ def _subsets(products: Array, size: int) -> tuple[float, float]:
     truth = float(products.sum())
     if not truth > 0:
         return math.nan, math.nan
-    own = np.diagonal(products)
+    diagonal = np.diagonal(products)
     if math.comb(examples, size) > MOST_SUBSETS:
-        apart = not np.any(products - np.diag(own))
-        empty = special.comb(int(np.sum(own == 0)), size) / special.comb(examples, size)
+        apart = not np.any(products - np.diag(diagonal))
+        empty = special.comb(int(np.sum(diagonal == 0)), size) / special.comb(examples, size)
         return math.nan, 1.0 - float(empty) if apart else math.nan
     rows, cosines, positive = products.sum(1), 0.0, 0
     subsets = np.array(list(itertools.combinations(range(examples), size)))

@@ -25,7 +25,7 @@ from theory.linear_guess import Layers, Moments, Slope, check_switches, independ
 from theory.quadrature import log_nodes, log_trapezoid
 from theory.upstream import singular_triplets
 
-STEP = 0.3  # of the logarithm of u: errors of e^(−π²/0.3) = 5e-15
+NORMALISED_LOG_STEP = 0.3  # of the logarithm of u: errors of e^(−π²/0.3) = 5e-15
 
 
 def moments(
@@ -43,13 +43,14 @@ def moments(
 
     gradients: g_l (example, unit), the output tap last. weights, derivatives: W_{l+1} (next_unit, unit) and φ'
     (example, unit) of every tap but the last. fourth, pair: of the output tap's noise; of the others' only the
-    direction counts, which is that of a Gaussian vector. shared, slope, layers: the switches of MATH.md §1.
+    direction counts, which is that of a Gaussian vector. shared, slope, layers: the switches of
+    docs/notation.md#the-three-switches.
 
-    One ε for all examples leaves each example's own guess ĝ_b = t_b y_b as it is, so mean and variances too; what two
-    examples' guesses have in common, E t_b t_c y_b·y_c, has no such form and is NaN.
+    Shared noise does not change the law of the guess of a single example, so mean and variances are the same. The
+    covariance of the guesses of two examples, from E t_b t_c y_b·y_c, has no closed form and is NaN.
 
-    Raises ValueError for unknown switches, for one ε with one slope, whose mean is not that, for noise that is not
-    rotation-invariant (fourth ≠ 3 pair), and for sequences of lengths that do not fit.
+    Raises ValueError for unknown switches, for shared noise with the batch slope, which has another mean, for noise
+    that is not rotation-invariant (fourth ≠ 3 pair), and for sequences of lengths that do not fit.
     """
     check_switches(slope, layers)
     if shared and slope == "batch" and len(gradients[-1]) > 1:
@@ -63,22 +64,24 @@ def moments(
         )
     parts = [_rescaled(*layer) for layer in zip(gradients, weights, derivatives, strict=False)]
     parts.append(_plain(gradients[-1], pair))
-    own = np.stack([np.sum(gradient * mean, axis=1) for gradient, (mean, _, _) in zip(gradients, parts, strict=True)])
-    others = of_others(own, slope, layers)
-    found = []
+    strengths = np.stack(
+        [np.sum(gradient * mean, axis=1) for gradient, (mean, _, _) in zip(gradients, parts, strict=True)]
+    )
+    others = of_others(strengths, slope, layers)
+    moments = []
     for layer, (mean, diagonal, own_squares) in enumerate(parts):
         variances = np.maximum(others[layer][:, None] * diagonal + own_squares - mean**2, 0.0)
         covariances = independent_covariances(mean, variances, slope)
         if shared and len(mean) > 1:
             covariances[~np.eye(len(mean), dtype=bool)] = np.nan
-        found.append(Moments(mean, variances, covariances))
-    return found
+        moments.append(Moments(mean, variances, covariances))
+    return moments
 
 
 def unit_squares(eigenvalues: Array) -> Array:
     """E ẑ_i² of the direction of N(0, diag(λ)), (mode,), which add up to 1; zeros where all λ are zero."""
     u, decay, parts = _tilted(eigenvalues)
-    return log_trapezoid((parts * (u * decay)[:, None]).T, STEP)
+    return log_trapezoid((parts * (u * decay)[:, None]).T, NORMALISED_LOG_STEP)
 
 
 def _plain(gradient: Array, pair: float) -> tuple[Array, Array, Array]:
@@ -95,11 +98,11 @@ def _rescaled(gradient: Array, weight: Array, derivative: Array) -> tuple[Array,
     for example, (value, vector) in enumerate(zip(values, vectors, strict=True)):
         u, decay, parts = _tilted(value**2)
         components = gradient[example] @ vector
-        unit_square = log_trapezoid((parts * (u * decay)[:, None]).T, STEP)
+        unit_square = log_trapezoid((parts * (u * decay)[:, None]).T, NORMALISED_LOG_STEP)
         mean[example] = units * vector @ (unit_square * components)
         diagonal[example] = units * vector**2 @ unit_square
         pairs = (vector**2 @ parts.T) * (parts @ components**2) + 2 * (vector @ (parts * components).T) ** 2
-        squares[example] = units**2 * log_trapezoid(pairs * (u**2 * decay), STEP)
+        squares[example] = units**2 * log_trapezoid(pairs * (u**2 * decay), NORMALISED_LOG_STEP)
     return mean, diagonal, squares
 
 
@@ -109,6 +112,6 @@ def _tilted(eigenvalues: Array) -> tuple[Array, Array, Array]:
     if trace == 0:
         return np.ones(2), np.zeros(2), np.zeros((2, len(eigenvalues)))
     smallest = eigenvalues[eigenvalues > 0].min()
-    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), STEP)) / trace
+    u = np.exp(log_nodes(-18.0, 20.0 + np.log(trace / smallest), NORMALISED_LOG_STEP)) / trace
     grown = 1 + 2 * u[:, None] * eigenvalues
     return u, np.exp(-0.5 * np.sum(np.log(grown), axis=1)), eigenvalues / grown

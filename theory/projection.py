@@ -30,15 +30,15 @@ from theory.linear_guess import Layers, check_switches
 def mean_cosine(k: ArrayLike, n: ArrayLike) -> Array:
     """E cos = E χ_k / E χ_n = Γ((k+1)/2) Γ(n/2) / (Γ(k/2) Γ((n+1)/2)). Raises ValueError unless 1 ≤ k ≤ n."""
     tangents, dims = _checked(k, n)
-    found: Array = gamma_step(tangents / 2) / gamma_step(dims / 2)
-    return found
+    cosine: Array = gamma_step(tangents / 2) / gamma_step(dims / 2)
+    return cosine
 
 
 def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:
     """E cos² = k/n. Raises ValueError unless 1 ≤ k ≤ n."""
     tangents, dims = _checked(k, n)
-    found: Array = tangents / dims
-    return found
+    square: Array = tangents / dims
+    return square
 
 
 def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
@@ -48,42 +48,42 @@ def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: L
     joint pass then have the cosines of weight perturbation. NaN elsewhere and without a gradient.
     """
     check_switches("batch", layers)
-    own, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
     if layers == "separate":
-        each = np.where(own > 0, mean_cosine(k, dims), np.nan)
-        return np.append(each, 1.0 if np.all(dims == k) and own.sum() > 0 else np.nan)
+        each = np.where(squares > 0, mean_cosine(k, dims), np.nan)
+        return np.append(each, 1.0 if np.all(dims == k) and squares.sum() > 0 else np.nan)
     if k == 1:
-        return cosine.weight_perturbation(own, dims)
-    whole = float(mean_cosine(k, dims.sum())) if own.sum() > 0 else np.nan
-    each = np.where((own > 0) & (k == dims.sum()), 1.0, np.nan)
+        return cosine.weight_perturbation(squares, dims)
+    whole = float(mean_cosine(k, dims.sum())) if squares.sum() > 0 else np.nan
+    each = np.where((squares > 0) & (k == dims.sum()), 1.0, np.nan)
     return np.append(each, whole)
 
 
 def descent_probabilities(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
     """P(⟨(Π G)_l, G_l⟩ > 0) and for all layers together, (layer + 1,): as `cosines`, known where k = 1 or it is 1."""
     check_switches("batch", layers)
-    own = np.asarray(squared_norms, np.float64)
+    squares = np.asarray(squared_norms, np.float64)
     if layers == "joint" and k == 1:
-        return descent.weight_perturbation(own, layers=layers)
+        return descent.weight_perturbation(squares, layers=layers)
     certain = layers == "separate" or k == sum(sizes)
-    each = np.where((own > 0) & certain, 1.0, np.nan)
-    return np.append(each, 1.0 if own.sum() > 0 else np.nan)
+    each = np.where((squares > 0) & certain, 1.0, np.nan)
+    return np.append(each, 1.0 if squares.sum() > 0 else np.nan)
 
 
 def cosine_quantile(level: ArrayLike, k: ArrayLike, n: ArrayLike) -> Array:
     """The quantile of the cosine at ``level``, from cos² ~ Beta(k/2, (n−k)/2). Raises ValueError unless 1 ≤ k ≤ n."""
     tangents, dims = _checked(k, n)
     # Where k = n the cosine is 1; Beta needs a positive second parameter.
-    rest = np.where(dims > tangents, (dims - tangents) / 2, 1.0)
-    found: Array = np.where(dims > tangents, np.sqrt(special.betaincinv(tangents / 2, rest, level)), 1.0)
-    return found
+    half_beyond = np.where(dims > tangents, (dims - tangents) / 2, 1.0)
+    quantile: Array = np.where(dims > tangents, np.sqrt(special.betaincinv(tangents / 2, half_beyond, level)), 1.0)
+    return quantile
 
 
 def mean_square_error(k: ArrayLike, n: ArrayLike, *, unbiased: bool = False) -> Array:
     """E‖Ĝ − G‖²/‖G‖²: 1 − k/n, or n/k − 1 for the unbiased guess (n/k) Π G. Raises ValueError unless 1 ≤ k ≤ n."""
     tangents, dims = _checked(k, n)
-    found: Array = dims / tangents - 1 if unbiased else 1 - tangents / dims
-    return found
+    error: Array = dims / tangents - 1 if unbiased else 1 - tangents / dims
+    return error
 
 
 def second_moments(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
@@ -93,14 +93,14 @@ def second_moments(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, la
     squared_norms: ‖G_l‖² (layer,). sizes: P_l. Raises ValueError unless 1 ≤ k ≤ n (≤ P_l) and for unknown ``layers``.
     """
     check_switches("batch", layers)
-    own, entries = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
+    squares, entries = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
     if layers == "separate":
-        return own * mean_square_cosine(k, entries)
+        return squares * mean_square_cosine(k, entries)
     _checked(k, entries.sum())
     n = float(entries.sum())
     beta = k * (n - k) / (n * (n - 1) * (n + 2)) if n > 1 else 0.0
     alpha = k / n - (n + 1) * beta
-    return (alpha + beta) * own + beta * entries * own.sum()
+    return (alpha + beta) * squares + beta * entries * squares.sum()
 
 
 def _checked(k: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:

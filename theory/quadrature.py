@@ -2,10 +2,11 @@
 
     ∫₀^∞ f(u) du = ∫ u f(u) dx,  x = log u
 
-For a function that is analytic around the half line, within an angle d, the error of a step h falls as e^(−2πd/h); the
-functions of this project have d ≥ π/2 in u. They are powers of u at both ends, so the sum beyond an end is a geometric
-series, whose ratio the last two nodes show: the range need not reach to where nothing is left.
-Source: Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule, SIAM Review 56.
+If f is analytic within an angle d of the half line, the error of a step h falls as e^(−2πd/h). The functions of this
+project have d ≥ π/2. At both ends they are powers of u, so the sum beyond an end is a geometric series, with the ratio
+of the last two nodes. The range can therefore end before the function is negligible. Sources:
+docs/mathematics.md#numerical-integrals; Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule, SIAM
+Review 56.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def log_nodes(low: float, high: float, step: float) -> Array:
 def log_trapezoid(values: Array, step: float) -> Array:
     """The integral, from u f(u) at equally spaced x in the last axis, with geometric series for both ends.
 
-    An end where the values do not fall off counts for nothing: it has to be out of reach, at zero.
+    Nothing is added beyond an end where the values do not decrease. There, the function must be zero.
     """
     return step * (values.sum(-1) + _tail(values[..., 0], values[..., 1]) + _tail(values[..., -1], values[..., -2]))
 

@@ -1,6 +1,8 @@
-"""What is reported of an estimator, from the exact gradient, the mean guess and the guess's second moment (MATH.md §4).
+"""The quantities reported of an estimator, from the exact gradient, the mean guess and the second moment of the guess.
 
-With g the gradient, ḡ = E ĝ, d = ḡ − g and S = E‖ĝ‖², per layer and, everything added up over layers, for "all":
+Source: docs/mathematics.md#reported-quantities.
+
+Let g be the gradient, ḡ = E ĝ, d = ḡ − g and S = E‖ĝ‖², for each layer, and added over layers for layer "all":
 
     bias               ‖d‖                         variance      S − ‖ḡ‖²
     relative_bias      ‖d‖/‖g‖                     mse           ‖d‖² + variance
@@ -45,10 +47,10 @@ def quantities(
     """Every quantity under its name, each (layer + 1,) with all layers together last.
 
     gradients, means: g_l and E ĝ_l of any one shape, (example, unit) with kernels. second_moments: E‖ĝ_l‖² (layer,) in
-    the same space. kernels: K_l (example, example), or None for plain inner products. variances: tr Cov ĝ_l (layer,) in
-    the place of second_moments, from which only rounding would be left of a small one.
+    the same space. kernels: K_l (example, example), or None for plain inner products. variances: tr Cov ĝ_l (layer,),
+    given in place of second_moments, as the difference S − ‖ḡ‖² loses the digits of a small variance.
 
-    What is relative to a zero gradient, a zero mean or a zero guess is NaN. Raises ValueError for sequences of
+    NaN where a quantity is relative to a zero gradient, mean or guess. Raises ValueError for sequences of
     different lengths and for a mean of another shape than its gradient.
     """
     given = np.asarray(variances if second_moments is None else second_moments, np.float64)
@@ -61,14 +63,14 @@ def quantities(
     metrics = [None] * len(given) if kernels is None else kernels
     layers = list(zip(gradients, means, metrics, strict=True))
     inner = _with_all(np.array([_inner(mean, gradient, kernel) for gradient, mean, kernel in layers]))
-    # A kernel of low rank can round the square of a vector in its null space below zero.
+    # Rounding can make the square of a vector in the null space of a kernel negative.
     squared_bias, mean_square, truth = (
         _with_all(np.array([_square(vector(gradient, mean), kernel) for gradient, mean, kernel in layers]))
         for vector in (lambda g, m: m - g, lambda g, m: m, lambda g, m: g)
     )
     variance = _with_all(np.maximum(given if second_moments is None else given - mean_square[:-1], 0.0))
     second = mean_square + variance
-    # The part of ḡ across g as a vector: as a difference of squares only rounding would be left of a short one.
+    # The part of ḡ across g, as a vector: a difference of squares would lose the digits of a short one.
     along = np.divide(inner, truth, out=np.zeros_like(inner), where=truth > 0)
     own, together = (
         np.array(
@@ -82,7 +84,7 @@ def quantities(
     across = np.append(own, together.sum())
     bias, norm = np.sqrt(squared_bias), np.sqrt(truth)
     scale = _ratio(inner, second)
-    found = {
+    quantities = {
         "bias": bias,
         "relative_bias": _ratio(bias, norm),
         "shrinkage": _ratio(inner, truth),
@@ -93,7 +95,7 @@ def quantities(
         "best_scale": scale,
         "gradient_norm": norm,
     }
-    return {name: found[name] for name in NAMES}
+    return {name: quantities[name] for name in NAMES}
 
 
 def _with_all(per_layer: Array) -> Array:
@@ -104,8 +106,8 @@ def _square(vector: Array, kernel: Array | None) -> float:
     return max(_inner(vector, vector, kernel), 0.0)
 
 
-def _inner(one: Array, other: Array, kernel: Array | None) -> float:
-    return float(np.sum(one * other) if kernel is None else np.sum(one * (kernel @ other)))
+def _inner(first: Array, second: Array, kernel: Array | None) -> float:
+    return float(np.sum(first * second) if kernel is None else np.sum(first * (kernel @ second)))
 
 
 def _ratio(above: Array, below: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Eigenvalues of Σ = A Aᵀ and the gradient's share in each eigenvector: what cosines of Gaussian directions ask for."""
+"""Eigenvalues of Σ = A Aᵀ and components of the gradient along its eigenvectors, for cosines of Gaussian directions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def spectrum(factor: Factor, gradient: Array) -> tuple[Array, Array]:
         return factor.scale**2, np.where(factor.scale != 0, gradient**2, 0.0)
     n_modes = _n_modes(factor)
     eigenvalues, components = np.zeros((len(gradient), n_modes)), np.zeros((len(gradient), n_modes))
-    for example, one in enumerate(gradient):
-        matrix, seen = _reduced(factor, example, one)
+    for example, row in enumerate(gradient):
+        matrix, seen = _reduced(factor, example, row)
         if matrix.size == 0:
             continue
         vectors, values, _ = np.linalg.svd(matrix, full_matrices=False)
@@ -41,7 +41,7 @@ def _n_modes(factor: Factor) -> int:
 def _reduced(factor: Factor, example: int, gradient: Array) -> tuple[Array, Array]:
     """A smaller matrix with the singular values of A_b, and the gradient in the basis of its rows."""
     if isinstance(factor, Masked):
-        # Behind a ReLU half of the units have a scale of zero: leaving them out saves most of the time.
+        # Behind a ReLU half of the units have a scale of zero. Leaving them out saves most of the time.
         (active,) = np.nonzero(factor.scale[example])
         return (factor.matrix[:, active] * factor.scale[example, active]).T, gradient[active]
     if isinstance(factor, LowRank):

@@ -1,7 +1,8 @@
-"""The low-dimensional story as formulas: what energy curves say of the upstream guesses, for every k (MATH.md §7).
+"""Bias and variance of the upstream guesses from energy curves, for every k at once.
 
-One guess ĝ = t y of the gradient g, with y ~ N(0, Σ) drawn for every layer and example on its own, and each example's
-own slope t. With T = Σ_l gᵀΣg over the layers of one joint pass (over the one layer, for separate passes), per example
+A guess ĝ = t y of the gradient g has a direction y ~ N(0, Σ), independent for every layer and example, and the slope t
+of its own example. Let T = Σ_l gᵀΣg, over all layers in a joint pass and over the one layer in separate passes. Then,
+for each example,
 
     ⟨E ĝ, g⟩ = gᵀΣg        ‖E ĝ‖² = ‖Σg‖²        tr Cov ĝ = T tr Σ + ‖Σg‖²
 
@@ -10,22 +11,23 @@ own slope t. With T = Σ_l gᵀΣg over the layers of one joint pass (over the o
     upstream (W̃ᵀ)         JᵀJ        Σ_i σ_i² c_i   Σ_i σ_i⁴ c_i   Σ_i σ_i²        c_i = (v_iᵀg)²
     output tap of both    I          ‖g‖²           ‖g‖²           its units
 
-Examples and layers add up. Activation space needs nothing else. In weight space (inner products weighted by XXᵀ) the
-variance is Σ_b ‖x_b‖² tr Cov ĝ_b, from the same curves. Bias, mse, efficiency and best scale are not: they contain the
-inner products of the mean guess *between* examples. `cross_terms` and `orthogonal_cross_terms` make those from vectors.
+**Spaces.** In activation space, sums of these terms over examples and layers give every quantity. In weight space,
+where inner products are weighted by K = XXᵀ, they give only the variance, Σ_b ‖x_b‖² tr Cov ĝ_b. Bias, mse, efficiency
+and best scale also contain inner products of the mean guesses of *different* examples. `cross_terms` and
+`orthogonal_cross_terms` compute those from the vectors.
 
-The noise is Gaussian. Another fourth moment κ adds (κ−3) Σ_j (A_jᵀg)²‖A_j‖² to the variance, with Σ = AAᵀ, and A is
-more than its spectrum. Nor are noise shared between examples and one slope for the whole batch treated here.
+**Not covered.** The noise is Gaussian: another fourth moment κ adds (κ−3) Σ_j (A_jᵀg)²‖A_j‖² to the variance, with
+Σ = AAᵀ, and a spectrum does not determine A. Nor is noise that examples share, or one slope for the whole batch.
 
-Equal singular values leave V_k undetermined for a k between them. Given a curve that rises linearly there (and, in
-weight space, the parts that `orthogonal_cross_terms` describes) bias², variance and mse are the means over random bases
-of the span, drawn for each example on its own: all three are linear in each example's V_kV_kᵀ. Efficiency
-and best scale are ratios and no such means; they are those of a guess that draws the basis afresh every time, whose
-⟨ḡ, g⟩ and E‖ĝ‖² those means are.
+**Equal singular values** leave V_k undetermined for a k that takes only some of them. If the curve rises linearly there
+(and the cross terms allow for it), squared bias, variance and mse are means over random bases of the span, drawn
+independently for each example. This works because all three are linear in the V_kV_kᵀ of an example. Efficiency and
+best scale are ratios, so they are no such means: they belong to a guess that draws a new basis every time, which has
+these means as its ⟨ḡ, g⟩ and E‖ĝ‖².
 
 Squared gradients are in (loss per unit of activation)². Raises ValueError for shapes that do not fit, for NaN or
-infinite entries and for numbers that no gradient or spectrum has. Sources: MATH.md §3, §7; Wang et al. 2025; Singhal et
-al. 2023.
+infinite entries, and for numbers that no gradient or spectrum has. Sources: docs/mathematics.md#linear-guesses,
+docs/mathematics.md#energy-curves; Wang et al. 2025; Singhal et al. 2023.
 """
 
 from __future__ import annotations
@@ -44,9 +46,13 @@ Layers = Literal["joint", "separate"]
 
 @dataclass(frozen=True)
 class GuessTerms:
-    """What §3's law asks of a guess: gᵀΣg, ‖Σg‖² and tr Σ, each (layer, setting, example), the output tap last.
+    """The terms of tr Cov, each (layer, setting, example); the output tap is the last layer.
 
-    squared_gradient: (layer, example). A setting is one choice of k (of one k a layer).
+    A setting is one choice of k, or of a k for each layer. Source: docs/mathematics.md#total-variance.
+
+    Attributes:
+        inner: gᵀΣg. mean_square: ‖Σg‖². trace: tr Σ.
+        squared_gradient: ‖g‖², (layer, example).
     """
 
     inner: Array
@@ -64,7 +70,13 @@ class GuessTerms:
 
 @dataclass(frozen=True)
 class CrossTerms:
-    """One layer in weight space: ‖x_b‖² (example,), ⟨E Ĝ, G⟩ and ‖E Ĝ‖², each (setting,), and ‖G‖²."""
+    """What weight space needs of one layer beyond the curves.
+
+    Attributes:
+        squared_input: ‖x_b‖², (example,).
+        inner, mean_square: ⟨E Ĝ, G⟩ and ‖E Ĝ‖², (setting,).
+        squared_gradient: ‖G‖².
+    """
 
     squared_input: Array
     inner: Array
@@ -74,9 +86,10 @@ class CrossTerms:
 
 @dataclass(frozen=True)
 class Quantities:
-    """MATH.md §4's quantities of one guess, each (layer, setting): the taps in order, the output, then all together.
+    """The quantities reported of one guess (docs/mathematics.md#reported-quantities), each (layer, setting).
 
-    Efficiency and best scale are NaN where there is no gradient or no guess.
+    Layers are the taps in order, the output tap, then all together. Efficiency and best scale are NaN where the
+    gradient or the guess is zero.
     """
 
     squared_bias: Array
@@ -87,10 +100,10 @@ class Quantities:
 
 
 def orthogonal_terms(curves: Sequence[OverlapCurve], output: Output, ks: Counts) -> GuessTerms:
-    """The orthogonal upstream guess for many k at once.
+    """The terms of the orthogonal upstream guess for many k at once.
 
-    curves: the hidden layers in order. ks: (setting,), the same k in every layer, or (setting, layer). Raises
-    ValueError for a k below 1, and for one that lies beyond a curve that ends below the rank.
+    curves: one for each hidden layer, in order. ks: (setting,) for the same k in every layer, or (setting, layer).
+    Raises ValueError for a k below 1, and for a k beyond the end of a curve that does not reach the rank.
     """
     settings = np.asarray(ks)
     if settings.ndim == 1:
@@ -105,7 +118,7 @@ def orthogonal_terms(curves: Sequence[OverlapCurve], output: Output, ks: Counts)
         known = curve.overlap.shape[1]
         if counts.max() > known:
             raise ValueError(f"the curve of layer {index} ends at {known} modes, below the k and rank {counts.max()}")
-        # Column 0 is k = 0: all that a Jacobian of rank 0 lets through.
+        # Column 0 is k = 0, for Jacobians of rank 0.
         overlap = np.pad(np.where(curve.squared_gradient[:, None] > 0, curve.overlap, 0.0), ((0, 0), (1, 0)))
         kept.append(overlap[np.arange(len(overlap)), counts].clip(0.0, 1.0) * curve.squared_gradient)
         dims.append(counts.astype(np.float64))
@@ -113,7 +126,7 @@ def orthogonal_terms(curves: Sequence[OverlapCurve], output: Output, ks: Counts)
 
 
 def upstream_terms(spectra: Sequence[UpstreamSpectrum], output: Output) -> GuessTerms:
-    """The upstream guess W̃ᵀ, one setting. spectra: the hidden layers in order."""
+    """The terms of the upstream guess W̃ᵀ, which has one setting. spectra: one for each hidden layer, in order."""
     squares = [spectrum.singular_values**2 for spectrum in spectra]
     parts = [spectrum.components for spectrum in spectra]
     return _with_output(
@@ -126,7 +139,7 @@ def upstream_terms(spectra: Sequence[UpstreamSpectrum], output: Output) -> Guess
 
 
 def activation_quantities(terms: GuessTerms, layers: Layers = "joint") -> Quantities:
-    """Everything in activation space, from the curves alone. layers: one joint pass or a separate one for each."""
+    """All quantities in activation space. layers: whether layers are perturbed in one joint pass or separately."""
     return _quantities(
         terms.inner.sum(-1),
         terms.mean_square.sum(-1),
@@ -136,7 +149,7 @@ def activation_quantities(terms: GuessTerms, layers: Layers = "joint") -> Quanti
 
 
 def weight_variance(terms: GuessTerms, squared_inputs: Sequence[Array], layers: Layers = "joint") -> Array:
-    """tr Cov Ĝ = Σ_b ‖x_b‖² tr Cov ĝ_b, (layer, setting), the taps and then all: what the curves alone say of weights.
+    """tr Cov Ĝ = Σ_b ‖x_b‖² tr Cov ĝ_b, (layer, setting), with all layers together as the last layer.
 
     squared_inputs: ‖x_b‖² (example,) for every tap, the output last.
     """
@@ -145,7 +158,7 @@ def weight_variance(terms: GuessTerms, squared_inputs: Sequence[Array], layers: 
 
 
 def weight_quantities(terms: GuessTerms, cross: Sequence[CrossTerms], layers: Layers = "joint") -> Quantities:
-    """Everything in weight space, given the cross terms of every tap, the output last."""
+    """All quantities in weight space. cross: the cross terms of every tap, the output tap last."""
     variance = weight_variance(terms, [tap.squared_input for tap in cross], layers)[:-1]
     for tap in cross:
         if tap.inner.shape != variance.shape[1:] or tap.mean_square.shape != variance.shape[1:]:
@@ -159,7 +172,7 @@ def weight_quantities(terms: GuessTerms, cross: Sequence[CrossTerms], layers: La
 
 
 def cross_terms(mean: Array, gradients: Array, inputs: Array) -> CrossTerms:
-    """The cross terms of a tap, one setting, from its mean guess Σ_b g_b (Σ_b = JᵀJ, or I at the output tap).
+    """The cross terms of a tap for one setting, from its mean guess Σ_b g_b, with Σ_b = JᵀJ, or I at the output tap.
 
     mean, gradients: (example, unit). inputs: (example, input), with a column of ones for a bias.
     """
@@ -180,16 +193,18 @@ def cross_terms(mean: Array, gradients: Array, inputs: Array) -> CrossTerms:
 def orthogonal_cross_terms(
     parts: NDArray[np.floating], tied: NDArray[np.bool_], gradients: Array, inputs: Array, ks: Counts
 ) -> CrossTerms:
-    """The cross terms of a hidden tap for every k of ``ks`` (setting,), adding up one mode after the other.
+    """The cross terms of a hidden tap for every k of ``ks`` (setting,).
 
-    parts: (example, unit, mode), v_i v_iᵀg of the right singular vectors of the upstream Jacobians in descending order,
-    zero beyond the rank. tied: (example, mode), whether a singular value equals the next. Of c equal ones each has the
-    same part p = P g/c, P the projector on their span, and of m of them the random projector P_m has E P_m g = m p and
+    parts: (example, unit, mode), v_i v_iᵀg for the right singular vectors v_i of the upstream Jacobians, by descending
+    singular value, zero beyond the rank. tied: (example, mode), whether a singular value equals the next one.
+    gradients, inputs: as in `cross_terms`. A k beyond the last mode stands for all modes.
+
+    Where c singular values are equal, let P be the projector on the span of their vectors. Each of the c modes then has
+    the same part p = P g/c. A k that takes m of the c modes uses a random projector P_m with E P_m g = m p and
 
         E‖P_m g‖² − ‖E P_m g‖² = (m/c − m²/c²) ‖P g‖² = m (c − m) ‖p‖²
 
-    which counts with ‖x_b‖², as examples' bases are independent. gradients, inputs: as in `cross_terms`. A k beyond the
-    last mode counts as all modes.
+    The bases of different examples are independent, so this adds ‖x_b‖² m (c − m) ‖p‖² to ‖E Ĝ‖².
     """
     if parts.ndim != 3 or parts.shape[:2] != gradients.shape or tied.shape != (len(parts), parts.shape[2]):
         raise ValueError(
@@ -199,7 +214,7 @@ def orthogonal_cross_terms(
     if np.min(ks) < 1:
         raise ValueError(f"k must be at least 1, got {np.min(ks)}")
     whole = cross_terms(gradients, gradients, inputs)
-    # Inner products of weight gradients see the inputs through XXᵀ alone, so R of Xᵀ = QR will do where it is smaller.
+    # Inner products of weight gradients depend on X through XXᵀ alone, so R of Xᵀ = QR can stand in for Xᵀ.
     mixing = inputs if inputs.shape[0] >= inputs.shape[1] else np.linalg.qr(inputs.T)[1].T
     truth = gradients.T @ mixing
     guess = np.zeros_like(truth)
@@ -216,7 +231,7 @@ def orthogonal_cross_terms(
 
 
 def _pairs_split(tied: NDArray[np.bool_]) -> Counts:
-    """m (c − m) where a k takes m of c equal singular values, (example, mode): 0 where it takes all or none."""
+    """m (c − m), (example, mode), where k takes m of c equal singular values; 0 where it takes all of them or none."""
     taken, left = np.ones(tied.shape, dtype=np.int64), np.zeros(tied.shape, dtype=np.int64)
     for mode in range(1, tied.shape[1]):
         taken[:, mode] += taken[:, mode - 1] * tied[:, mode - 1]
@@ -226,20 +241,21 @@ def _pairs_split(tied: NDArray[np.bool_]) -> Counts:
 
 
 def best_setting(quantities: Quantities) -> Counts:
-    """The setting of highest efficiency for every layer and for all together, (layer,); the first of equals.
+    """The index of the setting of highest efficiency, (layer,), with all layers together last; the first of equals.
 
-    −1 for a layer without a gradient. The best k is ``ks[best_setting(…)]``. The output tap has no k of its own, but in
-    a joint pass the hidden layers' k decide how noisy its guess is.
+    −1 for a layer without a gradient. The best k is ``ks[best_setting(…)]``. The output tap has no k, but in a joint
+    pass the k of the hidden layers determine the noise of its guess.
     """
     efficiency = np.where(np.isnan(quantities.efficiency), -np.inf, quantities.efficiency)
     return np.where(np.isneginf(efficiency).all(1), -1, np.argmax(efficiency, axis=1))
 
 
 def best_k_of_each_layer(curves: Sequence[OverlapCurve], output: Output, layers: Layers = "joint") -> Counts:
-    """One k a hidden layer, (layer,), for the highest efficiency of all layers together in activation space.
+    """A k for each hidden layer, (layer,), for a high efficiency of all layers together in activation space.
 
-    Coordinate ascent from the best common k, over the k that the curves hold, until no layer's k alone can be improved:
-    never worse than a common k, not proven to be the best of all combinations. Raises ValueError without a gradient.
+    Coordinate ascent from the best common k: one layer's k is changed at a time, until no change helps. The result is
+    never worse than the best common k, and need not be the best of all combinations. Raises ValueError without a
+    gradient.
     """
     tops = np.array([max(min(int(curve.rank.max()), curve.overlap.shape[1]), 1) for curve in curves])
     common = np.minimum(np.arange(1, tops.max() + 1)[:, None], tops)
@@ -252,10 +268,10 @@ def best_k_of_each_layer(curves: Sequence[OverlapCurve], output: Output, layers:
         for layer, top in enumerate(tops):
             tried = np.repeat(chosen[None], top, axis=0)
             tried[:, layer] = np.arange(1, top + 1)
-            found = activation_quantities(orthogonal_terms(curves, output, tried), layers)
-            best = best_setting(found)[-1]
-            if found.efficiency[-1, best] > efficiency:
-                chosen, efficiency = tried[best], found.efficiency[-1, best]
+            quantities = activation_quantities(orthogonal_terms(curves, output, tried), layers)
+            best = best_setting(quantities)[-1]
+            if quantities.efficiency[-1, best] > efficiency:
+                chosen, efficiency = tried[best], quantities.efficiency[-1, best]
         if efficiency == before:
             return chosen
 
@@ -263,7 +279,7 @@ def best_k_of_each_layer(curves: Sequence[OverlapCurve], output: Output, layers:
 def _with_output(
     inner: list[Array], mean_square: list[Array], trace: list[Array], squared_gradients: list[Array], output: Output
 ) -> GuessTerms:
-    """Hidden layers' terms (setting, example) with the output tap's behind them."""
+    """The terms of the hidden layers, each (setting, example), followed by those of the output tap."""
     lengths = {len(squared) for squared in (*squared_gradients, output.squared_gradient)}
     if len(lengths) > 1:
         raise ValueError(f"all layers must have the same examples, got {sorted(lengths)} of them")
@@ -278,7 +294,7 @@ def _with_output(
 
 
 def _quantities(inner: Array, mean_square: Array, variance: Array, squared_gradient: Array) -> Quantities:
-    """From ⟨ḡ, g⟩, ‖ḡ‖², tr Cov ĝ (layer, setting) and ‖g‖² (layer,), all of which add up over layers."""
+    """All quantities from ⟨ḡ, g⟩, ‖ḡ‖², tr Cov ĝ (layer, setting) and ‖g‖² (layer,)."""
     inner, mean_square, variance = _with_all(inner), _with_all(mean_square), _with_all(variance)
     truth = _with_all(squared_gradient)[:, None]
     squared_bias = np.maximum(mean_square - 2 * inner + truth, 0.0)

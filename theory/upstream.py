@@ -68,10 +68,10 @@ def undetermined(
     which: Literal["top", "bottom"] = "top",
     epsilon: float = DOUBLE,
 ) -> NDArray[np.bool_]:
-    """Of which examples the k directions of `orthogonal` are one choice of many, (example,).
+    """For which examples J does not determine the k directions of `orthogonal`, (example,).
 
-    So it is where a singular value that is taken equals one that is left (an orthogonal weight has them all equal):
-    any basis of what both span would do. Equal but for rounding: apart by up to 10 epsilon σ_1.
+    This is so where a singular value that is taken equals one that is left out: any basis of their common span would
+    do. An orthogonal weight has only equal singular values. Values count as equal up to 10 epsilon σ_1 apart.
 
     values: (example, mode), in descending order. sides: (next_unit, unit). The others are those of `orthogonal`.
     """
@@ -135,12 +135,12 @@ def newton_schulz(weight: Array, derivative: Array, coefficients: Array) -> Dens
     each = np.broadcast_to(coefficients, (examples, *coefficients.shape[-2:]))
     left, values, right = singular_triplets(weight, derivative)
     norms = values[:, :1]
-    found = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+    mapped = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
     for step in range(each.shape[1]):
         a, b, c, d = (each[:, step, power, None] for power in range(4))
-        square = found**2
-        found = found * (a + square * (b + square * (c + square * d)))
-    return Dense(np.matmul(right * found[:, None, :], left.transpose(0, 2, 1)))
+        square = mapped**2
+        mapped = mapped * (a + square * (b + square * (c + square * d)))
+    return Dense(np.matmul(right * mapped[:, None, :], left.transpose(0, 2, 1)))
 
 
 def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> LowRank:

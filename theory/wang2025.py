@@ -1,13 +1,15 @@
-"""The metrics of Wang et al. 2025 exactly as their paper prints them, under names that carry its key (MATH.md §4).
+"""The metrics of Wang et al. 2025 exactly as their paper prints them, under names with the prefix of that paper.
+
+Source: docs/mathematics.md#quantities-of-wang-et-al.
 
     wang2025_bias              ‖(1/B) Σ_b (E ĝ_b − g_b)‖₂
     wang2025_variance          ‖(1/B) Σ_b E (g_b − ĝ_b)^∘2 − ((1/B) Σ_b (E ĝ_b − g_b))^∘2‖₂
     wang2025_covariance_norm   (1/B) Σ_b ‖A_b A_bᵀ − I‖_F / units
     wang2025_overlap           mean over b of ‖V_kᵀ g_b‖/‖g_b‖, and wang2025_squared_overlap of its square
 
-The bias averages errors over examples before it takes the norm, so errors of different examples cancel; the variance is
-a norm over units, where only the mean bias is taken away: it holds the spread of the bias over examples too. Neither is
-the bias or the variance of `theory.quantities`.
+The bias is the norm of errors averaged over examples, so errors of different examples cancel. The variance is a norm
+over units, from which only the mean bias is subtracted, so it contains the spread of the bias over examples. They
+differ from the bias and variance of `theory.quantities`.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
     t = Σ_l ⟨V_l, G_l⟩  (joint)   or   ⟨V_l, G_l⟩  (separate)
 
-V_l holds P_l entries, one noise vector a layer, with E V_i⁴ = fourth and E V_i² V_j² = pair. The mean is G_l. Of t² the
-own part and the other layers' are independent, so, with S = Σ ‖G‖² over the other layers (0 when separate),
+V_l is one noise vector with P_l entries for each layer, with E V_i⁴ = fourth and E V_i² V_j² = pair. The mean is G_l.
+The parts of the slope from this layer and from the others are independent. With S = Σ ‖G‖² over the other layers (0 for
+separate passes)
 
-    E‖Ĝ_l‖² = P_l (S + pair ‖G_l‖²) + (fourth − pair) ‖G_l‖²:
+    E‖Ĝ_l‖² = P_l (S + pair ‖G_l‖²) + (fourth − pair) ‖G_l‖²
 
-entry i meets itself in fourth · G_i² and every other entry j in pair · G_j². For pair = 1 and κ = fourth the variance
-is P_l‖G‖² + (κ − 2)‖G_l‖² (joint), and P + κ − 2 times ‖G‖² over the whole net.
+because E V_i² t² contains fourth · G_i², and pair · G_j² for every other entry j. For pair = 1 and κ = fourth the
+variance in a joint pass is P_l‖G‖² + (κ − 2)‖G_l‖², and (P + κ − 2)‖G‖² for all layers together.
 
-Sources: Baydin et al. 2022; Ren et al. 2023; MATH.md §3.
+Sources: Baydin et al. 2022; Ren et al. 2023; docs/mathematics.md#weight-perturbation.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ def second_moments(
     Raises ValueError for an unknown ``layers`` and for sequences of different lengths.
     """
     check_switches("batch", layers)
-    own, entries, fourths, pairs = (np.asarray(values, np.float64) for values in (squared_norms, sizes, fourth, pair))
-    if own.ndim != 1 or not own.shape == entries.shape == fourths.shape == pairs.shape:
+    squares, entries, fourths, pairs = (
+        np.asarray(values, np.float64) for values in (squared_norms, sizes, fourth, pair)
+    )
+    if squares.ndim != 1 or not squares.shape == entries.shape == fourths.shape == pairs.shape:
         raise ValueError(
             "squared_norms, sizes, fourth and pair must have one entry a layer, "
-            f"got the shapes {own.shape}, {entries.shape}, {fourths.shape} and {pairs.shape}"
+            f"got the shapes {squares.shape}, {entries.shape}, {fourths.shape} and {pairs.shape}"
         )
-    others = of_others(own[:, None], "example", layers)[:, 0]
-    return entries * (others + pairs * own) + (fourths - pairs) * own
+    others = of_others(squares[:, None], "example", layers)[:, 0]
+    return entries * (others + pairs * squares) + (fourths - pairs) * squares
 
 
 def second_moments_per_example(
@@ -60,6 +63,6 @@ def second_moments_per_example(
 
     squared_norms: ‖G_l,b‖² (layer, example). squared_gradients: ‖G_l‖² (layer,). The rest as in `second_moments`.
     """
-    own = np.asarray(squared_norms, np.float64)
-    alone = [second_moments(one, sizes, fourth, pair, layers=layers) for one in own.T]
-    return np.sum(alone, axis=0) - own.sum(1) + np.asarray(squared_gradients, np.float64)
+    squares = np.asarray(squared_norms, np.float64)
+    alone = [second_moments(of_example, sizes, fourth, pair, layers=layers) for of_example in squares.T]
+    return np.sum(alone, axis=0) - squares.sum(1) + np.asarray(squared_gradients, np.float64)

@@ -23,11 +23,14 @@ from fganalysis.estimators.noise import Noise
 
 @dataclass
 class Enumeration:
-    """A noise law of finite support that hands out, in turn, the coordinates of every point of its product space.
+    """A noise law with finitely many values, whose draws go through every point of the product space in turn.
 
-    ``values`` and ``probabilities`` are those of one entry; ``first`` and ``count`` say which points of the product
-    space the next draws return. ``drawn`` counts the coordinates handed out so far. ``n_points``, if it is given, is
-    what the first dimension of every draw must be.
+    Attributes:
+        values, probabilities: of one entry of the noise.
+        fourth_moment: E ε⁴ of one entry.
+        first: index of the point of the product space that the first guess of the next draw gets.
+        drawn: how many coordinates of these points earlier draws have returned.
+        n_points: if given, the number of guesses that every draw must have.
     """
 
     values: tuple[float, ...]
@@ -60,9 +63,9 @@ class Enumeration:
         return torch.tensor(self.values, dtype=like.dtype)[digits].view(shape).to(like.device)
 
     def digits(self, points: Tensor, start: int, count: int) -> Tensor:
-        """Digits ``start … start + count`` of each point's number in base len(values), (point, count)."""
+        """Digits ``start … start + count`` of the index of each point in base len(values), (point, count)."""
         base = len(self.values)
-        # No point's number reaches 2^62, so that a higher place holds a zero; its power would overflow.
+        # Indices are below 2^62, so all higher digits are zero. Powers above 2^62 would overflow.
         powers = torch.tensor([min(base**place, 2**62) for place in range(start, start + count)], dtype=torch.int64)
         return (points[:, None] // powers) % base
 
@@ -90,7 +93,7 @@ def three_points() -> Enumeration:
 
 @dataclass(frozen=True)
 class ExactMoments:
-    """Mean and covariance of one guess, flattened tap after tap in row-major order; in a space without guesses, None.
+    """Mean and covariance of one guess, flattened tap after tap in row-major order; None in a space without guesses.
 
     Attributes:
         activation_mean: (number,), activation_covariance: (number, number), over (example, unit) of every tap.
@@ -161,7 +164,7 @@ def exact_moments(
 
 
 def _call(estimator: Estimator, snapshot: Snapshot, n_guesses: int, seed: int = 0) -> Sequence[Tensor | None]:
-    """Dense guesses of an estimator that must not draw anything from its generator, or torch's global one."""
+    """Dense guesses. Raises ValueError where the estimator draws from its generator or from torch's global one."""
     generator = torch.Generator(snapshot.outputs.device).manual_seed(seed)
     before = generator.get_state(), torch.get_rng_state()
     with torch.no_grad():
@@ -203,10 +206,10 @@ class _WeightedSums:
 
 
 def _without_noise(estimator: Estimator, snapshot: Snapshot) -> ExactMoments:
-    """Moments of a deterministic estimator; two calls must agree."""
+    """Moments of a deterministic estimator. Raises ValueError where two calls with different seeds differ."""
     calls = [_call(estimator, snapshot, 1, seed) for seed in (0, 1)]
-    for one, other in zip(*calls, strict=True):
-        if one is not None and other is not None and not torch.equal(one, other):
+    for first, second in zip(*calls, strict=True):
+        if first is not None and second is not None and not torch.equal(first, second):
             raise ValueError(_draws_in_secret(estimator))
     sums = [_WeightedSums() for _ in calls[0]]
     for space, guess in zip(sums, calls[0], strict=True):

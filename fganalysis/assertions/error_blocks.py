@@ -20,15 +20,18 @@ from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.sound_guesses import first_guess, guesses_of
 
-BLOCKS = 64
-FIRST_BLOCK = 16
-GROWTH = 1.5
+# The plan of the looks. `python -m studies.calibration` shows what a change of it does to the rate of false alarms and
+# to the number of guesses until a bias is found.
+BLOCKS = 64  # Blocks of a look.
+FIRST_BLOCK = 16  # Guesses of a block in the first look.
+GROWTH = 1.5  # Size of a block over that of the look before.
 LEAST_GUESSES = 2 * BLOCKS * FIRST_BLOCK
-NUMBERS_PER_CALL = 2**20
-NUMBERS_WORTH_THREADS = 2**12
-WORKING_COPIES = 4  # Of the guesses of a call: noise, direction, guess, one temporary.
-SUMS_IN_DOUBLE = 4  # Of a block's guesses: the total, its image in weight space, the errors, those that wait.
-ROUNDING = 32.0  # What rounding may add to a guess, in units of the data type's precision.
+
+NUMBERS_PER_CALL = 2**20  # Numbers that a call of the estimator may return: what a cache holds.
+NUMBERS_WORTH_THREADS = 2**12  # Fewer numbers a guess are drawn faster without threads.
+WORKING_COPIES = 4  # Copies of a call's guesses held at once: noise, direction, guess, one temporary.
+SUMS_IN_DOUBLE = 4  # Sums over a block held at once: the total, its image in weight space, the errors, those that wait.
+GUESS_ROUNDING = 32.0  # What rounding may add to a guess, in units of the data type's precision.
 
 Space = Literal["activation", "weight"]
 
@@ -66,7 +69,7 @@ class Blocks:
         exact = {name: gradients[name] for name in gradients if space in (None, name)}
         self._numbers = max(1, probe.numbers_per_guess())
         self._workers = self._workers_within(memory, workers, exact)
-        self.precision = ROUNDING * torch.finfo(snapshot.outputs.dtype).eps
+        self.precision = GUESS_ROUNDING * torch.finfo(snapshot.outputs.dtype).eps
         self.errors = [
             GuessErrors(name, snapshot.layers, [_double(gradient) for gradient in tensors], BLOCKS, self.precision)
             for name, tensors in exact.items()
@@ -121,7 +124,7 @@ class Blocks:
                 taps = zip(totals, self._snapshot.taps, strict=True)
                 sums["weight"] = [total.T @ tap.inputs.double() for total, tap in taps]
             flat = [torch.cat([total.flatten() for total in sums[errors.space]]) for errors in self.errors]
-            return [one.cpu().numpy() for one in flat]
+            return [array.cpu().numpy() for array in flat]
 
 
 def _double(gradient: Tensor) -> NDArray[np.float64]:

@@ -1,14 +1,14 @@
-"""The errors of guesses in one space, looked at along many directions: NumPy arrays only.
+"""The sums of errors of guesses in one space, along many directions: NumPy arrays only.
 
-Directions, each with the weight of its evidence, which add up to 1:
+The evidence of a bias is weighted over these directions; the weights add up to 1.
 
-    1/4   the gradient itself and each layer's share of it, in equal parts: a wrong scale
-    1/4   each example's, unit's and input's share of it: a dropped example, a masked unit, a missing input
+    1/4   the gradient itself and its part in each layer, in equal parts: a wrong scale
+    1/4   the part of the gradient in each example, unit and input: a dropped example, a masked unit, a missing input
     1/4   every single coordinate
-    1/4   two directions learned from the looks before: the mean error by precision, whole and its large coordinates
+    1/4   two directions learned from earlier looks: the mean error by its precision, and its large coordinates
 
-Rows and columns are (example, unit) at the activations and (unit, input) at the weights; an example's share is that
-over all layers, the others are a layer's own.
+Arrays are (example, unit) at the activations and (unit, input) at the weights. The part of an example runs over all
+layers; the parts of a unit or an input belong to one layer.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from fganalysis.statistics.anytime_evidence import Evidence, NormBound, norm_bou
 
 Array = NDArray[np.float64]
 AXES = {"activation": ("example", "unit"), "weight": ("unit", "input")}
-ARRAYS = 18  # Held at most at one time, of a number for every direction: exact gradient, scales, evidence, temporaries.
+ARRAYS = 18  # Arrays with a number for every direction that are held at once: gradient, scales, evidence, temporaries.
 LEARNED = ("spread over all coordinates", "in the few coordinates with the largest errors")
 
 
 @dataclass(frozen=True)
 class Place:
-    """One direction in words, and the layer and unit it belongs to where it is a single coordinate's."""
+    """A direction in words. A single coordinate also has its layer and unit."""
 
     name: str
     layer: str = ""
@@ -38,7 +38,7 @@ class Place:
 
 
 def bytes_needed(space: str, shapes: Sequence[tuple[int, ...]], n_blocks: int) -> int:
-    """What `GuessErrors` takes in memory; shapes: of the exact gradients, (row, column) a tap."""
+    """The memory of `GuessErrors` in bytes. shapes: those of the exact gradients, (row, column) for each tap."""
     n_coordinates = sum(rows * columns for rows, columns in shapes)
     n_rows = shapes[0][0] if AXES[space][0] == "example" else sum(rows for rows, _ in shapes)
     n_shares = 1 + len(shapes) + n_rows + sum(columns for _, columns in shapes)
@@ -46,14 +46,18 @@ def bytes_needed(space: str, shapes: Sequence[tuple[int, ...]], n_blocks: int) -
 
 
 class GuessErrors:
-    """Running sums of ĝ − g in one space, in units of a power of two near ‖g‖, so that no scale of the loss matters.
+    """Running sums of ĝ − g in one space.
 
-    A look is ``start(block_size)``, ``take(block, sums)`` for every block and ``finish()``: the errors of one block are
-    held at a time, and their sums over looks for all blocks. Memory: `bytes_needed`.
+    A look is a call of ``start(block_size)``, of ``take(block, sums)`` for every block, and of ``finish()``. Held are
+    the errors of one block, and for every block the sum of its errors over all looks. The unit is a power of two near
+    ‖g‖, so that the scale of the loss does not matter. Memory: `bytes_needed`.
 
     Attributes:
-        space: "activation" or "weight". gradient: the exact gradients, flattened tap after tap. norm: theirs.
-        n_guesses: how many guesses were added. evidence: of all of them but the first look's.
+        space: "activation" or "weight".
+        gradient: the exact gradients, flattened tap after tap.
+        norm: the norm of ``gradient``.
+        n_guesses: the number of guesses added so far.
+        evidence: the evidence from all looks but the first.
     """
 
     def __init__(self, space: str, layers: tuple[str, ...], gradients: list[Array], n_blocks: int, precision: float):
@@ -86,9 +90,9 @@ class GuessErrors:
         self._block_size = 0
 
     def start(self, block_size: int) -> None:
-        """Begins a look of blocks of so many guesses each.
+        """Begins a look with blocks of ``block_size`` guesses.
 
-        The first look gives scales and learned directions only, so that both are fixed before the evidence comes.
+        The first look only sets the scales and the learned directions. Both must be fixed before evidence is taken.
         """
         self._block_size = block_size
         if self.n_guesses > 0:
@@ -101,7 +105,7 @@ class GuessErrors:
             reach[-len(LEARNED) :] += guesses * np.linalg.norm(self._learned, axis=1)
 
     def take(self, block: int, sums: Array) -> None:
-        """Takes in the sum of one block's guesses (number,), which it overwrites."""
+        """Adds a block. sums: the sum of its guesses, (number,), which is overwritten."""
         errors = np.ldexp(sums, -self._exponent, out=sums)
         errors -= self._block_size * self.gradient
         shares = self._shares(errors * self.gradient)
@@ -126,7 +130,7 @@ class GuessErrors:
         self.n_guesses += n_blocks * self._block_size
 
     def _shares(self, products: Array) -> Array:
-        """Sums of ``products`` (number,): all, a tap each, a row each (an example of all taps), a column each."""
+        """Sums of ``products`` (number,) over everything, each tap, each row (an example of all taps), each column."""
         rows, columns, taps, start = [], [], [], 0
         for shape in self._shapes:
             tap = products[start : start + shape[0] * shape[1]].reshape(shape)
@@ -139,7 +143,7 @@ class GuessErrors:
         return np.concatenate([sum(taps[1:], taps[0]), *taps, *rows, *columns])
 
     def _make_positive(self) -> None:
-        """Scales without the zeros of coordinates that are never guessed: any scale is valid, only some are good."""
+        """Replaces scales of zero, those of coordinates that are never guessed. Every positive scale is valid."""
         typical = self.norm + float(np.sqrt(np.trace(self._gram) / len(self._gram) / self._block_size))
         shares, coordinates = self._fixed
         least = 1e-12 * typical
@@ -147,7 +151,7 @@ class GuessErrors:
         np.maximum(self._scales[coordinates], least, out=self._scales[coordinates])
 
     def _learn(self) -> Array:
-        """Two directions (2, number) of about unit standard deviation, from the looks so far."""
+        """The two learned directions (2, number), along each of which a guess has about unit standard deviation."""
         scales = self._scales[self._fixed[1]]
         total = self._groups.sum(0)
         large = total**2 > self.n_guesses * np.log(len(total)) * scales**2
@@ -157,24 +161,24 @@ class GuessErrors:
         return np.divide(directions, lengths, out=directions, where=lengths > 0)
 
     def bound(self, alpha: float) -> NormBound:
-        """The squared norm of the mean error and its upper bound, with confidence 1 − alpha, rounding errors added."""
+        """The squared norm of the mean error, and its upper bound with confidence 1 − alpha plus rounding errors."""
         gram = self._gram * (len(self._groups) / self.n_guesses) ** 2
         bound, rounding = norm_bound(gram, alpha), self.rounding()
         return replace(bound, upper=bound.upper + rounding, without_bias=bound.without_bias + rounding)
 
     def along_gradient(self) -> tuple[float, float]:
-        """⟨mean guess, g⟩/‖g‖² and the standard deviation of one guess's, from the groups."""
+        """⟨mean guess, g⟩/‖g‖², and the standard deviation of ⟨ĝ, g⟩/‖g‖² of one guess, from the blocks."""
         means = self._groups @ self.gradient * (len(self._groups) / self.n_guesses / self.norm**2)
         deviation = means.std(ddof=1) * np.sqrt(self.n_guesses / len(self._groups))
         return 1 + float(means.mean()), float(deviation)
 
     def rounding(self) -> float:
-        """The norm of a bias that rounding errors may amount to, which are relative to a guess's norm, about √E‖ĝ‖²."""
+        """The norm of the largest bias that rounding may cause. Rounding errors are relative to √E‖ĝ‖²."""
         squares = np.trace(self._gram) / self.n_guesses
         return self._precision * (self.norm + float(np.sqrt(squares)))
 
     def place(self, direction: int) -> Place:
-        """What a direction is, by its number in the order of the evidence."""
+        """The direction with this index in the order of the evidence."""
         for count, named in self._sections():
             if direction < count:
                 return named(direction)
@@ -182,7 +186,7 @@ class GuessErrors:
         raise ValueError(f"there is no direction {direction} places after the last")
 
     def _sections(self) -> Iterator[tuple[int, Callable[[int], Place]]]:
-        """The directions of one kind, in order: how many, and what each is by its number among them."""
+        """For each kind of direction, in order: their number, and a function from an index among them to the place."""
         yield 1, lambda index: Place("along the gradient")
         yield len(self._layers), lambda index: Place(f"along the gradient of layer {self._layers[index]!r}")
         if self._rows_are_examples:

@@ -1,12 +1,13 @@
 """assert_moments_match(): every measured quantity with a closed form lies where the closed form says.
 
-A measured value matches its prediction where it lies within the margin of `fganalysis.statistics.rare_tails`, at alpha
-shared evenly among both sides of all comparisons (Bonferroni): a right prediction fails with probability at most alpha.
-The margins allow for skewed guesses and for guesses that a sample has not met, as far as 256 guesses or more can show
-them: an estimator that owes its moments to events rarer than one guess in a hundred needs more. A discrepancy as large
-as the margin is found with probability one half, a larger one more often: both rates are stated.
+A measured value matches its prediction if it lies within the margin of `fganalysis.statistics.rare_tails`. Alpha is
+shared evenly among both sides of all comparisons (Bonferroni), so a right prediction fails with probability at most
+alpha. A discrepancy as large as the margin is found with probability one half, and a larger one more often. Both rates
+are reported.
 
-`wang2025_bias` and `wang2025_variance` are left out: a sample keeps too little of them to tell their far tails.
+The margins allow for skewed guesses, and for longer guesses than those that were drawn, as far as 256 or more guesses
+can show them. An estimator that owes its moments to events rarer than about one guess in a hundred needs more guesses.
+`wang2025_bias` and `wang2025_variance` are left out, as a sample keeps too little of them for their far tails.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from fganalysis.estimators import Estimator, label
 from fganalysis.measuring.sample import sample
 from fganalysis.measuring.sound_guesses import check_arguments
 from fganalysis.results import schema
-from fganalysis.statistics.rare_tails import QUANTITIES, RawSample
+from fganalysis.statistics.rare_tails import MARGINS, RawSample
 
-LEAST_GUESSES = 256
-ROUNDING = 1e3  # in units of the data type's precision, relative to the natural size of the quantity
+LEAST_GUESSES_TO_MATCH = 256
+MOMENT_ROUNDING = 1e3  # in units of the data type's precision, relative to the natural size of the quantity
 
 
 @dataclass(frozen=True)
 class MomentsMatch:
-    """All of them matched: at which rates.
+    """All measured quantities match, with the error rates of this statement.
 
     Attributes:
-        n_comparisons: quantities times spaces and layers.
-        alpha: probability at most of failing a right prediction.
-        detectable: by quantity, the relative discrepancy that is found with probability one half at least, in whatever
-            space and layer it is; quantities that are predicted to be zero everywhere are left out.
+        n_comparisons: the number of compared values, over all quantities, spaces and layers.
+        alpha: the largest probability with which a right prediction fails.
+        detectable: for each quantity, the relative discrepancy that is found with probability at least one half in any
+            space and layer. Quantities that are predicted to be zero everywhere are left out.
     """
 
     estimator: str
@@ -48,11 +49,11 @@ class MomentsMatch:
     detectable: dict[str, float]
 
     def __str__(self) -> str:
-        found = ", ".join(f"{quantity} {size:.2g}" for quantity, size in self.detectable.items())
+        discrepancies = ", ".join(f"{quantity} {size:.2g}" for quantity, size in self.detectable.items())
         return (
-            f"{self.estimator}: {self.n_comparisons} comparisons with closed forms, all within their margins. Fails a "
-            f"right prediction with probability {self.alpha:g} at most, and half the time one that is wrong by, "
-            f"relatively, {found}. Seed {self.seed}, {self.n_guesses} guesses."
+            f"{self.estimator}: {self.n_comparisons} comparisons with closed forms, all within their margins. A right "
+            f"prediction fails with probability at most {self.alpha:g}. A wrong one fails at least half the time from "
+            f"these relative discrepancies on: {discrepancies}. Seed {self.seed}, {self.n_guesses} guesses."
         )
 
 
@@ -65,7 +66,7 @@ def assert_moments_match(
     alpha: float = 1e-3,
     seed: int = 0,
 ) -> MomentsMatch:
-    """Samples the estimator and holds every quantity with a closed form against it.
+    """Samples the estimator and compares every quantity that has a closed form with its prediction.
 
     Args:
         estimator: a key of `ESTIMATORS` or an instance.
@@ -75,7 +76,7 @@ def assert_moments_match(
         alpha: probability of failing a right prediction.
 
     Returns:
-        The rates of false and of missed failures.
+        The number of comparisons, and the rates of false alarms and of missed discrepancies.
 
     Raises:
         AssertionError: with the worst mismatches and the seed.
@@ -83,7 +84,7 @@ def assert_moments_match(
             that is infinite or has a name, space, layer or dimension that a sample has not.
     """
     check_arguments(snapshot, seed)
-    check_whole("n_guesses", n_guesses, LEAST_GUESSES)
+    check_whole("n_guesses", n_guesses, LEAST_GUESSES_TO_MATCH)
     check_number("alpha", alpha, above=0, below=1)
     aligned = _aligned(predicted, snapshot)
     measured = sample(snapshot, estimator, n_guesses, seed)
@@ -114,14 +115,17 @@ def assert_moments_match(
 
 
 def _aligned(predicted: xr.Dataset, snapshot: Snapshot) -> dict[str, xr.DataArray]:
-    """What can be compared of a prediction, (space, layer) as measured; what could silently be left out is refused."""
+    """The quantities of a prediction that can be compared, over (space, layer) in the order of the measurement.
+
+    Raises ValueError for names, spaces, layers and dimensions that a sample does not have, rather than ignore them.
+    """
     check_kind("predicted", predicted, xr.Dataset, "an xarray.Dataset, such as fga.predict returns")
     unknown = [name for name in predicted.data_vars if name not in schema.variables()]
     if unknown:
-        raise ValueError(f"predicted has the unknown quantity {unknown[0]!r}; known ones: {', '.join(QUANTITIES)}")
+        raise ValueError(f"predicted has the unknown quantity {unknown[0]!r}; known ones: {', '.join(MARGINS)}")
     places = {schema.SPACE: list(schema.SPACES), schema.LAYER: [*snapshot.layers, schema.ALL_LAYERS]}
     aligned = {}
-    for name in QUANTITIES:
+    for name in MARGINS:
         if name not in predicted:
             continue
         values = predicted[name]
@@ -138,8 +142,12 @@ def _aligned(predicted: xr.Dataset, snapshot: Snapshot) -> dict[str, xr.DataArra
 
 
 def _compared(quantity: str, measured: xr.Dataset, predicted: xr.DataArray, tail: float) -> pd.DataFrame:
-    """Where there is something to compare, over (space, layer): values as reported, and as compared the difference from
-    the prediction, how far below and above it may lie, rounding included, and the prediction if it is not zero."""
+    """A row for each (space, layer) with a prediction.
+
+    measured, error and predicted are as reported. The other columns are on the scale of the comparison: the difference
+    of measurement and prediction, its margins below and above (with rounding errors), and the prediction or NaN where
+    it is zero.
+    """
     squares = measured["gradient_norm"].values ** 2
     p = measured["inner_product"].values
     n_groups = measured.sizes[schema.GROUP]
@@ -154,7 +162,8 @@ def _compared(quantity: str, measured: xr.Dataset, predicted: xr.DataArray, tail
     )
     margin = raw.margin(quantity, predicted.values, tail)
     size = squares if schema.QUANTITIES[quantity].units != "1" else np.ones_like(squares)
-    rounding = ROUNDING * float(np.finfo(measured.attrs["dtype"]).eps) * np.maximum(size, np.abs(margin.prediction))
+    precision = MOMENT_ROUNDING * float(np.finfo(measured.attrs["dtype"]).eps)
+    rounding = precision * np.maximum(size, np.abs(margin.prediction))
     columns = {
         "measured": measured[quantity].values,
         "error": measured[quantity + schema.SE].values,
@@ -171,16 +180,16 @@ def _compared(quantity: str, measured: xr.Dataset, predicted: xr.DataArray, tail
 
 
 def _failures(quantity: str, table: pd.DataFrame) -> list[tuple[float, str]]:
-    found = []
+    failures = []
     excess = np.maximum(table["difference"] / table["above"], -table["difference"] / table["below"])
     for (space, layer), row in table[~(excess <= 1)].iterrows():
         measured = f"{row['measured']:.5g} ± {row['error']:.2g}"
         text = f"{quantity} at {space}/{layer}: {measured}, predicted {row['predicted']:.5g}"
-        found.append((float(excess[space, layer]), text))
-    return found
+        failures.append((float(excess[space, layer]), text))
+    return failures
 
 
 def _detectable(table: pd.DataFrame) -> float:
-    """The largest margin relative to a prediction that is not zero; NaN where there is none."""
+    """The largest margin relative to its prediction; NaN where every prediction is zero."""
     relative = float((np.maximum(table["below"], table["above"]) / table["compared"]).max())
     return float(1 + relative) ** table.attrs["power"] - 1

@@ -1,26 +1,30 @@
 """check_unbiased(): is an estimator's mean the gradient? A verdict whose error rates hold at whatever moment it stops.
 
-Guesses come in looks of 64 blocks, the blocks growing from look to look. Each block leaves the sum of its guesses'
-errors ĝ − g, in each space in which the estimator guesses. From these come, by
-`fganalysis.statistics.anytime_evidence`,
+Guesses are drawn in looks of 64 blocks, and blocks grow from look to look. After each look the data are the sums of
+the errors ĝ − g over each block, in each space in which the estimator guesses. `fganalysis.statistics.anytime_evidence`
+turns them into two things.
 
-* evidence of a bias: a weighted average over the gradient itself and each layer's, example's, unit's and input's share
-  of it (a wrong scale, a dropped example, a masked unit), every single coordinate, and two directions learned from the
-  looks before: the mean error so far, weighted by precision, whole (a bias spread over all coordinates) and restricted
-  to its large coordinates;
-* an upper bound of the norm of the bias, from pairs of different blocks.
+* Evidence of a bias: a weighted average of the evidence along many directions. They are the gradient itself (which
+  shows a wrong scale); the parts of the gradient in each layer, example, unit and input (a dropped example, a masked
+  unit); every single coordinate; and two directions learned from earlier looks. These two are the mean error so far,
+  weighted by its precision, and the same restricted to its largest coordinates.
+* An upper bound of the norm of the bias, from pairs of different blocks.
 
-**Guarantees.** An unbiased estimator is called biased with probability at most ``alpha``, whenever the sampling stops:
-exactly where block sums are symmetric about their mean, with any tails; asymptotically in the size of a block
-otherwise. A relative bias above the tolerance is called unbiased with probability at most ``alpha``: asymptotically
-(Gaussian means of groups of guesses). Neither can know of events that the guesses drawn have not met: an estimator that
-owes its mean to events rarer than one guess in a hundred needs a finite-sample argument of its own.
+**Guarantees.** An unbiased estimator is called biased with probability at most ``alpha``, whenever the sampling stops.
+This holds exactly where block sums are symmetric about their mean, whatever their tails, and otherwise asymptotically
+in the size of a block. An estimator with a relative bias above the tolerance is called unbiased with probability at
+most ``alpha``, asymptotically (means of groups of guesses are taken as Gaussian). No guarantee covers events that the
+guesses have not met. An estimator that owes its mean to events rarer than about one guess in a hundred needs another
+argument.
 
-**Power.** Along a direction fixed beforehand, a bias of b standard deviations of one guess is found after about 30/b²
-guesses. So the whole gradient scaled by 1 + r takes about 30 v/r² guesses, v‖g‖² the variance along the gradient (2 for
-weight perturbation with Gaussian noise), whatever the number of weights; a relative bias r spread over d equally noisy
-coordinates takes about 8 √(2d) v/r². To bound any bias by the tolerance takes 20 (in many dimensions) to 50 (in one)
-times ‖C‖_F/(tolerance ‖g‖)², ‖C‖_F the Frobenius norm of a guess's covariance. These are for alpha = .01.
+**Power**, for alpha = 0.01. Along a direction fixed beforehand, a bias of b standard deviations of one guess is found
+after about 30/b² guesses. Let v‖g‖² be the variance along the gradient; v = 2 for weight perturbation with Gaussian
+noise. A gradient scaled by 1 + r is found after about 30 v/r² guesses, whatever the number of weights. A relative bias
+r spread over d equally noisy coordinates is found after about 8 √(2d) v/r². An unbiased estimator is recognised after
+20 (in many dimensions) to 50 (in one dimension) times ‖C‖_F/(tolerance ‖g‖)² guesses, with C the covariance of a guess.
+
+Proofs: docs/mathematics.md#anytime-evidence, docs/mathematics.md#upper-bound-of-a-bias,
+docs/mathematics.md#verdicts-of-check_unbiased.
 """
 
 from __future__ import annotations
@@ -40,21 +44,24 @@ from fganalysis.measuring.sound_guesses import check_arguments
 from fganalysis.statistics.anytime_evidence import NormBound, boundary, spent
 
 Outcome = Literal["unbiased", "biased", "undecided"]
-NAMED = 8  # Parameters that the text of a verdict names; its field names them all.
+NAMED_IN_VERDICT = 8  # Parameters that the text of a verdict names; its field names them all.
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen in one space. Relative numbers are in units of ‖g‖; each end of an interval holds at 1 − alpha.
+    """The result in one space, at confidence 1 − alpha. Relative numbers are in units of ‖g‖.
 
     Attributes:
-        relative_bias: the estimate, zero where the unbiased estimate of its square is negative. interval: its bounds.
-        shrinkage: ⟨mean guess, g⟩/‖g‖². shrinkage_interval: its bounds, both at once at 1 − alpha.
-        direction: the direction with the largest component of the bias, in words; one of those learned from the guesses
-            where no fixed one has half of it. layer, unit: of the coordinate with the most evidence.
-        log_evidence: of a bias above rounding errors.
-        detectable: the smallest relative bias in any direction that so many guesses can exclude.
-        detectable_scale: the smallest error of scale that they can find.
+        relative_bias: the estimate; zero where the unbiased estimate of its square is negative.
+        interval: its bounds, each of which holds with confidence 1 − alpha.
+        shrinkage: ⟨mean guess, g⟩/‖g‖².
+        shrinkage_interval: its bounds, which both hold together with confidence 1 − alpha.
+        direction: in words, the direction with the largest component of the bias. A direction learned from the guesses
+            is named only where no fixed direction holds half of the squared bias.
+        layer, unit: the place of the coordinate with the most evidence of a bias.
+        log_evidence: the logarithm of the evidence of a bias larger than rounding errors.
+        detectable: the smallest relative bias, in any direction, that this number of guesses can exclude.
+        detectable_scale: the smallest relative error of scale that this number of guesses can find.
     """
 
     space: str
@@ -75,10 +82,12 @@ class Verdict:
     """Unbiased to within the tolerance, biased, or undecided; ``str`` makes a paragraph of it.
 
     Attributes:
-        n_guesses: drawn. guesses_needed: where undecided, an estimate of how many a verdict would take in all: that
-            of "biased" where there is half the evidence for it, else that of "unbiased", before which a bias may show.
-        findings: one a space in which the estimator guesses; first the one that decided.
-        not_looked_at: parameters that the verdict says nothing of: they need a gradient and are in no Linear module.
+        n_guesses: number of guesses drawn.
+        guesses_needed: where undecided, an estimate of the number of guesses that a verdict takes in all. It is that of
+            the verdict "biased" where at least half of the evidence for it is there, and otherwise that of "unbiased".
+            A bias may show earlier.
+        findings: one for each space in which the estimator guesses, the one that decided first.
+        not_looked_at: trainable parameters outside the Linear modules, about which the verdict says nothing.
     """
 
     outcome: Outcome
@@ -103,7 +112,8 @@ class Verdict:
     def _rest(self) -> str:
         if not self.not_looked_at:
             return ""
-        names, more = ", ".join(map(repr, self.not_looked_at[:NAMED])), len(self.not_looked_at) - NAMED
+        names = ", ".join(map(repr, self.not_looked_at[:NAMED_IN_VERDICT]))
+        more = len(self.not_looked_at) - NAMED_IN_VERDICT
         return f" Not looked at, as they are in no Linear module: {names}{f' and {more} more' if more > 0 else ''}."
 
     def _reason(self) -> str:
@@ -112,7 +122,9 @@ class Verdict:
         first, confidence = self.findings[0], f"confidence {level}"
         lower, upper = first.interval
         if self.outcome == "unbiased":
-            bounds = " and ".join(f"at most {found.interval[1]:.2g} in {found.space} space" for found in self.findings)
+            bounds = " and ".join(
+                f"at most {finding.interval[1]:.2g} in {finding.space} space" for finding in self.findings
+            )
             return f"unbiased to within the tolerance: relative bias {bounds} ({confidence})"
         if self.outcome == "undecided":
             return (
@@ -213,9 +225,10 @@ def _outcome(errors: list[GuessErrors], bounds: list[NormBound], tolerance: floa
 
 
 def _factor_needed(errors: list[GuessErrors], bounds: list[NormBound], tolerance: float, share: float) -> float:
-    """How many times the guesses so far a verdict would take: "unbiased" unless much of the evidence is there.
+    """The number of guesses that a verdict takes, over the number drawn so far.
 
-    Less evidence than half is noise as often as not, and extrapolated from noise "biased" always seems near.
+    It is estimated for "biased" only where half of the (logarithmic) evidence is there. Less evidence is as often noise
+    as not, and an extrapolation from noise always promises a verdict soon.
     """
     bounded = max(bound.factor_needed(tolerance * space.norm) for space, bound in zip(errors, bounds, strict=True))
     half = -np.log(share) / 2
@@ -224,7 +237,7 @@ def _factor_needed(errors: list[GuessErrors], bounds: list[NormBound], tolerance
 
 
 def _whole(guesses: float) -> int:
-    # Infinite where no number of guesses would bring a verdict.
+    # The number is infinite where no number of guesses would bring a verdict.
     return int(min(guesses, 2.0**62))
 
 

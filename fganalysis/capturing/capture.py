@@ -127,10 +127,10 @@ def _checked(
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
     outside = {name: p for name, p in original.named_parameters() if p.requires_grad} if original is not None else {}
     wanted = [*recorded.hooks.outputs, recorded.outputs, *parameters.values(), *outside.values()]
-    found = iter(refusals.differentiated(recorded.loss, wanted))
-    at_taps, at_outputs = [next(found) for _ in recorded.hooks.outputs], next(found)
-    by_name = {name: next(found) for name in parameters}
-    gradient_checks.refuse_weights_in_the_loss(list(outside), list(found))
+    gradients = iter(refusals.differentiated(recorded.loss, wanted))
+    at_taps, at_outputs = [next(gradients) for _ in recorded.hooks.outputs], next(gradients)
+    by_name = {name: next(gradients) for name in parameters}
+    gradient_checks.refuse_weights_in_the_loss(list(outside), list(gradients))
     snapshot = _snapshot(network, loss_fn, inputs, targets, recorded, derivatives, at_taps)
     refusals.refuse_useless_gradient(snapshot)
     snapshot = _with_upstream_where_it_is(snapshot, recorded)

@@ -1,4 +1,4 @@
-"""What every result on a snapshot has, whoever makes it: coordinates and the exact squared norms."""
+"""Coordinates and exact squared norms, which every result on a snapshot has."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Slopes by a true forward-mode pass (torch.func.jvp): no backward pass, no autograd graph.
 
-The same numbers as the inner products with the exact gradient in `Snapshot.slopes`; a test holds the two equal.
+The slopes equal the inner products with the exact gradient in `Snapshot.slopes`, as a test checks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fganalysis.capturing.tap import Layers, Loss, Tap
 
 
 class Frozen(Protocol):
-    """What slopes are asked of: the parts of a `Snapshot` that a forward pass needs."""
+    """The parts of a `Snapshot` that a forward pass needs."""
 
     @property
     def network(self) -> torch.nn.Module: ...
@@ -33,7 +33,7 @@ class Frozen(Protocol):
     def n_examples(self) -> int: ...
 
 
-# The levels of forward mode and the hooks on the one network are shared by threads: one evaluation at a time.
+# Threads share the levels of forward mode and the hooks on the network, so they take turns.
 LOCK = threading.RLock()
 
 
@@ -86,8 +86,8 @@ def _slopes(
         if layers == "joint":
             return over_guesses(directions).unsqueeze(1)
         alone = [
-            tuple(d if index == own else torch.zeros_like(d) for index, d in enumerate(directions))
-            for own in range(len(directions))
+            tuple(d if index == layer else torch.zeros_like(d) for index, d in enumerate(directions))
+            for layer in range(len(directions))
         ]
         return torch.stack([over_guesses(tangents) for tangents in alone], dim=1)
 

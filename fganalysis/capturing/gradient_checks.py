@@ -1,8 +1,8 @@
-"""Whether the gradient that everything is measured against is the gradient: nothing is taken on trust.
+"""Checks at capture that the gradient, with which everything is compared, is right.
 
-Compared are the gradient put together at the taps and autograd's; a second forward pass and the first; a difference of
-losses and the gradient's slope; an example's gradient with and without the others. Each failure is one sentence with
-the cause and the way out. Tolerances allow for rounding and for kinks.
+Four comparisons: the gradient put together from the taps with autograd's; a second forward pass with the first; a
+difference of losses with the slope of the gradient; the gradient of an example with and without the other examples.
+Each failure is one sentence with the cause and the way out. Tolerances allow for rounding and for kinks.
 """
 
 from __future__ import annotations
@@ -18,26 +18,33 @@ from fganalysis.capturing.hooks import TapHooks
 from fganalysis.capturing.refusals import forward, mean_loss, works
 from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
 
+# Tolerances of the checks at capture. They must be large enough that no right network is refused and small enough that
+# every wrong one is. To tune them again, change them and run tests/unit/capturing/test_capture_checks.py, which has
+# networks of both kinds.
 SAME = 1e-3  # Relative difference of two gradients that should be equal, in single precision; far less in double.
-STEPS = {torch.float32: 1e-3, torch.float64: 1e-5}  # Of `refuse_wrong_backward`, relative to each parameter's norm.
-SHRINKING = (1.0, 0.1, 0.01)  # Shorter steps that a disagreement is tried at: a sharp bend is none with a short step.
-CURVED = 0.01  # Part of the summed changes by which a difference of losses may miss the gradient's prediction.
-ROUNDINGS = 4.0  # Rounding of the activations in a loss, in units of their precision,
-ROUNDINGS_OF_LOSS = 30.0  # and of the loss function alone.
-CLEAR = 10.0  # Times the rounding that a predicted change must be to speak for a shorter step.
-LEAST_SHARE = {torch.float32: 0.03, torch.float64: 1e-4}  # Of a parameter in the predicted change.
-NAMED = 50  # Parameters that a wrong backward pass is looked for in, one by one.
+DIFFERENCE_STEPS = {torch.float32: 1e-3, torch.float64: 1e-5}  # Lengths of steps relative to each parameter's norm.
+SHRINKING = (
+    1.0,
+    0.1,
+    0.01,
+)  # Factors of the step, tried in turn: a disagreement by curvature vanishes.
+CURVED = 0.01  # A difference of losses may miss the prediction by this part of the summed sizes of all changes.
+ROUNDINGS = 4.0  # Rounding error of a loss from rounded activations, in units of their precision.
+ROUNDINGS_OF_LOSS = 30.0  # Rounding error of the loss function alone, in units of its precision.
+LEAST_CHANGE = 10.0  # A shorter step is tried only while the predicted change is this many rounding errors.
+LEAST_SHARE = {torch.float32: 0.03, torch.float64: 1e-4}  # Least share of a parameter in the predicted change.
+PARAMETERS_SEARCHED = 50  # Parameters stepped along one by one, to name the one whose gradient is wrong.
 
 
 def refuse_random_forward_pass(snapshot: Snapshot) -> None:
-    """A second forward pass that differs from the first: noise in the network, or a state that a pass changes."""
+    """Refuses a network whose second forward pass differs: it draws noise, or a pass changes its state."""
     with torch.no_grad(), TapHooks(snapshot.network) as hooks:
         outputs = forward(snapshot.network, snapshot.inputs)
     refuse_different_passes(snapshot, hooks, outputs)
 
 
 def refuse_different_passes(snapshot: Snapshot, hooks: TapHooks, outputs: Tensor) -> None:
-    """As `refuse_random_forward_pass`, for a second pass that was made already."""
+    """As `refuse_random_forward_pass`, given the second pass."""
     pairs = [
         (name, tap.outputs, output)
         for tap, (name, _), output in zip(snapshot.taps, hooks.modules, hooks.outputs, strict=False)
@@ -52,7 +59,7 @@ def refuse_different_passes(snapshot: Snapshot, hooks: TapHooks, outputs: Tensor
 
 
 def rounding(tensor: Tensor) -> float:
-    """What rounding may add to a tensor that is computed twice, relative to its norm."""
+    """The largest relative difference between two computations of a tensor that rounding explains."""
     return 1e3 * torch.finfo(tensor.dtype).eps
 
 
@@ -64,12 +71,12 @@ def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
 
 
 def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
-    """Compares ∂L/∂W put together at the taps, Σ_b g_b x_bᵀ, with autograd's, parameter by parameter."""
+    """Refuses where ∂L/∂W put together from the taps, Σ_b g_b x_bᵀ, is not autograd's, parameter by parameter."""
     for tap, at_tap, gradient in zip(snapshot.taps, snapshot.gradients, snapshot.weight_gradients, strict=True):
-        for name, own in tap.by_parameter(gradient).items():
+        for name, assembled in tap.by_parameter(gradient).items():
             exact = by_name.get(name)
-            exact = torch.zeros_like(own) if exact is None else exact
-            difference, size = _norm(own - exact), max(_norm(own), _norm(exact))
+            exact = torch.zeros_like(assembled) if exact is None else exact
+            difference, size = _norm(assembled - exact), max(_norm(assembled), _norm(exact))
             if difference <= SAME * size:
                 continue
             # What is left of a sum over examples that cancels, as before a batch mean is subtracted, is rounding.
@@ -77,7 +84,7 @@ def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
             if difference > SAME * size + rounding(at_tap) * float(summed.norm()):
                 raise CannotMeasure(
                     f"the gradient of {name!r} has norm {_norm(exact):.3g}, where its Linear module alone gives "
-                    f"{_norm(own):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
+                    f"{_norm(assembled):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
                     "loss), or the module's forward is not x Wᵀ + b; change that or leave it out by "
                     "requires_grad_(False)"
                 )
@@ -107,9 +114,10 @@ def refuse_weights_in_the_loss_unseen(snapshot: Snapshot) -> None:
 def refuse_interacting_examples(
     snapshot: Snapshot, outputs: Tensor, at_outputs: Tensor | None, at_taps: Sequence[Tensor]
 ) -> None:
-    """Pulls the gradient at the outputs back with each example's row multiplied by a number of its own.
+    """Refuses examples that interact.
 
-    Where examples do not interact, each example's gradient at every tap is multiplied by the same number.
+    The gradient at the outputs is multiplied by a different number for each example and pulled back. Without
+    interaction, the gradient of each example at every tap is multiplied by the same number.
     """
     n = snapshot.n_examples
     if n == 1 or at_outputs is None:
@@ -118,8 +126,8 @@ def refuse_interacting_examples(
     weights = (torch.rand(n, generator=generator, dtype=torch.float64) + 0.5).to(outputs)
     weighted = at_outputs * weights.view(n, *[1] * (outputs.ndim - 1))
     pulled = torch.autograd.grad(outputs, at_taps, weighted, retain_graph=True, allow_unused=True)
-    for tap, exact, found in reversed(list(zip(snapshot.taps, snapshot.gradients, pulled, strict=True))):
-        if found is not None and not _same(exact * weights[:, None], found, SAME):
+    for tap, exact, weighted_gradient in reversed(list(zip(snapshot.taps, snapshot.gradients, pulled, strict=True))):
+        if weighted_gradient is not None and not _same(exact * weights[:, None], weighted_gradient, SAME):
             raise CannotMeasure(
                 f"examples interact between tap {tap.name!r} and the outputs, so that an example's loss depends on the "
                 "others' activations: take batch statistics out of the forward pass (network.eval() does for BatchNorm)"
@@ -127,13 +135,13 @@ def refuse_interacting_examples(
 
 
 def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
-    """Taps that the backward pass does not reach must not change the loss."""
+    """Refuses taps that change the loss although the backward pass does not reach them."""
     if not unreached:
         return
     names = {name for tap in snapshot.taps if tap.name in unreached for name in tap.parameter_names}
     generator = torch.Generator().manual_seed(2)
     step = {
-        name: 10 * STEPS[snapshot.outputs.dtype] * _size(parameter) * _direction(parameter, None, generator)
+        name: 10 * DIFFERENCE_STEPS[snapshot.outputs.dtype] * _size(parameter) * _direction(parameter, None, generator)
         for name, parameter in snapshot.network.named_parameters()
         if name in names
     }
@@ -147,12 +155,13 @@ def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
 
 
 def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
-    """One step along a random direction: the losses change as the gradients at its two ends say, on their mean.
+    """Refuses a gradient that does not predict the change of the loss along a step.
 
-    The step is part gradient, part noise, its length in each parameter relative to the parameter's own, such that each
-    has a similar share in the change where precision allows. The mean of the slopes at both ends (trapezoid rule) is
-    exact but for third derivatives and kinks. A disagreement is tried at shorter steps, where it goes away if it was
-    curvature, and stays if backward is not the derivative of forward.
+    The prediction is the mean of the slopes at both ends of the step (trapezoid rule), which is exact but for third
+    derivatives and kinks. The direction of the step is part gradient and part noise. Its length in each parameter is
+    relative to the norm of the parameter, such that all parameters have similar shares in the change as far as
+    precision allows. A disagreement is tried again at shorter steps. There it vanishes if its cause was curvature, and
+    stays if the backward pass is not the derivative of the forward pass.
     """
     dtype, losses = snapshot.outputs.dtype, Losses(snapshot)
     parameters = {n: p.detach() for n, p in snapshot.network.named_parameters() if p.requires_grad}
@@ -166,15 +175,15 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
         step = {}
         for name, parameter in parameters.items():
             share = min(1.0, least / worth[name]) if name in worth else 1.0
-            length = shorter * STEPS[dtype] * share * _size(parameter)
+            length = shorter * DIFFERENCE_STEPS[dtype] * share * _size(parameter)
             step[name] = length * _direction(parameter, by_name.get(name), generator)
         after, slopes = losses.moved(step, tuple(known))
         before = {name: _dot(known[name], step[name]) for name in known}
         predicted = sum(before[name] + slopes[name] for name in known) / 2
         summed = sum(abs(before[name]) + abs(slopes[name]) for name in known) / 2
         noise = losses.rounding(after)
-        if shorter < 1 and summed < CLEAR * noise:
-            break  # Rounding would hide any disagreement: the longer step's stands.
+        if shorter < 1 and summed < LEAST_CHANGE * noise:
+            break  # Rounding would hide a disagreement, so that of the longer step stands.
         change = after - losses.before
         disagreement = f"{change:.3g} along a small step in the weights where the gradient says {predicted:.3g}"
         if abs(change - predicted) <= CURVED * summed + noise:
@@ -186,16 +195,16 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
 
 
 def _worst(losses: Losses, known: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> str:
-    """The parameter whose own step is furthest from its prediction, for the message."""
+    """For the message: the parameter for which a step in it alone is furthest from its prediction."""
     errors = {}
-    for name in list(known)[:NAMED]:
+    for name in list(known)[:PARAMETERS_SEARCHED]:
         after, slopes = losses.moved({name: step[name]}, (name,))
         errors[name] = abs(after - losses.before - (_dot(known[name], step[name]) + slopes[name]) / 2)
     return f", most at {max(errors, key=lambda name: errors[name])!r}"
 
 
 class Losses:
-    """Losses at moved weights, as precisely as the network allows: the loss function in double where it takes that."""
+    """Losses at moved weights. The loss function is evaluated in double precision where it accepts that."""
 
     def __init__(self, snapshot: Snapshot):
         self._snapshot = snapshot
@@ -220,13 +229,15 @@ class Losses:
         return float(self._snapshot.loss_fn(outputs, self._targets).detach().double())
 
     def rounding(self, after: float = 0.0) -> float:
-        """What rounding may add to a difference of two losses."""
+        """The largest error of a difference of two losses by rounding."""
         eps = torch.finfo(self._snapshot.outputs.dtype).eps
-        own = torch.finfo(torch.float64).eps if self._double else eps
+        loss_precision = torch.finfo(torch.float64).eps if self._double else eps
         typical = self._typical / 8 if np.isfinite(self._typical) else 0.0
         # A gradient at the outputs that is a small difference, as that of a saturated softmax, is rounded too.
-        activations = self._worth + STEPS[self._snapshot.outputs.dtype] * typical
-        return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * own * max(abs(self.before), abs(after), typical)
+        activations = self._worth + DIFFERENCE_STEPS[self._snapshot.outputs.dtype] * typical
+        return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * loss_precision * max(
+            abs(self.before), abs(after), typical
+        )
 
     def moved(self, step: Mapping[str, Tensor], along: Sequence[str] = ()) -> tuple[float, dict[str, float]]:
         """The loss at moved parameters and, for the parameters named, the slopes along the step there."""
@@ -250,12 +261,12 @@ class Losses:
 
 
 def _size(parameter: Tensor) -> float:
-    """A parameter's norm, or that of small entries where it is zero."""
+    """The norm of a parameter; for a parameter of zeros that of small entries."""
     return max(float(parameter.detach().double().norm()), 1e-2 * parameter.numel() ** 0.5)
 
 
 def _direction(parameter: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-    """A random unit vector plus the gradient's."""
+    """A random unit vector plus the unit vector along the gradient."""
     noise = torch.rand(parameter.shape, generator=generator).to(parameter) - 0.5
     direction = noise / noise.norm()
     if gradient is not None and (largest := float(gradient.abs().max())) > 0:
@@ -275,7 +286,7 @@ def _dot(first: Tensor, second: Tensor) -> float:
 
 
 def _directions(snapshot: Snapshot, rows: slice = slice(None)) -> list[Tensor]:
-    """One random direction a tap, (1, example, unit), zero outside the rows."""
+    """A random direction for each tap, (1, example, unit), zero outside the given rows."""
     generator = torch.Generator().manual_seed(0)
     directions = []
     for tap in snapshot.taps:
@@ -298,7 +309,7 @@ def _sloped(slopes: Callable[[], Tensor]) -> Tensor:
 
 
 def refuse_dropped_tangents(snapshot: Snapshot) -> None:
-    """One direction in forward mode against the inner product with the gradient: jvp can drop tangents silently."""
+    """Refuses a forward-mode slope that is not the inner product with the gradient: jvp can drop tangents silently."""
     directions = _directions(snapshot)
     forward_slopes = _sloped(lambda: activation_slopes(snapshot, directions, "joint"))
     pairs = zip(directions, snapshot.gradients, strict=True)
@@ -307,11 +318,12 @@ def refuse_dropped_tangents(snapshot: Snapshot) -> None:
 
 
 def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
-    """A step in the weights against forward mode at the activations, y = ΔW x: the losses' difference and the slope.
+    """Refuses a forward-mode slope that does not predict the change of the loss along a step ΔW.
 
-    A weight that is used elsewhere too, a penalty in the loss and dropped tangents all show.
+    The slope is taken at the activations, along y = ΔW x. It is wrong where a weight is also used elsewhere, where the
+    loss has a penalty on the weights, and where tangents are dropped.
     """
-    step = 10 * STEPS[snapshot.outputs.dtype]
+    step = 10 * DIFFERENCE_STEPS[snapshot.outputs.dtype]
     generator = torch.Generator().manual_seed(3)
     parameters = {name: p for name, p in snapshot.network.named_parameters() if p.requires_grad}
     tapped = {name for tap in snapshot.taps for name in tap.parameter_names}
@@ -332,7 +344,7 @@ def _refuse_other_slopes(forward_slopes: Tensor, other: Tensor, tolerance: float
 
 
 def refuse_interacting_examples_in_forward_mode(snapshot: Snapshot) -> None:
-    """A direction in half of the examples alone must leave the losses of the others as they are."""
+    """Refuses examples that interact: perturbing half of the examples must not change the losses of the others."""
     n = snapshot.n_examples
     if n == 1:
         return

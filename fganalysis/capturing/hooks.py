@@ -1,4 +1,4 @@
-"""Hooks on the Linear modules with trainable parameters: what they read and what they leave, in execution order."""
+"""Hooks that record inputs and outputs of the Linear modules with trainable parameters, in execution order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TapHooks:
 
     Attributes:
         modules: name and module of every tap, in the order in which the forward pass reaches them.
-        inputs, outputs: as they arrived and as they left, one a tap, with whatever graph or tangent they carry.
+        inputs, outputs: of each tap, with their graphs or tangents.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class TapHooks:
     ):
         """``arriving`` and ``leaving`` replace the input that a tap reads and the output that goes on.
 
-        A clone goes on, as an activation in place would overwrite the recorded output.
+        A clone of the output goes on, as an in-place activation function would overwrite the recorded output.
         """
         self.modules: list[tuple[str, torch.nn.Linear]] = []
         self.inputs: list[Tensor] = []
@@ -86,5 +86,5 @@ def is_tap(module: torch.nn.Module) -> bool:
 
 def trained(module: torch.nn.Linear) -> tuple[bool, bool]:
     """Whether the weight and the bias are trainable parameters of the module itself."""
-    own = [module._parameters.get(leaf) for leaf in ("weight", "bias")]
-    return (own[0] is not None and own[0].requires_grad, own[1] is not None and own[1].requires_grad)
+    weight, bias = (module._parameters.get(leaf) for leaf in ("weight", "bias"))
+    return weight is not None and weight.requires_grad, bias is not None and bias.requires_grad

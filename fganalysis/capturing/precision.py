@@ -1,4 +1,4 @@
-"""Without a caller's autocast or inference mode, which give other numbers under the same label."""
+"""Contexts that turn off the caller's autocast and inference mode, as they would change the numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fganalysis.capturing.snapshot import Snapshot
 
 
 def full_precision(snapshot: Snapshot) -> torch.autocast:
-    """A context in which guesses keep the snapshot's data type, whatever `torch.autocast` the caller is in."""
+    """A context without the caller's `torch.autocast`, so that guesses have the data type of the snapshot."""
     return torch.autocast(snapshot.outputs.device.type, enabled=False)
 
 
 @contextmanager
 def plainly(device: torch.device) -> Iterator[None]:
-    """Without a caller's autocast, which gives other numbers under the same label, and outside inference mode."""
+    """A context without the caller's autocast and inference mode."""
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
         yield

@@ -1,6 +1,7 @@
-"""Snapshot: a network frozen at one step on one batch, with everything that an estimator may look at.
+"""Snapshot: a network frozen at one step on one batch, with everything that estimators use.
 
-Per tap l (a Linear module, in the order in which the forward pass reaches it; MATH: s_l = W_l x_l + bias_l):
+Per tap l (a Linear module, in the order in which the forward pass reaches it; s_l = W_l x_l, as in
+docs/mathematics.md#setting):
 
     inputs x_l (example, input)       outputs s_l (example, unit)       weight W_l (unit, input)
     gradients g_l = ∂L/∂s_l (example, unit), carrying the 1/B of the mean over examples
@@ -120,7 +121,7 @@ class Snapshot:
         return tuple(jacobians)
 
     def runs_through(self, index: int, rows: slice = slice(None)) -> bool:
-        """Whether the exact gradient at a tap is the next one's times the upstream Jacobian, on these examples."""
+        """Whether the gradient at a tap is the transposed upstream Jacobian times the gradient at the next tap."""
         jacobian = self.taps[index].upstream
         if jacobian is None:
             return False
@@ -131,11 +132,11 @@ class Snapshot:
 
     @cached_property
     def mixed_gradients(self) -> tuple[Tensor, ...]:
-        """K_l g_l, (example, unit) a tap: what a guess at the activations is multiplied with to give ⟨Ĝ_l, G_l⟩."""
+        """K_l g_l, (example, unit) for each tap. Its inner product with a guess ĝ_l is ⟨Ĝ_l, G_l⟩."""
         return tuple(tap.kernel @ gradient for tap, gradient in zip(self.taps, self.gradients, strict=True))
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Whatever ``make`` returns, made once per snapshot and key: for factors that cost more than a guess."""
+        """The result of ``make``, computed once for each snapshot and key: for factors that cost more than a guess."""
         if key not in self._memory:
             self._memory[key] = make()
         return self._memory[key]
@@ -156,11 +157,11 @@ class Snapshot:
         _check_directions(directions, [tap.outputs for tap in self.taps])
         if self.autodiff == "forward":
             return forward_mode.activation_slopes(self, directions, layers)
-        own = [
+        by_layer = [
             torch.linalg.vecdot(direction, gradient)
             for direction, gradient in zip(directions, self.gradients, strict=True)
         ]
-        return torch.stack(own, dim=1) if layers == "separate" else sum(own[1:], own[0]).unsqueeze(1)
+        return torch.stack(by_layer, dim=1) if layers == "separate" else sum(by_layer[1:], by_layer[0]).unsqueeze(1)
 
     def weight_slopes(self, directions: Sequence[Tensor], layers: Layers = "joint") -> Tensor:
         """Directional derivatives of the batch's loss along weight directions (guess, unit, input) a tap.
@@ -174,11 +175,11 @@ class Snapshot:
         _check_directions(directions, [tap.weight for tap in self.taps])
         if self.autodiff == "forward":
             return forward_mode.weight_slopes(self, directions, layers)
-        own = [
+        by_layer = [
             direction.flatten(1) @ gradient.flatten()
             for direction, gradient in zip(directions, self.weight_gradients, strict=True)
         ]
-        return torch.stack(own, dim=1) if layers == "separate" else sum(own[1:], own[0]).unsqueeze(1)
+        return torch.stack(by_layer, dim=1) if layers == "separate" else sum(by_layer[1:], by_layer[0]).unsqueeze(1)
 
 
 def _check_directions(directions: object, like: Sequence[Tensor]) -> None:

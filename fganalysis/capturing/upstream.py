@@ -1,9 +1,9 @@
-"""The upstream Jacobian of a layer: how the next layer's pre-activations answer to this one's, example by example.
+"""The upstream Jacobian of a layer: the derivative of the next pre-activations by this layer's, for each example.
 
-    J_b = W diag(d_b),        W the next layer's weight, d_b = φ'(s_b)
+    J_b = W diag(d_b),        W the weight of the next layer, d_b = φ'(s_b)
 
-One weight serves every example and only the mask d_b differs, so a product for the whole batch is one matrix product
-with W and then the mask; the matrices J_b are not formed unless asked for.
+All examples share W, and only the mask d_b differs. So a product for the whole batch is the mask and one matrix product
+with W. The matrices J_b are formed only by `UpstreamJacobian.dense` and by exact decompositions.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from torch import Tensor
 from fganalysis.arguments import check_flag, check_kind, check_whole
 
 START_SEED = 20251103  # the same starting vectors for every example, so that a result depends on its example alone
-OVERSAMPLING = 6  # vectors beyond k in subspace iteration: they take the slow convergence of the k-th upon themselves
 CHUNK_ELEMENTS = 2**22  # numbers a chunk of examples may need on the CPU: 16 MiB in float32, about what a cache holds
+
+# Tuned for accuracy against time. To tune them again, change them, run tests/unit/capturing/test_upstream.py, which
+# compares the singular vectors with LAPACK's, and `python -m studies.step_cost`, which times a step with each method.
+OVERSAMPLING = 6  # extra vectors of subspace iteration beyond k: without them the k-th vector converges slowly
+KRYLOV_START, KRYLOV_PER_MODE = 42.0, 3.6  # size of the Krylov basis at a geometric mean of 512 units
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +79,20 @@ class UpstreamJacobian:
         Returns left (example, next_unit, k), singular values (example, k) and right (example, unit, k). An example with
         fewer than k nonzero singular values has its surplus columns set to zero, as nothing passes along them.
 
-        k: how many, or "rank" for all nonzero ones (of the example that has most). which: "top", or "bottom" for the
-        smallest nonzero ones. exact: a full LAPACK decomposition of every J_b, which "bottom" and "rank" always take,
-        as do small matrices, where the Krylov basis would be as large.
+        k: the number of triplets, or "rank" for the largest rank of an example. which: "top", or "bottom" for the
+        smallest nonzero singular values. exact: a full LAPACK decomposition of every J_b. "bottom" and "rank" always
+        use it, and so do matrices too small for a smaller Krylov basis.
 
-        Otherwise a randomised Krylov method over all examples at once: powers of J_bᵀJ_b on one random vector, fully
-        reorthogonalised, as many as `krylov_size` gives, then a Rayleigh–Ritz step. One vector rather than a block
-        needs the fewest products (Meyer, Musco & Musco 2024, arXiv 2305.02535); equal singular values are told apart
-        by rounding. Singular values below √eps·σ_max (3e-4 of the largest in float32) are not resolved: use exact.
+        Otherwise a randomised Krylov method for all examples at once: `krylov_size` powers of J_bᵀJ_b on one random
+        vector, fully reorthogonalised, then a Rayleigh–Ritz step. A single vector needs fewer products than a block
+        (Meyer, Musco & Musco 2024, arXiv 2305.02535), and rounding errors separate equal singular values. Singular
+        values below √eps·σ_max (3e-4 of the largest in float32) are not resolved: use exact.
 
-        iterations: so many subspace iterations instead, from the leading right singular vectors of `weight` itself,
-        which the mask turns but little. An approximation several times cheaper than the Krylov method, for training:
-        the vectors are orthonormal and lie in the row space, but hold a little less than the leading energy Σ σ_i²
-        (2 iterations: 0.97 of it at 512 units and 0.99 at 128, networks at initialisation).
+        iterations: the number of subspace iterations to use instead. They start at the leading right singular vectors
+        of `weight`, which the mask changes little. This approximation is several times faster than the Krylov method,
+        and meant for training. The vectors are orthonormal and lie in the row space, but hold slightly less than the
+        leading
+        energy Σ σ_i²: after 2 iterations 0.97 of it at 512 units and 0.99 at 128, for networks at initialisation.
 
         Raises ValueError for k < 1, for k > min(next_unit, unit), for an unknown `which`, for iterations < 0 and for
         iterations together with exact, "rank" or "bottom".
@@ -105,8 +110,8 @@ class UpstreamJacobian:
             raise ValueError(f"which must be 'top' or 'bottom', got {which!r}")
         if k == "rank":
             left, values, right = self._decomposed(smaller, "top")
-            found = int((values > 0).sum(1).max())
-            return left[:, :, :found], values[:, :found], right[:, :, :found]
+            rank = int((values > 0).sum(1).max())
+            return left[:, :, :rank], values[:, :rank], right[:, :, :rank]
         if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= smaller:
             raise ValueError(f"k must be 'rank' or from 1 to {smaller}, the Jacobian's smaller side, got {k!r}")
         if iterations is not None:
@@ -186,18 +191,19 @@ def krylov_size(k: int, next_units: int, units: int) -> int:
 
         (42 + 3.6 k) · (√(next_units · units) / 512)^⅓, rounded up
 
-    Neighbouring singular values at the edge of a random matrix's spectrum lie n^(−⅔) apart and Krylov methods need its
-    inverse square root; the constants are measured on networks at initialisation, the hardest case.
+    Neighbouring singular values at the edge of a random matrix's spectrum lie n^(−⅔) apart, and the number of steps
+    that a Krylov method needs grows as the inverse square root of that gap. The constants `KRYLOV_START` and
+    `KRYLOV_PER_MODE` are measured on networks at initialisation, the hardest case.
     """
-    return math.ceil((42 + 3.6 * k) * (math.sqrt(next_units * units) / 512) ** (1 / 3))
+    return math.ceil((KRYLOV_START + KRYLOV_PER_MODE * k) * (math.sqrt(next_units * units) / 512) ** (1 / 3))
 
 
 def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Orthonormal rows Q (example, basis, unit) spanned by powers of A_b = J_bᵀJ_b on a random vector, and Q A Qᵀ.
 
-    Of Q A Qᵀ (example, basis, basis) only the lower triangle is filled. Where the powers stay within the basis (at once
-    for an orthogonal weight, whose singular values are all equal) a fresh random direction goes on; where no direction
-    is left (fewer active units than `size`) the remaining rows are zero.
+    Of Q A Qᵀ (example, basis, basis) only the lower triangle is filled. If the powers stay within the basis, as they do
+    at once for an orthogonal weight, whose singular values are all equal, a new random direction continues the basis.
+    If no direction is left, because fewer than `size` units are active, the remaining rows are zero.
     """
     n_examples, unit = mask.shape
     eps, tiny = torch.finfo(weight.dtype).eps, torch.finfo(weight.dtype).tiny
@@ -221,11 +227,11 @@ def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tens
             coefficients = image[:, None, :] @ known.mT
             projected[:, step, first : step + 1] += coefficients[:, 0]
             image[:, None, :].baddbmm_(coefficients, known, alpha=-1)
-        rest = image.norm(dim=1, keepdim=True)
-        vector = image / rest.clamp_min(tiny)
-        (weak,) = (rest < 1e-2 * length)[:, 0].nonzero(as_tuple=True)
+        remainder = image.norm(dim=1, keepdim=True)
+        vector = image / remainder.clamp_min(tiny)
+        (weak,) = (remainder < 1e-2 * length)[:, 0].nonzero(as_tuple=True)
         if len(weak) > 0 and step + 1 < size:
-            lost = rest[weak] < 100 * eps * length[weak]
+            lost = remainder[weak] < 100 * eps * length[weak]
             candidates = torch.where(lost, starts[step + 1] * mask[weak], vector[weak])
             vector[weak] = _orthogonal_to(candidates, basis[weak, : step + 1])
     return basis, projected
@@ -234,7 +240,7 @@ def _krylov_basis(weight: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tens
 def _orthogonal_to(vectors: Tensor, basis: Tensor) -> Tensor:
     """The unit vectors (example, unit) with the basis (example, basis, unit) projected out; zero if nothing is left.
 
-    A direction that is new keeps its length when it is projected once more; a rounding error inside the basis does not.
+    A second projection hardly changes the length of a new direction, but removes a rounding error inside the basis.
     """
     eps, tiny = torch.finfo(vectors.dtype).eps, torch.finfo(vectors.dtype).tiny
     for least in (100 * eps, 0.5, 0.5):
@@ -248,8 +254,8 @@ def _orthogonal_to(vectors: Tensor, basis: Tensor) -> Tensor:
 def _orthonormal_rows(block: Tensor, passes: int) -> Tensor:
     """Orthonormal rows with the span of `block` (example, row, unit); zero rows where the rows are dependent.
 
-    Cholesky's factor of the Gram matrix; a second pass removes the rounding errors of the first. The few examples with
-    (nearly) dependent rows, where it breaks down, by the eigenvectors of theirs.
+    By the Cholesky factor of the Gram matrix; a second pass removes the rounding errors of the first. It fails for the
+    few examples with (nearly) dependent rows, which use the eigenvectors of their Gram matrix instead.
     """
     least = 1e3 * torch.finfo(block.dtype).eps
     for _ in range(passes):

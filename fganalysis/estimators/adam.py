@@ -1,9 +1,9 @@
-"""Adam as a function of its state, for what learns beside the network: feedback matrices and auxiliary heads.
+"""Adam as a function of its state, for feedback matrices and auxiliary heads, which learn beside the network.
 
     m ← β₁m + (1−β₁)g,   v ← β₂v + (1−β₂)g²,   x ← x − rate · m̂/(√v̂ + ε),   m̂ = m/(1−β₁ᵗ),  v̂ = v/(1−β₂ᵗ)
 
-The numbers are those of torch.optim.Adam; the state is a value, so that an estimator can hold it as a field and return
-a new one. Source: Kingma & Ba 2015.
+The results are those of torch.optim.Adam. A step returns a new state, so that an estimator can hold the state as a
+field and return a new estimator. Source: Kingma & Ba 2015.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class AdamState:
-    """``values`` x with the running moments m and v, of the same shapes, after ``step`` steps."""
+    """The ``values`` x with the running moments m (``first``) and v (``second``) after ``step`` steps."""
 
     values: tuple[Tensor, ...]
     first: tuple[Tensor, ...]
@@ -32,12 +32,12 @@ class AdamState:
     @classmethod
     def at(cls, values: Sequence[Tensor]) -> AdamState:
         """Before the first step: both moments are zero."""
-        # Zeros of their own for each: a file refuses tensors that share memory.
+        # Separate zeros for each, as safetensors refuses tensors that share memory.
         first, second = (tuple(torch.zeros_like(value) for value in values) for _ in range(2))
         return cls(tuple(values), first, second)
 
     def moved(self, gradients: Sequence[Tensor], rate: float) -> AdamState:
-        """One step down the gradients, whose shapes broadcast to the values'."""
+        """The state after one step. gradients: of shapes that broadcast to those of the values."""
         step = self.step + 1
         first = tuple(torch.lerp(m, g, 1 - BETAS[0]) for m, g in zip(self.first, gradients, strict=True))
         second = tuple(
@@ -45,7 +45,7 @@ class AdamState:
             for v, g in zip(self.second, gradients, strict=True)
         )
         to_mean, to_square = 1 - BETAS[0] ** step, 1 - BETAS[1] ** step
-        # In place where the memory is this step's own: with large heads, fresh arrays cost more than their numbers.
+        # In place on temporary arrays: with large heads, allocating new ones takes longer than the arithmetic.
         values = tuple(
             torch.addcdiv(value, m, (v / to_square).sqrt_().add_(EPSILON), value=-rate / to_mean)
             for value, m, v in zip(self.values, first, second, strict=True)
@@ -53,14 +53,14 @@ class AdamState:
         return AdamState(values, first, second, step)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything as named tensors, for a checkpoint."""
+        """The state as named tensors, for a checkpoint."""
         named = {"values": self.values, "first": self.first, "second": self.second}
-        found = {f"{name}.{index}": value for name, group in named.items() for index, value in enumerate(group)}
-        return found | {"step": torch.tensor(self.step)}
+        tensors = {f"{name}.{index}": value for name, group in named.items() for index, value in enumerate(group)}
+        return tensors | {"step": torch.tensor(self.step)}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> AdamState:
-        """What `tensors` wrote. Raises ValueError for other names."""
+        """The state from what `tensors` returned. Raises ValueError for missing tensors."""
         values, first, second = (numbered(tensors, name) for name in ("values", "first", "second"))
         if "step" not in tensors or not len(values) == len(first) == len(second) > 0:
             raise ValueError(f"the state is not that of an Adam optimiser: it holds {', '.join(sorted(tensors))}")
@@ -76,8 +76,8 @@ def check_optimiser(optimiser: object) -> None:
 def numbered(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
     """The tensors called ``name``.0, ``name``.1 and so on, in order, copied.
 
-    What a file gives lies at any address, and matrix products round differently where memory is not aligned: without
-    the copy a run that is continued from a checkpoint leaves the uninterrupted one in the last digit.
+    Tensors from a file may lie at any address, and matrix products round differently where memory is not aligned.
+    Without the copy, a run continued from a checkpoint would differ from the uninterrupted run in the last digit.
     """
     if not isinstance(tensors, dict) or not all(isinstance(part, Tensor) for part in tensors.values()):
         raise ValueError(f"a state must be a dict of tensors, as the method state gives, got {described(tensors)}")

@@ -1,4 +1,4 @@
-"""What the settings and the calls of several estimators are checked for."""
+"""Checks of settings and calls that several estimators share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Call = TypeVar("Call", bound=Callable[..., Estimates])
 
 
 def guessing(call: Call) -> Call:
-    """For the ``__call__`` of an estimator: its three arguments are checked, and autocast is off while it guesses.
+    """Decorates the ``__call__`` of an estimator: checks its three arguments, and turns autocast off during the call.
 
     Raises:
-        ValueError: what is no snapshot, no whole number of at least 1, or no generator.
+        ValueError: where the arguments are not a snapshot, a whole number of at least 1 and a generator.
     """
 
     @wraps(call)

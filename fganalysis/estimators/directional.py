@@ -1,9 +1,9 @@
-"""What the estimators that perturb activations share: draw ε, map it to a direction, scale the direction by its slope.
+"""Guesses along directions at the activations: draw ε, map it to a direction, scale the direction by its slope.
 
     y_l,b = A_l,b ε_l,b        ĝ_l,b = t_b y_l,b  (example slope)   or   (Σ_b t_b) y_l,b  (batch slope)
 
-Switches of MATH.md §1: ``shared`` draws one ε for the whole batch; ``slope`` is "example" or "batch"; ``layers``
-"joint" perturbs every tap in one pass, "separate" takes a pass a tap.
+Switches (docs/notation.md#the-three-switches): ``shared`` draws one ε for the whole batch; ``slope`` is "example" or
+"batch"; ``layers`` "joint" perturbs all taps in one forward pass, "separate" each tap in a pass of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Slope = Literal["example", "batch"]
 
 @dataclass(frozen=True)
 class Factor:
-    """A_l: ``apply`` maps noise (guess, example, noise_units) to directions (guess, example, unit)."""
+    """The A_l,b of a tap: ``apply`` maps noise (guess, example, noise_units) to directions (guess, example, unit)."""
 
     noise_units: int
     apply: Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ def identity(units: int) -> Factor:
 
 
 def per_example(matrices: Tensor) -> Factor:
-    """The factor A_b = matrices_bᵀ, given as (example, next_unit, unit)."""
+    """The factor A_b = matrices_bᵀ. matrices: (example, next_unit, unit)."""
     return Factor(matrices.shape[1], lambda noise: torch.bmm(noise.transpose(0, 1), matrices).transpose(0, 1))
 
 
@@ -58,7 +58,7 @@ class Settings(Protocol):
 def guess_along(
     settings: Settings, snapshot: Snapshot, factors: Sequence[Factor], n_guesses: int, generator: torch.Generator
 ) -> ActivationEstimates:
-    """Draws ``n_guesses`` directions a tap, factors given tap by tap, and scales each by its slope."""
+    """Draws ``n_guesses`` directions for each tap and scales them by their slopes. factors: one for each tap."""
     check_switches(settings)
     directions = []
     for tap, factor in zip(snapshot.taps, factors, strict=True):
@@ -71,7 +71,7 @@ def guess_along(
     per_layer = slopes.expand(-1, len(directions), -1).unbind(1)
     return ActivationEstimates(
         tuple(
-            # In place where the memory is the direction's own: a fresh array of this size costs more than its numbers.
+            # In place where noise is not shared: allocating an array of this size takes longer than the arithmetic.
             direction * t.unsqueeze(-1) if settings.shared else direction.mul_(t.unsqueeze(-1))
             for direction, t in zip(directions, per_layer, strict=True)
         )
@@ -79,10 +79,10 @@ def guess_along(
 
 
 def check_switches(settings: object) -> None:
-    """For the ``__post_init__`` of an estimator: checks those of the fields noise, shared, slope and layers it has.
+    """Checks the fields noise, shared, slope and layers, as far as an estimator has them; for its ``__post_init__``.
 
     Raises:
-        ValueError: a noise that is no law, or a switch that is not one of MATH.md §1.
+        ValueError: a noise that is no law, or a value that docs/notation.md#the-three-switches does not list.
     """
     if hasattr(settings, "noise"):
         check_noise(settings.noise)

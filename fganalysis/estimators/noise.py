@@ -1,8 +1,7 @@
-"""Laws of the noise ε that a guess is made of: symmetric, unit variance, uncorrelated entries.
+"""Laws of the noise ε from which guesses are made: symmetric, with uncorrelated entries of unit variance.
 
-A law acts on *noise vectors*: the trailing ``vector_dims`` dimensions of the requested shape form one vector of n
-entries, and different vectors are independent. The fourth-order moments that theory needs are two numbers,
-``fourth(n)`` = E ε_i⁴ and ``pair(n)`` = E ε_i² ε_j² for i ≠ j:
+The trailing ``vector_dims`` dimensions of a draw form one noise vector of n entries; different noise vectors are
+independent. Theory needs two fourth moments, ``fourth(n)`` = E ε_i⁴ and ``pair(n)`` = E ε_i² ε_j² for i ≠ j:
 
     E ε_i ε_j ε_k ε_l = pair (δ_ij δ_kl + δ_ik δ_jl + δ_il δ_jk) + (fourth − 3 pair) δ_ijkl
 """
@@ -23,7 +22,7 @@ from fganalysis.arguments import check_kind, described
 
 @runtime_checkable
 class Noise(Protocol):
-    """What an estimator asks of a law of ε. Anything with these three methods will do."""
+    """A law of ε: any object with these three methods."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
         """Noise of ``shape``, in the data type and on the device of ``like``."""
@@ -51,7 +50,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Rademacher:
-    """Independent fair signs ±1: the law of least fourth moment."""
+    """Independent signs ±1 with probability one half each, the law with the smallest fourth moment."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1) -> Tensor:
         signs = torch.empty(shape, dtype=like.dtype, device=like.device)
@@ -86,10 +85,10 @@ NUMBERS_IN_PART = 2**18
 
 
 def draw_in_parts(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """What `Gaussian` draws, on all of torch's threads: other numbers from the same generator, of the same law.
+    """Standard normal numbers, drawn on all of torch's threads. They are other numbers than `Gaussian` would draw.
 
-    One number of the generator seeds a generator for each part, so that the result does not depend on the threads. A
-    generator on a GPU draws on its own.
+    One number from the generator seeds a generator for each part, so the result does not depend on the number of
+    threads. On a GPU the generator draws everything itself.
     """
     if generator.device.type != "cpu":
         return GAUSSIAN.draw(shape, generator, like)
@@ -99,7 +98,7 @@ def draw_in_parts(shape: tuple[int, ...], generator: torch.Generator, like: Tens
     seeds = np.random.SeedSequence(entropy).generate_state(len(parts), np.uint64).tolist()
 
     def fill(part: Tensor, seed: int) -> None:
-        # A thread is in no mode of its own, and outside torch.inference_mode what is made inside may not be written.
+        # Threads do not inherit torch.inference_mode, and outside of it inference tensors cannot be written to.
         with torch.inference_mode(noise.is_inference()):
             part.normal_(generator=torch.Generator().manual_seed(seed))
 
@@ -109,25 +108,25 @@ def draw_in_parts(shape: tuple[int, ...], generator: torch.Generator, like: Tens
 
 
 def check_noise(noise: object) -> None:
-    """Raises ValueError for what has not the methods of a law."""
+    """Raises ValueError for an object without the methods of a law."""
     check_kind("noise", noise, Noise, "a law with draw, fourth and pair, such as estimators.noise.Gaussian()")
 
 
 def drawn(
     noise: Noise, shape: tuple[int, ...], generator: torch.Generator, like: Tensor, vector_dims: int = 1
 ) -> Tensor:
-    """What a law draws. Raises ValueError where it is no tensor of the shape and data type that were asked for."""
-    found: object = noise.draw(shape, generator, like, vector_dims)
-    if not isinstance(found, Tensor) or found.shape != shape or found.dtype != like.dtype:
+    """A draw from a law. Raises ValueError where the law returns no tensor of the requested shape and data type."""
+    draw: object = noise.draw(shape, generator, like, vector_dims)
+    if not isinstance(draw, Tensor) or draw.shape != shape or draw.dtype != like.dtype:
         asked = f"a tensor of shape {tuple(shape)} and {str(like.dtype).removeprefix('torch.')}"
-        raise ValueError(f"the noise law {described(noise)} must draw {asked}, got {described(found)}")
-    return found
+        raise ValueError(f"the noise law {described(noise)} must draw {asked}, got {described(draw)}")
+    return draw
 
 
 def is_isotropic(law: Noise) -> bool:
     """Whether O ε has the law of ε for every rotation O of a noise vector.
 
-    That is known of two laws here, and asked of their class: moments do not tell, as a law of finite support can share
-    the Gaussian's up to any order.
+    This is decided by the class of the law. Moments cannot decide it, since a law with finitely many values can share
+    the moments of the Gaussian up to any order.
     """
     return type(law) in (Gaussian, Sphere)

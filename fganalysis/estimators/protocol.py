@@ -1,4 +1,4 @@
-"""What an estimator is: anything that maps (snapshot, n_guesses, generator) to a block of estimates."""
+"""What an estimator is: any object that maps (snapshot, n_guesses, generator) to a block of estimates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Estimator(Protocol):
 
 @runtime_checkable
 class Stateful(Estimator, Protocol):
-    """What training asks of an estimator that learns (feedback matrices, auxiliary heads); no method changes it."""
+    """An estimator that learns in training (feedback matrices, auxiliary heads). Its methods return new estimators."""
 
     def initialised(self, snapshot: Snapshot) -> Stateful:
         """The estimator with a state that fits the network."""

@@ -100,7 +100,7 @@ def _short(value: Any) -> str | int | float | bool:
         value = value.item()
     if isinstance(value, str | int | float | bool):
         return value
-    # An estimator around another: two that differ inside must not share a name, nor the seeds made from it.
+    # A wrapped estimator: wrappers of different estimators must not share a name, nor the seeds made from it.
     if callable(value):
         return _label(value)
     leaves = list(_leaves(value))
@@ -113,7 +113,7 @@ def _short(value: Any) -> str | int | float | bool:
 
 
 def _differs(value: Any, default: Any) -> bool:
-    # Comparing a tensor gives a tensor, which is neither true nor false.
+    # A comparison of tensors gives a tensor, which has no truth value.
     return value is not default if isinstance(value, torch.Tensor) else bool(value != default)
 
 

@@ -1,4 +1,4 @@
-"""What every block of guesses has of its own, whoever draws it: a generator, and a thread that computes alone."""
+"""Blocks of guesses: a random generator for each block, and worker threads that compute them."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Seeds:
         return cls(seed, snapshot.step, name, snapshot.outputs.device)
 
     def generator(self, *block: int) -> torch.Generator:
-        """A block's own: ``block`` is its number, or several, as look and number."""
+        """The generator of a block, given by its number, or by several such as look and number."""
         digest = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
         sequence = np.random.SeedSequence((self.seed, self.step, digest), spawn_key=block)
         return torch.Generator(self.device).manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
 
 
 def one_torch_thread() -> None:
-    """Lets the calling thread compute with one torch thread: for workers, which would fight over the cores."""
-    # Asked first: the first question makes a thread copy the process-wide number, which would undo the setting.
+    """Limits torch to one thread in the calling thread; for workers, which would otherwise compete for the cores."""
+    # The first query copies the process-wide number into the thread. After the setting it would undo it.
     torch.get_num_threads()
     torch.set_num_threads(1)
 

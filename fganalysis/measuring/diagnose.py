@@ -1,4 +1,4 @@
-"""diagnose(): what was measured beside what theory predicts, under the same names."""
+"""diagnose(): measurements of several estimators beside the predictions of theory, under the same names."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from fganalysis.predictions import predict, story
 from fganalysis.results import schema
 
 NODES = ("measured", "predicted", "subspace")
-CHEAP = 10**10  # Multiplications that /subspace may take unless it was asked for: about a second of one core,
-EACH = 5 * 10**6  # and what every matrix counts for at least, half a millisecond.
+# Sizes of /subspace that takes about a second on one core. To tune them again, time `spectra` on networks of
+# growing width and compare with `subspace_work`.
+CHEAP = 10**10  # Most multiplications that /subspace may take where it was not asked for.
+EACH = 5 * 10**6  # Least multiplications that a matrix counts for: its fixed cost is about half a millisecond.
 LONGEST_REASON = 300
 
 
@@ -40,8 +42,9 @@ def diagnose(
 ) -> xr.DataTree:
     """Measures every estimator and puts the prediction beside it.
 
-    What is finished is kept: where an estimator, a prediction or /subspace fails, its numbers are NaN, or the part is
-    missing, and the attribute ``not_measured`` says why: a JSON object from label to sentence. `summary` shows it.
+    Finished results are kept. If an estimator or a prediction fails, its numbers are NaN; if /subspace fails, it is
+    missing. The attribute ``not_measured`` gives the reasons, as a JSON object from label to sentence, and `summary`
+    shows them.
 
     Args:
         snapshot: one snapshot, or several taken at different steps of one training.
@@ -89,7 +92,7 @@ def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
 
 
 def subspace_work(snapshot: Snapshot) -> int:
-    """About how many multiplications `subspaces` takes, from the sizes of what it decomposes."""
+    """The approximate number of multiplications in `subspaces`, from the sizes of its decompositions."""
     shapes = [array.shape for tap in snapshot.taps for array in (tap.outputs, tap.inputs, tap.weight)]
     for tap in snapshot.taps:
         if tap.upstream is not None:
@@ -109,21 +112,21 @@ def subspaces(snapshot: Snapshot) -> xr.Dataset:
     """
     try:
         jacobians = snapshot.upstream
-    except ValueError:  # The network is not a chain: its spectra are still worth having.
+    except ValueError:  # The network is not a chain and has no upstream Jacobians, but the other spectra exist.
         jacobians = ()
     modes = [upstream_modes(jacobian, g) for jacobian, g in zip(jacobians, snapshot.gradients, strict=False)]
-    found = spectra(snapshot, modes)
-    known = story(snapshot, modes, found[schema.MODE].values) if modes else {}
-    found = found.assign_coords({schema.SPACE: list(schema.SPACES)})
+    dataset = spectra(snapshot, modes)
+    known = story(snapshot, modes, dataset[schema.MODE].values) if modes else {}
+    dataset = dataset.assign_coords({schema.SPACE: list(schema.SPACES)})
     for name, variable in schema.STORY.items():
-        unknown = np.full([found.sizes[dim] for dim in variable.dims], np.nan)
-        found[name] = (variable.dims, known.get(name, unknown))
-    return schema.validate(schema.annotate(found))
+        unknown = np.full([dataset.sizes[dim] for dim in variable.dims], np.nan)
+        dataset[name] = (variable.dims, known.get(name, unknown))
+    return schema.validate(schema.annotate(dataset))
 
 
 def _estimators(given: Any) -> dict[str, Estimator]:
     """By label."""
-    estimators = [resolve(one) for one in (given if isinstance(given, list | tuple) else [given])]
+    estimators = [resolve(item) for item in (given if isinstance(given, list | tuple) else [given])]
     names = [label(estimator) for estimator in estimators]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"estimators must be different ones and at least one, got {names}")
@@ -132,25 +135,25 @@ def _estimators(given: Any) -> dict[str, Estimator]:
 
 def _snapshots(given: Any) -> list[Snapshot]:
     snapshots = list(given) if isinstance(given, list | tuple) else [given]
-    for one in snapshots:
-        check_kind("snapshot", one, Snapshot, "what fga.capture returns, or a list of these")
-        check_whole("the step of a snapshot", one.step, 0)
-    steps = [one.step for one in snapshots]
+    for snapshot in snapshots:
+        check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns, or a list of these")
+        check_whole("the step of a snapshot", snapshot.step, 0)
+    steps = [snapshot.step for snapshot in snapshots]
     if not steps or len(set(steps)) < len(steps):
         raise ValueError(f"snapshots must be of different steps and at least one, got the steps {steps}")
     first, *others = snapshots
     for other in others:
-        for (name, own), (_, expected) in zip(_what_is_compared(other), _what_is_compared(first), strict=True):
-            if own != expected:
+        for (name, actual), (_, expected) in zip(_what_is_compared(other), _what_is_compared(first), strict=True):
+            if actual != expected:
                 raise ValueError(
                     f"snapshots must be of one training: their {name} differ, {described(expected)} at step "
-                    f"{first.step} and {described(own)} at step {other.step}"
+                    f"{first.step} and {described(actual)} at step {other.step}"
                 )
     return snapshots
 
 
 def _what_is_compared(snapshot: Snapshot) -> list[tuple[str, object]]:
-    """What snapshots of one training have in common, in words and for comparison."""
+    """What must be equal in snapshots of one training: pairs of a description and a value."""
     return [
         ("layers", list(snapshot.layers)),
         ("weights' shapes", [str(tuple(tap.weight.shape)) for tap in snapshot.taps]),
@@ -166,17 +169,17 @@ def _attempted(
     chosen: Mapping[str, Estimator],
     make: Callable[[Snapshot, Estimator], xr.Dataset],
 ) -> tuple[dict[tuple[int, str], xr.Dataset], dict[tuple[int, str], Exception]]:
-    """What could be made for each snapshot and estimator, by step and label, and why the rest could not."""
+    """The results for each snapshot and estimator, by step and label, and the errors of those that failed."""
     made: dict[tuple[int, str], xr.Dataset] = {}
     failed: dict[tuple[int, str], Exception] = {}
-    for one in snapshots:
+    for snapshot in snapshots:
         for name, estimator in chosen.items():
             try:
-                made[one.step, name] = make(one, estimator)
+                made[snapshot.step, name] = make(snapshot, estimator)
             except Warning:
                 raise
-            except Exception as error:  # Anyone's code runs in here, and hours of others' guesses may be finished.
-                failed[one.step, name] = error
+            except Exception as error:  # Users' code may raise anything: the finished results of others must stay.
+                failed[snapshot.step, name] = error
     return made, failed
 
 
@@ -192,11 +195,11 @@ def _measured(
     pattern = xr.full_like(next(iter(made.values())), np.nan, dtype=np.float64)
     pattern["group_size"] = xr.zeros_like(pattern["group_size"], dtype=np.int64)
 
-    def unknown(one: Snapshot, name: str) -> xr.Dataset:
-        coordinates = {schema.STEP: one.step, schema.ESTIMATOR: name}
-        found = pattern.assign_coords(coordinates).copy(deep=True)
-        found["gradient_norm"].values[:] = np.sqrt(squared_gradients(one))
-        return found.assign_attrs(estimator=name, settings=json.dumps(settings(chosen[name])))
+    def unknown(snapshot: Snapshot, name: str) -> xr.Dataset:
+        coordinates = {schema.STEP: snapshot.step, schema.ESTIMATOR: name}
+        dataset = pattern.assign_coords(coordinates).copy(deep=True)
+        dataset["gradient_norm"].values[:] = np.sqrt(squared_gradients(snapshot))
+        return dataset.assign_attrs(estimator=name, settings=json.dumps(settings(chosen[name])))
 
     return _stacked(snapshots, chosen, made, failed, unknown)
 
@@ -204,19 +207,19 @@ def _measured(
 def _predicted(snapshots: Sequence[Snapshot], chosen: Mapping[str, Estimator]) -> xr.Dataset:
     made, failed = _attempted(snapshots, chosen, predict)
 
-    def unknown(one: Snapshot, name: str) -> xr.Dataset:
-        return predict(one, _of_no_known_law).assign_coords({schema.ESTIMATOR: name})
+    def unknown(snapshot: Snapshot, name: str) -> xr.Dataset:
+        return predict(snapshot, _of_no_known_law).assign_coords({schema.ESTIMATOR: name})
 
     return _stacked(snapshots, chosen, made, failed, unknown)
 
 
 def _of_no_known_law(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-    """Stands for an estimator whose prediction failed."""
+    """A stand-in, without closed form, for an estimator whose prediction failed."""
     raise NotImplementedError
 
 
 def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Dataset | None, dict[str, str]]:
-    """/subspace, or None with the attribute that says why it is missing; without a reason where it is not wanted."""
+    """/subspace, or None with the attribute that says why it is missing. No reason is given where it is not wanted."""
     work = sum(map(subspace_work, snapshots))
     if asked is None and work > CHEAP:
         reason = f"about {work:.0e} multiplications, above {CHEAP:.0e}: ask for it with subspace=True"
@@ -224,10 +227,10 @@ def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Da
         return None, {}
     else:
         try:
-            return _along(schema.STEP, [subspaces(one) for one in snapshots]), {}
+            return _along(schema.STEP, [subspaces(snapshot) for snapshot in snapshots]), {}
         except Warning:
             raise
-        except Exception as error:  # Of every estimator the guesses are finished.
+        except Exception as error:  # The guesses of all estimators are finished and must not be lost.
             reason = _in_a_sentence(error)
     return None, _as_attribute([{"/subspace": reason}])
 
@@ -239,19 +242,21 @@ def _stacked(
     failed: Mapping[tuple[int, str], Exception],
     unknown: Callable[[Snapshot, str], xr.Dataset],
 ) -> xr.Dataset:
-    """Over step and estimator; what failed is ``unknown`` (snapshot, label), and the attribute says why."""
+    """All results over step and estimator. Those that failed are made by ``unknown`` (snapshot, label)."""
     steps = []
-    for one in snapshots:
-        row = [made[one.step, name] if (one.step, name) in made else unknown(one, name) for name in chosen]
-        reasons = {name: _in_a_sentence(error) for (step, name), error in failed.items() if step == one.step}
-        unseen = {schema.NOT_LOOKED_AT: json.dumps(one.untapped_parameters)}
+    for snapshot in snapshots:
+        row = [
+            made[snapshot.step, name] if (snapshot.step, name) in made else unknown(snapshot, name) for name in chosen
+        ]
+        reasons = {name: _in_a_sentence(error) for (step, name), error in failed.items() if step == snapshot.step}
+        unseen = {schema.NOT_LOOKED_AT: json.dumps(snapshot.untapped_parameters)}
         step = _along(schema.ESTIMATOR, row).assign_attrs(unseen | _as_attribute([reasons]))
         steps.append(step.expand_dims(schema.STEP))
     return _along(schema.STEP, steps)
 
 
 def _in_a_sentence(error: Exception) -> str:
-    """What an error says, on one line; with its kind where it is not a refusal of ours."""
+    """The message of an error on one line, preceded by its type unless it is a ValueError."""
     text = " ".join(str(error).split())
     text = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
@@ -263,7 +268,7 @@ def _reasons(attributes: Mapping[Any, object]) -> dict[str, str]:
 
 
 def _as_attribute(reasons: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The attribute for reasons by label, merged; none without any."""
+    """The attribute with all reasons by label; empty without reasons."""
     merged: dict[str, str] = {}
     for name, reason in (pair for by_label in reasons for pair in by_label.items()):
         known = merged.setdefault(name, reason)

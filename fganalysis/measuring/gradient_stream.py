@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fganalysis.arguments import check_kind, check_number, check_whole
 from fganalysis.measuring.sound_arrays import (
-    Array,
+    ArrayOrTensor,
     double,
     in_range,
     like,
@@ -30,7 +30,7 @@ __all__ = ["IncrementalSubspace", "StreamingSubspace"]
 
 
 @dataclass(frozen=True, eq=False)
-class StreamingSubspace(Generic[Array]):
+class StreamingSubspace(Generic[ArrayOrTensor]):
     """The spectrum of gradients stacked over steps, which are never held: their Gram matrix Σ g gᵀ, (unit, unit).
 
     Exact but for rounding: squared singular values are good to unit · 2e-16 of the largest. Smaller ones count as zero,
@@ -42,7 +42,7 @@ class StreamingSubspace(Generic[Array]):
     """
 
     n_examples: int
-    scaled_gram: Array
+    scaled_gram: ArrayOrTensor
     precision: float
     scale: float = 1.0
 
@@ -55,7 +55,7 @@ class StreamingSubspace(Generic[Array]):
         check_number("scale", self.scale, above=0)
 
     @classmethod
-    def of(cls, gradients: Array) -> StreamingSubspace[Array]:
+    def of(cls, gradients: ArrayOrTensor) -> StreamingSubspace[ArrayOrTensor]:
         """The summary of gradients (…, unit)."""
         rows = _rows(gradients)
         # Gradients of zero have the least scale of all, so that they change no other when they are merged.
@@ -64,26 +64,26 @@ class StreamingSubspace(Generic[Array]):
         return StreamingSubspace(len(rows), like(rows.mT @ rows, gradients), precision(gradients), scale)
 
     @property
-    def gram(self) -> Array:
+    def gram(self) -> ArrayOrTensor:
         """Σ g gᵀ; raises ValueError where it leaves the range of a double."""
         gram = double(self.scaled_gram, "scaled_gram", 2)
         return like(in_range(gram * self.scale * self.scale, "squares of gradients"), self.scaled_gram)
 
-    def add(self, gradients: Array) -> StreamingSubspace[Array]:
+    def add(self, gradients: ArrayOrTensor) -> StreamingSubspace[ArrayOrTensor]:
         """This summary with more gradients, (…, unit)."""
         return self.merge(StreamingSubspace.of(gradients))
 
-    def merge(self, other: StreamingSubspace[Array]) -> StreamingSubspace[Array]:
+    def merge(self, other: StreamingSubspace[ArrayOrTensor]) -> StreamingSubspace[ArrayOrTensor]:
         """The summary of both; raises ValueError for different units."""
         check_kind("other", other, StreamingSubspace, "a StreamingSubspace")
         same_kind(self.scaled_gram, other.scaled_gram)
         same_units(self.scaled_gram.shape[-1], other.scaled_gram.shape[-1])
         scale = max(self.scale, other.scale)
-        first, second = (one.scaled_gram * (one.scale / scale) ** 2 for one in (self, other))
+        first, second = (stream.scaled_gram * (stream.scale / scale) ** 2 for stream in (self, other))
         coarsest = max(self.precision, other.precision)
         return StreamingSubspace(self.n_examples + other.n_examples, first + second, coarsest, scale)
 
-    def modes(self) -> Modes[Array]:
+    def modes(self) -> Modes[ArrayOrTensor]:
         """The modes of all rows seen: values (mode,) and vectors (unit, mode), with ``unit`` modes."""
         gram = double(self.scaled_gram, "scaled_gram", 2)
         squares, vectors = torch.linalg.eigh(gram)
@@ -94,7 +94,7 @@ class StreamingSubspace(Generic[Array]):
 
 
 @dataclass(frozen=True, eq=False)
-class IncrementalSubspace(Generic[Array]):
+class IncrementalSubspace(Generic[ArrayOrTensor]):
     """The ``rank`` leading modes of gradients stacked over steps, for units too many for a Gram matrix.
 
     ``rows`` B (≤ rank, unit), S Vᵀ of a truncated singular value decomposition, stand for all gradients A seen. Each
@@ -112,7 +112,7 @@ class IncrementalSubspace(Generic[Array]):
 
     rank: int
     n_examples: int
-    rows: Array
+    rows: ArrayOrTensor
     remainder: float
     lost: float
     precision: float
@@ -127,20 +127,20 @@ class IncrementalSubspace(Generic[Array]):
         check_number("precision", self.precision, above=0)
 
     @classmethod
-    def of(cls, gradients: Array, rank: int) -> IncrementalSubspace[Array]:
+    def of(cls, gradients: ArrayOrTensor, rank: int) -> IncrementalSubspace[ArrayOrTensor]:
         """The summary of gradients (…, unit); raises ValueError for a rank below 1."""
         check_whole("rank", rank)
         rows = _rows(gradients)
         kept, remainder, lost = _truncated(rows, rank)
         return IncrementalSubspace(rank, len(rows), like(kept, gradients), remainder, lost, precision(gradients))
 
-    def add(self, gradients: Array) -> IncrementalSubspace[Array]:
+    def add(self, gradients: ArrayOrTensor) -> IncrementalSubspace[ArrayOrTensor]:
         """This summary with more gradients, (…, unit)."""
         rows = _rows(gradients)
         same_kind(self.rows, gradients)
         return self._with(rows, len(rows), 0.0, 0.0, precision(gradients))
 
-    def merge(self, other: IncrementalSubspace[Array]) -> IncrementalSubspace[Array]:
+    def merge(self, other: IncrementalSubspace[ArrayOrTensor]) -> IncrementalSubspace[ArrayOrTensor]:
         """The summary of both, truncated once more; raises ValueError for different units or ranks."""
         check_kind("other", other, IncrementalSubspace, "an IncrementalSubspace")
         same_kind(self.rows, other.rows)
@@ -148,15 +148,15 @@ class IncrementalSubspace(Generic[Array]):
             raise ValueError(f"summaries must have the same rank, got {self.rank} and {other.rank}")
         return self._with(_rows(other.rows), other.n_examples, other.remainder, other.lost, other.precision)
 
-    def modes(self) -> Modes[Array]:
+    def modes(self) -> Modes[ArrayOrTensor]:
         """The modes kept: values (mode,) and vectors (unit, mode), with at most ``rank`` modes."""
-        found = modes(self.rows)
-        gap = max(found.gap, rounding_gap(len(self.rows), self.precision))
-        return replace(found, gap=gap, beyond=self.remainder)
+        kept = modes(self.rows)
+        gap = max(kept.gap, rounding_gap(len(self.rows), self.precision))
+        return replace(kept, gap=gap, beyond=self.remainder)
 
     def _with(
         self, rows: Tensor, n_examples: int, remainder: float, lost: float, precision: float
-    ) -> IncrementalSubspace[Array]:
+    ) -> IncrementalSubspace[ArrayOrTensor]:
         same_units(self.rows.shape[-1], rows.shape[-1])
         kept, more_remainder, more_lost = _truncated(torch.cat([torch.as_tensor(self.rows), rows]), self.rank)
         return IncrementalSubspace(
@@ -178,6 +178,6 @@ def _truncated(rows: Tensor, rank: int) -> tuple[Tensor, float, float]:
     return values[:rank, None] * right[:rank], max(dropped, default=0.0), math.hypot(*dropped)
 
 
-def _rows(gradients: Array) -> Tensor:
+def _rows(gradients: ArrayOrTensor) -> Tensor:
     rows = double(gradients, "gradients", 1)
     return rows.reshape(-1, rows.shape[-1])

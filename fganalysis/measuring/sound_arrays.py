@@ -1,4 +1,4 @@
-"""Arrays of either library that are fit to compute with: NumPy arrays and torch tensors, checked and made double.
+"""Checks of arrays: NumPy arrays or torch tensors, which are checked and converted to double precision.
 
 Raises ValueError for other kinds and data types, masked arrays, tensors without data, mixed kinds, empty arrays, NaN or
 infinite entries, and shapes that do not fit each other.
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from fganalysis.arguments import described
 
-Array = TypeVar("Array", NDArray[Any], Tensor)
+ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray[Any], Tensor)
 
 
-def double(array: Array, name: str, least_dims: int) -> Tensor:
-    """The array as a double tensor on its device, once it is known to be sound."""
+def double(array: ArrayOrTensor, name: str, least_dims: int) -> Tensor:
+    """The checked array as a tensor of double precision on its device."""
     if not isinstance(array, np.ndarray | Tensor):
         raise ValueError(f"{name} must be a NumPy array or a torch tensor, got {described(array)}")
     if isinstance(array, np.ma.MaskedArray):
@@ -41,13 +41,13 @@ def double(array: Array, name: str, least_dims: int) -> Tensor:
     return tensor
 
 
-def like(tensor: Tensor, array: Array) -> Array:
-    """A result as the kind of array that came in."""
+def like(tensor: Tensor, array: ArrayOrTensor) -> ArrayOrTensor:
+    """A result as an array of the same kind as ``array``."""
     return tensor if isinstance(array, Tensor) else tensor.numpy()
 
 
-def precision(array: Array) -> float:
-    """The machine precision that the array's numbers came with."""
+def precision(array: ArrayOrTensor) -> float:
+    """The machine precision of the array's data type."""
     name = str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name
     if name not in ("float32", "float64"):
         raise ValueError(f"arrays must hold float32 or float64 numbers, got {name[:40]}")
@@ -57,20 +57,20 @@ def precision(array: Array) -> float:
 def power_of_two(tensor: Tensor, n_dims: int) -> Tensor:
     """The largest power of two up to the largest entry of each array of the last ``n_dims`` dimensions, which stay.
 
-    Squares of what is divided by it stay within the range of a double, and no digit changes. 1 for arrays of zeros.
+    Dividing by it changes no digit, and keeps squares within the range of a double. 1 for arrays of zeros.
     """
     largest = tensor.abs().amax(tuple(range(-n_dims, 0)), keepdim=True)
     return torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1.0)
 
 
 def in_range(tensor: Tensor, words: str) -> Tensor:
-    """A result that was multiplied by its scale again, refused where it left the range of a double."""
+    """A result after multiplication by its scale. Refuses results outside the range of a double."""
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{words} leave the range of a double: divide the arrays by a constant first")
     return tensor
 
 
-def same_kind(first: Array, second: Array) -> None:
+def same_kind(first: ArrayOrTensor, second: ArrayOrTensor) -> None:
     """Refuses arrays of two libraries or devices."""
     kinds = [f"a tensor on {a.device}" if isinstance(a, Tensor) else "a NumPy array" for a in (first, second)]
     if kinds[0] != kinds[1]:
@@ -79,7 +79,10 @@ def same_kind(first: Array, second: Array) -> None:
 
 def same_batch(first: Sequence[int], second: Sequence[int]) -> None:
     """Refuses leading dimensions that do not broadcast."""
-    if any(one != other and 1 not in (one, other) for one, other in zip(first[::-1], second[::-1], strict=False)):
+    if any(
+        size != other_size and 1 not in (size, other_size)
+        for size, other_size in zip(first[::-1], second[::-1], strict=False)
+    ):
         raise ValueError(f"leading dimensions must broadcast, got {tuple(first)} and {tuple(second)}")
 
 

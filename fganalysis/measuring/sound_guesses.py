@@ -1,4 +1,4 @@
-"""What is asked of anyone's estimator and of who calls it: wrong arguments and guesses are refused in a sentence."""
+"""Checks of the guesses of estimators and of the arguments of measurements."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fganalysis.estimators.guesses import ActivationEstimates, Estimates, Weight
 
 
 def check_arguments(snapshot: object, seed: object) -> None:
-    """Raises ValueError for what is no snapshot, or a seed that is no whole number from 0 to 2⁶³ − 1."""
+    """Raises ValueError unless there is a snapshot, and a seed that is a whole number from 0 to 2⁶³ − 1."""
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     check_seed("seed", seed)
 
 
 def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-    """So many guesses of the estimator.
+    """``n_guesses`` guesses of the estimator, checked.
 
-    A sum over another number would be taken for a sum over the number asked for, which shows as a bias; a tensor of
-    another shape may be spread over the gradient's without a word.
+    A wrong number of guesses would look like a bias, and a tensor of another shape may be broadcast to that of the
+    gradient without an error.
 
     Raises:
-        ValueError: something else than estimates, another number of them, or another number of taps, another shape,
-            data type or device than the gradient's.
+        ValueError: where the estimator returns no estimates, another number of guesses or taps, or tensors of another
+            shape, data type or device than the gradient.
     """
     guesses = estimator(snapshot, n_guesses, generator)
     if not isinstance(guesses, ActivationEstimates | WeightEstimates):
@@ -55,5 +55,5 @@ def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generat
 
 
 def first_guess(estimator: Estimator, snapshot: Snapshot, generator: torch.Generator) -> Estimates:
-    """One guess, as `guesses_of`, to see what the estimator makes before threads ask for many."""
+    """One guess, checked as in `guesses_of`, to know the kind of estimates before threads draw many."""
     return guesses_of(estimator, snapshot, 1, generator)

@@ -1,4 +1,4 @@
-"""How many dimensions a snapshot's gradients, inputs and Jacobians really have, tap by tap.
+"""Singular values, effective ranks and overlaps of a snapshot's gradients, inputs and Jacobians, tap by tap.
 
 For each tap the singular values σ_i and effective ranks of four matrices:
 
@@ -9,12 +9,11 @@ and the overlap of the activation gradient with the k leading right singular vec
 
     o_k² = ‖V_kᵀ g_b‖² / ‖g_b‖²
 
-A random subspace of R^d gives k/d. One inside the row space of J_b, of r dimensions, gives k/r, and there g_b lies
-whatever was trained: g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant subspace is no evidence that descending in it
-works (Song et al. 2025). Where singular values are equal (all of them, for an orthogonal weight) their vectors are no
-more than one basis of many: o_k² is then what a random basis of their span is expected to give, which rises linearly in
-k from one end of the span to the other. Ranks and overlaps are plain numbers, singular values have the unit of their
-matrix.
+A random subspace of R^d has the overlap k/d on average. A random subspace of the row space of J_b, of r dimensions, has
+k/r, and g_b lies in this row space in any network, as g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant subspace is
+no evidence that descending in it works (Song et al. 2025). The vectors of equal singular values are only one basis of
+many (those of an orthogonal weight are all equal). o_k² is then its expectation for a random basis of their span, which
+rises linearly in k. Ranks and overlaps have no unit, singular values have the unit of their matrix.
 """
 
 from __future__ import annotations
@@ -37,25 +36,25 @@ Array = NDArray[np.float64]
 
 
 def upstream_modes(jacobian: UpstreamJacobian, gradient: Tensor) -> UpstreamModes:
-    """The decomposition of every J_b = W diag(d_b), inactive units (d = 0) left out before, in double precision.
+    """The decomposition of every J_b = W diag(d_b) without its inactive units (d = 0), in double precision.
 
     gradient: (example, unit). LAPACK's singular value decomposition where the network is in double precision, otherwise
     its eigenvectors of J_bᵀJ_b. What counts as a zero singular value: see `fganalysis.subspace.modes`. Needs example ·
     unit · mode numbers; a width of 1024 takes .05 s an example and core in single precision, .11 s in double.
     """
-    found = [
+    example_modes = [
         _active_modes(jacobian.weight, derivative, g)
         for derivative, g in zip(jacobian.derivative, gradient, strict=True)
     ]
-    n_modes = max(1, *(len(values) for values, *_ in found))
-    values = gradient.new_zeros(len(found), n_modes, dtype=torch.float64)
+    n_modes = max(1, *(len(values) for values, *_ in example_modes))
+    values = gradient.new_zeros(len(example_modes), n_modes, dtype=torch.float64)
     components = torch.zeros_like(values)
     tied = torch.zeros_like(values, dtype=torch.bool)
     parts = gradient.new_zeros(*gradient.shape, n_modes)
-    for example, (own, squares, part, distinct) in enumerate(found):
-        values[example, : len(own)] = own
-        components[example, : len(own)] = squares
-        parts[example, :, : len(own)] = part
+    for example, (singular_values, squares, part, distinct) in enumerate(example_modes):
+        values[example, : len(singular_values)] = singular_values
+        components[example, : len(singular_values)] = squares
+        parts[example, :, : len(singular_values)] = part
         tied[example, : len(distinct)] = ~distinct
     return UpstreamModes(
         values.cpu().numpy(),
@@ -104,22 +103,23 @@ def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:
     layers = [*snapshot.layers, schema.ALL_LAYERS]
     values = _singular_values(snapshot, modes)
     n_modes = max(
-        *(len(own[0]) for column in values for own in column if own is not None), *(one.smaller_side for one in modes)
+        *(len(singular_values[0]) for column in values for singular_values in column if singular_values is not None),
+        *(layer_modes.smaller_side for layer_modes in modes),
     )
     ranked = {name: np.full((len(schema.MATRICES), len(layers)), np.nan) for name in schema.RANKS}
     curves = {name: np.full((*next(iter(ranked.values())).shape, n_modes), np.nan) for name in schema.MODE_CURVES}
     for layer, column in enumerate(values):
-        for matrix, own in enumerate(column):
-            if own is None:
+        for matrix, singular_values in enumerate(column):
+            if singular_values is None:
                 continue
-            for name, numbers in _ranks(own).items():
+            for name, numbers in _ranks(singular_values).items():
                 ranked[name][matrix, layer] = _mean(numbers)
-            length = own.shape[1]
-            curves["singular_value"][matrix, layer, :length] = own.mean(0)
-            curves["energy"][matrix, layer, :length] = _mean(subspace.energy_curve(own))
+            length = singular_values.shape[1]
+            curves["singular_value"][matrix, layer, :length] = singular_values.mean(0)
+            curves["energy"][matrix, layer, :length] = _mean(subspace.energy_curve(singular_values))
     overlaps = {name: np.full((len(layers), n_modes), np.nan) for name in schema.OVERLAPS}
-    for layer, one in enumerate(modes):
-        for name, curve in _overlaps(one, snapshot.taps[layer].units, n_modes).items():
+    for layer, layer_modes in enumerate(modes):
+        for name, curve in _overlaps(layer_modes, snapshot.taps[layer].units, n_modes).items():
             overlaps[name][layer] = curve
     grid = (schema.MATRIX, schema.LAYER)
     return xr.Dataset(
@@ -143,8 +143,10 @@ def _singular_values(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> list
         column: list[Array | None] = [subspace.singular_values(m).cpu().numpy()[None] for m in matrices]
         jacobian = None
         if index < len(modes):
-            one = modes[index]
-            jacobian = np.pad(one.values, ((0, 0), (0, max(0, one.smaller_side - one.values.shape[1]))))
+            layer_modes = modes[index]
+            jacobian = np.pad(
+                layer_modes.values, ((0, 0), (0, max(0, layer_modes.smaller_side - layer_modes.values.shape[1])))
+            )
         columns.append([*column, jacobian])
     return columns
 
@@ -176,6 +178,6 @@ def _overlaps(modes: UpstreamModes, units: int, n_modes: int) -> dict[str, Array
 
 
 def _mean(rows: Array) -> Array:
-    """Mean over the first axis of the rows that are known; NaN where none is."""
+    """Mean over the first axis, without NaN; NaN where all rows are."""
     known = rows[np.isfinite(rows).all(tuple(range(1, rows.ndim)))]
     return known.mean(0) if len(known) else np.full(rows.shape[1:], np.nan)

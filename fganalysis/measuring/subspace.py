@@ -30,7 +30,7 @@ from torch import Tensor
 
 from fganalysis.arguments import check_number, check_seed, check_whole, described
 from fganalysis.measuring.sound_arrays import (
-    Array,
+    ArrayOrTensor,
     double,
     in_range,
     like,
@@ -59,16 +59,16 @@ __all__ = [
     "stable_rank",
 ]
 
-LARGEST_UNIT = 2**53  # the largest whole number up to which doubles have them all
-MOST_POWER_ITERATIONS = 1000  # two are enough; a slip of the pen would not come back
-SHARE_TOLERANCE = 1e-12  # ten equal modes hold 0.9 of the energy in nine of them whatever the rounding of a sum
+LARGEST_UNIT = 2**53  # all whole numbers up to this one are doubles
+MOST_POWER_ITERATIONS = 1000  # two are enough; a mistyped number would run for ever
+SHARE_TOLERANCE = 1e-12  # so that nine of ten equal modes hold 0.9 of the energy in spite of rounding
 ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision
-LEAST_GAP = 1e-10  # closer singular values, relative to the largest, leave vectors that rounding turns visibly
+LEAST_GAP = 1e-10  # singular values closer than this, relative to the largest, are equal: rounding mixes their vectors
 GAP_ROUNDING = 10.0  # torch's orthogonal matrices in single precision have gaps of five times their precision
 
 
 @dataclass(frozen=True, eq=False)
-class Modes(Generic[Array]):
+class Modes(Generic[ArrayOrTensor]):
     """Singular values (…, mode), descending, and right singular vectors (…, unit, mode); both zero beyond the rank.
 
     gap: singular values this close, relative to the largest, are equal. Their vectors are any basis of what they span.
@@ -76,8 +76,8 @@ class Modes(Generic[Array]):
     beyond: the singular value after the last of these, or what it is at most, where a summary left modes out.
     """
 
-    values: Array
-    vectors: Array
+    values: ArrayOrTensor
+    vectors: ArrayOrTensor
     gap: float = LEAST_GAP
     beyond: float = 0.0
 
@@ -91,23 +91,23 @@ class Modes(Generic[Array]):
         check_number("beyond", self.beyond, least=0)
 
     @property
-    def rank(self) -> Array:
+    def rank(self) -> ArrayOrTensor:
         """How many singular values count as nonzero, (…)."""
         return (self.values > 0).sum(-1)
 
     @property
-    def distinct(self) -> Array:
+    def distinct(self) -> ArrayOrTensor:
         """Whether each nonzero singular value differs from the next, (…, mode − 1); zeros differ from everything."""
         following = self.values[..., 1:]
         return (self.values[..., :-1] - following > self.gap * self.values[..., :1]) | (following == 0)
 
     @property
-    def complete(self) -> Array:
+    def complete(self) -> ArrayOrTensor:
         """Whether the last singular value differs from what may lie beyond it, (…); a zero differs from everything."""
         last = self.values[..., -1]
         return (last - self.beyond > self.gap * self.values[..., 0]) | (last == 0) | (self.beyond == 0)
 
-    def leading(self, k: int) -> Array:
+    def leading(self, k: int) -> ArrayOrTensor:
         """The basis (…, unit, k) of the k leading modes.
 
         Raises ValueError where that subspace is not determined: k outside 1 … rank of every matrix, or singular values
@@ -124,14 +124,14 @@ class Modes(Generic[Array]):
         return self.vectors[..., :k]
 
 
-def singular_values(matrix: Array) -> Array:
+def singular_values(matrix: ArrayOrTensor) -> ArrayOrTensor:
     """Singular values, descending: (…, example, unit) → (…, mode), in the units of the matrix."""
     rows = double(matrix, "matrix", 2)
     scale = power_of_two(rows, 2)
     return like(in_range(torch.linalg.svdvals(rows / scale) * scale[..., 0], "singular values"), matrix)
 
 
-def modes(matrix: Array) -> Modes[Array]:
+def modes(matrix: ArrayOrTensor) -> Modes[ArrayOrTensor]:
     """Singular values and right singular vectors by LAPACK: (…, example, unit) → min(example, unit) modes.
 
     Singular values up to max(example, unit) · precision of the matrix · σ₁ count as zero, and those closer than
@@ -146,7 +146,7 @@ def modes(matrix: Array) -> Modes[Array]:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomisedModes(Generic[Array]):
+class RandomisedModes(Generic[ArrayOrTensor]):
     """k modes of a large matrix A, with what is known of their error.
 
     modes: values (mode,) and vectors (unit, mode). error (mode,): the residual ‖Aᵀu − σv‖/√2; some exact singular value
@@ -159,14 +159,14 @@ class RandomisedModes(Generic[Array]):
     equal, and without oversampling whether value k is above the remainder.
     """
 
-    modes: Modes[Array]
-    error: Array
+    modes: Modes[ArrayOrTensor]
+    error: ArrayOrTensor
     remainder: float
 
 
 def randomised_modes(
-    matrix: Array, k: int, *, seed: int, oversampling: int = 10, power_iterations: int = 2
-) -> RandomisedModes[Array]:
+    matrix: ArrayOrTensor, k: int, *, seed: int, oversampling: int = 10, power_iterations: int = 2
+) -> RandomisedModes[ArrayOrTensor]:
     """The k leading modes of one large matrix (example, unit) by a randomised range finder with power iterations.
 
     The start is Gaussian, drawn on the CPU from ``seed``. The bounds of `RandomisedModes` hold whatever was drawn; only
@@ -200,7 +200,7 @@ def randomised_modes(
     return RandomisedModes(kept_modes(values, right, zero, gap, matrix, beyond), like(error, matrix), float(remainder))
 
 
-def energy_curve(values: Array) -> Array:
+def energy_curve(values: ArrayOrTensor) -> ArrayOrTensor:
     """k ↦ Σ_{i≤k} σ_i² / Σ σ_i², the share of the energy in the k leading modes, (…, mode); NaN for a zero spectrum.
 
     Raises ValueError for singular values (…, mode) that rise.
@@ -208,12 +208,12 @@ def energy_curve(values: Array) -> Array:
     return like(_descending_shares(values).cumsum(-1), values)
 
 
-def stable_rank(values: Array) -> Array:
+def stable_rank(values: ArrayOrTensor) -> ArrayOrTensor:
     """‖A‖_F²/‖A‖₂² = Σ σ_i² / σ₁² from singular values (…, mode); NaN for a zero spectrum."""
     return like(1 / _shares(values).amax(-1), values)
 
 
-def entropy_rank(values: Array) -> Array:
+def entropy_rank(values: ArrayOrTensor) -> ArrayOrTensor:
     """exp(−Σ p_i ln p_i) with p_i = σ_i²/Σ σ², the shares of energy; NaN for a zero spectrum.
 
     Roy and Vetterli 2007 define their effective rank with p_i = σ_i/Σ σ instead, which is larger.
@@ -221,12 +221,12 @@ def entropy_rank(values: Array) -> Array:
     return like(torch.special.entr(_shares(values)).sum(-1).exp(), values)
 
 
-def participation_ratio(values: Array) -> Array:
+def participation_ratio(values: ArrayOrTensor) -> ArrayOrTensor:
     """(Σ σ_i²)² / Σ σ_i⁴ from singular values (…, mode); NaN for a zero spectrum."""
     return like(1 / _shares(values).square().sum(-1), values)
 
 
-def modes_for_energy(values: Array, share: float = 0.9) -> Array:
+def modes_for_energy(values: ArrayOrTensor, share: float = 0.9) -> ArrayOrTensor:
     """The least number of leading modes that holds ``share`` of the energy, to within 1e-12; 0 for a zero spectrum.
 
     Raises ValueError for a share outside (0, 1] and for singular values that rise.
@@ -237,7 +237,7 @@ def modes_for_energy(values: Array, share: float = 0.9) -> Array:
     return like((short.sum(-1) + 1) * nonzero, values)
 
 
-def overlap_curve(gradient: Array, basis: Array | Modes[Array]) -> Array:
+def overlap_curve(gradient: ArrayOrTensor, basis: ArrayOrTensor | Modes[ArrayOrTensor]) -> ArrayOrTensor:
     """k ↦ o_k² = ‖V_kᵀg‖²/‖g‖², the share of a gradient's square in the first k directions of a basis, (…, mode).
 
     gradient: (…, unit). basis: (…, unit, mode), orthonormal or zero columns in order; leading dimensions broadcast.
@@ -246,7 +246,7 @@ def overlap_curve(gradient: Array, basis: Array | Modes[Array]) -> Array:
     Where modes were left out that may belong to the last span, this is NaN from the first k inside it. A zero gradient
     gives NaN. Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
     """
-    found = basis if isinstance(basis, Modes) else None
+    basis_modes = basis if isinstance(basis, Modes) else None
     basis = basis.vectors if isinstance(basis, Modes) else basis
     vectors, columns = double(gradient, "gradient", 1), double(basis, "basis", 2)
     same_kind(gradient, basis)
@@ -255,15 +255,15 @@ def overlap_curve(gradient: Array, basis: Array | Modes[Array]) -> Array:
     _check_orthonormal(columns, precision(basis), zero_columns=True)
     vectors = vectors / power_of_two(vectors, 1)  # squares of tiny gradients underflow
     components = (vectors[..., None, :] @ columns)[..., 0, :].square()
-    if found is not None:
-        distinct, complete = torch.as_tensor(found.distinct), torch.as_tensor(found.complete)
+    if basis_modes is not None:
+        distinct, complete = torch.as_tensor(basis_modes.distinct), torch.as_tensor(basis_modes.complete)
         components = spread_evenly(components, distinct)
         components = components.masked_fill(_last_span(distinct) & ~complete[..., None], math.nan)
     curve = components.cumsum(-1) / vectors.square().sum(-1, keepdim=True)
     return like(curve.clamp(max=1.0), gradient)
 
 
-def principal_angles(first: Array, second: Array) -> Array:
+def principal_angles(first: ArrayOrTensor, second: ArrayOrTensor) -> ArrayOrTensor:
     """Principal angles in radians, the smallest first, between the spans of two orthonormal bases.
 
     first: (…, unit, k). second: (…, unit, m); leading dimensions broadcast. Result (…, min(k, m)). Angles below 45° are
@@ -352,7 +352,7 @@ def _check_descending(values: Tensor, precision: float) -> None:
         raise ValueError("singular values must be in descending order")
 
 
-def _shares(values: Array) -> Tensor:
+def _shares(values: ArrayOrTensor) -> Tensor:
     """σ_i² / Σ σ²: divided by the largest first, as squares of tiny values underflow."""
     sigma = double(values, "values", 1)
     if bool((sigma < 0).any()):
@@ -361,7 +361,7 @@ def _shares(values: Array) -> Tensor:
     return squares / squares.sum(-1, keepdim=True)
 
 
-def _descending_shares(values: Array) -> Tensor:
+def _descending_shares(values: ArrayOrTensor) -> Tensor:
     _check_descending(double(values, "values", 1), precision(values))
     return _shares(values)
 
@@ -380,7 +380,7 @@ def spread_evenly(parts: Tensor, distinct: Tensor) -> Tensor:
     if bool(distinct.all()):
         return parts
     span = _spans(distinct).expand(parts.shape)
-    sums, sizes = (torch.zeros_like(parts).scatter_add(-1, span, one) for one in (parts, torch.ones_like(parts)))
+    sums, sizes = (torch.zeros_like(parts).scatter_add(-1, span, values) for values in (parts, torch.ones_like(parts)))
     return (sums / sizes.clamp(min=1)).gather(-1, span)
 
 
@@ -396,8 +396,8 @@ def _last_span(distinct: Tensor) -> Tensor:
 
 
 def kept_modes(
-    values: Tensor, vectors: Tensor, resolution: float, gap: float, source: Array, beyond: float = 0.0
-) -> Modes[Array]:
+    values: Tensor, vectors: Tensor, resolution: float, gap: float, source: ArrayOrTensor, beyond: float = 0.0
+) -> Modes[ArrayOrTensor]:
     """Modes of the kind of array of ``source``, with those up to ``resolution`` of the largest set to zero."""
     kept = values > resolution * values[..., :1]
     return Modes(like(values * kept, source), like(vectors * kept[..., None, :], source), gap, beyond)

@@ -3,8 +3,9 @@
     tr Cov ĝ = E_S tr Cov(ĝ | S)  +  tr Cov E(ĝ | S)
                within, the guess     between, the minibatch
 
-Two guesses on the same rows are independent given the rows. With e, e' their errors against the exact gradient,
-E‖e − e'‖²/2 is the part within and E⟨e, e'⟩ the part between plus the squared bias, which comes from different rows.
+Two guesses on the same rows are independent given the rows. Let e and e' be their errors against the exact gradient.
+The part within is E‖e − e'‖²/2. The part between is E⟨e, e'⟩ less the squared bias, which guesses on different rows
+give.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def variance_parts(
         for index, rows in enumerate(estimator.draw_rows(snapshot, n_draws, generator)):
             pair = estimator.guesses_on(snapshot, rows, 2, generator)
             both, first = pair.total(), pair.first(1).total()
-            second = tuple(total - one for total, one in zip(both, first, strict=True))
+            second = tuple(total - part for total, part in zip(both, first, strict=True))
             gram = _with_all_layers(pair.error_grams(snapshot, [first, second]))
             if not np.isfinite(gram[1]).all():
                 raise ValueError("the estimator made a guess that is NaN, infinite or too long to square")
@@ -65,7 +66,7 @@ def variance_parts(
         means = [tuple(t / float(size) for t in total) for total, size in zip(totals, sizes, strict=True)]
         gram = _with_all_layers(pair.error_grams(snapshot, means))
     between = quantities.less_squared_bias(np.stack(products, -1), squared_norm(gram, sizes), gram, group_of_draw)
-    # Both are at least 0, and differences of what a guess's error against the gradient is squared.
+    # Both parts are at least 0, and are differences of squared errors.
     squares = np.stack(within, -1).mean(-1) + np.abs(np.stack(products, -1).mean(-1)) + squared_gradients(snapshot)
     rounding = 2 * quantities.ROUNDING * float(torch.finfo(snapshot.outputs.dtype).eps) * squares
     parts = (part.of_few(n_draws).of_rounding(rounding) for part in (mean(np.stack(within, -1)), between))

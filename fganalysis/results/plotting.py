@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "h", "<", ">", "p")
-EXACT = 1e-4  # Relative variances below are rounding: nothing to show on a logarithmic axis.
+LEAST_VARIANCE_SHOWN = 1e-4  # Smaller relative variances are rounding errors and are not drawn on the logarithmic axis.
 
 
 def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str] | None = None) -> Figure:
     """Relative bias against relative total variance, a panel a step and layer; exact estimators are left out.
 
-    Under the panels stands which trainable parameters are in no layer, where there are any.
+    Trainable parameters that are in no layer are named under the panels.
 
     Args:
         tree: from `fganalysis.diagnose`. space: "activation" or "weight".
@@ -42,11 +42,11 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
     for axes, (step, layer) in panels:
         for style, estimator in _styled(measured):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
-            own, norm = measured.sel(where), float(scale.sel(where))
+            cell, norm = measured.sel(where), float(scale.sel(where))
             # A layer without a gradient has no relative numbers.
-            x, x_error = _number(own, "variance", 1 / norm if norm > 0 else np.nan)
-            y, y_error = _number(own, "relative_bias")
-            if not (x > EXACT and np.isfinite(y)):
+            x, x_error = _number(cell, "variance", 1 / norm if norm > 0 else np.nan)
+            y, y_error = _number(cell, "relative_bias")
+            if not (x > LEAST_VARIANCE_SHOWN and np.isfinite(y)):
                 continue
             highest = max(highest, y)
             drawn.add(estimator)
@@ -83,12 +83,12 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
     for axes, (step, layer) in panels:
         for position, (style, estimator) in enumerate(_styled(measured)):
             where = {schema.STEP: step, schema.ESTIMATOR: estimator, schema.LAYER: layer}
-            own = measured.sel(where)
-            mean, error = _number(own, "cosine")
+            cell = measured.sel(where)
+            mean, error = _number(cell, "cosine")
             if not np.isfinite(mean):
                 continue
             drawn.add(estimator)
-            axes.vlines(position, own["cosine_q05"], own["cosine_q95"], color=style["color"], alpha=0.3, lw=4)
+            axes.vlines(position, cell["cosine_q05"], cell["cosine_q95"], color=style["color"], alpha=0.3, lw=4)
             axes.errorbar(position, mean, yerr=error, ms=5, mfc="none", lw=1.2, capsize=3, **style)
             if predicted is not None:
                 axes.plot(position, float(predicted.sel(where)["cosine"]), "x", ms=5, mew=1.3, color="black", zorder=4)
@@ -208,7 +208,7 @@ def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, 
 def _label(
     figure: Figure, x: str, y: str, measured: xr.Dataset, space: str, drawn: set[str], with_predictions: bool
 ) -> None:
-    """Axis labels, with what was not looked at, and a legend beside the panels of the estimators that are in them."""
+    """Adds axis labels, the parameters in no layer, and a legend of the estimators drawn."""
     from matplotlib.lines import Line2D
 
     unseen = not_looked_at(measured)

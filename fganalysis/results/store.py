@@ -1,10 +1,10 @@
 """Results on disk: one cell a file, whole or not there, with provenance and a checksum; opened as one DataTree.
 
-A cell is whatever one unit of work produces. It is made into netCDF4 in memory and its bytes go to a temporary file
-(fsync, rename), so a killed study or a full disk loses the cell in flight and nothing else. Written by HDF5 itself, a
-full disk was a segmentation fault. Behind the netCDF bytes, where HDF5 does not look, stands their SHA-256. Before a
-file is opened, its bytes are compared with the checksum: HDF5 reads some damaged files with other values and fails on
-others in its own words. Files without a checksum, of older versions or other programs, are read all the same.
+A cell is the result of one unit of work. It becomes netCDF4 in memory, and its bytes are written to a temporary file
+(fsync, rename). So a killed study or a full disk loses only the cell that is being written; when HDF5 wrote files
+itself, a full disk was a segmentation fault. The SHA-256 of the netCDF bytes follows them in the file, where HDF5 does
+not read. It is compared before a file is opened, because HDF5 reads wrong values from some damaged files and fails on
+others in its own words. Files without a checksum, of older versions or other programs, are read too.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SEAL = re.compile(rb"\nfganalysis sha256 ([0-9a-f]{64})\n\Z")
 SEAL_LENGTH = len(b"\nfganalysis sha256 ") + 64 + 1
 NO_CHECKSUM = "none"
-ABANDONED = 3600.0  # Seconds after which a temporary file of the same cell is a dead run's: writing takes a few.
+ABANDONED = 3600.0  # Seconds until a temporary file of the cell counts as abandoned.
 
 
 class Damaged(ValueError):
-    """A file whose bytes are not those of a result; one that cannot be opened at all is no such file."""
+    """A file whose content is not that of a result. A file that cannot be opened raises a plain ValueError instead."""
 
 
 @cache
 def provenance() -> dict[str, str]:
-    """Who made a result: versions of what matters, and the git commit of the code where it runs from a clone."""
+    """The origin of a result: versions of the libraries, and the git commit of the code if it runs from a clone."""
     versions = {name: _version(name) for name in ("numpy", "scipy", "torch", "xarray")}
     return {
         "creation_library": "fganalysis",
@@ -91,7 +91,7 @@ def write(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
 
 
 def write_bytes(content: bytes, path: Path) -> Path:
-    """Writes a file whole or not at all, and removes what dead runs left of it.
+    """Writes a file completely or not at all, and removes temporary files of killed runs.
 
     Raises:
         OSError: a file that cannot be written, naming it and why.
@@ -149,7 +149,7 @@ def attributes(path: Path) -> dict[str, object]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file, so that its name is free and nothing is lost, and says what it is called now."""
+    """Renames a damaged file, so that its name is free and nothing is lost. Returns the new name."""
     number = 1
     while (aside := path.with_name(f"{path.name}{SET_ASIDE}{f'-{number}' if number > 1 else ''}")).exists():
         number += 1
@@ -220,7 +220,7 @@ def _content(path: Path) -> tuple[bytes, str]:
 
 
 def _refuse_locked(file: IO[bytes]) -> None:
-    """BlockingIOError where HDF5 in another process has the file open for writing: its bytes may be half new."""
+    """Raises BlockingIOError where another process has the file open for writing, as its bytes may be incomplete."""
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -244,10 +244,10 @@ def _refuse_unread(path: Path, content: bytes, checksum: str, error: Exception) 
 
 def _remove_abandoned(path: Path, now: float) -> None:
     """``now``: the file system's clock, which may not be this machine's."""
-    own = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.part")
+    temporary = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.part")
     with contextlib.suppress(OSError):
         for file in path.parent.iterdir():
-            if own.fullmatch(file.name) and now - file.stat().st_mtime > ABANDONED:
+            if temporary.fullmatch(file.name) and now - file.stat().st_mtime > ABANDONED:
                 file.unlink()
 
 
@@ -259,7 +259,7 @@ def _commit(source: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says, None where it fails or is not installed."""
+    """The output of git; None where git fails or is not installed."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
     except OSError:

@@ -1,4 +1,4 @@
-"""Tables from a diagnosis: a row per estimator, space and layer; and how far measurement and theory are apart."""
+"""Tables from a diagnosis, a row per estimator, space and layer; and comparisons of measurement and theory."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ COMPARED = (
 )
 KEYS = (schema.STEP, schema.ESTIMATOR, schema.SPACE, schema.LAYER)
 REMARKS = (schema.NOT_LOOKED_AT, schema.NOT_MEASURED)
-NAMED = 2  # Parameters that a remark names.
+NAMED_IN_REMARK = 2  # Parameters that a remark names.
 NOT_NEGATIVE = ("squared_bias", "directional_bias")
-ROUNDING = 2e-5  # Rounding of single-precision sums, relative to the squared gradient norm, 1, or the value itself.
+# Rounding of single-precision sums, relative to the squared gradient norm, to 1, or to the value itself.
+SINGLE_PRECISION_ROUNDING = 2e-5
 RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 
 
@@ -94,16 +95,16 @@ def _with_remarks(frame: pd.DataFrame, measured: xr.Dataset) -> pd.DataFrame:
 
 
 def _columns(measured: xr.Dataset, predicted: xr.Dataset, quantities: Sequence[str]) -> xr.Dataset:
-    """Every quantity with what stands beside it in the table."""
+    """The columns of every quantity: value, error, interval, flags and prediction."""
     columns: dict[str, xr.DataArray] = {}
     for name in quantities:
-        # What follows from the snapshot alone is not sampled: it is among the predictions only.
+        # Quantities that follow from the snapshot alone are not sampled and stand among the predictions only.
         sampled = name in schema.QUANTITIES or name in measured
         columns[name] = _variable(measured if sampled else predicted, name)
         if name in schema.QUANTITIES:
             parts = [name + suffix for suffix in (schema.SE, schema.LOW, schema.HIGH)]
             columns |= {part: _variable(measured, part) for part in parts}
-            # Results that were stored before intervals said so of themselves do not: NaN, neither wide nor not.
+            # Results stored by older versions have no such flags: NaN.
             unsaid = xr.full_like(measured[name], np.nan)
             for suffix in (schema.WIDE, schema.SHORT):
                 columns[name + suffix] = measured.get(name + suffix, unsaid)
@@ -113,7 +114,7 @@ def _columns(measured: xr.Dataset, predicted: xr.Dataset, quantities: Sequence[s
 
 def not_looked_at(measured: xr.Dataset) -> str:
     """The trainable parameters that are in no layer: the first names, and how many more; empty where there are none."""
-    return listed(json.loads(str(measured.attrs.get(schema.NOT_LOOKED_AT, "[]"))), NAMED)
+    return listed(json.loads(str(measured.attrs.get(schema.NOT_LOOKED_AT, "[]"))), NAMED_IN_REMARK)
 
 
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
@@ -141,7 +142,7 @@ def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
 
 
 def _size(name: str, gradient_norm: float) -> float:
-    """The natural size of a quantity, which rounding is relative to: 1 without a unit, or where it is not known."""
+    """The size of a quantity to which rounding is relative: 1 without a unit, or where it is unknown."""
     units = schema.QUANTITIES[name].units if name in schema.QUANTITIES else "1"
     power = {schema.GRADIENT_UNITS: 1, schema.SQUARED_UNITS: 2}.get(units, 0)
     return gradient_norm**power if gradient_norm > 0 else 1.0
@@ -183,7 +184,7 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
 
 
 def error_towards(prediction: xr.DataArray, measured: xr.Dataset, name: str) -> xr.DataArray:
-    """What a difference from the prediction is measured by, in `z_scores`."""
+    """The error by which `z_scores` divides the difference from the prediction."""
     if name in NOT_NEGATIVE:
         return measured[name + schema.SE]
     side = xr.where(measured[name] > prediction, measured[name + schema.LOW], measured[name + schema.HIGH])
@@ -195,8 +196,8 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
 
     The error is 1/1.96 of the way to the bound of the measured interval on the side of the prediction. Intervals of
     squared and directional bias end at zero, so for these two it is the standard error.
-    0 where difference and error are both no more than the rounding of single precision (guesses without variance), and
-    ±∞ where there is no error and yet a difference: a wrong exact estimator is as wrong as can be.
+    z is 0 where difference and error are both within the rounding of single precision (guesses without variance), and
+    ±∞ where there is a difference without an error, as of a wrong estimator without variance.
 
     Raises:
         ValueError: a tree without /measured, /predicted or one of the compared quantities in them.
@@ -208,7 +209,7 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     for dataset, names in ((measured, ["gradient_norm", *parts]), (predicted, compared)):
         for name in names:
             _variable(dataset, name)
-    # Each step, space and layer has a scale of its own: they differ by orders of magnitude, and rounding with them.
+    # Scales, and so rounding errors, differ between steps, spaces and layers by orders of magnitude.
     squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
     scores = {}
     for name in compared:
@@ -219,7 +220,7 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
             scale = abs(predicted[name])
         elif known.units != "1":
             scale = squares if schema.SPACE in known.dims else squares.sel({schema.SPACE: "activation"}, drop=True)
-        rounded = (abs(difference) <= ROUNDING * scale) & (error <= ROUNDING * scale)
+        rounded = (abs(difference) <= SINGLE_PRECISION_ROUNDING * scale) & (error <= SINGLE_PRECISION_ROUNDING * scale)
         certain = xr.where(difference > 0, np.inf, -np.inf).where((error == 0) & difference.notnull())
         z = xr.where(error > 0, difference / error.where(error > 0), certain)
         scores[name] = xr.where(rounded, 0.0, z)
@@ -254,8 +255,8 @@ def _variable(dataset: xr.Dataset, name: str) -> xr.DataArray:
 def _guessed(measured: xr.Dataset) -> xr.DataArray:
     """Whether an estimator made guesses in a space, (step, estimator, space).
 
-    Its guesses' lengths are there or not, whatever became of the quantities. A result without them says it by whatever
-    quantity is known.
+    It did if the lengths of its guesses are known, even where quantities are NaN. In a result without lengths, it did
+    if any quantity is known.
     """
     names = ["squared_norm"] if "squared_norm" in measured else list(schema.QUANTITIES)
     known = [measured[name].notnull() for name in names if name in measured and schema.SPACE in measured[name].dims]
@@ -273,7 +274,7 @@ def _cell(row: pd.Series, name: str) -> str:
     size = _size(name, gradient_norm)
     digits = 3
     if error <= 1e-6 * max(abs(value), 0.1 * size):
-        # What is left of an exact estimator is rounding.
+        # The numbers of an exact estimator that should be zero are rounding errors.
         text = f"{0.0 if abs(value) < 1e-4 * size else value:.3g} exact"
     else:
         if error > 0 and value != 0:

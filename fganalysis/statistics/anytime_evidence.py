@@ -1,26 +1,30 @@
 """Evidence and bounds that hold at whatever moment the sampling stops: NumPy arrays only.
 
-Evidence of a bias. Along a direction fixed beforehand, block after block of guesses gives a number x_b, the sum over
-the block's guesses of the error's component, of mean zero without bias. With S = Σ x_b and V = Σ x_b²
+**Evidence of a bias.** Take a direction that is fixed beforehand. Each block b of guesses gives a number x_b, the sum
+of its guesses' errors along the direction, which has mean zero without a bias. With S = Σ x_b and V = Σ x_b²
 
     E = mean over ρ of (1 + ρ²V)^(−1/2) exp(ρ²S² / 2(1 + ρ²V))
 
-is a mixture over λ ~ N(0, ρ²) of exp(λS − λ²V/2). Where every x_b is distributed symmetrically about zero given the
-past, each of these is a nonnegative supermartingale from 1, whatever the tails (de la Peña 1999, Lemma 6.1), so by
-Ville's inequality E ever reaches 1/α with probability at most α. This much is exact. A component of a guess need not be
-symmetric; the sum over a block tends to be as blocks grow, which is where the guarantee becomes asymptotic, as that of
-Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024 (Time-uniform central limit theory) is. Averages of such E over
-directions, with weights fixed beforehand, are of the same kind; so are those of directions chosen from past blocks.
+is a mixture of exp(λS − λ²V/2) over λ ~ N(0, ρ²). If every x_b is symmetric about zero given the past, exp(λS − λ²V/2)
+is a nonnegative supermartingale that starts at 1, whatever the tails (de la Peña 1999, Lemma 6.1). By Ville's
+inequality, E then reaches 1/α at any time with probability at most α. This is exact. The error of a single guess need
+not be symmetric, but sums over growing blocks become so, and the guarantee is asymptotic in that sense, as that of
+Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024 (Time-uniform central limit theory). It also holds for averages of
+E over directions, with weights fixed beforehand, and for directions chosen from past blocks.
 
-Bound of a bias from above. With m_a the means of A disjoint groups of n guesses in all, C the covariance of a guess, ξ
-the noise of the mean along the bias δ, and U the mean of ⟨m_a − g, m_b − g⟩ over pairs of different groups
+**Upper bound of a bias.** Let m_a be the means of A disjoint groups, of n guesses in all; C the covariance of a guess;
+ξ the noise of the overall mean along the bias δ; and U the mean of ⟨m_a − g, m_b − g⟩ over pairs of different groups.
+Then
 
     U = ‖δ‖² + 2‖δ‖ξ + Q,   so   ‖δ‖ ≤ a + √(a² + U + w)   where   ξ ≥ −a and Q ≥ −w
 
-    a = z √(‖C‖₂/n)      w = 2 ‖C‖_F √(x A/(A−1))/n      each failing with probability at most e^(−x) = 1 − Φ(z)
+    a = z √(‖C‖₂/n)      w = 2 ‖C‖_F √(x A/(A−1))/n      each fails with probability at most e^(−x) = 1 − Φ(z)
 
-by the Gaussian tail and by Laurent and Massart 2000 (Lemma 1), for groups with Gaussian means: asymptotic in the number
-of guesses, ‖C‖_F and a bound of ‖C‖₂ being estimated. The bounds at the looks k = 1, 2, … spend α/(k(k+1)) each.
+by the Gaussian tail and by Laurent and Massart 2000 (Lemma 1), for groups with Gaussian means. The bound is asymptotic
+in the number of guesses, because ‖C‖_F and a bound of ‖C‖₂ are estimated. The bound at look k uses the level
+α/(k(k+1)).
+
+Proofs: docs/mathematics.md#anytime-evidence, docs/mathematics.md#upper-bound-of-a-bias.
 """
 
 from __future__ import annotations
@@ -34,9 +38,10 @@ from scipy import special
 
 Array = NDArray[np.float64]
 
-LEAST_GROUPS = 8
-DIRECTIONS_AT_ONCE = 2**12  # Every ρ takes arrays of their own.
-# ρ² for components in standard deviations of one guess: a bias of .1 to .001 standard deviations is found soonest.
+LEAST_GROUPS_OF_BOUND = 8
+DIRECTIONS_AT_ONCE = 2**12  # Directions evaluated at once: each value of ρ takes temporary arrays of this length.
+# The values of ρ². A term of the mixture finds a bias of ρ standard deviations of one guess soonest: here 0.1 to 0.001.
+# `python -m studies.calibration` shows for other values how many guesses it takes to find a bias.
 MIXTURE = 10.0 ** -np.arange(2.0, 7.0)
 
 
@@ -58,11 +63,12 @@ def boundary(squares: float, alpha: float) -> float:
 
 @dataclass
 class Evidence:
-    """Sums along many directions, each scaled to about unit standard deviation of one guess.
+    """S and V along many directions, in units of about the standard deviation of one guess along each.
 
     Attributes:
         log_weights: (direction,), logarithms of weights that add up to at most 1.
-        total, squares: (direction,), S and V. reach: (direction,), how far a bias of norm 1 can have moved S.
+        total, squares: (direction,), S and V.
+        reach: (direction,), the largest change of S that a bias of norm 1 can have caused so far.
     """
 
     log_weights: Array
@@ -75,27 +81,27 @@ class Evidence:
         return cls(log_weights, *(np.zeros_like(log_weights) for _ in range(3)))
 
     def add(self, components: Array, directions: slice = slice(None)) -> None:
-        """Takes in one block's ``components`` along some directions; whoever calls adds to ``reach``."""
+        """Adds the sums x_b of one block along some directions. The caller updates ``reach``."""
         self.total[directions] += components
         self.squares[directions] += components**2
 
     def per_direction(self, bias: float = 0.0) -> Array:
-        """Weighted log evidence against every bias of norm ``bias`` or less, (direction,).
+        """The weighted log evidence, (direction,), against every bias of norm at most ``bias``.
 
-        Such a bias moves S by at most bias·reach, so what is left of S after that is evidence against all of them.
+        Such a bias changes S by at most bias·reach. The evidence is that of S reduced by this amount.
         """
         left = np.maximum(np.abs(self.total) - bias * self.reach, 0.0)
         return self.log_weights + log_evidence(left, self.squares)
 
     def components(self) -> Array:
-        """The component of the bias along each direction less one standard error, for comparisons of directions."""
+        """The estimated bias along each direction less its standard error, to compare directions."""
         surplus = np.abs(self.total) - np.sqrt(self.squares)
         return np.divide(surplus, self.reach, out=np.zeros_like(surplus), where=self.reach > 0)
 
     def log(self, bias: float = 0.0) -> float:
-        """log of the weighted average of E.
+        """The logarithm of the weighted average of E.
 
-        Where the bias has the norm ``bias`` or less, it is ever at least log(1/α) with probability at most α.
+        If the norm of the bias is at most ``bias``, this reaches log(1/α) at any time with probability at most α.
         """
         return float(special.logsumexp(self.per_direction(bias)))
 
@@ -107,7 +113,7 @@ class Evidence:
         return _root(lambda bias: threshold - self.log(bias))
 
     def factor_needed(self, alpha: float, bias: float = 0.0) -> float:
-        """How many times the guesses so far it would take for ``log(bias)`` to reach log(1/α), if S goes on growing."""
+        """The number of guesses until ``log(bias)`` reaches log(1/α) if S grows as before, over the number so far."""
         left = np.maximum(np.abs(self.total) - bias * self.reach, 0.0)
         gain = left**2 / (2 * np.maximum(self.squares, 1e-300))
         wanted = gain - self.per_direction(bias) - np.log(alpha)
@@ -116,10 +122,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class NormBound:
-    """The squared norm of a mean from groups: ``squared`` is U; ``upper`` bounds the norm; both in the guesses' units.
+    """The squared norm of a bias, and an upper bound of its norm, in the units of the guesses.
 
-    ``without_bias`` is what ``upper`` would be at U = 0: the smallest bias that so many guesses can exclude. ``along``
-    and ``across`` are a² and w of the module docstring.
+    Attributes:
+        squared: U. upper: the upper bound of ‖δ‖.
+        without_bias: ``upper`` at U = 0, the smallest bias that this number of guesses can exclude.
+        along, across: a² and w of the module docstring.
     """
 
     squared: float
@@ -129,12 +137,12 @@ class NormBound:
     across: float
 
     def factor_needed(self, tolerance: float) -> float:
-        """How many times the guesses so far it would take to bring ``upper`` to the tolerance; inf if U is above it.
+        """The number of guesses until ``upper`` falls to the tolerance, over the number so far; inf if it never does.
 
-        With s the share of a², w and so on that is left: √(a²s) + √((a² + w)s + U) = tolerance, quadratic in √s. Of U
-        only what is above w: with few guesses the noise of U alone exceeds the tolerance in half of the runs.
+        More guesses shrink a² and w by a factor s, which solves √(a²s) + √((a² + w)s + U) = tolerance. Of U only the
+        part above w counts. With few guesses the noise of U alone exceeds the tolerance in half of the runs.
         """
-        tolerance = min(tolerance, 1e100)  # Its square is a number too.
+        tolerance = min(tolerance, 1e100)  # So that its square is finite.
         room = tolerance**2 - max(self.squared - self.across, 0.0)
         if room <= 0:
             return float("inf")
@@ -144,17 +152,17 @@ class NormBound:
 
 
 def norm_bound(gram: Array, alpha: float) -> NormBound:
-    """The upper bound of ‖δ‖ with confidence 1 − ``alpha`` from the Gram matrix of A errors of means of equal groups.
+    """The upper bound of ‖δ‖ with confidence 1 − ``alpha``, from the Gram matrix of the errors of A group means.
 
     Args:
-        gram: (group, group).
+        gram: ⟨m_a − g, m_b − g⟩, (group, group), of groups of equal size.
 
     Raises:
         ValueError: fewer than 8 groups.
     """
     groups = gram.shape[0]
-    if groups < LEAST_GROUPS:
-        raise ValueError(f"a bound takes at least {LEAST_GROUPS} groups, got {groups}")
+    if groups < LEAST_GROUPS_OF_BOUND:
+        raise ValueError(f"a bound takes at least {LEAST_GROUPS_OF_BOUND} groups, got {groups}")
     squared = float(_off_diagonal(gram).sum() / (groups * (groups - 1)))
     frobenius, top = spread_of_mean(gram)
     along = float(special.ndtri(alpha / 2)) ** 2 * top
@@ -164,12 +172,12 @@ def norm_bound(gram: Array, alpha: float) -> NormBound:
 
 
 def spread_of_mean(gram: Array) -> tuple[float, float]:
-    """‖C‖_F and a bound of ‖C‖₂, C the covariance of the mean over all groups, from the groups' Gram matrix.
+    """‖C‖_F and a bound of ‖C‖₂ for the covariance C of the mean of all groups, from the Gram matrix K of the groups.
 
-    ‖C‖_F² is Σ K_ab²/(A(A−3)) over a ≠ b, K centred without its diagonal, which makes it unbiased (Székely and Rizzo
-    2014, U-centring): centring with the diagonal adds (tr C/A)², all there is in many dimensions. For ‖C‖₂ stands
-    (tr C⁴)^(1/4) ≥ ‖C‖₂: the mean of K_ab K_bc K_cd K_da over four different groups, three standard errors
-    (√8 ‖C‖_F⁴/A² each) added.
+    ‖C‖_F² is Σ K_ab²/(A(A−3)) over a ≠ b, with K centred without its diagonal. This makes it unbiased (U-centring,
+    Székely and Rizzo 2014); centring with the diagonal would add (tr C/A)², which in many dimensions is far more. The
+    bound of ‖C‖₂ is (tr C⁴)^(1/4). tr C⁴ is the mean of K_ab K_bc K_cd K_da over four different groups, plus three of
+    its standard errors of √8 ‖C‖_F⁴/A².
     """
     groups = gram.shape[0]
     between = _off_diagonal(gram)
@@ -185,7 +193,7 @@ def spread_of_mean(gram: Array) -> tuple[float, float]:
 
 
 def spent(alpha: float, look: int) -> float:
-    """What look 1, 2, … may spend of ``alpha``: α/(k(k+1)), which adds up to α."""
+    """The level of look k = 1, 2, …: α/(k(k+1)). All levels add up to α."""
     return alpha / (look * (look + 1))
 
 
@@ -194,7 +202,7 @@ def _off_diagonal(matrix: Array) -> Array:
 
 
 def _root(increasing: Callable[[float], float]) -> float:
-    """Where a function of the half line, at most 0 at 0, reaches 0: bracketed within a factor of 2, then by Brent."""
+    """The root x > 0 of an increasing function, at most 0 at 0: bracketed within a factor of 2, then by Brent."""
     from scipy.optimize import brentq  # Takes as long to import as everything else here.
 
     high = 1.0

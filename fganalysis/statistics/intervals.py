@@ -1,21 +1,27 @@
-"""95 % intervals of means, smooth functions of means and proportions that hold for skewed samples: NumPy arrays only.
+"""95 % intervals of means, smooth functions of means and proportions, for skewed samples: NumPy arrays only.
 
-What a guess leaves behind, its squared norm above all, is skewed: squares and products of noise. Over n guesses the
-studentised mean T then has a skewness of its own, and T ± 1.96 misses on one side. To first order in 1/√n, with γ the
-skewness of the influence values and s = 1/√n,
+What is averaged over guesses, above all squared norms, is skewed, as squares and products of noise are. The studentised
+mean T = (estimate − truth)/SE then has a skewness of its own, and T ± 1.96 misses too often on one side. With n
+guesses, γ the skewness of the influence values and s = 1/√n, to first order in s
 
     g(T) = T + s (a T²/3 + d) + (s a)² T³/27      a = γ + 3c/2      d = γ/6 + c/2 − b
 
-is normal (Hall 1992, for means, where b = c = 0). b and c come from the curvature of a function of several means: b is
-its bias, c the correlation of its curvature with its slope, both over the standard deviation of the influence. The cube
-makes g monotone, so the interval is where g(T) lies within Student's quantiles. Their degrees of freedom are those of
-the variance estimate, 2n/(κ − 1) for a sample of kurtosis κ: few, so a wide interval, where few guesses decide.
+is normal (Hall 1992). b and c describe the curvature of a function of several means, in units of the standard deviation
+of the influence values: b is its bias, c the correlation of its curvature with its slope. Both are zero for a mean. The
+cubic term makes g increasing. The interval is the set of truths for which g(T) lies between the quantiles of Student's
+t. Its degrees of freedom are those of the variance estimate, 2n/(κ − 1) for a sample of kurtosis κ: few, and the
+interval wide, where a few guesses make up most of the variance.
 
-What no sample can tell: a rare event that it has not met. An estimator that owes its mean to events rarer than about 20
-over the number of guesses has intervals that are too tight. Fewer than 256 guesses show too little of the tails of
-common ones too: those intervals are widened, at 64 by a third, those of norms by two thirds. Fewer than 32 have none.
-An interval that may cover far more than 95 %, whatever the reason, says so: `Estimate.wide`. So does one of a mean of
-what may have no variance, which may cover less: `Estimate.short`, by the shape of the tail.
+Limits of these intervals:
+
+- No sample shows events that it has not met. An estimator that owes its mean to events rarer than about 20 in the
+  number of guesses has intervals that are too short, and nothing says so.
+- Fewer than 256 guesses show too little of common tails too. Their intervals are widened: at 64 guesses by a third, and
+  those of norms by two thirds. Fewer than 32 guesses have no interval.
+- `Estimate.wide` marks intervals that may cover far more than 95 %.
+- `Estimate.short` marks intervals that may cover less, because what is averaged may have no variance.
+
+Derivation: docs/mathematics.md#interval-of-a-mean, docs/mathematics.md#interval-of-a-ratio.
 """
 
 from __future__ import annotations
@@ -30,19 +36,23 @@ from fganalysis.statistics.pareto_tail import HEAVY, tail_shape
 
 Array = NDArray[np.float64]
 Z95 = 1.959963984540054
-LEAST = 32  # Guesses that an interval takes.
-ENOUGH = 256  # Guesses from which on what they show of their own tails will do, found by `studies.calibration`,
-FEW = 30.0  # and by how much the intervals of fewer are widened: by FEW (1/n − 1/ENOUGH).
-TAIL = 0.025  # Of a 95 % interval, on each side.
-FEW_HITS = 10  # Guesses on one side below which a proportion's interval is wide.
+TAIL_PROBABILITY = 0.025  # Of a 95 % interval, on each side.
+
+# The next four are tuned by `python -m studies.calibration`. To tune them again, change them, run the study with
+# `--out` a new folder, and read its page: no cell may be tight, and every wide cell must say so. Smaller values of
+# ENOUGH and FEW make shorter intervals for few guesses, until a cell is tight.
+LEAST = 32  # Fewest guesses that have an interval.
+ENOUGH = 256  # Guesses from which on the intervals are not widened.
+FEW = 30.0  # Of n < ENOUGH guesses the interval is 1 + FEW (1/n − 1/ENOUGH) times as long.
+FEW_HITS = 10  # A proportion with fewer guesses than this on one side has a wide interval.
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Values, standard errors and the bounds of the 95 % intervals, all of one shape.
 
-    wide: where an interval may cover far more than 95 %, up to nearly all, because nothing shorter is known to hold.
-    tail: k̂ of `fganalysis.statistics.pareto_tail` of what is averaged, NaN where nothing is or it has no tail.
+    wide: where an interval may cover far more than 95 %, up to nearly 100 %, as no shorter one is known to cover 95 %.
+    tail: shape k̂ of the tail of the averaged values (`fganalysis.statistics.pareto_tail`); NaN without a tail.
     """
 
     value: Array
@@ -64,7 +74,7 @@ class Estimate:
     @classmethod
     def student(cls, value: Array, se: Array, degrees: ArrayLike) -> Estimate:
         """The symmetric interval with Student's quantile."""
-        half = se * special.stdtrit(degrees, 1 - TAIL)
+        half = se * special.stdtrit(degrees, 1 - TAIL_PROBABILITY)
         return cls(value, se, value - half, value + half)
 
     def scaled(self, factor: Array) -> Estimate:
@@ -73,23 +83,23 @@ class Estimate:
         return replace(self, value=value, se=se, low=low, high=high)
 
     def of_rounding(self, rounding: Array) -> Estimate:
-        """No bound is nearer to the value than ``rounding``, and nothing is wide that is no longer than both."""
+        """Keeps bounds at least ``rounding`` away from the value. An interval no longer than that is not wide."""
         wide = np.asarray(self.wide & (self.high - self.low > 2 * rounding))
         low, high = np.minimum(self.low, self.value - rounding), np.maximum(self.high, self.value + rounding)
         return replace(self, low=low, high=high, wide=wide)
 
     def within(self, least: float, most: float) -> Estimate:
-        """Bounds between those of every truth, and no more error than half of the range: no such number varies more."""
+        """Clips the bounds to the range of the quantity, and the standard error to half of that range, its maximum."""
         low, high = (np.clip(bound, least, most) for bound in (self.low, self.high))
         return replace(self, se=np.minimum(self.se, (most - least) / 2), low=low, high=high)
 
     def score(self, truth: Array) -> Array:
-        """How far the value lies above ``truth``, in units of 1/1.96 of its interval on that side."""
+        """(value − truth)/SE, where the SE is the distance to the bound on the side of the truth, over 1.96."""
         side = np.where(self.value > truth, self.value - self.low, self.high - self.value) / Z95
         return np.divide(self.value - truth, side, out=np.zeros_like(side), where=side > 0)
 
     def of_few(self, n_guesses: int, few: float = FEW) -> Estimate:
-        """Wider where fewer than 256 guesses are behind it, without an interval below 32."""
+        """The interval widened for fewer than 256 guesses; NaN bounds for fewer than 32."""
         if n_guesses < LEAST:
             return replace(Estimate.missing(self.value.shape), value=self.value)
         factor = 1 + few * max(1 / n_guesses - 1 / ENOUGH, 0.0)
@@ -99,7 +109,7 @@ class Estimate:
         return replace(self, se=factor * self.se, low=low, high=high, wide=wide)
 
     def where(self, condition: NDArray[np.bool_]) -> Estimate:
-        """NaN where the condition does not hold."""
+        """This estimate with NaN where the condition does not hold."""
         value, se, low, high = (np.where(condition, x, np.nan) for x in (self.value, self.se, self.low, self.high))
         return replace(self, value=value, se=se, low=low, high=high)
 
@@ -132,7 +142,7 @@ def shape(values: Array) -> Shape:
     if n < 2:
         return Shape(n, *(np.full(values.shape[:-1], np.nan) for _ in range(3)))
     centred = values - values.mean(-1, keepdims=True)
-    # Fourth powers are taken of numbers of at most one.
+    # Scaled to numbers of at most 1, because fourth powers are taken.
     unit = power_of_two(np.abs(centred).max(-1))
     centred = centred / unit[..., None]
     squares = centred**2
@@ -144,26 +154,28 @@ def shape(values: Array) -> Shape:
 
 
 def power_of_two(sizes: Array) -> Array:
-    """The powers of two next to these sizes, 1 where a size is no positive number: a unit that rounds nothing."""
+    """For each size the largest power of two up to it; 1 where a size is not positive. Such units round nothing."""
     usable = (sizes > 0) & np.isfinite(sizes)
     return np.where(usable, np.ldexp(1.0, np.frexp(np.where(usable, sizes, 1.0))[1] - 1), 1.0)
 
 
-def skewed(value: Array, found: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0, *, tail: float = TAIL) -> Estimate:
+def skewed(
+    value: Array, influence: Shape, bias: ArrayLike = 0.0, bend: ArrayLike = 0.0, *, tail: float = TAIL_PROBABILITY
+) -> Estimate:
     """The interval of the module docstring for a value whose influence values have this shape.
 
     Args:
         bias: E value − truth, in the units of the value. bend: c. tail: probability beyond each bound.
     """
-    n, root = found.n, 1 / np.sqrt(found.n)
-    degrees = np.clip(2 * n / np.maximum(found.kurtosis - 1, 1e-9), 1.0, n - 1.0)
+    n, root = influence.n, 1 / np.sqrt(influence.n)
+    degrees = np.clip(2 * n / np.maximum(influence.kurtosis - 1, 1e-9), 1.0, n - 1.0)
     quantile = -special.stdtrit(degrees, tail)
-    some = np.where(found.se > 0, found.se, 1.0)
-    curvature = root * (found.skewness + 1.5 * np.asarray(bend))
+    safe_se = np.where(influence.se > 0, influence.se, 1.0)
+    curvature = root * (influence.skewness + 1.5 * np.asarray(bend))
     curvature = np.where(np.abs(curvature) < 1e-6, 1e-6, curvature)
-    shift = root * (found.skewness / 6 + np.asarray(bend) / 2) - np.asarray(bias) / some
+    shift = root * (influence.skewness / 6 + np.asarray(bend) / 2) - np.asarray(bias) / safe_se
     lower, upper = (3 / curvature * (np.cbrt(1 + curvature * (x - shift)) - 1) for x in (-quantile, quantile))
-    return Estimate(value, found.se, value - found.se * upper, value - found.se * lower)
+    return Estimate(value, influence.se, value - influence.se * upper, value - influence.se * lower)
 
 
 def mean(values: Array) -> Estimate:
@@ -174,7 +186,8 @@ def mean(values: Array) -> Estimate:
 def proportion(hits: Array, n: int) -> Estimate:
     """A proportion with Agresti and Coull's interval, which has a width at 0 and 1 and is never too tight.
 
-    Counts are discrete: where fewer than ten guesses are on one side, no interval covers 95 %, this one more: wide.
+    Counts are discrete. Where fewer than ten guesses are on one side, no interval covers exactly 95 %: this one covers
+    more and is marked as wide.
     """
     total = n + Z95**2
     centre = (hits + Z95**2 / 2) / total

@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-HEAVY = 0.5  # From here on the mean of squares does not exist.
-TAIL_SHARE, TAIL_ROOTS = 0.2, 3.0  # The tail: min(n/5, 3√n) values on each side,
-LEAST_IN_TAIL = 5  # no fewer than this.
+HEAVY = 0.5  # From this k̂ on the variance does not exist.
+TAIL_SHARE, TAIL_ROOTS = 0.2, 3.0  # A tail is min(n/5, 3√n) values on each side,
+LEAST_IN_TAIL = 5  # at least this many.
 PRIOR_VALUES, PRIOR_SHAPE = 10, 0.5
-CANDIDATES = 30  # Values of b, and √n more.
-SPREAD = 3.0  # Of the candidates, in units of 1/(the tail's first quartile): Zhang and Stephens' prior.
+CANDIDATES = 30  # Number of candidates for b, to which √n are added.
+SPREAD = 3.0  # Spread of the candidates, in units of 1/(first quartile of the tail): the prior of Zhang and Stephens.
 
 
 def tail_shape(values: Array) -> Array:
     """k̂ of the heavier of both tails over the last axis, (…).
 
-    NaN for fewer than 25 values, where a value is NaN or where neither tail varies; ∞ where a tail consists of fewer
-    than five values beyond many that are all alike, as that of a rare event does: its shape cannot be told.
+    NaN for fewer than 25 values, where a value is NaN, or where neither tail varies. ∞ where a tail consists of fewer
+    than five values beyond many equal ones, as for a rare event, so that its shape cannot be estimated.
     """
     n = values.shape[-1]
     in_tail = int(min(TAIL_SHARE * n, TAIL_ROOTS * np.sqrt(n)))
@@ -39,14 +39,14 @@ def tail_shape(values: Array) -> Array:
     ordered = np.partition(values, (in_tail, n - 1 - in_tail), axis=-1)
     high = ordered[..., n - in_tail :] - ordered[..., n - 1 - in_tail, None]
     low = ordered[..., in_tail, None] - ordered[..., :in_tail]
-    # Values that differ by rounding alone have no tail.
+    # Values that differ only by rounding have no tail.
     rounding = 1e-12 * np.abs(values).max(-1)
-    found: Array = np.fmax(_shape_of(high, rounding), _shape_of(low, rounding))
-    return found
+    shape: Array = np.fmax(_shape_of(high, rounding), _shape_of(low, rounding))
+    return shape
 
 
 def _shape_of(excess: Array, rounding: Array) -> Array:
-    """k̂ of excesses (…, value), of which those that are zero, being alike with the cutoff, do not count."""
+    """k̂ of the excesses (…, value) over a cutoff; excesses of zero are values equal to the cutoff and do not count."""
     excess = np.sort(excess, axis=-1)
     in_tail, most = excess.shape[-1], excess[..., -1]
     varies = most > rounding
@@ -68,7 +68,7 @@ def _shape_of(excess: Array, rounding: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         k = shape(b)
         likelihood = number[..., None] * (np.log(-b / k) - k - 1)
-    # A candidate of b = 0 is an exponential tail, which its neighbours stand for.
+    # The candidate b = 0 is an exponential tail; its neighbours represent it.
     likelihood = np.where(np.isnan(likelihood), -np.inf, likelihood)
     likelihood = np.where(enough[..., None], likelihood, 0.0)
     weights = np.exp(likelihood - likelihood.max(-1, keepdims=True))

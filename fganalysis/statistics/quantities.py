@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fganalysis.statistics.intervals import (
     FEW,
-    TAIL,
+    TAIL_PROBABILITY,
     Array,
     Estimate,
     Shape,
@@ -324,7 +324,7 @@ def less_squared_bias(
     inverse = share**2 * (own.kurtosis - 1) / (2 * own.n) + (1 - share) ** 2 / (groups - 2)
     skewness = np.copysign(share**1.5, slope) * own.skewness
     of_mean = skewed(value, Shape(own.n, np.sqrt(linear), skewness, 1 + 2 * own.n * inverse))
-    below, above = squared_bias.reach(np.zeros_like(value), TAIL)
+    below, above = squared_bias.reach(np.zeros_like(value), TAIL_PROBABILITY)
     low = value - np.hypot(np.maximum(value - of_mean.low, 0.0), below)
     high = value + np.hypot(np.maximum(of_mean.high - value, 0.0), above)
     in_one_dimension = squared_bias.skewness**2 / 8

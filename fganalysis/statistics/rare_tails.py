@@ -1,14 +1,17 @@
-"""How far a measured quantity may lie from a right prediction, with an error however rare: NumPy arrays only.
+"""How far a measured quantity may lie from a correct prediction, at error probabilities of 10⁻⁴ to 10⁻⁶: NumPy only.
 
-Many comparisons at a small alpha ask for tails of 10⁻⁴ to 10⁻⁶ each, where value ± z SE with a normal z is far too
-tight: squares and products of noise are skewed, their variance is estimated, and few guesses make up much of it. So
+Many comparisons at a small total alpha leave each of them such a probability. There, value ± z SE with a normal z is
+far too short: squares and products of noise are skewed, their variance is estimated, and few guesses make up much of
+it. Instead:
 
-* a mean is tested with Hall's correction and Student's quantiles (`fganalysis.statistics.intervals`), those of a
-variance estimate
-  with the sample's kurtosis, and with room for three more guesses as far out as the furthest. A prediction of a smooth
-  function of means is tested as that of a mean: best scale c as E(p − c q) = 0, efficiency by its root;
-* a squared norm, that of a bias or a tangent, is tested with its variance at the prediction (`SquaredNorm.reach`);
-* a proportion is tested by the binomial law, exactly.
+* A mean is tested with Hall's correction and the quantiles of Student's t (`fganalysis.statistics.intervals`), and with
+  room for three more guesses as far out as the furthest. A prediction of a function of means is turned into a
+  prediction of a mean: the best scale c by E(p − c q) = 0, the efficiency by its root.
+* The squared norm of a bias or a tangent is tested with the variance that it would have at the prediction
+  (`SquaredNorm.reach`).
+* A proportion is tested by the binomial law.
+
+Source: docs/mathematics.md#far-tails.
 """
 
 from __future__ import annotations
@@ -27,8 +30,13 @@ from fganalysis.statistics.squared_norm import SquaredNorm, squared_norm
 
 @dataclass(frozen=True)
 class Margin:
-    """Value and prediction on the scale on which they are compared, and how far below and above the prediction a value
-    may lie. ``power`` of a ratio on that scale is the ratio of the quantity itself."""
+    """A value beside its prediction, on the scale on which they are compared.
+
+    Attributes:
+        value, prediction: on that scale; for a norm it is that of the square.
+        below, above: how far below and above the prediction the value may lie.
+        power: a ratio of two values on that scale, to this power, is the ratio of the quantity itself.
+    """
 
     value: Array
     prediction: Array
@@ -39,8 +47,15 @@ class Margin:
 
 @dataclass(frozen=True)
 class RawSample:
-    """What a sample keeps: p and q (…, guess), Gram matrices (…, group, group), the group of each guess, ‖g‖² (…) or
-    NaN where it is zero, and the variance with its standard error."""
+    """What a sample keeps of its guesses.
+
+    Attributes:
+        inner_product, squared_length: p = ⟨ĝ, g⟩ and q = ‖ĝ‖², (…, guess).
+        gram: ⟨m_a − g, m_b − g⟩ of the group means, (…, group, group).
+        group_of_guess: (guess,).
+        squared_gradient: ‖g‖², (…), NaN where it is zero.
+        variance, variance_error: the estimated variance and its standard error, (…).
+    """
 
     inner_product: Array
     squared_length: Array
@@ -51,8 +66,8 @@ class RawSample:
     variance_error: Array
 
     def margin(self, quantity: str, prediction: Array, tail: float) -> Margin:
-        """For a name of ``QUANTITIES``; ``tail`` is the probability of a value beyond the margin on one side."""
-        return QUANTITIES[quantity](self, prediction, tail)
+        """The margin of a quantity, a key of ``MARGINS``; ``tail``: probability of a value beyond it on one side."""
+        return MARGINS[quantity](self, prediction, tail)
 
     def errors(self) -> Array:
         return self.squared_length - 2 * self.inner_product + self.squared_gradient[..., None]
@@ -65,9 +80,11 @@ def _mean(values: Array, prediction: Array, tail: float, power: float = 1.0) -> 
     return _around(values.mean(-1), values, shape(values), prediction, tail, power)
 
 
-def _around(value: Array, influence: Array, found: Shape, prediction: Array, tail: float, power: float = 1.0) -> Margin:
-    estimate = skewed(value, found, tail=tail)
-    middle, room = influence.mean(-1), ROOM / found.n
+def _around(
+    value: Array, influence: Array, influence_shape: Shape, prediction: Array, tail: float, power: float = 1.0
+) -> Margin:
+    estimate = skewed(value, influence_shape, tail=tail)
+    middle, room = influence.mean(-1), ROOM / influence_shape.n
     above = value - estimate.low + room * (middle - influence.min(-1))
     below = estimate.high - value + room * (influence.max(-1) - middle)
     return Margin(value, prediction, below, above, power)
@@ -82,15 +99,16 @@ def _mse(sample: RawSample, prediction: Array, tail: float) -> Margin:
 
 
 def _variance(sample: RawSample, prediction: Array, tail: float) -> Margin:
-    """The mean error less the squared bias: its own standard error, and the shape of the mean error about s g.
+    """The margin of the variance, from its standard error and the skewness and kurtosis of ‖ĝ − s g‖².
 
-    About g it is mostly that of the bias where a guess is short: see `moments._variance`.
+    s is the shrinkage. Errors about g itself, ‖ĝ − g‖², would mostly show the bias where a guess is much shorter than
+    the gradient.
     """
     scale = sample.inner_product.mean(-1) / sample.squared_gradient
     errors = errors_about(scale, sample.inner_product, sample.squared_length, sample.squared_gradient)
-    own = shape(errors)
-    found = Shape(own.n, sample.variance_error, own.skewness, own.kurtosis)
-    return _around(sample.variance, errors, found, prediction, tail)
+    error_shape = shape(errors)
+    influence_shape = Shape(error_shape.n, sample.variance_error, error_shape.skewness, error_shape.kurtosis)
+    return _around(sample.variance, errors, influence_shape, prediction, tail)
 
 
 def _cosine(sample: RawSample, prediction: Array, tail: float) -> Margin:
@@ -105,7 +123,10 @@ def _best_scale(sample: RawSample, prediction: Array, tail: float) -> Margin:
 
 
 def _efficiency(sample: RawSample, prediction: Array, tail: float) -> Margin:
-    """|ρ|, E p/√(‖g‖² E q) with influence values u − ρv/2: see `fganalysis.statistics.quantities`."""
+    """The margin of |ρ| = |E p|/√(‖g‖² E q), the root of the efficiency, with influence values u − ρv/2.
+
+    Source: docs/mathematics.md#interval-of-a-ratio.
+    """
     p, q, g2 = sample.inner_product, sample.squared_length, sample.squared_gradient[..., None]
     first, second = p.mean(-1, keepdims=True), q.mean(-1, keepdims=True)
     second = np.where(second > 0, second, np.nan)
@@ -115,7 +136,7 @@ def _efficiency(sample: RawSample, prediction: Array, tail: float) -> Margin:
 
 
 def _descent_probability(sample: RawSample, prediction: Array, tail: float) -> Margin:
-    """Clopper and Pearson 1934."""
+    """The exact binomial margin (Clopper and Pearson 1934)."""
     n = sample.inner_product.shape[-1]
     hits = (sample.inner_product > 0).sum(-1)
     low = np.where(hits > 0, special.betaincinv(np.maximum(hits, 1), n - hits + 1, tail), 0.0)
@@ -142,7 +163,7 @@ def _relative_bias(sample: RawSample, prediction: Array, tail: float) -> Margin:
 
 
 def _directional_bias(sample: RawSample, prediction: Array, tail: float) -> Margin:
-    """sin² by the squared tangent."""
+    """The margin of the squared tangent: sin² = tan²/(1 + tan²)."""
     law = squared_tangent(
         sample.gram, sample.sizes(), sample.inner_product, sample.group_of_guess, sample.squared_gradient
     )
@@ -150,7 +171,7 @@ def _directional_bias(sample: RawSample, prediction: Array, tail: float) -> Marg
     return _of_squared_norm(law, squared, tail)
 
 
-QUANTITIES: dict[str, Callable[[RawSample, Array, float], Margin]] = {
+MARGINS: dict[str, Callable[[RawSample, Array, float], Margin]] = {
     "bias": _bias,
     "squared_bias": _squared_bias,
     "relative_bias": _relative_bias,

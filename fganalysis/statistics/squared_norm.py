@@ -1,24 +1,32 @@
-"""The squared norm of a mean from the Gram matrix of noisy group means, with an interval that holds down to zero.
+"""The squared norm of a mean, from noisy group means, with a confidence interval that holds down to zero.
 
-m_a = δ + ξ_a for a = 1 … A, groups of guesses; θ = ‖δ‖² is wanted, ‖m̄‖² overshoots it by tr Cov m̄. With C = Cov m_a
+The group means are m_a = δ + ξ_a for a = 1 … A, with independent noise ξ_a of covariance C. Their Gram matrix is known,
+and θ = ‖δ‖² is wanted. The plain ‖m̄‖² exceeds θ by tr C/A on average. Products of different groups do not:
 
     U = mean of ⟨m_a, m_b⟩ over a ≠ b        E U = θ        Var U = 4ℓ + v₀
-    v₀ = 2 tr C²/(A(A−1))   without bias     ℓ = δᵀCδ/A     through the variance of m̄ along the bias
+    v₀ = 2 tr C²/(A(A−1))     the variance of U without a bias
+    ℓ = δᵀCδ/A                what a bias adds, through the noise of m̄ along δ
 
-So the standard error grows with θ where the bias points along noise: U ± 1.96 SE is too tight below the truth and too
-wide above it, worst where θ is small. Instead every θ ≥ 0 is tested, with its own variance, and those that are not
-rejected are the interval. U's law is a shifted gamma law with U's first three moments (the third 8 tr C³/A³ + 24ℓ²/θ),
-exact for one dimension without bias and normal for many; Student's t, with Satterthwaite's degrees of freedom, makes up
-for estimated variances.
+**Why not U ± 1.96 standard errors.** Where δ points along the noise, the variance of U grows with θ. A symmetric
+interval is then too short where U is too small and too long where U is too large, most of all at small θ. So every
+θ ≥ 0 is tested, with the variance that U would have at that θ. The interval is the set of θ that are not rejected.
 
-ℓ is estimated, and the noise that makes U too large makes that estimate too large. So its value at θ is what is left
-when the noise's share is taken off, ℓ(θ) = ℓ̂ − β(U − θ), β the regression of ℓ̂ on U. For one dimension of noise that
-is exact, whether the bias lies along it (ℓ = cθ/A) or across it (ℓ = 0), as that of truncated upstream guesses does.
+**The law of U** is taken as a gamma law, shifted to have the first three moments of U; the third central moment is
+8 tr C³/A³ + 24ℓ²/θ. This is exact in one dimension without a bias, and normal in many dimensions. The variances are
+estimated, so the quantiles are those of Student's t, with degrees of freedom after Satterthwaite.
 
-At θ = 0 only a large U can speak against θ: all 5 % of the error lie on that side, and the interval is [0, upper]. From
-θ = 2√Var U on both sides have 2.5 %; between, what the one has the other has not. So the interval is never empty and
-covers 95 % everywhere (the idea of Feldman and Cousins 1998), and so does its root, the interval of ‖δ‖. The same holds
-where U has the law of a square of one number, which ends less than 1.96 standard deviations below its mean.
+**ℓ at other θ.** The estimate ℓ̂ comes from the same groups as U, so noise that makes U too large makes ℓ̂ too large. Its
+regression on U corrects for that: ℓ(θ) = ℓ̂ − β(U − θ), with β the slope of the regression. For noise in one dimension
+this is exact, both for a bias along the noise (ℓ = cθ/A) and for a bias across it (ℓ = 0). Truncated upstream guesses
+are biased across their noise.
+
+**Near zero.** At θ = 0 only a large U can speak against θ. All 5 % of the error lie on that side, and the interval is
+[0, upper]. From θ = 2√Var U on, each side has 2.5 %. Between these points the shares change linearly. So the interval
+is never empty and covers 95 % at every θ (the idea of Feldman and Cousins 1998). Its root is an interval of ‖δ‖. The
+test is also one-sided where U has nearly the law of a squared normal number, as that law ends less than 1.96 standard
+deviations below its mean.
+
+Derivation: docs/mathematics.md#interval-of-a-squared-norm.
 """
 
 from __future__ import annotations
@@ -34,12 +42,16 @@ from fganalysis.statistics.intervals import Z95, Estimate, power_of_two
 
 Array = NDArray[np.float64]
 LEAST_GROUPS = 4
-MOST_SKEWNESS = np.sqrt(8.0)  # Of the square of one normal number.
-TWO_SIDED_FROM = 2.0  # In standard deviations of U.
-TWO_SIDED_SKEWNESS = 2.2  # Below which U can be too small by 1.96 standard deviations.
-NOISE_IN_ALONG = 5.0  # In standard deviations: what of ℓ̂ may be noise.
-MATTERS = 0.4  # Of v₀: what a bias must be able to add to U's variance for its share to count,
-RESOLVED = 0.95  # and the share of the variance from which on it is known well enough.
+MOST_SKEWNESS = np.sqrt(8.0)  # Skewness of the square of a normal number.
+TWO_SIDED_SKEWNESS = 2.2  # A gamma law of smaller skewness reaches 1.96 standard deviations below its mean.
+
+# The next four are tuned by `python -m studies.calibration`. To tune them again, change them, run the study with
+# `--out` a new folder, and read the rows of the biases on its page: no cell may be tight, and every wide cell must say
+# so. Smaller values of MATTERS and larger ones of RESOLVED mark more intervals as wide.
+TWO_SIDED_FROM = 2.0  # θ over the standard deviation of U from which on both sides of the interval have 2.5 %.
+NOISE_IN_ALONG = 5.0  # ℓ̂ below this many standard deviations of its noise is treated mostly as noise.
+MATTERS = 0.4  # An interval can be wide where the bias may add more than this part of v₀ to the variance of U,
+RESOLVED = 0.95  # and where what it is estimated to add is less than this part of the variance.
 STEPS = 32  # Halvings of a bracket.
 
 
@@ -48,9 +60,13 @@ class SquaredNorm:
     """U and its law at any true θ.
 
     Attributes:
-        value: U, which may be negative. variance_without_bias: v₀. along: ℓ̂, which may be negative. slope: β.
-        most: the largest variance of m̄ in any direction, so that ℓ ≤ most·θ. skewness: of U without bias.
-        degrees: of freedom of a variance in one dimension, A − 1.
+        value: U, which may be negative.
+        variance_without_bias: v₀, the variance of U at θ = 0.
+        along: ℓ̂, which may be negative.
+        slope: β, the regression of ℓ̂ on U.
+        most: the largest variance of m̄ in any direction, so that ℓ ≤ most·θ.
+        skewness: of U at θ = 0.
+        degrees: degrees of freedom of a variance in one dimension, A − 1.
     """
 
     value: Array
@@ -63,7 +79,7 @@ class SquaredNorm:
 
     @classmethod
     def of_a_square(cls, value: Array, variance: Array, degrees: int) -> SquaredNorm:
-        """The square of one number that is known with this variance, the variance taken off."""
+        """The law for the square of a number. ``value``: its squared estimate less the ``variance`` of the estimate."""
         along = variance * value
         return cls(value, 2 * variance**2, along, variance, variance, MOST_SKEWNESS + 0 * value, degrees)
 
@@ -76,19 +92,19 @@ class SquaredNorm:
         return np.sqrt(self._law(truth)[0])
 
     def _law(self, truth: Array) -> tuple[Array, Array, Array]:
-        """Variance of U for a true θ, the part of it that a bias adds, and its skewness."""
-        truth, own = np.maximum(truth, 0.0), self.variance_without_bias
-        # Estimates of what is zero are negative as often as positive; at θ = 0 it is known to be zero.
-        least = -np.minimum(own, truth * np.sqrt(own) / 2) / 16
+        """At a true θ: the variance of U, the part of that variance that comes from the bias, and the skewness of U."""
+        truth, without_bias = np.maximum(truth, 0.0), self.variance_without_bias
+        # Where ℓ is zero, its estimate is negative as often as positive. At θ = 0 it is known to be zero.
+        least = -np.minimum(without_bias, truth * np.sqrt(without_bias) / 2) / 16
         along = np.clip(self.along - self.slope * (self.value - truth), least, self.most * truth)
-        variance = 4 * along + own
-        # As products of ratios: a power of a variance leaves the range of numbers where a square of it does not.
+        variance = 4 * along + without_bias
+        # Products of ratios, because powers of a variance may overflow or underflow.
         along_bias = 24 * _ratio(along, variance) * _ratio(np.abs(along), truth * np.sqrt(variance))
-        skewness = along_bias + self.skewness * _ratio(own, variance) ** 1.5
+        skewness = along_bias + self.skewness * _ratio(without_bias, variance) ** 1.5
         return variance, 4 * along, np.clip(skewness, 0.02, MOST_SKEWNESS)
 
     def score(self, truth: Array) -> Array:
-        """How far U lies above ``truth``, as a standard normal number; 0 where U has neither error nor difference."""
+        """How far U lies above ``truth``, as a standard normal number; 0 where U is ``truth`` and has no error."""
         truth = np.maximum(truth, 0.0)
         return self._score(truth, *self._law(truth))
 
@@ -100,15 +116,16 @@ class SquaredNorm:
         u = np.divide(difference, np.sqrt(variance), out=certain, where=~(variance <= 0))
         z = 3 * root * (np.cbrt(1 + u / root) - 1 + 1 / (9 * root**2))
         degrees = self._degrees(truth, variance, linear)
-        # Wallace 1959: what is Student's, made normal.
+        # Wallace 1959: a normal number from one that has Student's t law.
         normal = np.sqrt(degrees * np.log1p(z**2 / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
         return np.asarray(np.copysign(normal, z))
 
     def reach(self, truth: Array, tail: float) -> tuple[Array, Array]:
-        """How far U may lie below and above ``truth``, each exceeded with probability at most ``tail``, however small.
+        """How far U may lie below and above ``truth``: each distance is exceeded with probability at most ``tail``.
 
-        Above, where ``score`` has that tail. Below, U's law ends early and the variance is what is least certain: as
-        far as a symmetric law with the groups' degrees of freedom would reach.
+        Above, the distance is that at which ``score`` has this tail. Below, the gamma law ends early, and the error of
+        the estimated variance matters most: the distance is that of a symmetric law with the groups' degrees of
+        freedom.
         """
         truth = np.maximum(truth, 0.0)
         variance, linear, skewness = self._law(truth)
@@ -119,14 +136,14 @@ class SquaredNorm:
         return -special.stdtrit(self.degrees, tail) * spread, above * spread
 
     def _degrees(self, truth: Array, variance: Array, linear: Array) -> Array:
-        """Of freedom, after Satterthwaite, of U's variance for a true θ."""
-        # v₀ is a square: in one dimension its estimate varies as if from fewer groups, in many it hardly varies.
-        own = self.variance_without_bias
-        one = self.skewness**2 / 8
-        few = 3 * one + 2 / self.degrees
-        # In many dimensions ℓ̂ has an error of its own, of the order of v₀, but at θ = 0, where ℓ is known.
-        noise = own * (1 - one) * np.minimum(_ratio(truth, 2 * np.sqrt(own)), 1.0)
-        shares = _ratio(linear + noise, variance) ** 2 + _ratio(own, variance) ** 2 * few
+        """Degrees of freedom, after Satterthwaite, of the estimated variance of U at a true θ."""
+        # In one dimension the estimate of v₀, a square, varies as if from fewer groups. In many it hardly varies.
+        without_bias = self.variance_without_bias
+        one_dimensional = self.skewness**2 / 8
+        relative_variance = 3 * one_dimensional + 2 / self.degrees
+        # In many dimensions ℓ̂ has a further error of the order of v₀, except at θ = 0, where ℓ is known to be zero.
+        noise = without_bias * (1 - one_dimensional) * np.minimum(_ratio(truth, 2 * np.sqrt(without_bias)), 1.0)
+        shares = _ratio(linear + noise, variance) ** 2 + _ratio(without_bias, variance) ** 2 * relative_variance
         return np.maximum(self.degrees * np.divide(1.0, shares, out=np.ones_like(shares), where=shares > 0), 1.0)
 
     def interval(self) -> tuple[Array, Array]:
@@ -145,7 +162,7 @@ class SquaredNorm:
         return _last(too_low, 0 * middle, middle), _last(not_too_high, middle, middle + reach)
 
     def _tails(self, truth: Array, variance: Array, linear: Array, skewness: Array) -> tuple[Array, Array]:
-        """Probabilities of an error below and above."""
+        """The probabilities of error that the test allows for U below and above a true θ."""
         spread = TWO_SIDED_FROM * np.sqrt(variance)
         room = (2 / skewness - 2 / MOST_SKEWNESS) / (2 / TWO_SIDED_SKEWNESS - 2 / MOST_SKEWNESS)
         clear = np.divide(truth, spread, out=np.where(truth > 0, np.inf, 0.0), where=~(spread <= 0))
@@ -157,14 +174,14 @@ class SquaredNorm:
         return Estimate(self.value, self.spread(self.value), *self.interval(), self.unresolved())
 
     def unresolved(self) -> NDArray[np.bool_]:
-        """Where a bias of this size may add much to U's variance, and what it adds is not well known.
+        """Where a bias of this size may add much to the variance of U, and how much it adds is not well known.
 
-        The interval has to allow for it: where the bias lies across the noise it adds nothing, and 97 to 99 % are
-        covered.
+        The interval has to allow for the larger variance. A bias across the noise adds nothing, and then the interval
+        covers 97 to 99 %.
         """
-        own, along = self.variance_without_bias, 4 * np.maximum(self.along, 0.0)
-        matters = 4 * self.most * np.maximum(self.value, 0.0) > MATTERS * own
-        return np.asarray(matters & (along < RESOLVED * (along + own)))
+        without_bias, along = self.variance_without_bias, 4 * np.maximum(self.along, 0.0)
+        matters = 4 * self.most * np.maximum(self.value, 0.0) > MATTERS * without_bias
+        return np.asarray(matters & (along < RESOLVED * (along + without_bias)))
 
 
 def root(squared: Estimate) -> Estimate:
@@ -187,29 +204,31 @@ def _last(holds: Callable[[Array], Array], start: Array, stop: Array) -> Array:
 
 
 def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
-    """θ from ⟨m_a, m_b⟩, (…, group, group); ``weights`` (group,) are guesses per group, equal or nearly so.
+    """θ from the Gram matrix K_ab = ⟨m_a, m_b⟩, (…, group, group); NaN for fewer than 4 groups.
 
-    C's moments are those of the matrix centred without its diagonal (Székely and Rizzo 2014, U-centring): centring with
-    the diagonal adds (tr C)²/A to tr C², in many dimensions all there is. δᵀCδ is what three different groups say more
-    than four, E K_ab K_ac − E K_ab K_cd. With λ = tr C³/(A tr C²), its regression on U is
+    weights: (group,), the number of guesses in each group, equal or nearly so.
+
+    tr C² and tr C³ come from K centred without its diagonal (U-centring, Székely and Rizzo 2014). Centring with the
+    diagonal would add (tr C)²/A to tr C², which in many dimensions is far more than tr C². δᵀCδ is the difference
+    E K_ab K_ac − E K_ab K_cd over different groups. With λ = tr C³/(A tr C²), the regression of ℓ̂ on U has the slope
 
         β = (4 δᵀC²δ/A² + λ v₀)/(4ℓ + v₀)
 
-    λ where there is no bias along the noise, ℓ/θ where that is most of U's variance, for δᵀC²δ ≥ (δᵀCδ)²/θ. It is λ
-    until ℓ̂ is more than its noise, λ√v₀ in one dimension. NaN for fewer than 4 groups.
+    This is λ where the bias adds nothing to the variance of U, and ℓ/θ where it adds most of it (using the lower bound
+    (δᵀCδ)²/θ of δᵀC²δ). The slope is taken as λ until ℓ̂ exceeds its noise, which in one dimension is λ√v₀.
     """
     groups = gram.shape[-1]
     if groups < LEAST_GROUPS:
         missing = np.full(gram.shape[:-2], np.nan)
         return SquaredNorm(*(missing,) * 6, max(groups - 1, 1))
-    # Third powers are taken of numbers around one.
+    # Scaled to numbers near 1, because third powers are taken.
     unit = power_of_two(np.abs(gram).max((-2, -1)))
     gram = gram / unit[..., None, None]
     value = mean_over_pairs(gram, weights)
-    others = 1 - np.eye(groups)
-    # What all have in common would leave the rounding of its square, and changes none of the following.
-    common = (gram * others).sum((-2, -1)) / (groups * (groups - 1))
-    off = (gram - common[..., None, None]) * others
+    off_diagonal = 1 - np.eye(groups)
+    # The mean of all entries is taken off: nothing below depends on it, and its square would leave rounding errors.
+    common = (gram * off_diagonal).sum((-2, -1)) / (groups * (groups - 1))
+    off = (gram - common[..., None, None]) * off_diagonal
     rows = off.sum(-1)
     total, squares = rows.sum(-1), (off**2).sum((-2, -1))
     triples, pairs = groups * (groups - 1) * (groups - 2), groups * (groups - 1)
@@ -219,18 +238,20 @@ def squared_norm(gram: Array, weights: Array) -> SquaredNorm:
     centred = off - (rows[..., :, None] + rows[..., None, :]) / (groups - 2)
     centred = (centred + (total / ((groups - 1) * (groups - 2)))[..., None, None]) * (1 - np.eye(groups))
     second = (centred**2).sum((-2, -1)) / (groups * (groups - 3))
-    # Centred as above, the sums over a ≠ b and over triples lose so many degrees of freedom (the second by sampling).
+    # Degrees of freedom of the centred sums over pairs and over triples; the second was found by sampling.
     third = ((centred @ centred) * centred).sum((-2, -1)) / (groups * (groups - 3) * max(groups - 4, 1))
-    own = 2 * second / pairs
+    without_bias = 2 * second / pairs
     skewness = np.clip(_ratio(MOST_SKEWNESS * third, second**1.5), 0.0, MOST_SKEWNESS)
     noise = np.sqrt(second) * skewness / MOST_SKEWNESS / groups
     positive = np.maximum(along, 0.0)
-    share = _ratio(positive, np.maximum(value, 0.0) + np.sqrt(own))
-    real = 1 / (1 + _ratio(NOISE_IN_ALONG * noise * np.sqrt(own), positive) ** 4) * (positive > 0)
-    slope = noise + real * (_ratio(4 * positive * share + noise * own, 4 * positive + own) - noise)
+    share = _ratio(positive, np.maximum(value, 0.0) + np.sqrt(without_bias))
+    real = 1 / (1 + _ratio(NOISE_IN_ALONG * noise * np.sqrt(without_bias), positive) ** 4) * (positive > 0)
+    slope = noise + real * (_ratio(4 * positive * share + noise * without_bias, 4 * positive + without_bias) - noise)
     most = np.maximum(np.cbrt(np.maximum(third, 0.0)) / groups, share)
     square = unit**2
-    return SquaredNorm(unit * value, square * own, square * along, unit * slope, unit * most, skewness, groups - 1)
+    return SquaredNorm(
+        unit * value, square * without_bias, square * along, unit * slope, unit * most, skewness, groups - 1
+    )
 
 
 def mean_over_pairs(gram: Array, weights: Array) -> Array:

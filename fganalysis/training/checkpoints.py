@@ -1,4 +1,4 @@
-"""Checkpoints of a training: one safetensors file a step, with what goes on from there and what made it.
+"""Checkpoints of a training: a safetensors file for each step, with all states and the settings of the run.
 
 A file holds the states of network, optimiser, schedule and estimator, the settings of the run (see
 `fganalysis.training.run_settings`) and the SHA-256 of all of it, which is checked whenever the file is read. It appears
@@ -110,7 +110,7 @@ def save_checkpoint(
     """
     tensors, training = states_of(network, optimizer, scheduler, estimator_state or {})
     text = json.dumps(training | {"step": step, "settings": dict(settings or {}), "loss": loss})
-    # Copies: two names of one weight share memory, which the format has no way to say.
+    # Copies, because two names of one weight share memory, which the format cannot represent.
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     content = save(copies, metadata={"training": text, "sha256": _digest(copies, text)})
     path = Path(out) / f"step_{step:06d}.safetensors"
@@ -140,7 +140,7 @@ def states_of(
                 plain.setdefault(str(index), {})[name] = value
     for name, value in tensors.items():
         check_kind(f"what a checkpoint holds as {name!r}", value, Tensor, "a tensor")
-    rest = {
+    plain_parts = {
         "param_groups": state["param_groups"],
         "optimizer_plain": plain,
         "schedule": _schedule_state(scheduler) if scheduler is not None else None,
@@ -149,7 +149,7 @@ def states_of(
             "schedule": type(scheduler).__name__ if scheduler is not None else None,
         },
     }
-    return tensors, {name: _plain(name, value) for name, value in rest.items()}
+    return tensors, {name: _plain(name, value) for name, value in plain_parts.items()}
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -166,7 +166,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # Whatever a library says of a file that is damaged.
+    except Exception as error:  # Libraries raise many kinds of errors for damaged files.
         raise ValueError(f"{path} cannot be read, or is no checkpoint: {REPLACE_IT}") from error
     text, digest = metadata.get("training"), metadata.get("sha256")
     if text is None:
@@ -248,7 +248,7 @@ def _optimizer_form(optimizer: torch.optim.Optimizer) -> str:
 
 
 def _schedule_state(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """Without functions: the schedule that is given when a run goes on has its own."""
+    """The state of a schedule without its functions: the schedule given when a run is continued has its own."""
     return {name: value for name, value in scheduler.state_dict().items() if not _only_functions(value)}
 
 
@@ -261,7 +261,7 @@ def _only_functions(value: Any) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """For JSON, which makes text of every key: the numbers that a schedule has for keys become pairs."""
+    """A state for JSON, whose keys are text: dictionaries with other keys become lists of pairs."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Tensor):

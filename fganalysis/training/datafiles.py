@@ -141,16 +141,16 @@ def read_folder(folder: Path, source: Source) -> dict[str, bytes]:
     ValueError
         If a file found cannot be decompressed or its content has another SHA-256.
     """
-    found: dict[str, Path] = {}
+    locations: dict[str, Path] = {}
     for name in source.content:
         archives = [download for download in source.downloads if download.endswith(".tar.gz")]
         paths = [folder / candidate for candidate in (name, f"{name}.gz", *archives)]
         present = [path for path in paths if path.is_file()]
         if present:
-            found[name] = present[0]
+            locations[name] = present[0]
     files: dict[str, bytes] = {}
-    for path in sorted(set(found.values())):
-        names = [name for name, where in found.items() if where == path]
+    for path in sorted(set(locations.values())):
+        names = [name for name, where in locations.items() if where == path]
         try:
             files |= _decompress(path, names)
         except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError) as error:

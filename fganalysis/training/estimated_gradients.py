@@ -1,4 +1,4 @@
-"""Gradient estimates in ``.grad``, where any optimiser looks for them: for `train` and for a loop of one's own."""
+"""Gradient estimates written to ``.grad``, where optimisers read them: for `train` and for other training loops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fganalysis.estimators import Estimator, resolve
 from fganalysis.measuring.sound_guesses import guesses_of
 from fganalysis.training.checkpoints import kind_of
 
-EXAMPLES_CHECKED = 64  # Of the first batch: what is wrong with a network or a loss shows on few.
+EXAMPLES_CHECKED = 64  # Examples of the first batch that are used in checks.
 
 # Which networks `estimate_gradient` has checked, and with which loss functions.
 _CHECKED: WeakKeyDictionary[torch.nn.Module, set[Hashable]] = WeakKeyDictionary()
@@ -59,12 +59,12 @@ def estimate_gradient(
     check_generator(generator, inputs.device)
     check_whole("n_guesses", n_guesses, 1)
     check_choice("autodiff", autodiff, ("reverse", "forward"))
-    # A batch of a single example says nothing of how examples go together.
+    # A batch of a single example cannot show whether examples interact.
     key = (getattr(loss_fn, "__code__", type(loss_fn)), autodiff, inputs.shape[:1] == (1,))
     checked = _CHECKED.setdefault(network, set())
     if key not in checked:
-        few = [part[:EXAMPLES_CHECKED] if part.ndim else part for part in (inputs, targets)]
-        refuse_untapped_parameters(checked_for_training(network, loss_fn, *few, autodiff=autodiff))
+        first_examples = [part[:EXAMPLES_CHECKED] if part.ndim else part for part in (inputs, targets)]
+        refuse_untapped_parameters(checked_for_training(network, loss_fn, *first_examples, autodiff=autodiff))
         checked.add(key)
     snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
     refuse_untapped_parameters(snapshot)

@@ -74,7 +74,7 @@ LOGGED = {
 
 @dataclass(frozen=True)
 class Run:
-    """What training leaves: the trained network, the log over ``step``, and the checkpoints, step → file.
+    """The result of training: the trained network, the log over ``step``, and the checkpoint file of each step.
 
     Where the run diverged, ``log.attrs["diverged_at_step"]`` says at which step; the network is the one that it was.
     """
@@ -162,7 +162,7 @@ def train(
     scheduler = made_schedule(schedule, chosen_optimizer)
     if on_disk:
         settings |= schedule_settings(scheduler)
-        states_of(network, chosen_optimizer, scheduler, {})  # Raises now for what could not be saved later.
+        states_of(network, chosen_optimizer, scheduler, {})  # Raises now for settings that could not be saved later.
     step = 0
     if continue_from is not None:
         checkpoint = read_checkpoint(continue_from)
@@ -293,14 +293,14 @@ def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str
         test_accuracy = float("nan")
         if len(data.test_inputs):
             test_outputs = forward(network, data.test_inputs)
-            mean_loss(loss_fn, test_outputs, data.test_targets)  # Raises for a target that no output has.
+            mean_loss(loss_fn, test_outputs, data.test_targets)  # Raises for a class index beyond the outputs.
             test_accuracy = _accuracy(test_outputs, data.test_targets)
     train_accuracy = _accuracy(train_outputs, data.train_targets)
     return {"loss": float(loss), "train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """NaN where targets are no class indices, one for each place of the outputs."""
+    """The share of right classes; NaN where targets are no class indices for each place of the outputs."""
     places = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim > 1 else None
     if targets.is_floating_point() or places != targets.shape or outputs.shape[1] < 2:
         return float("nan")

@@ -1,9 +1,9 @@
-"""What makes a training run, as texts by name: a checkpoint keeps them, and who goes on from it must have the same.
+"""The settings of a training run, as texts by name, kept in checkpoints and compared when a run is continued.
 
-Everything on which a step depends is there: gradient, optimiser, schedule and loss with their settings, seed, sizes,
-the network's modules and the types of its weights, and the training data. A function is known by its name, and one that
-is written in place (a lambda, a function inside another) also by a hash of its code and of what it refers to. What
-neither names nor settings show, a loss function or a forward pass that was edited, `probed_loss` shows.
+They are everything on which a step depends: gradient, optimiser, schedule and loss with their settings, seed, sizes,
+the modules of the network and the types of its weights, and the training data. A function is identified by its name. A
+lambda, or a function inside another, is also identified by a hash of its code and of what it refers to. Neither names
+nor settings show that a loss function or a forward pass was edited; `probed_loss` does.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from fganalysis.estimators import Estimator
 from fganalysis.training.checkpoints import Checkpoint, digest_of, kind_of
 from fganalysis.training.datasets import Dataset
 
-HASH_DIGITS = 12
-DEEPEST = 6  # Objects within objects that are looked into.
-LONGEST_TEXT = 60  # Of a setting, in a message.
+DIGEST_DIGITS = 12
+DEEPEST = 6  # Depth to which objects within objects are described.
+LONGEST_TEXT = 60  # Longest text of a setting in a message.
 PROBED_EXAMPLES = 64
-PROBE_TOLERANCE = 1e-3  # Relative: another machine or number of threads moves a loss in its last digits.
+PROBE_TOLERANCE = 1e-3  # Relative, because another machine or number of threads changes the last digits of a loss.
 
 
 def run_settings(
@@ -42,7 +42,7 @@ def run_settings(
     data: Dataset,
     **plain: int | str,
 ) -> dict[str, str]:
-    """Everything but the schedule, by name; the optimiser as it is made, before a schedule changes its rates."""
+    """All settings but the schedule, by name. The optimiser must be new, before a schedule changes its rates."""
     texts = {name: str(value) for name, value in plain.items()}
     texts |= dict(_texts("gradient", estimator))
     texts |= {f"train_{name}": _tensor(getattr(data, f"train_{name}")) for name in ("inputs", "targets")}
@@ -95,7 +95,7 @@ def probed_loss(network: torch.nn.Module, loss_fn: Loss, data: Dataset) -> float
 
 @contextmanager
 def in_evaluation(network: torch.nn.Module) -> Iterator[None]:
-    """In evaluation mode: dropout draws nothing, and what BatchNorm learns does not depend on who looks, and when."""
+    """A context in evaluation mode, where dropout draws nothing and BatchNorm does not update its statistics."""
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -106,7 +106,7 @@ def in_evaluation(network: torch.nn.Module) -> Iterator[None]:
 
 
 def _texts(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Name and text of a value and, where it has parts, of each of these: never an address in memory."""
+    """Name and text of a value and of its parts. No text contains an address in memory."""
     if isinstance(value, torch.nn.Module):
         yield from _network(name, value)
     elif not isinstance(value, Mapping | list | tuple):
@@ -124,7 +124,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """What is inside a container or an object with attributes; nothing inside texts, numbers, tensors and functions."""
+    """The parts of a container or of an object with attributes. Texts, numbers, tensors and functions have none."""
     if isinstance(value, torch.nn.Module):
         return dict(value.state_dict())
     if isinstance(value, Mapping):
@@ -135,8 +135,8 @@ def _parts(value: Any) -> dict[str, Any]:
         return {}
     if is_dataclass(value):  # Without what it has remembered, which is no setting.
         return {field.name: getattr(value, field.name) for field in fields(value)}
-    own = getattr(value, "__dict__", {})
-    return {name: part for name, part in own.items() if not isinstance(part, torch.optim.Optimizer)}
+    attributes = getattr(value, "__dict__", {})
+    return {name: part for name, part in attributes.items() if not isinstance(part, torch.optim.Optimizer)}
 
 
 def _text(value: Any, above: tuple[Any, ...] = ()) -> str:
@@ -167,7 +167,7 @@ def _function(value: Any, above: tuple[Any, ...]) -> str:
     filled = (cell for cell in value.__closure__ or () if cell != types.CellType())
     inside = [*(value.__defaults__ or ()), *(cell.cell_contents for cell in filled)]
     known = [_code(code), *(_text(part, (*above, value)) for part in inside)]
-    return f"{name} {hashlib.sha256(' '.join(known).encode()).hexdigest()[:HASH_DIGITS]}"
+    return f"{name} {hashlib.sha256(' '.join(known).encode()).hexdigest()[:DIGEST_DIGITS]}"
 
 
 def _code(code: types.CodeType) -> str:
@@ -185,7 +185,7 @@ def _class(value: Any) -> str:
 
 
 def _tensor(value: Tensor) -> str:
-    return f"{kind_of(value)} {digest_of('', value).hex()[:HASH_DIGITS]}"
+    return f"{kind_of(value)} {digest_of('', value).hex()[:DIGEST_DIGITS]}"
 
 
 def _network(name: str, network: torch.nn.Module) -> Iterator[tuple[str, str]]:

@@ -41,8 +41,8 @@ def made_optimizer(optimizer: object, network: torch.nn.Module) -> torch.optim.O
     if isinstance(made, torch.optim.LBFGS):
         raise ValueError("LBFGS wants several gradients of one function a step: use an optimiser that wants one")
     check_kind("what optimizer makes", made, torch.optim.Optimizer, "a torch optimiser")
-    own = {id(parameter) for parameter in network.parameters()}
-    if any(id(parameter) not in own for group in made.param_groups for parameter in group["params"]):
+    parameter_ids = {id(parameter) for parameter in network.parameters()}
+    if any(id(parameter) not in parameter_ids for group in made.param_groups for parameter in group["params"]):
         raise ValueError(
             "optimizer makes an optimiser of other parameters than those it is given, which are a copy's: "
             "write lambda parameters: torch.optim.Adam(parameters)"

@@ -3,7 +3,7 @@
 Bacho & Chu (2023) against weight- and activity-perturbed forward gradients, on an MLP with two hidden ReLU layers.
 
 1. At frozen weights, over α, step and width, before and after training: FDFA's variance, its lag and the spread of the
-   output Jacobian over examples apart, from independent histories, beside theory.feedback
+   output Jacobian over examples apart, from independent histories, beside `theory.feedback`
    (docs/mathematics.md#learned-feedback).
 2. Is the stationary variance α/(2−α) times the activity-perturbed one?
 3. Training by each, every one at the learning rate that suits it.

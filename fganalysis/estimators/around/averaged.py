@@ -2,8 +2,8 @@
 
     ĝ = (1/m) Σ_i ĝ_i,   ĝ_i independent guesses of one estimator, m = ``n_averaged``
 
-Random: whatever the estimator draws, m times. Bias that of the estimator; variance divided by m, so the mean squared
-error is bias² + variance/m, whose floor at large m is the bias.
+Random: what the estimator draws, m times. The bias is that of the estimator and the variance is divided by m, so the
+mean squared error is bias² + variance/m. Source: docs/mathematics.md#averaging.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fganalysis.estimators.around.wrapped import wrap
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
 
-NUMBERS_HELD = 2**24  # numbers of single guesses held at once, where one guess is not more
+NUMBERS_HELD = 2**24  # most numbers held at once, unless a single guess has more
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """The mean of ``n_averaged`` guesses of ``estimator``, a key or an instance; it learns where that learns.
+    """The mean of ``n_averaged`` guesses of ``estimator``, a key or an instance. It learns if the estimator learns.
 
     Raises ValueError for an unknown key and for an ``n_averaged`` that is no whole number of at least 1.
     """
@@ -55,7 +55,7 @@ class Averaged:
 
 
 def block_of(guesses: Sequence[Sequence[Tensor]], like: Estimates) -> Estimates:
-    """A block of estimates of the kind of ``like`` from single guesses, a tensor a tap each."""
+    """A block of estimates from single guesses, each a tensor for each tap. like: estimates of the kind to make."""
     per_tap = tuple(torch.stack(of_tap) for of_tap in zip(*guesses, strict=True))
     if isinstance(like, ActivationEstimates):
         return ActivationEstimates(per_tap)

@@ -1,7 +1,7 @@
-"""from_function(): anyone's gradient estimator, written as a function of the network, as an estimator of the toolkit.
+"""from_function(): turns a user's function of the network, which returns a guess of the gradient, into an estimator.
 
 A worked example, with a bug that training survives. The noise is drawn from a seed, so that it can be drawn again
-instead of kept, as MeZO does; but the seed is set anew for every parameter, and not once:
+instead of stored, as in MeZO. The bug is that the generator is seeded again for every parameter, and not once:
 
     def forward_gradient(network, loss_fn, inputs, targets, generator):
         parameters = dict(network.named_parameters())
@@ -13,12 +13,12 @@ instead of kept, as MeZO does; but the seed is set anew for every parameter, and
 
     fga.check_unbiased(fga.estimators.from_function(forward_gradient), snapshot)
 
-Parameters of one shape get one direction, so that each layer's guess holds the other layers' gradients as well. It
-still points downhill on average, and no shape or sign is wrong. On the network of
+Parameters of the same shape get the same direction, so the guess of each layer also contains the gradients of other
+layers. It still points downhill on average, and no shape or sign is wrong. On the network of
 tests/unit/estimators/test_from_function.py the verdict is "biased in weight space", by a relative bias of 1.2, "most
-evident spread over all coordinates". With one generator for all parameters, made before the loop, it is unbiased.
+evident spread over all coordinates". With a single generator for all parameters, made before the loop, it is unbiased.
 
-Each guess is one call of the function, so a guess costs what that costs: nothing is batched.
+The function is called once for every guess; nothing is batched.
 """
 
 from __future__ import annotations
@@ -47,30 +47,33 @@ Function = Callable[[torch.nn.Module, Loss, Tensor, Tensor, torch.Generator], Ma
 def from_function(
     function: Function,
 ) -> Callable[[Snapshot, int, torch.Generator], WeightEstimates]:
-    """The estimator that makes a guess by ``function(network, loss_fn, inputs, targets, generator)``.
+    """The estimator whose guess is a call of ``function(network, loss_fn, inputs, targets, generator)``.
 
     Args:
-        function: returns one guess of the gradient, by parameter name as in ``network.named_parameters()``, in loss per
-            unit of weight. A frozen parameter (``requires_grad=False``) has no gradient: leave it out or return None
-            for it, as `torch.autograd.grad` does; a tensor is refused, as a guess that moves what training does not
-            move is another one. Nothing looks at what it returns for trainable parameters that are in no Linear module,
-            such as those of a LayerNorm: a verdict names them, and says nothing of them. It runs with autograd on and
-            autocast off, on a copy of the network whose ``.grad`` are empty and on copies of the batch; it may change
-            parameters but must put them back; all its noise must come from the generator, or a seed would
-            not reproduce it. Its ``__name__`` names the results.
+        function: returns one guess of the gradient, in loss per unit of weight, as a mapping from parameter names, as
+            in ``network.named_parameters()``, to tensors. Its ``__name__`` is the name in results.
+
+            - A frozen parameter (``requires_grad=False``) has no gradient: leave it out or return None for it, as
+              `torch.autograd.grad` does. A tensor for it is refused.
+            - Trainable parameters outside the Linear modules, such as those of a LayerNorm, are ignored. A verdict
+              names them.
+            - All noise must come from the generator, so that a seed reproduces it.
+            - It is called with autograd on and autocast off, on copies of the batch and on a copy of the network whose
+              ``.grad`` are empty. It may change parameters, but must put them back.
 
     Returns:
-        An estimator, which raises ValueError, with the seed of its generator, when the function returns no mapping to
-        floating-point tensors, leaves out a trainable weight of a tap, names what is no parameter or is frozen, returns
-        another shape, leaves the network changed or draws from a global generator of torch, NumPy or Python.
+        An estimator. A call raises ValueError, with the seed of the generator, where the function returns no mapping to
+        floating-point tensors, leaves out a trainable weight of a tap, returns a tensor for an unknown or frozen
+        parameter or of a wrong shape, leaves the network changed, or draws from a global generator of torch, NumPy or
+        Python.
 
     Raises:
-        ValueError: what cannot be called with the five arguments.
+        ValueError: a ``function`` that cannot be called with these five arguments.
     """
     words = "a function of (network, loss_fn, inputs, targets, generator)"
     check_callable("function", function, words, 5)
 
-    # One call at a time: the levels of torch's forward mode are shared by threads, and the function may use it.
+    # One call at a time: the function may use forward mode, whose levels torch shares between threads.
     one_at_a_time = threading.Lock()
 
     def estimate(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
@@ -110,7 +113,7 @@ def _global_generators() -> dict[str, object]:
 
 
 def _by_tap(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) -> list[Tensor]:
-    """One guess as (unit, input) a tap, the bias its last column."""
+    """One guess as an array (unit, input) for each tap, with the bias as the last column."""
     if not isinstance(guess, Mapping):
         raise ValueError(f"{who} returned {type(guess).__name__}, not gradients by parameter name")
     parameters = dict(snapshot.network.named_parameters())
@@ -136,16 +139,16 @@ def _by_tap(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) ->
 
 
 def _restore(network: torch.nn.Module, snapshot: Snapshot) -> None:
-    """Gradients, buffers and modes as they were: what a forward pass leaves there must not reach the next guess."""
+    """Resets gradients, buffers and modes, so that no guess depends on the forward passes of earlier ones."""
     network.zero_grad(set_to_none=True)
-    for own, original in zip(network.modules(), snapshot.network.modules(), strict=True):
-        own.training = original.training
+    for module, original in zip(network.modules(), snapshot.network.modules(), strict=True):
+        module.training = original.training
     for buffer, kept in zip(network.buffers(), snapshot.network.buffers(), strict=True):
         buffer.copy_(kept)
 
 
 def _refuse_changes(network: torch.nn.Module, snapshot: Snapshot, name: str) -> None:
-    """Parameters put back by subtracting what was added carry rounding errors, so nearly equal is enough."""
+    """Refuses changed parameters. Rounding errors are allowed, as of adding a step and subtracting it again."""
     pairs = zip(network.named_parameters(), snapshot.network.parameters(), strict=True)
     for (parameter, changed), original in pairs:
         if not torch.allclose(changed, original, rtol=1e-3, atol=1e-5):

@@ -5,8 +5,9 @@
     tr Cov ĝ = E_S tr Cov(ĝ | S)  +  tr Cov E(ĝ | S)        law of total variance
                within, the guess     between, the minibatch
 
-Random: the rows S, anew for every guess, and whatever the estimator draws. Where the estimator's mean given the rows is
-that of the whole batch restricted to them (every linear guess), the bias is the estimator's own.
+Random: the rows S, drawn anew for every guess, and what the estimator draws. If the mean guess given the rows is the
+mean guess of the whole batch restricted to them, as for every linear guess, the bias is that of the estimator alone.
+Source: docs/mathematics.md#subsampled-guesses.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from fganalysis.estimators.sampling_rows.minibatch import WITHOUT_REPLACEMENT, R
 class Subsampled:
     """``estimator``, a key or an instance, on ``size`` rows drawn without replacement for every guess.
 
-    Where the estimator learns, so does this, by the estimator's own step on the whole batch.
+    An estimator that learns makes its learning steps on the whole batch.
 
-    Closed form for guesses at the weights and for those whose part on some rows is that part of a guess on the batch.
-    None where examples share both noise and slope, nor where a guess mixes them otherwise (activation mixing, local
-    loss in weight space, feedback that is learned within the guess, a part of a part).
-    `fganalysis.measuring.variance_parts` and `fganalysis.predict_variance_parts` give both parts. Raises ValueError for
-    an unknown key and for a size that is no whole number of at least 1; at a call, for one above B.
+    Closed form: for guesses at the weights, and for guesses on some rows that equal those rows of a guess on the whole
+    batch. There is none where examples share both noise and slope, or where a guess mixes examples in another way
+    (activation mixing, local loss in weight space, feedback that is learned within the guess, a nested `Subsampled`).
+    `fganalysis.measuring.variance_parts` and `fganalysis.predict_variance_parts` give both parts of the variance.
+
+    Raises:
+        ValueError: an unknown key, or a size that is no whole number of at least 1; at a call, a size above B.
     """
 
     estimator: Any
@@ -73,11 +76,11 @@ class Subsampled:
 
 
 def restricted(snapshot: Snapshot, rows: Tensor) -> Snapshot:
-    """The snapshot of the given rows alone, its loss their mean; nothing is evaluated anew but that loss."""
+    """The snapshot of the given rows alone, with their mean loss. Only the loss function is evaluated again."""
     outputs, targets = snapshot.outputs[rows], snapshot.targets[rows]
     exact = snapshot.exact_gradients
     if exact is not None:
-        # Examples do not interact, so these are known; a backward pass per guess would cost the most here.
+        # Examples do not interact, so these follow from the whole batch, without a backward pass for every guess.
         exact = tuple(gradient[rows] * (snapshot.n_examples / len(rows)) for gradient in exact)
     return replace(
         snapshot,

@@ -1,4 +1,4 @@
-"""What the estimators around another one share: they take it by key too, and learn where it learns."""
+"""What estimators that wrap another estimator share: it may be given by key, and they learn if it learns."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fganalysis.estimators.registry import resolve
 
 
 def wrap(wrapper: Any) -> None:
-    """For the ``__post_init__`` of a frozen dataclass: resolves its field ``estimator`` and hands on that one's state.
+    """Resolves the field ``estimator`` of a frozen dataclass and forwards its state; for the ``__post_init__``.
 
-    The methods of `fganalysis.estimators.protocol.Stateful` go into the instance, as `isinstance` asks for them there:
-    on the class, a wrapper of what has no state would be taken for stateful too, and a ``__getattr__`` is not asked
-    from Python 3.12 on.
+    The methods of `fganalysis.estimators.protocol.Stateful` are put on the instance, where `isinstance` finds them. On
+    the class, a wrapper of an estimator without state would count as stateful too. From Python 3.12 on, `isinstance`
+    does not ask ``__getattr__``.
     """
     vars(wrapper)["estimator"] = resolve(wrapper.estimator)
     if isinstance(wrapper.estimator, Stateful):

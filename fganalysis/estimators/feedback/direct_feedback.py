@@ -1,8 +1,8 @@
 """Direct feedback alignment: the output error reaches every layer at once through fixed random matrices.
 
-    ĝ_l,b = φ'(s_l,b) ⊙ (B_l e_b),   e_b = ∂L/∂s_last,b;   the output tap has e itself
+    ĝ_l,b = φ'(s_l,b) ⊙ (B_l e_b),   e_b = ∂L/∂s_last,b;   at the output tap ĝ = e
 
-Random: B_l, once; given B the guess is deterministic. Biased: the error is the guess's own. Source: Nøkland 2016.
+Random: B_l, drawn once; given B the guess is deterministic. Biased, exact at the output tap. Source: Nøkland 2016.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ from fganalysis.estimators.guesses import ActivationEstimates
 class DirectFeedback:
     """ĝ = φ' ⊙ (B e).
 
-    Fields: ``seed`` and ``scale`` of the matrices, whose entries are N(0, scale²/unit), so that at 1 B keeps the length
-    of an error on average; or ``feedback``, the matrices themselves, (unit, output unit) for every tap but the last.
-    Raises ValueError for a wrong field and, in a call, for matrices that do not fit the network.
+    Fields:
+        seed, scale: of random matrices with entries N(0, scale²/unit). At scale 1 they keep the mean squared length of
+            an error.
+        feedback: the matrices themselves instead, (unit, output unit) for every tap but the last.
+
+    Raises:
+        ValueError: a wrong field; at a call, matrices that do not fit the network.
     """
 
     seed: int = 0
@@ -44,7 +48,7 @@ class DirectFeedback:
         return repeated([*guesses, error], n_guesses)
 
     def matrices(self, snapshot: Snapshot) -> tuple[Tensor, ...]:
-        """B_l, (unit, output unit) for every tap but the last: those given, or those of the seed."""
+        """B_l, (unit, output unit) for every tap but the last: ``feedback``, or the random matrices of ``seed``."""
         outputs = snapshot.taps[-1].outputs
         shapes = [(tap.units, outputs.shape[1]) for tap in snapshot.taps[:-1]]
         if self.feedback is not None:

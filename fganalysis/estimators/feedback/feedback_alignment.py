@@ -2,7 +2,8 @@
 
     ĝ_last,b = e_b = ∂L/∂s_last,b,      ĝ_l,b = φ'(s_l,b) ⊙ (B_l ĝ_{l+1,b}),   B_l in the place of W_{l+1}ᵀ
 
-Random: B_l, once; given B the guess is deterministic. Biased, exact at the output tap. Source: Lillicrap et al. 2016.
+Random: B_l, drawn once; given B the guess is deterministic. Biased, exact at the output tap. Source: Lillicrap et al.
+2016.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from fganalysis.estimators.guesses import ActivationEstimates
 class FeedbackAlignment:
     """ĝ_l = φ' ⊙ (B ĝ_{l+1}), layer by layer from the output.
 
-    Fields: ``seed`` and ``scale`` of the matrices, whose entries are N(0, scale²/unit), so that at 1 B keeps the length
-    of an error on average; or ``feedback``, the matrices themselves, (unit, next_unit) for every tap but the last.
-    Raises ValueError for a wrong field and, in a call, for matrices that do not fit the network.
+    Fields:
+        seed, scale: of random matrices with entries N(0, scale²/unit). At scale 1 they keep the mean squared length of
+            an error.
+        feedback: the matrices themselves instead, (unit, next_unit) for every tap but the last.
+
+    Raises:
+        ValueError: a wrong field; at a call, matrices that do not fit the network.
     """
 
     seed: int = 0
@@ -44,7 +49,7 @@ class FeedbackAlignment:
         return repeated(guesses, n_guesses)
 
     def matrices(self, snapshot: Snapshot) -> tuple[Tensor, ...]:
-        """B_l, (unit, next_unit) for every tap but the last: those given, or those of the seed."""
+        """B_l, (unit, next_unit) for every tap but the last: ``feedback``, or the random matrices of ``seed``."""
         shapes = list(itertools.pairwise(tap.units for tap in snapshot.taps))
         if self.feedback is not None:
             check_matrices(self.feedback, shapes, snapshot.layers, snapshot.taps[-1].outputs)

@@ -1,14 +1,15 @@
 """Forward direct feedback alignment (FDFA): feedback matrices learned as running means of output derivatives.
 
-    ĝ_l,b = φ'(s_l,b) ⊙ (B_lᵀ e_b),   e_b = ∂L/∂s_last,b;   the output tap has e itself
+    ĝ_l,b = φ'(s_l,b) ⊙ (B_lᵀ e_b),   e_b = ∂L/∂s_last,b;   at the output tap ĝ = e
     M_l = (1/N) Σ_b d_b u_l,bᵀ,   u_l,b ~ N(0, I) at the activations φ(s_l),   d_b = Σ_l 𝒥_l,b u_l,b
     ForwardDirectFeedback:        B_l ← (1−α)B_l + αM_l,   B_l = 0 at first
     ForwardDirectFeedbackAdam:    Adam on the gradient B_l − M_l
 
-𝒥 = ∂s_last/∂φ(s_l). Perturbations are at the activations behind φ, so that φ' enters once, and at all hidden layers in
-one pass, so that d carries the other layers' noise. Random: u of every step. Biased by the lag (1−α)ᵗ of a finite
-history and, beyond one hidden layer, by the spread of 𝒥 over examples. Source: Bacho & Chu 2023; as in their public
-code a guess uses B as it was before the step's update.
+𝒥 = ∂s_last/∂φ(s_l). Perturbations are added to the activations behind φ, so φ' enters only once. One pass perturbs all
+hidden layers, so d contains the noise of all of them. Random: u of every step. Biased by the lag (1−α)ᵗ of a finite
+history and, below the last hidden layer, by the spread of 𝒥 over examples. Sources:
+docs/mathematics.md#learned-feedback; Bacho & Chu 2023. As in their public code, a guess uses B from before the update
+of its step.
 """
 
 from __future__ import annotations
@@ -37,14 +38,23 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise
 
 @dataclass(frozen=True, eq=False)
 class ForwardDirectFeedback:
-    """ĝ = φ' ⊙ (Bᵀe), B a moving average.
+    """ĝ = φ' ⊙ (Bᵀe), where B is a moving average.
 
-    Fields: ``rate`` α; ``noise``, the law of u; ``feedback``, the state B: (history, output unit, unit) for every tap
-    but the last, one history for all guesses or one for each; None is B = 0. ``steps`` > 0 makes every guess a history
-    of its own: B advanced that many times at these frozen weights, which is how its variance is measured.
-    With ``steps`` = 0 a call draws nothing; `advanced` is the step of training. Closed form for any number of steps
-    from one history; none from a state of several, where each guess has a start of its own.
-    Raises ValueError for a rate outside (0, 1], a negative ``steps`` and, in a call, a state that does not fit.
+    A history is one sequence of updates of B.
+
+    Fields:
+        rate: α. noise: the law of u.
+        feedback: the state B, (history, output unit, unit) for every tap but the last, with one history for all guesses
+            or one for each guess; None stands for B = 0.
+        steps: with 0 a call draws nothing, and `advanced` updates B during training. A positive number makes every
+            guess start a history of its own from ``feedback`` and update it so many times at these frozen weights. The
+            variance of FDFA is measured in this way.
+
+    Closed form: for any number of steps from a single history. There is none from several, where guesses start from
+    different B.
+
+    Raises:
+        ValueError: a rate outside (0, 1] or a negative ``steps``; at a call, a state that does not fit.
     """
 
     rate: float = 1e-4
@@ -90,10 +100,11 @@ class ForwardDirectFeedback:
 
 @dataclass(frozen=True, eq=False)
 class ForwardDirectFeedbackAdam:
-    """ĝ = φ' ⊙ (Bᵀe), B moved by Adam, as the authors' public code does; ``rate`` is Adam's.
+    """ĝ = φ' ⊙ (Bᵀe), where Adam updates B with learning rate ``rate``, as in the public code of Bacho and Chu.
 
-    The other fields are those of `ForwardDirectFeedback`; ``optimiser`` is the state, B and Adam's two moments, each
-    (history, output unit, unit) a tap. With ``steps`` > 0 it has no closed form: Adam divides by a random running mean.
+    optimiser: the state, B and Adam's two moments, each (history, output unit, unit) for every tap but the last. The
+    other fields are those of `ForwardDirectFeedback`. With ``steps`` > 0 there is no closed form, as Adam divides by a
+    random running mean.
     """
 
     rate: float = 1e-4
@@ -153,7 +164,7 @@ def feedback_samples(
 
 
 def guesses_from(snapshot: Snapshot, feedback: Sequence[Tensor], n_guesses: int) -> ActivationEstimates:
-    """φ' ⊙ (B_lᵀ e), one guess a history, or all guesses alike from a single one."""
+    """φ' ⊙ (B_lᵀ e): a guess for each history, or the same guess ``n_guesses`` times from a single history."""
     _check_histories(feedback, snapshot, n_guesses)
     error = output_error(snapshot)
     guesses = [error @ b * jacobian.derivative for b, jacobian in zip(feedback, snapshot.upstream, strict=True)]

@@ -1,8 +1,8 @@
-"""What the feedback estimators share: the output error, what perturbed activations do to the output, the matrices B.
+"""Feedback matrices B, the output error e, and the change d of the output along perturbed activations.
 
     e_b = ∂L/∂s_last,b            d_b = Σ_l 𝒥_l,b u_l,b,   𝒥_l,b = ∂s_last,b/∂h_l,b,   h_l = φ(s_l)
 
-Both are had without a backward pass through the network where the snapshot's autodiff is "forward".
+Where the snapshot's autodiff is "forward", e and d need no backward pass through the network.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TANGENTS_AT_ONCE = 64
 
 
 def output_error(snapshot: Snapshot) -> Tensor:
-    """e, (example, unit) of the last tap, loss per unit of activation: exact, and all that is asked of the loss.
+    """e, (example, unit) of the last tap, loss per unit of activation.
 
-    With "reverse" it is the exact gradient there. With "forward" it is one tangent an output unit, of the loss and
-    whatever follows the last tap alone.
+    With "reverse" it is the gradient at the last tap. With "forward" it takes a tangent for each output unit, through
+    the loss function and what follows the last tap.
     """
     if snapshot.autodiff == "reverse":
         return snapshot.gradients[-1]
@@ -53,10 +53,10 @@ def _error_by_tangents(snapshot: Snapshot) -> Tensor:
 
 
 def output_changes(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
-    """d, the output's derivative along perturbations u of all hidden activations h_l = φ(s_l) at once.
+    """d, the derivative of the output along perturbations u of all hidden activations h_l = φ(s_l) together.
 
-    directions: u_l (guess, example, unit) for every tap but the last. Returns (guess, example, output unit). With
-    "reverse" the chain of upstream Jacobians carries them, with "forward" a true forward-mode pass.
+    directions: u_l (guess, example, unit) for every tap but the last. Returns (guess, example, output unit).
+    "reverse" multiplies by the chain of upstream Jacobians, "forward" takes a forward-mode pass.
     """
     if snapshot.autodiff == "forward":
         return _changes_by_forward_mode(snapshot, directions)
@@ -71,8 +71,8 @@ def _changes_by_forward_mode(snapshot: Snapshot, directions: Sequence[Tensor]) -
     names = [tap.name for tap in snapshot.taps]
 
     def at_last_tap(perturbations: tuple[Tensor, ...]) -> Tensor:
-        found: list[Tensor] = []
-        handles = [network.get_submodule(names[-1]).register_forward_hook(lambda m, a, output: found.append(output))]
+        outputs: list[Tensor] = []
+        handles = [network.get_submodule(names[-1]).register_forward_hook(lambda m, a, output: outputs.append(output))]
         for name, perturbation in zip(names[1:], perturbations, strict=True):
             handles.append(network.get_submodule(name).register_forward_pre_hook(_adding(perturbation)))
         try:
@@ -80,7 +80,7 @@ def _changes_by_forward_mode(snapshot: Snapshot, directions: Sequence[Tensor]) -
         finally:
             for handle in handles:
                 handle.remove()
-        return found[0]
+        return outputs[0]
 
     origin = tuple(torch.zeros_like(direction[0]) for direction in directions)
 
@@ -99,7 +99,7 @@ def _adding(perturbation: Tensor) -> Callable[[torch.nn.Module, tuple[Tensor, ..
 def random_matrices(shapes: Sequence[tuple[int, int]], seed: int, scale: float, like: Tensor) -> tuple[Tensor, ...]:
     """Matrices (unit, error) of independent N(0, scale²/unit) entries: E‖B e‖² = scale²‖e‖².
 
-    From the seed alone: drawn on the CPU in float32, seven times faster than float64, which counts in training.
+    They depend on the seed alone. They are drawn on the CPU in float32, which is seven times faster than float64.
     """
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(shape, generator=generator).mul_(scale / shape[0] ** 0.5).to(like) for shape in shapes)
@@ -108,7 +108,7 @@ def random_matrices(shapes: Sequence[tuple[int, int]], seed: int, scale: float, 
 def read_by_next(snapshot: Snapshot, index: int) -> Tensor:
     """φ(s_l) of tap ``index``, (example, unit): what the next tap's weight is multiplied by, without a column of ones.
 
-    Raises ValueError where that weight is frozen: the tap then keeps no inputs but the bias's.
+    Raises ValueError where that weight is frozen: the tap then keeps only the input of the bias.
     """
     following = snapshot.taps[index + 1]
     if not following.has_weight:
@@ -120,7 +120,7 @@ def read_by_next(snapshot: Snapshot, index: int) -> Tensor:
 
 
 def check_feedback(name: str, matrices: object) -> None:
-    """Raises ValueError for what is neither None nor a tuple or list of tensors of real numbers."""
+    """Raises ValueError unless ``feedback`` is None or a tuple or list of tensors of real numbers."""
     if matrices is None:
         return
     parts = matrices if isinstance(matrices, tuple | list) else [matrices]
@@ -149,12 +149,12 @@ def check_matrices(
 
 
 def check_drawn(seed: object, scale: object, feedback: object) -> None:
-    """Raises ValueError for a wrong seed, scale or matrices of `random_matrices` or in their place."""
+    """Raises ValueError for a wrong seed or scale of `random_matrices`, or wrong matrices given in their place."""
     check_seed("seed", seed)
     check_number("scale", scale, above=0)
     check_feedback("feedback", feedback)
 
 
 def repeated(guesses: Sequence[Tensor], n_guesses: int) -> ActivationEstimates:
-    """The same guess, (example, unit) a tap, ``n_guesses`` times, without copying it."""
+    """``n_guesses`` times the same guess, (example, unit) for each tap, without copies."""
     return ActivationEstimates(tuple(guess.expand(n_guesses, -1, -1) for guess in guesses))

@@ -1,13 +1,13 @@
-"""Auxiliary heads: small networks from a block's output to outputs that the loss accepts, and their gradients.
+"""Auxiliary heads: small networks from a block's activations to outputs that the loss function accepts.
 
     linear   units → outputs
-    mlp      three hidden ReLU layers of ``width`` (1024 unless told), then linear
-    cnn      the units as a sequence of one channel; three convolutions of kernel 3 and stride 2 with ``width`` channels
-             (32 unless told) and ReLU; the mean over positions, then linear
+    mlp      three hidden ReLU layers of ``width`` units (by default 1024), then a linear layer
+    cnn      the units as a sequence with one channel; three convolutions of kernel 3 and stride 2 with ``width``
+             channels (by default 32), each followed by ReLU; the mean over positions; then a linear layer
 
-A head is a tuple of its tensors, weight and bias in turn, from the block on; every tensor may have a leading dimension,
-one head a guess. No BatchNorm, which would let examples interact. Weights and biases are uniform on ±1/√fan_in, as
-torch draws them. Source: Fournier et al. 2023, whose blocks are images; here they are vectors.
+A head is a tuple of tensors, weight and bias of each layer from the block on. Each tensor may have a leading dimension,
+with one head for each guess. There is no BatchNorm, as it would let examples interact. Weights and biases are uniform
+on ±1/√fan_in, as torch initialises them. Source: Fournier et al. 2023, whose blocks are images; here they are vectors.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ NUMBERS_AT_ONCE = 2**22
 
 
 def shapes_of(kind: Kind, units: int, outputs: int, width: int | None, name: str) -> Shapes:
-    """The shapes of a head's tensors on a block of so many units, the tap ``name``.
+    """The shapes of a head's tensors for a block with ``units`` units at the tap ``name``.
 
-    Raises ValueError for units that the convolutions leave nothing of.
+    Raises ValueError where a block has too few units for three convolutions.
     """
     width = DEFAULT_WIDTHS[kind] if width is None else width
     if kind == "cnn" and units < LEAST_UNITS:
@@ -52,18 +52,18 @@ def shapes_of(kind: Kind, units: int, outputs: int, width: int | None, name: str
 
 
 def drawn(shapes: Shapes, heads: int, generator: torch.Generator, like: Tensor) -> Parameters:
-    """Tensors (head, …) of random heads, on the generator's device and in the data type of ``like``."""
-    found = []
+    """The tensors (head, …) of ``heads`` random heads, on the generator's device and in the data type of ``like``."""
+    tensors = []
     for weight, bias in zip(shapes[::2], shapes[1::2], strict=True):
         bound = float(torch.Size(weight[1:]).numel()) ** -0.5
         for shape in (weight, bias):
             uniform = torch.rand((heads, *shape), generator=generator, dtype=like.dtype, device=generator.device)
-            found.append(uniform.mul_(2 * bound).sub_(bound))
-    return tuple(found)
+            tensors.append(uniform.mul_(2 * bound).sub_(bound))
+    return tuple(tensors)
 
 
 def outputs_of(parameters: Sequence[Tensor], block: Tensor) -> Tensor:
-    """One head's outputs (example, output) on a block's output (example, unit)."""
+    """The outputs (example, output) of one head that reads ``block`` (example, unit)."""
     hidden, (weight, bias) = parameters[:-2], parameters[-2:]
     signal = block.unsqueeze(1) if parameters[0].ndim == 3 else block
     for hidden_weight, hidden_bias in zip(hidden[::2], hidden[1::2], strict=True):
@@ -77,8 +77,8 @@ def outputs_of(parameters: Sequence[Tensor], block: Tensor) -> Tensor:
 
 
 def block_gradients(parameters: Sequence[Tensor], block: Tensor, loss_fn: Loss, targets: Tensor) -> Tensor:
-    """∂ℓ/∂block of every head's loss, (head, example, unit); the backward pass runs through the head alone."""
-    if len(parameters[0]) == 1:  # A convolution vmapped over one head takes twice the time of the convolution.
+    """∂ℓ/∂block of the loss of every head, (head, example, unit), by a backward pass through the head alone."""
+    if len(parameters[0]) == 1:  # vmap over a single convolutional head takes twice as long as the head itself.
         (alone,) = _gradients([tensor[0] for tensor in parameters], block, loss_fn, targets, of_parameters=False)
         return alone.unsqueeze(0)
 
@@ -90,7 +90,7 @@ def block_gradients(parameters: Sequence[Tensor], block: Tensor, loss_fn: Loss, 
 
 
 def both_gradients(parameters: Parameters, block: Tensor, loss_fn: Loss, targets: Tensor) -> tuple[Tensor, Parameters]:
-    """∂ℓ/∂block (example, unit) of one head's loss, and ∂ℓ/∂parameters, by the same forward and backward pass."""
+    """∂ℓ/∂block (example, unit) and ∂ℓ/∂parameters of the loss of one head, from one forward and backward pass."""
     at_block, *of_parameters = _gradients(parameters, block, loss_fn, targets, of_parameters=True)
     return at_block, tuple(of_parameters)
 
@@ -98,14 +98,15 @@ def both_gradients(parameters: Parameters, block: Tensor, loss_fn: Loss, targets
 def _gradients(
     parameters: Sequence[Tensor], block: Tensor, loss_fn: Loss, targets: Tensor, of_parameters: bool
 ) -> tuple[Tensor, ...]:
-    """∂ℓ/∂block of one head's loss, then ∂ℓ/∂parameters if asked for.
+    """∂ℓ/∂block of the loss of one head, followed by ∂ℓ/∂parameters if ``of_parameters``.
 
-    Not by torch.func.grad, which records the backward pass for another one: half as much time again.
+    torch.func.grad would also record the backward pass itself for a second derivative, and take half as much time
+    again.
     """
-    # Within torch.inference_mode nothing is recorded, and what was made there is saved for no backward pass.
+    # torch.inference_mode records no graph, and its tensors cannot be saved for a backward pass: they are copied.
     with torch.inference_mode(False), torch.enable_grad():
-        own = (tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in (block, *parameters))
-        signal, *head = (tensor.requires_grad_(of_parameters) for tensor in own)
+        leaves = (tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in (block, *parameters))
+        signal, *head = (tensor.requires_grad_(of_parameters) for tensor in leaves)
         signal.requires_grad_()
         asked = [signal, *head] if of_parameters else [signal]
         return torch.autograd.grad(loss_fn(outputs_of(head, signal), targets), asked)
@@ -114,9 +115,10 @@ def _gradients(
 def redrawn_gradients(
     shapes: Shapes, n_heads: int, generator: torch.Generator, gradients: Callable[[Parameters], Tensor], like: Tensor
 ) -> Tensor:
-    """`block_gradients` of fresh heads, (head, example, unit), a few heads at a time where they are large.
+    """`block_gradients` of newly drawn heads, (head, example, unit), a few heads at a time where they are large.
 
-    How many follows from the shapes alone, so that the numbers depend on the generator and the number of heads only.
+    The number of heads at a time follows from the shapes alone. So the result depends only on the generator and
+    ``n_heads``.
     """
     at_once = max(1, NUMBERS_AT_ONCE // sum(torch.Size(shape).numel() for shape in shapes))
     parts = []
@@ -126,7 +128,7 @@ def redrawn_gradients(
 
 
 def check_targets(targets: Tensor, n_outputs: int) -> None:
-    """Raises ValueError for class indices, one an example, that are not among the outputs."""
+    """Raises ValueError for targets that are class indices and lie beyond the outputs."""
     if targets.ndim != 1 or targets.is_floating_point() or targets.numel() == 0:
         return
     least, most = int(targets.min()), int(targets.max())

@@ -1,13 +1,15 @@
-"""Local loss: the gradient of an auxiliary head's loss at a block's output, as the direction of a guess.
+"""Local loss: the gradient of an auxiliary head's loss at a layer's activations, as the direction of a guess.
 
-    v_l,b = φ'(s_l,b) ⊙ ∂ℓ_head/∂φ(s_l,b)                  the head reads φ(s_l), the block's output
+    v_l,b = φ'(s_l,b) ⊙ ∂ℓ_head/∂φ(s_l,b)                  the head reads φ(s_l), the output of block l
     activation:   ĝ_l,b = ⟨target_l,b, v_l,b⟩ v_l,b / ‖v_l,b‖²
     weight:       Ĝ_l   = ⟨Target_l, V_l⟩ V_l / ‖V_l‖²,   V_l = Σ_b v_l,b x_bᵀ
 
-target: the loss's own gradient ("global", a slope along v, one pass a tap) or that of the block's own head ("local").
-The output tap's block has the loss itself for a head: its guess is exact. Random: the heads, once, or for every guess.
-Biased: of the target only the part along v is kept, the best multiple of v. Source: Fournier et al. 2023, who project
-at the block's output; here it is at the tap, where gradients are measured.
+The target is projected on v. A "global" target is the gradient of the network's loss, by a slope along v, with one
+forward pass for each tap. A "local" target is the gradient of the loss of the block's own head. At the output tap the
+guess is the exact gradient, since the head there is the loss itself.
+
+Random: the heads, drawn once or for every guess. Biased: only the part of the target along v is kept. Sources:
+docs/mathematics.md#local-losses; Fournier et al. 2023, who project at the block's output and not at the tap.
 """
 
 from __future__ import annotations
@@ -36,19 +38,25 @@ Mode = Literal["frozen", "trained", "redrawn"]
 
 @dataclass(frozen=True, eq=False)
 class LocalLoss:
-    """ĝ = the target's projection on v.
+    """ĝ = the projection of the target on v.
 
-    Fields: ``head`` and ``width`` as in `fganalysis.estimators.local.heads`; ``target``; the ``space`` of the
-    projection; ``mode``, the weights of the head that makes the guess: "frozen" at those drawn from ``seed``, "trained"
-    ones, or "redrawn" for every guess. ``optimiser`` is the state, the trained heads with Adam's moments: made by
-    `train_heads`, or by `initialised` and `advanced` beside the network's own training, with Adam's ``rate``. The
-    "local" target is the gradient of the trained heads where there are any, of the seed's otherwise.
+    Fields:
+        head, width: kind and size of the heads, as in `fganalysis.estimators.local.heads`.
+        target: "global" or "local". Heads of a "local" target are the trained ones, or those of ``seed`` before any
+            training.
+        space: the space of the projection, "activation" or "weight".
+        mode: which heads make the guess: "frozen" ones, as drawn from ``seed``; "trained" ones; or heads that are
+            "redrawn" for every guess.
+        rate: Adam's learning rate when heads are trained.
+        optimiser: the trained heads with Adam's moments. `train_heads` makes it; so do `initialised` and then
+            `advanced` after each step of the network's own training.
 
-    Closed form: the projection on v, predicted for the linear head under the mean cross-entropy. None for the deeper
-    heads and other losses, whose v is what only their own backward pass gives, nor for redrawn heads, v being no
-    polynomial of their weights.
-    Raises ValueError for unknown settings; in a call for a head that does not fit a block's output, for class indices
-    beyond the outputs, and for mode "trained" before there are trained heads.
+    Closed form: for the linear head under the mean cross-entropy, whose v is known. There is none for deeper heads and
+    other losses, whose v needs their backward pass, nor for redrawn heads, whose v is no polynomial of their weights.
+
+    Raises:
+        ValueError: unknown settings; at a call, a head that does not fit a block's output, class indices beyond the
+            outputs, or mode "trained" before there are trained heads.
     """
 
     head: heads.Kind = "linear"
@@ -87,18 +95,21 @@ class LocalLoss:
         return repeated([*guesses, output_error(snapshot)], n_guesses)
 
     def initialised(self, snapshot: Snapshot) -> LocalLoss:
-        """The heads of the seed in the shapes that the network asks for, to be trained by `advanced`."""
+        """The estimator with untrained heads, drawn from the seed, that `advanced` can train."""
         initial = self._initial(snapshot)
         return replace(self, optimiser=AdamState.at([tensor for head in initial for tensor in head]))
 
     def advanced(self, snapshot: Snapshot, generator: torch.Generator) -> LocalLoss:
-        """One step of Adam for every head on the snapshot's batch; nothing where no trained head is asked for."""
+        """The estimator after one step of Adam for every head on the snapshot's batch.
+
+        Unchanged where neither ``mode`` nor ``target`` uses trained heads.
+        """
         if self.mode != "trained" and self.target == "global":
             return self
         return train_heads(self, snapshot, 1)
 
     def state(self) -> dict[str, Tensor]:
-        """Heads and Adam's moments by name, for a checkpoint; empty before there are any."""
+        """Trained heads and Adam's moments by name, for a checkpoint; empty before the first training."""
         return self.optimiser.tensors() if self.optimiser else {}
 
     def with_state(self, state: dict[str, Tensor]) -> LocalLoss:
@@ -106,20 +117,20 @@ class LocalLoss:
         return replace(self, optimiser=AdamState.of_tensors(state) if state else None)
 
     def head_losses(self, snapshot: Snapshot) -> Tensor:
-        """The loss of each block's own head on the batch, (layer,), the output tap left out."""
-        own = self.own_heads(snapshot, self.optimiser is not None)
-        blocks = [read_by_next(snapshot, index) for index in range(len(own))]
-        pairs = zip(own, blocks, strict=True)
+        """The loss of the head of each block on the batch, (layer,), without the output tap."""
+        block_heads = self.own_heads(snapshot, self.optimiser is not None)
+        blocks = [read_by_next(snapshot, index) for index in range(len(block_heads))]
+        pairs = zip(block_heads, blocks, strict=True)
         return torch.stack([snapshot.loss_fn(heads.outputs_of(head, block), snapshot.targets) for head, block in pairs])
 
     def _projections(self, snapshot: Snapshot, directions: Sequence[Tensor]) -> list[Tensor]:
-        """The target's projection on each direction (guess, example, unit), in the same shape."""
+        """The projection of the target on each tap's directions (guess, example, unit), in the same shape."""
         hidden = snapshot.taps[:-1]
         pairs = [self._normalised(tap, v) for tap, v in zip(hidden, directions, strict=True)]
         units, probes = [unit for unit, _ in pairs], [probe for _, probe in pairs]
         if self.target == "local":
-            own = self._head_gradients(snapshot, self.optimiser is not None)
-            slopes = [(probe * gradient).sum(-1) for probe, gradient in zip(probes, own, strict=True)]
+            local_gradients = self._head_gradients(snapshot, self.optimiser is not None)
+            slopes = [(probe * gradient).sum(-1) for probe, gradient in zip(probes, local_gradients, strict=True)]
         else:
             still = probes[0].new_zeros(len(probes[0]), *snapshot.taps[-1].outputs.shape)
             slopes = list(snapshot.slopes([*probes, still], "separate").unbind(1)[:-1])
@@ -128,22 +139,24 @@ class LocalLoss:
         return [slope.unsqueeze(-1) * unit for slope, unit in zip(slopes, units, strict=True)]
 
     def _normalised(self, tap: Tap, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """v/‖v‖ for each example, or v/‖V‖, zero staying zero; and where the slope is taken for it.
+        """The direction of the guess, and the direction at the activations along which its slope is taken.
 
-        Along the weights V the tap's outputs move by V x_b = Σ_c K_bc v_c, with K = FᵀF and ‖V‖ = ‖F v‖.
+        In activation space both are v/‖v‖ of each example. In weight space the first is v/‖V‖, and the second is the
+        change of the tap's outputs along V/‖V‖: V x_b = Σ_c K_bc v_c, with K = FᵀF and ‖V‖ = ‖F v‖. A direction of
+        zeros stays zero.
         """
         direction = _near_one(direction)
         if self.space == "activation":
             unit = _scaled(direction, torch.linalg.vector_norm(direction, dim=-1, keepdim=True))
             return unit, unit
-        # F is as small as the batch, which pays for its decomposition where there are many directions to multiply.
+        # F has as many rows as the batch or fewer. Its decomposition pays only for many directions.
         root = tap.kernel_root if len(direction) > 1 else tap.inputs.T
         image = root @ direction
         norm = torch.linalg.vector_norm(image, dim=(1, 2), keepdim=True)
         return _scaled(direction, norm), root.T @ _scaled(image, norm)
 
     def _head_gradients(self, snapshot: Snapshot, trained: bool) -> list[Tensor]:
-        """v of the heads of the state or of the seed, (1, example, unit) for every tap but the last."""
+        """v of the trained heads or of those of the seed, (1, example, unit) for every tap but the last."""
         if trained and self.optimiser is not None:
             at_blocks = [at_block.unsqueeze(0) for at_block, _ in self.gradients_of_trained(snapshot)]
         else:
@@ -154,7 +167,7 @@ class LocalLoss:
         return [at_block * jacobian.derivative for at_block, jacobian in pairs]
 
     def _at_blocks(self, snapshot: Snapshot) -> Callable[[], list[Tensor]]:
-        """Makes ∂ℓ/∂block of the seed's heads, (1, example, unit) each."""
+        """A function that computes ∂ℓ/∂block for the heads of the seed, (1, example, unit) each."""
 
         def make() -> list[Tensor]:
             singles = [tuple(tensor.unsqueeze(0) for tensor in head) for head in self.own_heads(snapshot, False)]
@@ -163,22 +176,23 @@ class LocalLoss:
         return make
 
     def gradients_of_trained(self, snapshot: Snapshot) -> list[tuple[Tensor, heads.Parameters]]:
-        """∂ℓ/∂block and ∂ℓ/∂parameters of every trained head: a guess and the heads' own step share the passes.
+        """∂ℓ/∂block and ∂ℓ/∂parameters of every trained head.
 
-        The snapshot remembers the last state's alone; every step has another.
+        A guess needs the first and a step of Adam the second, so one backward pass through the head serves both. The
+        snapshot remembers the gradients of one state of the heads, as every step makes a new state.
         """
-        own = self.own_heads(snapshot, True)
+        trained_heads = self.own_heads(snapshot, True)
         last: dict[AdamState | None, list[tuple[Tensor, heads.Parameters]]]
         last = snapshot.remember("gradients of trained heads", dict)
-        found = last.get(self.optimiser)
-        if found is None:
-            found = [
+        gradients = last.get(self.optimiser)
+        if gradients is None:
+            gradients = [
                 heads.both_gradients(head, read_by_next(snapshot, index), snapshot.loss_fn, snapshot.targets)
-                for index, head in enumerate(own)
+                for index, head in enumerate(trained_heads)
             ]
             last.clear()
-            last[self.optimiser] = found
-        return found
+            last[self.optimiser] = gradients
+        return gradients
 
     def _gradients(self, snapshot: Snapshot, index: int) -> Callable[[heads.Parameters], Tensor]:
         def of(parameters: heads.Parameters) -> Tensor:
@@ -188,41 +202,41 @@ class LocalLoss:
         return of
 
     def own_heads(self, snapshot: Snapshot, trained: bool) -> list[heads.Parameters]:
-        """One head for every tap but the last, of the state or of the seed; checked."""
+        """The head of every tap but the last, trained or from the seed. Raises ValueError for one that does not fit."""
         if not trained or self.optimiser is None:
             return self._initial(snapshot)
         shapes = self._shapes(snapshot)
-        found, values = [], list(self.optimiser.values)
+        block_heads, values = [], list(self.optimiser.values)
         for name, shape in zip(snapshot.layers, shapes, strict=False):
             head, values = tuple(values[: len(shape)]), values[len(shape) :]
             got = tuple(tuple(tensor.shape) for tensor in head)
             if got != shape:
                 raise ValueError(f"the head does not fit the block of tap {name!r}: it needs {shape}, got {got}")
-            found.append(head)
-        return found
+            block_heads.append(head)
+        return block_heads
 
     @cached_property
     def _seeded(self) -> dict[Hashable, list[heads.Parameters]]:
-        """The seed's heads for the blocks met last: large ones take longer to draw than the network's whole step."""
+        """The heads of the seed for the last network: drawing large heads takes longer than a training step."""
         return {}
 
     def _initial(self, snapshot: Snapshot) -> list[heads.Parameters]:
         shapes = tuple(self._shapes(snapshot))
         key = (shapes, snapshot.outputs.dtype, snapshot.outputs.device)
-        # Asked and answered at once: another thread may guess on another network, whose blocks are then the last ones.
-        found = self._seeded.get(key)
-        if found is None:
+        # One lookup, because another thread may replace the entry by the heads of another network.
+        initial_heads = self._seeded.get(key)
+        if initial_heads is None:
             generator = torch.Generator().manual_seed(self.seed)
             # In float32 and then converted, so that a float32 and a float64 network get the same heads.
             like = torch.zeros(0, dtype=torch.float32)
             drawn = [heads.drawn(shape, 1, generator, like) for shape in shapes]
-            found = [tuple(tensor[0].to(snapshot.outputs) for tensor in head) for head in drawn]
+            initial_heads = [tuple(tensor[0].to(snapshot.outputs) for tensor in head) for head in drawn]
             self._seeded.clear()
-            self._seeded[key] = found
-        return found
+            self._seeded[key] = initial_heads
+        return initial_heads
 
     def __getstate__(self) -> dict[str, object]:
-        """The fields alone, for copies and pickles: heads of a seed are drawn again in less time than they travel."""
+        """Only the fields, for copies and pickles: drawing the heads again is faster than copying them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def _shapes(self, snapshot: Snapshot) -> list[heads.Shapes]:
@@ -232,7 +246,7 @@ class LocalLoss:
 
 
 def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> LocalLoss:
-    """The estimator with its heads trained for ``n_steps`` steps of Adam on the snapshot's batch, from where they were.
+    """The estimator with its heads trained for ``n_steps`` more steps of Adam on the snapshot's batch.
 
     Raises ValueError for n_steps below 1, for heads that do not fit and for class indices beyond the outputs.
     """
@@ -251,7 +265,7 @@ def train_heads(estimator: LocalLoss, snapshot: Snapshot, n_steps: int) -> Local
 
 
 def _near_one(direction: Tensor) -> Tensor:
-    """Every guess times a power of two that brings its largest number near 1: squares of 1e-25 are zero in float32."""
+    """Scales every guess by a power of two to a largest entry near 1, as squares of 1e-25 are zero in float32."""
     exponent = torch.frexp(direction.abs().amax((1, 2), keepdim=True)).exponent
     return torch.ldexp(direction, -exponent.clamp(min=-125))
 

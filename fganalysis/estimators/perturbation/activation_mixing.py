@@ -3,9 +3,9 @@
     u_l,b = (α X)_b ⊙ 1[X_b > 0] rescaled to norm √n,   α ~ law^{B×B},   X (example, unit) the inputs of tap l+1
     t_b = Σ_l ⟨u_l,b, ∂L/∂X_l,b⟩ + ⟨ε_b, g_last,b⟩,   ĝ_l,b = φ'(s_l,b) ⊙ (t_b u_l,b),   ĝ_last,b = t_b ε_b
 
-The direction enters at the *input* of tap l+1, so slope times direction is a guess of the gradient there; one local
-vector-Jacobian product, φ', makes it a guess of g_l. Behind the output tap there is no input to inject at: it draws
-ε ~ law over its units, as the upstream family does.
+The direction is added to the *inputs* of tap l+1, so slope times direction is a guess of the gradient there. The local
+vector-Jacobian product, φ', turns it into a guess of g_l. No tap follows the output tap, so its direction is ε ~ law
+over its units, as in the upstream family.
 Random: α of every tap but the last, ε of the last. Biased: the mean is φ' ⊙ E[uuᵀ] ∂L/∂X.
 Source: Singhal et al. 2023.
 """
@@ -29,10 +29,11 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise
 
 @dataclass(frozen=True)
 class ActivationMixing:
-    """ĝ = φ' ⊙ (t u); ``normalise=False`` leaves u unscaled; the other fields are the switches of MATH.md §1.
+    """ĝ = φ' ⊙ (t u); ``normalise=False`` leaves u unscaled.
 
-    Every row of α is an example's own noise vector, so noise is independent across examples. A call raises ValueError
-    where something other than elementwise functions stands between two taps.
+    The other fields are the switches of docs/notation.md#the-three-switches. Row b of α is the noise vector of example
+    b, so noise is independent across examples. A call raises ValueError where something other than elementwise
+    functions stands between two taps.
 
     Closed form: with ``normalise`` for rotation-invariant laws (Gaussian, sphere), in one-dimensional integrals;
     without it for every law. With ``normalise`` and another law there is none: E uuᵀ then needs more than moments.

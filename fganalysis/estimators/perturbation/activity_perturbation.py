@@ -24,7 +24,7 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise
 
 @dataclass(frozen=True)
 class ActivityPerturbation:
-    """ĝ = t ε; the fields are the switches of MATH.md §1."""
+    """ĝ = t ε; the fields are the switches of docs/notation.md#the-three-switches."""
 
     noise: Noise = GAUSSIAN
     shared: bool = False

@@ -34,9 +34,9 @@ from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
 
-PROBES = 8
-WORTH_A_BATCH = 3  # Losses: fewer take no longer one by one, and need no trial.
-ROUNDING = 2.0**10  # By which two orders of summation may differ, in units of the data type's precision.
+PROBE_DIRECTIONS = 8  # Directions in which a larger step must change the loss before ε is called too small.
+WORTH_A_BATCH = 3  # Fewer losses than this take no longer when evaluated one by one.
+SUMMATION_ROUNDING = 2.0**10  # By which two orders of summation may differ, in units of the data type's precision.
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class FiniteDifference:
             data type, or that no loss differs by as much as its rounding, or so large that a loss is not finite.
     """
 
+    # `python -m studies.finite_difference` finds the best ε of a network, data type and kind of difference.
     epsilon: float = 1e-3
     central: bool = True
     noise: Noise = GAUSSIAN
@@ -92,7 +93,7 @@ class FiniteDifference:
     def _refuse_rounded_losses(self, snapshot: Snapshot) -> None:
         """Differences that are all zero are right where the loss is flat, and rounding where a larger step moves it."""
         generator = torch.Generator(snapshot.outputs.device).manual_seed(0)
-        probes = self.draw(snapshot, PROBES, generator)
+        probes = self.draw(snapshot, PROBE_DIRECTIONS, generator)
         step = torch.finfo(snapshot.loss.dtype).eps ** (1 / 3)
         if step <= self.epsilon or self._differences(snapshot, probes).any():
             return
@@ -143,7 +144,9 @@ def _one_by_one(snapshot: Snapshot, moved: dict[str, Tensor]) -> Tensor:
     loss = _loss_of(snapshot)
     with torch.no_grad():
         n_guesses = len(next(iter(moved.values())))
-        return torch.stack([loss({name: own[guess] for name, own in moved.items()}) for guess in range(n_guesses)])
+        return torch.stack(
+            [loss({name: weights[guess] for name, weights in moved.items()}) for guess in range(n_guesses)]
+        )
 
 
 def _loss_of(snapshot: Snapshot) -> Callable[[dict[str, Tensor]], Tensor]:
@@ -177,4 +180,5 @@ def _in_a_batch(snapshot: Snapshot) -> bool:
     except Exception:  # A batch can fail in as many ways as there are operations, and a plain pass is the judge.
         return False
     plain = _one_by_one(snapshot, moved)
-    return batched.shape == plain.shape and bool(((batched - plain).abs() <= ROUNDING * precision * plain.abs()).all())
+    tolerance = SUMMATION_ROUNDING * precision * plain.abs()
+    return batched.shape == plain.shape and bool(((batched - plain).abs() <= tolerance).all())

@@ -5,7 +5,7 @@
     orthogonal:  Ĝ = Vᵀ(VVᵀ)⁻¹ V G                  the projection of G on the tangents' span; for Gaussian tangents
                                                     biased by shrinkage k/P, MSE (1 − k/P)‖G‖², exact at k = P
 
-Random: V. Only the k slopes v_i·G are asked of the network. Source: Flügel et al. 2024.
+Random: V. Of the network only the k slopes v_i·G are needed. Source: Flügel et al. 2024.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts, drawn
 
-NUMBERS_HELD = 2**24  # tangent entries held at once; the tangents of one guess are held whatever their number
-COLUMNS_AT_ONCE, BLOCKS_AT_ONCE = 2**11, 8  # of the tangents, made double: a product each, on all threads, in cache
+NUMBERS_HELD = 2**24  # most entries of tangents held at once, unless a single guess has more
+# Sizes of the products in double precision: they use all threads and fit the cache.
+COLUMNS_AT_ONCE, BLOCKS_AT_ONCE = 2**11, 8
 
 
 @dataclass(frozen=True)
 class MultiTangent:
     """k tangents a guess, combined by their ``"mean"`` or by an ``"orthogonal"`` projection on their span.
 
-    Fields: ``noise`` is the law of each tap's part of a tangent; ``layers`` "separate" takes k tangents a tap, of that
-    tap's weights alone, each with slopes of its own.
+    Fields: ``noise`` is the law of each tap's part of a tangent. With ``layers`` "separate", every tap has k tangents
+    of its own, which change its weights only.
 
     Raises:
         ValueError: k that is no whole number of at least 1, an unknown ``combine``; at a call, for the projection, k
@@ -56,7 +57,7 @@ class MultiTangent:
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         sizes = [tap.weight.numel() for tap in snapshot.taps]
         self.check_dimension(sizes)
-        # Fixed by the settings and the network, not by the memory at hand: the noise is drawn chunk by chunk.
+        # Noise is drawn chunk by chunk, so the chunk must depend on settings and network alone, not on free memory.
         at_once = max(1, NUMBERS_HELD // (self.k * sum(sizes)))
         chunks = [
             self._guesses(snapshot, min(at_once, n_guesses - start), generator)
@@ -88,7 +89,7 @@ class MultiTangent:
         sizes = [shape.numel() for shape in shapes]
         if type(self.noise) is not Gaussian or n_guesses * self.k * sum(sizes) <= NUMBERS_IN_PART:
             return [drawn(self.noise, (n_guesses, self.k, *shape), generator, like, vector_dims=2) for shape in shapes]
-        # In one piece of memory: several of this size go back to the system after every step, and come cleared anew.
+        # One array for all taps: several of this size would be returned to the system and cleared again at every step.
         whole = draw_in_parts((n_guesses, self.k, sum(sizes)), generator, like)
         return [part.unflatten(2, shape) for part, shape in zip(whole.split(sizes, dim=2), shapes, strict=True)]
 
@@ -96,12 +97,13 @@ class MultiTangent:
 def _projection_coefficients(tangents: Sequence[Tensor], slopes: Tensor) -> Tensor:
     """c with VVᵀ c = V G by Cholesky, (guess, 1 or layer, tangent), in double precision.
 
-    The Gram matrix has the square of V's condition, which for square Gaussian V is about P: too much for float32.
+    The condition number of the Gram matrix is the square of that of V, which for a square Gaussian V is about P. This
+    is too large for float32.
     """
     grams = [_gram(tangent.flatten(2)) for tangent in tangents]
     gram = sum(grams[1:], grams[0]).unsqueeze(1) if slopes.shape[1] == 1 else torch.stack(grams, dim=1)
     triangle, failed = torch.linalg.cholesky_ex(gram)
-    # Of dependent tangents the last ones' remainder, the diagonal, is rounding error and may be on either side of zero.
+    # For dependent tangents the last entries of the diagonal are rounding errors, of either sign.
     left_over = triangle.diagonal(dim1=-2, dim2=-1).square() / gram.diagonal(dim1=-2, dim2=-1)
     k = gram.shape[-1]
     if bool(failed.any()) or bool((left_over < 8 * k**0.5 * torch.finfo(torch.float64).eps).any()):
@@ -112,10 +114,10 @@ def _projection_coefficients(tangents: Sequence[Tensor], slopes: Tensor) -> Tens
 def _gram(tangents: Tensor) -> Tensor:
     """V Vᵀ, (guess, tangent, tangent), in double precision from the tangents (guess, tangent, weight)."""
     n_blocks = tangents.shape[2] // COLUMNS_AT_ONCE
-    rest = tangents[:, :, n_blocks * COLUMNS_AT_ONCE :].double()
-    gram = rest @ rest.mT
+    last_columns = tangents[:, :, n_blocks * COLUMNS_AT_ONCE :].double()
+    gram = last_columns @ last_columns.mT
     blocks = tangents[:, :, : n_blocks * COLUMNS_AT_ONCE].unflatten(2, (n_blocks, COLUMNS_AT_ONCE)).transpose(1, 2)
-    for some in blocks.split(BLOCKS_AT_ONCE, dim=1):
-        columns = some.double()
+    for part in blocks.split(BLOCKS_AT_ONCE, dim=1):
+        columns = part.double()
         gram += (columns @ columns.mT).sum(1)
     return gram

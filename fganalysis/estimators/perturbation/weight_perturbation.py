@@ -2,9 +2,9 @@
 
     Ĝ_l = t V_l,  t = Σ_l ⟨V_l, G_l⟩ (joint)  or  ⟨V_l, G_l⟩ (separate),  V ~ law, one for the whole batch
 
-or, with ``shared=False``, Ĝ_l = Σ_b t_b V_l,b with a direction and a slope for every example (which no single forward
-pass gives; Ren et al. 2023 compare it). Random: V, the shape of all weights. Unbiased; variance (P + κ − 2)‖G‖² for a
-shared V. Source: Baydin et al. 2022.
+With ``shared=False``, Ĝ_l = Σ_b t_b V_l,b has a direction and a slope for every example. No single forward pass gives
+this; Ren et al. 2023 compare it. Random: V, in the shape of all weights. Unbiased. Variance (P + κ − 2)‖G‖² for a
+shared V. Sources: docs/mathematics.md#weight-perturbation; Baydin et al. 2022.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
 
 @dataclass(frozen=True)
 class WeightPerturbation:
-    """Ĝ = (V·G) V; ``noise`` is the law of each tap's V, ``shared`` and ``layers`` as in MATH.md §1."""
+    """Ĝ = (V·G) V; ``noise`` is the law of the entries of V.
+
+    ``shared`` and ``layers`` are switches of docs/notation.md#the-three-switches.
+    """
 
     noise: Noise = GAUSSIAN
     shared: bool = True
@@ -49,7 +52,7 @@ class WeightPerturbation:
             drawn(self.noise, shape, generator, tap.weight, vector_dims=2)
             for shape, tap in zip(shapes, snapshot.taps, strict=True)
         ]
-        # V x is the direction at the activations that V makes: the slope of V is the slope of that.
+        # V changes the activations along V x, so the slope along V is the slope along V x.
         at_activations = [
             torch.einsum("nboi,bi->nbo", direction, tap.inputs)
             for direction, tap in zip(directions, snapshot.taps, strict=True)

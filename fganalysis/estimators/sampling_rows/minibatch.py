@@ -1,4 +1,4 @@
-"""Minibatch: the gradient of m of the batch's B rows, the sampling noise that every user already has.
+"""Minibatch: the gradient on m of the B rows of the batch. Its noise is that of ordinary stochastic gradient descent.
 
     ĝ_b = (B/m) g_b 1[b ∈ S],   S a uniformly random set of m rows, drawn without replacement
 
@@ -33,7 +33,7 @@ class WithoutReplacement:
     """Every set of ``size`` rows is equally likely."""
 
     def draw(self, n_guesses: int, n_examples: int, size: int, generator: torch.Generator) -> Tensor:
-        # In double precision ties, which sorting breaks in favour of early rows, do not happen.
+        # In double precision there are no ties, which sorting would break in favour of early rows.
         keys = torch.rand(n_guesses, n_examples, generator=generator, device=generator.device, dtype=torch.float64)
         return keys.argsort(dim=1)[:, :size]
 
@@ -64,12 +64,12 @@ class Minibatch:
 
 
 def check_rows(rows: object) -> None:
-    """Raises ValueError for what does not choose rows."""
+    """Raises ValueError for an object that cannot choose rows."""
     check_kind("rows", rows, Rows, "a chooser of rows such as WithoutReplacement(), with draw")
 
 
 def drawn_rows(rows: Rows, n_guesses: int, n_examples: int, size: int, generator: torch.Generator) -> Tensor:
-    """What a chooser of rows draws. Raises ValueError for a size above the batch's, and for what are no such rows."""
+    """The rows that ``rows`` draws. Raises ValueError for a size above the batch's and for invalid rows."""
     check_size(size, n_examples)
     chosen: object = rows.draw(n_guesses, n_examples, size, generator)
     shape = (n_guesses, size)

@@ -2,11 +2,14 @@
 
     y_l,b = p^N(J_l,b / ‖J_l,b‖₂)ᵀ ε,  p odd of degree 7, composed N times, fitted to a step at σ_k;   ĝ = t y
 
-so that singular values above σ_k go to about 1 and those below to about 0. Each example is normalised by its own
-spectral norm, and gets the polynomial whose threshold (0.1 … 0.9) is nearest to its own σ_k/σ_1.
-A unit with φ' = 0 is a column of zeros in J and in p^N(J): examples with about as many live units go together, and the
-matrices that are multiplied have a column for each live unit alone.
-Random: ε. Biased: the mean is p^N(J)ᵀp^N(J) g. Source: Wang, Markou, Campbell 2025.
+Singular values above σ_k are mapped to about 1 and those below to about 0. The Jacobian of each example is divided by
+its spectral norm. Each example gets the polynomial whose threshold (0.1 … 0.9) is nearest to its σ_k/σ_1.
+
+A unit with φ' = 0 is a column of zeros in J and in p^N(J). Such columns are left out of the products, and examples with
+similar numbers of live units are multiplied together.
+
+Random: ε. Biased: the mean is p^N(J)ᵀp^N(J) g. Sources: docs/mathematics.md#newton-schulz-upstream-guess; Wang, Markou,
+Campbell 2025.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply, nearest
 
-EXAMPLES_AT_ONCE = 16  # in the products: as many as a cache holds at 512 units
+EXAMPLES_AT_ONCE = 16  # whose products fit a cache at 512 units
 
 
 @dataclass(frozen=True)
 class NewtonSchulzUpstream:
-    """ĝ = t p^N(J/‖J‖₂)ᵀ ε, the step at the ``k``-th singular value; the other fields are those of MATH.md §1.
+    """ĝ = t p^N(J/‖J‖₂)ᵀ ε, the step at the ``k``-th singular value.
+
+    The other fields are the switches of docs/notation.md#the-three-switches.
 
     Raises ValueError for k that is no whole number of at least 1; at a call, when no tap and example has k directions.
     """
@@ -53,7 +58,7 @@ class NewtonSchulzUpstream:
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
     def _steps(self, snapshot: Snapshot) -> list[Tensor]:
-        leading = [one.singular_vectors(min(self.k, *one.weight.shape))[1] for one in snapshot.upstream]
+        leading = [upstream.singular_vectors(min(self.k, *upstream.weight.shape))[1] for upstream in snapshot.upstream]
         check_rank(self.k, max((int((values > 0).sum(1).max()) for values in leading), default=0))
         return [self._step(jacobian, values) for jacobian, values in zip(snapshot.upstream, leading, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The odd polynomials of the Newton–Schulz upstream guess: steps at a singular value, made of matrix products alone.
+"""The odd polynomials of the Newton–Schulz upstream guess: a step of singular values by matrix products alone.
 
     p(x) = a x + b x³ + c x⁵ + d x⁷,        p⁵(x) = p(p(p(p(p(x))))) ≈ 1[x > σ_k]  on 0 ≤ x ≤ 1
 
@@ -6,8 +6,8 @@ An odd polynomial of a matrix J = U S Vᵀ acts on its singular values, p(J) = U
 p(J) = (a + bG + cG² + dG³) J with G = J Jᵀ. One polynomial for each threshold σ_k ∈ {0.1, …, 0.9}, in units of ‖J‖₂.
 Source: Wang, Markou, Campbell 2025 (arXiv 2511.03110) for the degree and the thresholds; that p is composed five times,
 as is usual for Newton–Schulz iterations, is our choice, and the coefficients are our own fit.
-Singular values 0.05 or more above σ_k come out between 0.94 and 1.13, those 0.05 or more below it within ±0.2: p⁵(J) is
-only nearly orthogonal, which is what sets this guess apart from the exact one.
+Singular values at least 0.05 above σ_k are mapped to between 0.94 and 1.13, and those at least 0.05 below it to within
+±0.2. So p⁵(J) is only nearly orthogonal, in contrast to the matrix of the orthogonal guess.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COEFFICIENTS = (
     (-0.617439, 5.573108, -5.338950, 1.386251),
     (-0.482262, 3.041935, -0.387354, -1.190639),
     (0.171106, -3.672163, 11.364684, -6.879059),
-)  # (a, b, c, d) of each threshold: what fit() returns
+)  # (a, b, c, d) of each threshold. To fit them again: [fit(threshold) for threshold in THRESHOLDS], rounded to 1e-6.
 
 
 def nearest(relative: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
-"""Orthogonal upstream guess (W̃⊥_k): the upstream guess with the Jacobian's k leading directions made equal.
+"""Orthogonal upstream guess (W̃⊥_k): noise along the k leading right singular vectors of the upstream Jacobian.
 
-    J_l,b = U S Vᵀ;   y_l,b = V_k U_kᵀ ε,  ε ∈ R^{out_{l+1}};  the output tap draws ε itself;  ĝ = t y
+    J_l,b = U S Vᵀ;   y_l,b = V_k U_kᵀ ε,  ε ∈ R^{out_{l+1}};  y = ε at the output tap;  ĝ = t y
 
-Random: ε. The mean is V_k V_kᵀ g: since g lies in the row space of J, k = "rank" is exactly unbiased and only
-truncation biases. ``which="bottom"`` takes the k smallest nonzero singular values, the seed paper's control.
-A Jacobian of lower rank than k gives all the directions that it has. Where a k takes some of several equal singular
-values (an orthogonal weight has them all equal), J does not determine V_k: its directions are then the library's
-choice, other ones by another method, machine or order of the units, and the prediction is NaN.
-Source: Wang, Markou, Campbell 2025.
+Random: ε. The mean is V_k V_kᵀ g. As g lies in the row space of J, the guess is unbiased at k = "rank", and truncation
+is its only bias. ``which="bottom"`` takes the k smallest nonzero singular values, the control of Wang et al.
+
+A Jacobian of lower rank than k contributes all its directions. Where k takes only some of several equal singular values
+(those of an orthogonal weight are all equal), J does not determine V_k. The directions then depend on method, machine
+and order of the units, and the prediction is NaN. Sources: docs/mathematics.md#orthogonal-upstream-guess; Wang, Markou,
+Campbell 2025.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise
 class OrthogonalUpstream:
     """ĝ = t V_k U_kᵀ ε.
 
-    Fields: ``k`` directions, or "rank" for all of them; ``which`` end of the spectrum; ``exact`` takes LAPACK's SVD of
-    every example instead of the randomised range finder (k = "rank" and "bottom" always do); ``iterations`` takes so
-    many subspace iterations instead, an approximation for training (`UpstreamJacobian.singular_vectors` says how good);
-    the rest are the switches of MATH.md §1. Raises ValueError for a wrong field, and for ``iterations`` together with
-    "rank", "bottom" or ``exact``; a call, when no tap and example has k directions.
+    Fields:
+        k: the number of directions, or "rank" for all of them.
+        which: "top" or "bottom", the end of the spectrum.
+        exact: LAPACK's SVD of every example in place of the randomised range finder. k = "rank" and "bottom" always
+            use it.
+        iterations: the number of subspace iterations in place of the range finder, an approximation for training.
+            `UpstreamJacobian.singular_vectors` says how good it is.
+        noise, shared, slope, layers: the switches of docs/notation.md#the-three-switches, and the law of ε.
+
+    Raises:
+        ValueError: a wrong field, or ``iterations`` together with "rank", "bottom" or ``exact``; at a call, a k above
+            the rank of every Jacobian.
     """
 
     k: int | Literal["rank"] = 10
@@ -88,7 +96,7 @@ class OrthogonalUpstream:
 
 def _projector(left: Tensor, right: Tensor) -> Factor:
     def apply(noise: Tensor) -> Tensor:
-        # (guess, example, noise) → per example one product with all guesses as rows.
+        # (guess, example, noise) → for each example, a matrix product with a row for each guess.
         by_example = noise.transpose(0, 1)
         return torch.bmm(torch.bmm(by_example, left), right.transpose(1, 2)).transpose(0, 1)
 

@@ -2,40 +2,41 @@
 
     J = U S Vᵀ,  J_σ = U (S² + σI)^½ Vᵀ;   y = (J_σᵀJ_σ)^(−½) J_σᵀ ε = V Uᵀ ε;   ĝ = t y
 
-U, S and V hold the r = rank(J) nonzero singular values alone, and (·)^(−½) is the inverse root on the range: V Uᵀ is
-the partial isometry of the polar decomposition. Every factor of (S² + σ) cancels, so σ > 0 does not matter, and the law
-is that of the orthogonal guess (W̃⊥) with k = "rank".
-Random: ε. Unbiased: the mean is V Vᵀ g = g, since g = Jᵀ g_next lies in the row space of J, whose basis V is.
-Source: Wang, Markou, Campbell 2025.
+U, S and V belong to the r = rank(J) nonzero singular values only, and (·)^(−½) is the inverse root on the range. V Uᵀ
+is the partial isometry of the polar decomposition. All factors S² + σ cancel, so σ > 0 has no effect, and the law is
+that of the orthogonal guess (W̃⊥) with k = "rank".
 
-**Why null directions are dropped.** A thin SVD lists min(unit, next_unit) columns, those of zero singular values
-included; J_σ would give these the singular value √σ, and V Uᵀ would keep them (dead units perturbed like live ones), as
-the source does. But J does not determine them: for zero singular values any orthonormal vectors of the two null spaces
-will do, paired in any way. A rule A(J) that a rotation of the layer's units merely rotates, A(J Q) = Qᵀ A(J), must drop
-them: let v be a unit vector with J v = 0 and Q = I − 2 v vᵀ its reflection. J Q = J, so A = Q A and vᵀA = −vᵀA = 0. The
-mean over all choices, drawn at random, is the same partial isometry. The mean guess loses nothing, as vᵀg = 0; the
-variance of a pass of its own falls by ‖g‖² for each null direction.
+Random: ε. Unbiased: the mean is V Vᵀ g = g, because g = Jᵀ g_next lies in the row space of J, spanned by V. Sources:
+docs/mathematics.md#preconditioned-upstream-guess; Wang, Markou, Campbell 2025.
 
-Singular values up to max(unit, next_unit) ε_64 σ_1 count as zero, in double precision for every network: W and φ' are
-taken for the numbers that they are. Most examples need no SVD for it, and none of this approximates:
+**Why null directions are dropped.** A thin SVD has min(unit, next_unit) columns, including those of zero singular
+values. With J_σ these get the singular value √σ, and V Uᵀ keeps them, as in the source: dead units are then perturbed
+like live ones. But J does not determine these columns. Any orthonormal vectors of the two null spaces will do, in any
+pairing. A rule A(J) that rotates with the units of the layer, A(J Q) = Qᵀ A(J), must drop them. Proof: let v be a unit
+vector with J v = 0, and Q = I − 2 v vᵀ its reflection. Then J Q = J, so A = Q A and vᵀA = −vᵀA = 0. The mean of A over
+random choices of these columns is the same partial isometry. The mean guess does not change, as vᵀg = 0, and with
+separate passes the variance falls by ‖g‖² for each null direction.
+
+Singular values up to max(unit, next_unit) ε_64 σ_1 count as zero. This is decided in double precision for every
+network, with W and φ' taken as exact. Most examples need no SVD. None of the following is an approximation:
 
     next_unit < unit   U Vᵀ = (J Jᵀ)^(−½) J, from the small J Jᵀ in double precision. Where its eigenvalues span more
                        than 1 to `LEAST_RATIO`, or one is zero (few live units), J itself is decomposed.
     next_unit ≥ unit   where the columns of J that belong to live units (not zero) are independent, y is the entry of ε
                        of each live unit's number, and zero elsewhere.
 
-The second is another y for the same ε, but the same law of all guesses, if ε is isotropic
-(`fganalysis.estimators.noise.is_isotropic`) and every example draws its own; there the first takes a Cholesky factor of
-J Jᵀ for its root. Proof: V is then any orthonormal basis of the live units' axes. Complete U to a square orthogonal [U
-U⊥]. y = V Uᵀ ε reads r entries of the rotated noise [U U⊥]ᵀ ε, and so does the shortcut of ε, both turned by an
-orthogonal matrix of the live units: if a rotation leaves the law of ε alone, it leaves that of y. The rotation depends
-on example and tap, whose ε are independent, so that all y together have the same law too; a guess depends on ε through
-y alone.
+The second case gives another y for the same ε. The law of all guesses is the same if ε is isotropic
+(`fganalysis.estimators.noise.is_isotropic`) and every example draws its own ε. Under the same conditions the first case
+uses a Cholesky factor of J Jᵀ as its root. Proof: V is an orthonormal basis of the axes of the live units. Complete U
+to a square orthogonal matrix [U U⊥]. Up to an orthogonal matrix of the live units, y = V Uᵀ ε consists of r entries of
+the rotated noise [U U⊥]ᵀ ε, and the shortcut consists of r entries of ε. The law of isotropic noise does not change by
+a rotation, so both y have the same law. The rotations differ between examples and taps, but their ε are independent, so
+the joint law is the same too. A guess depends on ε only through y.
 
-Independent columns are shown, not assumed: σ_min(W D) ≥ σ_min(W) min d, with a bound of σ_min(W) from one solution of a
-linear system (`_condition`); an example of which that does not show it is decomposed. One ε shared by the batch is
-turned by each example's own rotation, which correlates examples otherwise, and signs that are turned are no signs:
-there, and for ``exact``, it is the partial isometry of every Jacobian.
+That the columns are independent is verified: σ_min(W D) ≥ σ_min(W) min d, with a bound of σ_min(W) from the solution of
+a linear system (`_condition`). Examples for which the bound does not suffice are decomposed. The shortcut is not used
+where examples share ε, as a different rotation for each example would change the correlation of examples, nor for
+noise of signs, as rotated signs are no signs, nor with ``exact``. There every Jacobian gets its partial isometry.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from fganalysis.estimators.directional import Factor, Slope, check_switches, gue
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, is_isotropic
 
-LEAST_RATIO = 1e-4  # of eigenvalues of J Jᵀ: their inverse root is then good to 1e-12, and its product to 100 roundings
+LEAST_RATIO = 1e-4  # least ratio of eigenvalues of J Jᵀ: the inverse root then has an error of 1e-12
 PROBES, LEAST_PART = 8, 0.01  # 8 normal numbers are all within ±0.01 of zero with probability 0.008^8
 PAIRS_AT_ONCE = 1024  # of rows of W
 EXAMPLES_AT_ONCE = 16  # decomposed
@@ -65,7 +66,8 @@ EXAMPLES_AT_ONCE = 16  # decomposed
 class PreconditionedUpstream:
     """ĝ = t (J_σᵀJ_σ)^(−½) J_σᵀ ε on the range of Jᵀ; ``sigma`` > 0 regularises as in the paper and cancels.
 
-    ``exact`` takes LAPACK's SVD of every example, as the definition has it; the others are the switches of MATH.md §1.
+    ``exact`` uses LAPACK's SVD of every example. The other fields are the switches of
+    docs/notation.md#the-three-switches.
     """
 
     sigma: float = 1e-5
@@ -99,14 +101,14 @@ class PreconditionedUpstream:
 
 
 def _by_gram(jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
-    """A = Jᵀ (J Jᵀ)^(−½), and from the SVD for the examples whose J Jᵀ is too ill-conditioned for that.
+    """A = Jᵀ (J Jᵀ)^(−½), computed from the SVD for examples whose J Jᵀ is too ill-conditioned.
 
-    ``in_law`` takes Jᵀ L⁻ᵀ with J Jᵀ = L Lᵀ instead, another rotation of the same.
+    ``in_law`` gives Jᵀ L⁻ᵀ with J Jᵀ = L Lᵀ instead, which has the same law for isotropic noise.
     """
     weight, squares = jacobian.weight.double(), jacobian.derivative.double().square()
     # Σ_u d_u² W_iu W_ju as one product for all examples: a fifth of the time of every J_b times its transpose.
     rows = weight.split(max(1, PAIRS_AT_ONCE // len(weight)))
-    pairs = (squares @ (some[:, None, :] * weight).flatten(0, 1).T for some in rows)
+    pairs = (squares @ (part[:, None, :] * weight).flatten(0, 1).T for part in rows)
     gram = torch.cat(list(pairs), dim=1).unflatten(1, (len(weight), len(weight)))
     root, ratio = _inverse_factor(gram) if in_law else _inverse_root(gram)
     far = ratio <= LEAST_RATIO
@@ -115,7 +117,7 @@ def _by_gram(jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
 
 
 def _inverse_root(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """(J Jᵀ)^(−½) of every example, and the least of the eigenvalues of J Jᵀ over the largest, (example,)."""
+    """(J Jᵀ)^(−½) of every example, and the smallest over the largest eigenvalue of J Jᵀ, (example,)."""
     values, vectors = torch.linalg.eigh(gram)
     ratio = values[:, 0] / torch.where(values[:, -1] > 0, values[:, -1], 1.0)
     scale = torch.where(ratio[:, None] > 0, values, 1.0).rsqrt()
@@ -133,7 +135,7 @@ def _inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_law(jacobian: UpstreamJacobian) -> Factor:
-    """The noise at live units, in law the partial isometry's; from the SVD where independence is not certain."""
+    """The shortcut: noise at the live units. Examples whose columns may be dependent get their partial isometry."""
     units = jacobian.weight.shape[1]
     sizes = jacobian.derivative.abs() * (jacobian.weight.abs().amax(0) > 0)
     dead = (sizes == 0).to(jacobian.weight)
@@ -169,7 +171,7 @@ def _condition(weight: Tensor) -> float:
 
 
 def _with_decomposed(jacobian: UpstreamJacobian, chosen: Tensor, direct: Callable[[Tensor], Tensor]) -> Factor:
-    """``direct`` for most examples, the partial isometry for the ``chosen`` (example,)."""
+    """``direct``, with the partial isometry in its place for the ``chosen`` examples (example,)."""
     (rows,) = chosen.nonzero(as_tuple=True)
     decomposed = per_example(_partial_isometry(UpstreamJacobian(jacobian.weight, jacobian.derivative[rows])))
 

@@ -1,6 +1,6 @@
-"""Upstream guess (W̃ᵀ): noise at the next tap, brought down through the upstream Jacobian.
+"""Upstream guess (W̃ᵀ): noise at the next tap, multiplied by the transpose of the upstream Jacobian.
 
-    y_l,b = J_l,bᵀ ε,  ε ∈ R^{out_{l+1}};  the output tap draws ε itself;  ĝ = t y
+    y_l,b = J_l,bᵀ ε,  ε ∈ R^{out_{l+1}};  y = ε at the output tap;  ĝ = t y
 
 Random: ε. Biased: the mean is JᵀJ g. ``normalise`` rescales y to norm √out_l per example, as Singhal et al. do.
 Source: Singhal et al. 2023.
@@ -24,7 +24,10 @@ from fganalysis.estimators.noise import GAUSSIAN, Noise
 
 @dataclass(frozen=True)
 class Upstream:
-    """ĝ = t Jᵀε; ``normalise`` rescales each example's direction; the other fields are the switches of MATH.md §1."""
+    """ĝ = t Jᵀε; ``normalise`` rescales each example's direction to norm √n.
+
+    The other fields are the switches of docs/notation.md#the-three-switches.
+    """
 
     normalise: bool = False
     noise: Noise = GAUSSIAN

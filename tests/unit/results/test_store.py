@@ -178,7 +178,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path: Path) ->
     program = """
 import resource, signal, sys
 import xarray as xr
-from fganalysis import store
+from fganalysis.results import store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

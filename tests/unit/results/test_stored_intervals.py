@@ -10,7 +10,7 @@ import xarray as xr
 import fganalysis as fga
 from fganalysis.estimators import Subsampled
 from fganalysis.results import schema
-from fganalysis.statistics.rare_tails import QUANTITIES, RawSample
+from fganalysis.statistics.rare_tails import MARGINS, RawSample
 
 EXACT = {
     **dict.fromkeys(("bias", "squared_bias", "relative_bias", "directional_bias", "variance", "mse"), 0.0),
@@ -83,14 +83,14 @@ def test_margins_of_predictions_do_not_depend_on_units(exponent: int) -> None:
             scale**2 * dataset["variance_se"].values,
         )
         own = {}
-        for name in QUANTITIES:
+        for name in MARGINS:
             power = {"mse": 2, "variance": 2, "squared_bias": 2, "bias": 1}.get(name, 0)
             margin = raw.margin(name, scale**power * dataset[name].values, 1e-4)
             # A squared norm is compared by its square, of which a prediction is the root.
             unit = scale ** (2 if power else 0)
             own[name] = np.stack([margin.below / unit, margin.above / unit])
         found.append(own)
-    for name in QUANTITIES:
+    for name in MARGINS:
         np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-6, err_msg=name)
 
 

@@ -13,7 +13,7 @@ import fganalysis as fga
 from fganalysis.estimators import OrthogonalUpstream
 from fganalysis.measuring.diagnose import join
 from fganalysis.results import schema
-from fganalysis.results.tables import COMPARED, ROUNDING, TABLE, formatted
+from fganalysis.results.tables import COMPARED, SINGLE_PRECISION_ROUNDING, TABLE, formatted
 from fganalysis.statistics.intervals import Z95
 from tests import laws
 
@@ -188,8 +188,8 @@ def test_an_exact_guess_that_is_wrong_is_counted(name: str) -> None:
     """Without an error z has no scale: it must not drop out of the table for that."""
     scale = number("measured", "gradient_norm", EXACT) ** 2 if schema.QUANTITIES[name].units != "1" else 1.0
     expected = number("predicted", name, EXACT)
-    within = changed(name, EXACT, value=expected + 0.5 * ROUNDING * scale, error=0.0)
-    beyond = changed(name, EXACT, value=expected + 2 * ROUNDING * scale, error=0.0)
+    within = changed(name, EXACT, value=expected + 0.5 * SINGLE_PRECISION_ROUNDING * scale, error=0.0)
+    beyond = changed(name, EXACT, value=expected + 2 * SINGLE_PRECISION_ROUNDING * scale, error=0.0)
     assert float(fga.z_scores(within)[name].sel(EXACT).squeeze()) == 0
     assert float(fga.z_scores(beyond)[name].sel(EXACT).squeeze()) == np.inf
     table = fga.agreement(beyond).set_index("quantity").loc[name]

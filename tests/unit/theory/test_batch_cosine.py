@@ -31,7 +31,7 @@ def test_one_block_by_the_double_integral_is_the_single_one(n_modes: int, others
     slopes = blocks.others + np.sum(blocks.components * blocks.eigenvalues, axis=1)
     traces = blocks.eigenvalues.sum(1)
     values = batch_cosine._integrand(blocks, slopes, traces, batch_cosine.REACHES[-1])
-    found = 2 / np.sqrt(np.pi) * log_trapezoid(values, batch_cosine.STEP)
+    found = 2 / np.sqrt(np.pi) * log_trapezoid(values, batch_cosine.BATCH_LOG_STEP)
     expected = cosine.gaussian(blocks.eigenvalues, blocks.components, 1.0, blocks.others)[0]
     assert float(found) == pytest.approx(expected, rel=1e-9)
 

@@ -86,7 +86,7 @@ def test_the_squared_cosine_shares_out_as_the_unit_direction_does(values: list[f
 @pytest.mark.parametrize("others", [0.0, 1e-9, 0.3, 50.0])
 @pytest.mark.parametrize("n_modes", [1, 2, 5, 40])
 def test_the_printed_integrals_by_another_rule(n_modes: int, others: float) -> None:
-    """MATH.md §5 and its dilution by erf, written out, to 1e-8."""
+    """docs/mathematics.md#cosine-of-one-direction and its dilution by erf, written out, to 1e-8."""
     rng = np.random.default_rng(n_modes)
     values, parts = np.exp(3 * rng.normal(size=n_modes)), rng.uniform(size=n_modes)
 

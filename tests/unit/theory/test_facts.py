@@ -1,4 +1,7 @@
-"""MATH.md §7 and §8 on the seed paper's network at initialisation, in formulas (facts 1–3: test_theory_upstream)."""
+"""Facts 4 and 5 and the energy curves on the network of Wang et al. at initialisation, in formulas.
+
+Sources: docs/mathematics.md#energy-curves, docs/mathematics.md#facts-that-follow. Facts 1–3 are in test_upstream.py.
+"""
 
 from __future__ import annotations
 

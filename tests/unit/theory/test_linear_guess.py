@@ -176,7 +176,7 @@ def test_examples_in_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("n_examples", [1, 3])
 def test_shared_noise_in_one_layer_is_the_variance_of_one_random_vector(n_examples: int) -> None:
-    """MATH.md §3: Ĝ = ε εᵀ G, so tr Cov = (out + κ − 2)‖G‖²."""
+    """docs/mathematics.md#total-variance: Ĝ = ε εᵀ G, so tr Cov = (out + κ − 2)‖G‖²."""
     gradients, inputs = random_batch(6, n_examples, 5, 4)
     weight_gradient = gradients.T @ inputs
     for fourth in (1.0, 3.0):
@@ -220,8 +220,8 @@ def test_table_1_of_ren_et_al() -> None:
         assert average_element_variance(weights_perturbed, shared) == pytest.approx(value, rel=1e-12)
 
 
-def test_the_printed_forms_of_section_3() -> None:
-    """tr Cov of both slopes as MATH.md §3 writes them, from a dense A."""
+def test_the_printed_forms_of_the_total_variance() -> None:
+    """tr Cov of both slopes as docs/mathematics.md#total-variance writes them, from a dense A."""
     rng = np.random.default_rng(8)
     matrices = [rng.normal(size=(3, 4, 5)), rng.normal(size=(3, 2, 2))]
     gradients = [rng.normal(size=(3, 4)), rng.normal(size=(3, 2))]

@@ -1,4 +1,7 @@
-"""The factors of the upstream family against their definitions, and the facts of MATH.md §8 that follow from them."""
+"""The factors of the upstream family against their definitions, and the facts that follow from them.
+
+Sources: docs/mathematics.md#fact-1, docs/mathematics.md#fact-2, docs/mathematics.md#fact-3.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_wrong_law_and_one_weight_too_many_are_caught(layers: Layers) -> None:
 
 @given(kappa=st.floats(1.0, 5.0), sizes=st.lists(st.integers(1, 50), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_the_printed_variance(kappa: float, sizes: list[int], seed: int) -> None:
-    """MATH.md §3: P_l‖G‖² + (κ−2)‖G_l‖², and (P + κ − 2)‖G‖² over all."""
+    """docs/mathematics.md#weight-perturbation: P_l‖G‖² + (κ−2)‖G_l‖², and (P + κ − 2)‖G‖² over all."""
     squares = np.random.default_rng(seed).uniform(size=len(sizes))
     variance = second_moments(squares, sizes, [kappa] * len(sizes), [1.0] * len(sizes), layers="joint") - squares
     np.testing.assert_allclose(variance, np.array(sizes) * squares.sum() + (kappa - 2) * squares, rtol=1e-9, atol=1e-9)
