@@ -72,9 +72,10 @@ def _weights(own: xr.Dataset) -> list[list[str]]:
 def _turning_verdicts(common: xr.Dataset) -> list[dict[str, object]]:
     """Widths where the Jacobians' subspace keeps more of its start than the gradients', and where these keep none."""
     gradients, jacobians = TURNING
-    verdicts = []
+    verdicts: list[dict[str, object]] = []
     for method in METHODS[1:]:
-        ahead, near = [], []
+        ahead: list[int] = []
+        near: list[int] = []
         for width in all_widths(common):
             own = common.sel(width=width, trained_by=method)
             turned = own["turned"].sel(matrix=gradients)
