@@ -22,10 +22,10 @@ from theory.factors import Array
 
 
 def projected(target: Array, direction: Array, kernel: Array | None = None) -> Array:
-    """The projection of the target on v, (example, unit): of every example, or with K (example, example) in weight
-    space.
+    """The projection of the target on v, (example, unit): example by example, or with K in weight space.
 
-    target, direction: (example, unit), the first in loss per unit of activation. A zero direction gives a zero guess.
+    kernel: K (example, example). target, direction: (example, unit), the first in loss per unit of activation. A zero
+    direction gives a zero guess.
     """
     if target.shape != direction.shape:
         raise ValueError(f"target and direction must have the same shape, got {target.shape} and {direction.shape}")
