@@ -35,7 +35,7 @@ RIGHT: list[Estimator] = [
 def test_right_predictions_match(estimator: Estimator) -> None:
     match = assert_moments_match(estimator, fga.predict(SNAPSHOT, estimator), SNAPSHOT, n_guesses=2048)
     assert match.n_comparisons > 20
-    for part in (label(estimator), f"{match.n_comparisons} comparisons", "with probability 0.001", "Seed 0, 2048"):
+    for part in (label(estimator), f"{match.n_comparisons} comparisons", "probability at most 0.001", "Seed 0, 2048"):
         assert part in str(match)
 
 
