@@ -190,7 +190,7 @@ def check_unbiased(
     blocks = Blocks(resolve(estimator), snapshot, space, memory, workers)
     if tolerance <= 2 * blocks.precision:
         raise ValueError(f"tolerance must be above rounding errors, {2 * blocks.precision:.2g} here, got {tolerance}")
-    share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, label(estimator))
+    share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, estimator)
     bounds: list[NormBound] = []
     outcome: Outcome = "undecided"
     for look, block_size in enumerate(block_sizes(max_guesses)):

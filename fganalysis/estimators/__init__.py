@@ -18,6 +18,7 @@ from fganalysis.estimators.perturbation.weight_perturbation import WeightPerturb
 from fganalysis.estimators.protocol import Estimator, Stateful
 from fganalysis.estimators.registry import ESTIMATORS, label, resolve, settings
 from fganalysis.estimators.sampling_rows.minibatch import Minibatch
+from fganalysis.estimators.stable_names import stable_name
 from fganalysis.estimators.upstream.newton_schulz import NewtonSchulzUpstream
 from fganalysis.estimators.upstream.orthogonal import OrthogonalUpstream
 from fganalysis.estimators.upstream.preconditioned import PreconditionedUpstream
@@ -49,5 +50,6 @@ __all__ = [
     "label",
     "resolve",
     "settings",
+    "stable_name",
     "train_heads",
 ]

@@ -69,7 +69,7 @@ def label(estimator: str | Estimator) -> str:
     """The estimator's name in results: its key, followed by the settings that differ from the defaults.
 
     Tensors, such as feedback matrices or a state, appear as their type and a short hash of their content: estimators
-    that differ in them alone have different names, and so different seeds.
+    that differ in them alone have different names. The seed of the noise has another name in it, the `stable_name`.
     """
     return _label(resolve(estimator))
 
@@ -100,7 +100,7 @@ def _short(value: Any) -> str | int | float | bool:
         value = value.item()
     if isinstance(value, str | int | float | bool):
         return value
-    # A wrapped estimator: wrappers of different estimators must not share a name, nor the seeds made from it.
+    # A wrapped estimator: wrappers of different estimators must not share a name.
     if callable(value):
         return _label(value)
     leaves = list(_leaves(value))

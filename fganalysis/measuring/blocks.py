@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.protocol import Estimator
+from fganalysis.estimators.stable_names import stable_name
 
 Result = TypeVar("Result")
 
@@ -21,7 +23,7 @@ class Seeds:
     """Generators for blocks, from (seed, step, estimator, block) by `numpy.random.SeedSequence`.
 
     Attributes:
-        seed: the caller's. step: the snapshot's. name: the estimator's label. device: where noise is drawn.
+        seed: the caller's. step: the snapshot's. name: the estimator's `stable_name`. device: where noise is drawn.
     """
 
     seed: int
@@ -30,8 +32,8 @@ class Seeds:
     device: torch.device
 
     @classmethod
-    def of(cls, seed: int, snapshot: Snapshot, name: str) -> Seeds:
-        return cls(seed, snapshot.step, name, snapshot.outputs.device)
+    def of(cls, seed: int, snapshot: Snapshot, estimator: str | Estimator) -> Seeds:
+        return cls(seed, snapshot.step, stable_name(estimator), snapshot.outputs.device)
 
     def generator(self, *block: int) -> torch.Generator:
         """The generator of a block, given by its number, or by several such as look and number."""

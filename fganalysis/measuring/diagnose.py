@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import xarray as xr
 
-from fganalysis.arguments import check_flag, check_kind, check_whole, described
+from fganalysis.arguments import check_flag, check_kind, check_whole, described, listed
 from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator, label, resolve, settings
+from fganalysis.estimators import Estimator, label, resolve, settings, stable_name
 from fganalysis.estimators.guesses import Estimates
 from fganalysis.measuring.sample import check_settings, sample
 from fganalysis.measuring.spectra import spectra, upstream_modes
@@ -130,6 +130,10 @@ def _estimators(given: Any) -> dict[str, Estimator]:
     names = [label(estimator) for estimator in estimators]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"estimators must be different ones and at least one, got {names}")
+    if len({stable_name(estimator) for estimator in estimators}) < len(names):
+        raise ValueError(
+            f"two of {listed(names, 10)} have the same stable_name and would share noise: give each another"
+        )
     return dict(zip(names, estimators, strict=True))
 
 

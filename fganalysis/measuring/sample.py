@@ -153,7 +153,7 @@ def sample(
     chosen, name = resolve(estimator), label(estimator)
     with torch.no_grad(), full_precision(snapshot):
         squared_gradient = _finite_gradients(snapshot)
-        seeds = Seeds.of(seed, snapshot, name)
+        seeds = Seeds.of(seed, snapshot, chosen)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
         probe = first_guess(chosen, snapshot, seeds.generator(2**31))
         probe.inner_products(snapshot)

@@ -98,7 +98,7 @@ def _of_stream(
     snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int, sizes: list[int]
 ) -> dict[str, object]:
     """What is measured of guesses that differ."""
-    entropy = (seed, snapshot.step, *fga.estimators.label(estimator).encode())
+    entropy = (seed, snapshot.step, *fga.estimators.stable_name(estimator).encode())
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(state) >> 1)
     scalars: dict[int, list[tuple[Array, Array]]] = {}

@@ -100,7 +100,7 @@ def from_function(
         return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
 
     name = getattr(function, "__name__", type(function).__name__)
-    estimate.__name__ = name
+    estimate.__name__, estimate.__qualname__ = name, getattr(function, "__qualname__", name)
     return estimate
 
 

@@ -121,6 +121,7 @@ CHECKED: list[tuple[str, Any, dict[str, Any]]] = [
     ("label", estimators.label, {"estimator": ...}),
     ("resolve", estimators.resolve, {"estimator": ...}),
     ("settings", estimators.settings, {"estimator": ...}),
+    ("stable_name", estimators.stable_name, {"estimator": ...}),
     (
         "Enumeration",
         testing.Enumeration,
@@ -166,7 +167,7 @@ def test_a_wrong_argument_is_refused_in_a_sentence(call: Any, known: dict[str, A
 
 
 def test_a_setting_given_by_numpy_is_named_by_its_value() -> None:
-    """Or two estimators that differ in it alone would share their name, and the seeds made from it."""
+    """Or two estimators that differ in it alone would share their name."""
     assert estimators.label(estimators.MultiTangent(k=np.int64(3))) == "multi_tangent(k=3)"  # type: ignore[arg-type]
     assert estimators.settings(estimators.Minibatch(np.int32(2)))["size"] == 2  # type: ignore[arg-type]
     assert estimators.label("weight") == "weight" and estimators.settings("weight")["shared"] is True
