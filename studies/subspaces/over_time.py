@@ -72,7 +72,7 @@ def _weights(own: xr.Dataset) -> list[list[str]]:
 def _turning_verdicts(common: xr.Dataset) -> list[dict[str, object]]:
     """Widths where the Jacobians' subspace keeps more of its start than the gradients', and where these keep none."""
     gradients, jacobians = TURNING
-    verdicts = []
+    verdicts: list[dict[str, object]] = []
     for method in METHODS[1:]:
         ahead, near = [], []
         for width in all_widths(common):

@@ -1,4 +1,6 @@
-"""Facts that follow from the definitions and that the papers do not state (docs/mathematics.md#facts-that-follow), and the papers' own numbers.
+"""Facts that follow from the definitions and that the papers do not state, and the papers' own numbers.
+
+The facts are those of docs/mathematics.md#facts-that-follow.
 
 Facts 1–3 are exact: by enumeration on tiny networks, and for Σ on the seed paper's network in double precision.
 """
