@@ -32,7 +32,7 @@ __all__ = ["Eigenpairs", "Product", "dominant", "gauss_newton_product", "hessian
 Product = Callable[[Tensor], Tensor]
 Parts = dict[str, Tensor]  # By parameter name.
 
-ROUNDING = 1e3  # What a product of a network may be off by, in units of its precision.
+PRODUCT_ROUNDING = 1e3  # What a product of a network may be off by, in units of its precision.
 ZERO_ROUNDING = 10.0  # In the same units, of the largest eigenvalue: up to this an eigenvalue is zero.
 
 
@@ -137,7 +137,7 @@ def dominant(
     if not image.any():
         raise ValueError("the product is zero at the start of Lanczos: there is no dominant eigenvector to find")
     scale = float(power_of_two(torch.from_numpy(image), 1) / power_of_two(torch.from_numpy(first), 1))
-    _refuse_asymmetric(multiply, first, image, scale, max(tolerance, ROUNDING * precision(weights)))
+    _refuse_asymmetric(multiply, first, image, scale, max(tolerance, PRODUCT_ROUNDING * precision(weights)))
     operator = LinearOperator((n_weights, n_weights), matvec=lambda v: multiply(v) / scale, dtype=np.float64)
     try:
         values, vectors = eigsh(operator, k=int(k), which="LA", v0=first, tol=float(tolerance))

@@ -1,4 +1,4 @@
-"""What the energy curves of a snapshot predict of the upstream guesses, MATH.md §7."""
+"""What the energy curves of a snapshot predict of the upstream guesses (docs/mathematics.md#energy-curves)."""
 
 from __future__ import annotations
 

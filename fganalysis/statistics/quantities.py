@@ -65,7 +65,7 @@ def quantities(
     squared_gradient: Array,
     precision: float = DOUBLE,
 ) -> dict[str, Estimate]:
-    """Every quantity of MATH.md §4 with its standard error and interval.
+    """Every reported quantity with its standard error and interval (docs/mathematics.md#reported-quantities).
 
     All is computed in units of the gradient's own norm (of the guesses' where it is zero), so that it does not matter
     in which units the loss is. No bound is nearer to its value than what rounding may have done to the guesses, and
