@@ -1,5 +1,6 @@
 # make demo    the main study on MNIST-1D, results under results/bias_variance/
 # make test    every test
+# make test-quick   the tests of the package alone, in two or three minutes
 # make lint    ruff and mypy
 # Each makes .venv first, from Python 3.11 or newer and the pinned packages of constraints.txt, and makes it anew when
 # those or pyproject.toml change. Another interpreter: make PYTHON=/path/to/python3.12 test
@@ -10,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint
+.PHONY: demo test test-quick lint
 
 demo: $(STAMP)
 	$(RUN) -m studies.bias_variance
@@ -18,6 +19,10 @@ demo: $(STAMP)
 # One thread a worker: two test processes with two threads each on two cores take turns instead of computing.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+
+# The tests beside the code that they test, without those of studies, pages and packaging.
+test-quick: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) tests/unit tests/test_imports.py tests/test_constants.py
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
