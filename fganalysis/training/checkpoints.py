@@ -53,6 +53,9 @@ class Checkpoint:
         Raises:
             ValueError: names, shapes or types of the network's weights differ, or optimiser or schedule are others.
         """
+        for name, parameter in network.named_parameters():
+            if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+                raise ValueError(f"parameter {name!r} of the network has no shape yet: run the network once before")
         weights = self.part("network")
         expected, there = _kinds_of(network.state_dict()), _kinds_of(weights)
         differing = sorted(name for name in expected.keys() | there.keys() if expected.get(name) != there.get(name))
