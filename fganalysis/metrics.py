@@ -203,7 +203,7 @@ def _names(metric: Metric) -> set[str]:
 
 
 def _shape(snapshot: Snapshot, variable: Variable) -> tuple[int, ...]:
-    shape = (len(schema.SPACES), len(snapshot.taps) + 1)
+    shape = (len(schema.SPACES), len(snapshot.layers) + 1)
     return shape[len(shape) - len(variable.dims) :]
 
 

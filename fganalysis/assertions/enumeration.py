@@ -155,7 +155,7 @@ def exact_moments(
         spaces = _call(injected, snapshot, count)
         if noise.drawn != n_coordinates:
             raise ValueError(f"{name} drew {n_coordinates} numbers a guess in one call and {noise.drawn} in another")
-        weights = noise.weights(count, n_coordinates).to(snapshot.outputs.device)
+        weights = noise.weights(count, n_coordinates).to(snapshot.device)
         if not sums:
             sums = [_WeightedSums() for _ in spaces]
         for space, guesses in zip(sums, spaces, strict=True):
@@ -165,7 +165,7 @@ def exact_moments(
 
 def _call(estimator: Estimator, snapshot: Snapshot, n_guesses: int, seed: int = 0) -> Sequence[Tensor | None]:
     """Dense guesses. Raises ValueError where the estimator draws from its generator or from torch's global one."""
-    generator = torch.Generator(snapshot.outputs.device).manual_seed(seed)
+    generator = torch.Generator(snapshot.device).manual_seed(seed)
     before = generator.get_state(), torch.get_rng_state()
     with torch.no_grad():
         spaces = estimator(snapshot, n_guesses, generator).dense(snapshot)
@@ -213,5 +213,5 @@ def _without_noise(estimator: Estimator, snapshot: Snapshot) -> ExactMoments:
             raise ValueError(_draws_in_secret(estimator))
     sums = [_WeightedSums() for _ in calls[0]]
     for space, guess in zip(sums, calls[0], strict=True):
-        space.add(torch.ones(1, dtype=torch.float64, device=snapshot.outputs.device), guess)
+        space.add(torch.ones(1, dtype=torch.float64, device=snapshot.device), guess)
     return _moments(sums, 1)

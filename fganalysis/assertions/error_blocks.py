@@ -59,7 +59,7 @@ class Blocks:
         self._estimator, self._snapshot = estimator, snapshot
         with torch.no_grad(), full_precision(snapshot):
             # Also makes what is made once per snapshot, on the main thread.
-            probe = first_guess(estimator, snapshot, torch.Generator(snapshot.outputs.device).manual_seed(0))
+            probe = first_guess(estimator, snapshot, torch.Generator(snapshot.device).manual_seed(0))
             gradients: dict[str, tuple[Tensor, ...]] = {"weight": snapshot.weight_gradients}
             self._at_activations = isinstance(probe, ActivationEstimates)
             if self._at_activations:
@@ -69,7 +69,7 @@ class Blocks:
         exact = {name: gradients[name] for name in gradients if space in (None, name)}
         self._numbers = max(1, probe.numbers_per_guess())
         self._workers = self._workers_within(memory, workers, exact)
-        self.precision = GUESS_ROUNDING * torch.finfo(snapshot.outputs.dtype).eps
+        self.precision = GUESS_ROUNDING * torch.finfo(snapshot.dtype).eps
         self.errors = [
             GuessErrors(name, snapshot.layers, [_double(gradient) for gradient in tensors], BLOCKS, self.precision)
             for name, tensors in exact.items()
@@ -81,7 +81,7 @@ class Blocks:
             for name, gradients in exact.items()
         )
         numbers = sum(gradient.numel() for gradients in exact.values() for gradient in gradients)
-        in_call = max(NUMBERS_PER_CALL, self._numbers) * self._snapshot.outputs.element_size()
+        in_call = max(NUMBERS_PER_CALL, self._numbers) * self._snapshot.like.element_size()
         block = WORKING_COPIES * in_call + SUMS_IN_DOUBLE * 8 * numbers
         if memory < kept + block:
             needed = -(-(kept + block) // 2**20)
@@ -90,7 +90,7 @@ class Blocks:
                 f"got {memory} bytes"
             )
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
-        if self._snapshot.outputs.is_cuda or self._snapshot.autodiff == "forward":
+        if self._snapshot.like.is_cuda or self._snapshot.autodiff == "forward":
             return 1
         if workers is None:
             workers = (os.cpu_count() or 1) if self._numbers >= NUMBERS_WORTH_THREADS else 1
@@ -121,8 +121,7 @@ class Blocks:
                 totals = [old + more for old, more in zip(totals, new, strict=True)] if totals else new
             sums = {"activation": totals, "weight": totals}
             if self._at_activations:
-                taps = zip(totals, self._snapshot.taps, strict=True)
-                sums["weight"] = [total.T @ tap.inputs.double() for total, tap in taps]
+                sums["weight"] = list(self._snapshot.at_weights([total.unsqueeze(0) for total in totals]))
             flat = [torch.cat([total.flatten() for total in sums[errors.space]]) for errors in self.errors]
             return [array.cpu().numpy() for array in flat]
 

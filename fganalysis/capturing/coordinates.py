@@ -21,11 +21,25 @@ def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
     }
 
 
-def squared_gradients(snapshot: Snapshot) -> np.ndarray:
-    """Exact ‖g‖² and ‖G‖², (space, layer), layer "all" last."""
+def squared_gradients(snapshot: Snapshot, at_activations: bool = True) -> np.ndarray:
+    """Exact ‖g‖² and ‖G‖², (space, layer), layer "all" last.
+
+    NaN at the activations for parameters of no tap. Guesses ``at_activations`` have none at the weights for them
+    either, so that "all" is then all layers but this one.
+    """
 
     def squares(tensors: Iterable[torch.Tensor]) -> list[float]:
         return [float(t.double().square().sum()) for t in tensors]
 
-    by_space = np.array([squares(snapshot.gradients), squares(snapshot.weight_gradients)])
-    return np.concatenate([by_space, by_space.sum(1, keepdims=True)], axis=1)
+    at_taps = squares(snapshot.gradients)
+    by_layer = [sum(at_taps[i] for i in layer.taps) if layer.taps else np.nan for layer in snapshot.weights]
+    by_space = np.array([by_layer, squares(snapshot.weight_gradients)])
+    if at_activations:
+        by_space[1, [not layer.taps for layer in snapshot.weights]] = np.nan
+    return np.concatenate([by_space, over_layers(by_space)[:, None]], axis=1)
+
+
+def over_layers(by_layer: np.ndarray) -> np.ndarray:
+    """(space, layer, …) → (space, …): sums over the layers that are known; NaN where none is."""
+    known = ~np.isnan(by_layer)
+    return np.where(known.any(1), np.where(known, by_layer, 0.0).sum(1), np.nan)

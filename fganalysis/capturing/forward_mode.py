@@ -8,12 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fganalysis.capturing.tap import Layers, Loss, Tap
+from fganalysis.capturing.batch import called, differentiable, functionally_called, output_owners, replaced
+from fganalysis.capturing.calls import Calls
+from fganalysis.capturing.tap import Layer, Layers, Loss, Tap
+
+EXAMPLES_AT_ONCE = 64  # Whose slopes are taken in one pass through a loss that is no mean over examples.
 
 
 class Frozen(Protocol):
@@ -24,62 +28,88 @@ class Frozen(Protocol):
     @property
     def loss_fn(self) -> Loss: ...
     @property
-    def inputs(self) -> Tensor: ...
+    def inputs(self) -> Any: ...
     @property
-    def targets(self) -> Tensor: ...
+    def targets(self) -> Any: ...
     @property
     def taps(self) -> tuple[Tap, ...]: ...
     @property
+    def weights(self) -> tuple[Layer, ...]: ...
+    @property
     def n_examples(self) -> int: ...
+    @property
+    def mean_loss(self) -> bool: ...
 
 
 # Threads share the levels of forward mode and the hooks on the network, so they take turns.
 LOCK = threading.RLock()
 
 
-def activation_slopes(snapshot: Frozen, directions: Sequence[Tensor], layers: Layers) -> Tensor:
-    """Slopes of each example's loss, (guess, 1 or layer, example), along (guess, example, unit) directions a tap."""
+def activation_slopes(snapshot: Frozen, directions: Sequence[Tensor], layers: Layers, by_example: bool) -> Tensor:
+    """Slopes, (guess, 1 or tap, example), along (guess, row, unit) directions a tap; without ``by_example`` their sum.
+
+    Source: docs/mathematics.md#setting.
+    """
     origin = tuple(torch.zeros_like(tap.outputs) for tap in snapshot.taps)
-    return _slopes(partial(_moved_losses, snapshot), origin, tuple(directions), layers)
+    return _slopes(snapshot, partial(moved_outputs, snapshot), origin, tuple(directions), layers, by_example)
 
 
-def _moved_losses(snapshot: Frozen, perturbations: Sequence[Tensor]) -> Tensor:
-    """ℓ_b, (example,), with something added to the outputs of every tap, (example, unit)."""
-    modules = dict(snapshot.network.named_modules())
-    handles = [
-        modules[tap.name].register_forward_hook(_adding(perturbation))
+def moved_outputs(snapshot: Frozen, perturbations: Sequence[Tensor]) -> Any:
+    """The network's outputs with something added to the outputs of every tap, (row, unit)."""
+    places = {
+        (tap.name, tap.number, tap.place): tap.layout.whole(perturbation)
         for tap, perturbation in zip(snapshot.taps, perturbations, strict=True)
-    ]
-    try:
-        return _example_losses(snapshot, snapshot.network(snapshot.inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
+    }
+
+    def leaving(name: str, number: int, place: int, output: Tensor) -> Tensor:
+        added = places.get((name, number, place))
+        return output.clone() if added is None else output + added
+
+    with Calls(tap_modules(snapshot), leaving):
+        return called(snapshot.network, snapshot.inputs)
+
+
+def tap_modules(snapshot: Frozen) -> list[tuple[str, torch.nn.Module]]:
+    """Name and module of the taps."""
+    return [(name, snapshot.network.get_submodule(name)) for name in dict.fromkeys(tap.name for tap in snapshot.taps)]
 
 
 def weight_slopes(snapshot: Frozen, directions: Sequence[Tensor], layers: Layers) -> Tensor:
-    """Slopes of the batch's loss, (guess, 1 or layer), along (guess, unit, input) directions a tap."""
+    """Slopes of the batch's loss, (guess, 1 or layer), along (guess, unit, input) directions a layer."""
     parameters = {name: value.detach() for name, value in snapshot.network.named_parameters()}
     buffers = dict(snapshot.network.named_buffers())
 
-    def loss(weights: tuple[Tensor, ...]) -> Tensor:
+    def outputs(weights: Sequence[Tensor]) -> Any:
         moved = dict(parameters)
-        for tap, weight in zip(snapshot.taps, weights, strict=True):
-            moved |= tap.by_parameter(weight)
-        outputs = torch.func.functional_call(snapshot.network, (moved, buffers), (snapshot.inputs,))
-        return snapshot.loss_fn(outputs, snapshot.targets)
+        for layer, weight in zip(snapshot.weights, weights, strict=True):
+            moved |= layer.by_parameter(weight)
+        # A forward pass may write to buffers, and a tangent must not stay in one.
+        fresh = {name: buffer.clone() for name, buffer in buffers.items()}
+        return functionally_called(snapshot.network, (moved, fresh), snapshot.inputs)
 
-    return _slopes(loss, tuple(tap.weight for tap in snapshot.taps), tuple(directions), layers)
+    origin = tuple(layer.weight for layer in snapshot.weights)
+    return _slopes(snapshot, outputs, origin, tuple(directions), layers, False).squeeze(-1)
 
 
 def _slopes(
-    function: Callable[[tuple[Tensor, ...]], Tensor],
+    snapshot: Frozen,
+    outputs: Callable[[Sequence[Tensor]], Any],
     origin: tuple[Tensor, ...],
     directions: tuple[Tensor, ...],
     layers: Layers,
+    by_example: bool,
 ) -> Tensor:
+    def losses(moved: tuple[Tensor, ...]) -> Tensor:
+        result = outputs(moved)
+        if by_example:
+            return _example_losses(snapshot, result)
+        return snapshot.loss_fn(result, snapshot.targets).unsqueeze(0)
+
     def slope(tangents: tuple[Tensor, ...]) -> Tensor:
-        return torch.func.jvp(function, (origin,), (tangents,))[1]
+        if by_example and not snapshot.mean_loss:
+            return _by_parts(snapshot, outputs, origin, tangents)
+        slopes: Tensor = torch.func.jvp(losses, (origin,), (tangents,))[1]
+        return slopes
 
     with LOCK, torch.no_grad():
         over_guesses = torch.func.vmap(slope)
@@ -101,5 +131,40 @@ def _example_losses(snapshot: Frozen, outputs: Tensor) -> Tensor:
     return torch.func.vmap(of_one)(outputs, snapshot.targets) / snapshot.n_examples
 
 
-def _adding(perturbation: Tensor) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    return lambda module, arguments, output: output + perturbation
+def _by_parts(
+    snapshot: Frozen,
+    outputs: Callable[[Sequence[Tensor]], Any],
+    origin: tuple[Tensor, ...],
+    tangents: tuple[Tensor, ...],
+) -> Tensor:
+    """Slopes by example, (example,), of a loss that is a sum of parts: only one example's outputs move at a time."""
+    kept: list[Any] = []
+
+    def leaves(moved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept[:] = [outputs(moved)]
+        return differentiable(kept[0])
+
+    at: tuple[Tensor, ...]
+    at, along = torch.func.jvp(leaves, (origin,), (tangents,))[:2]
+    owned = [output_owners(leaf, snapshot.n_examples) for leaf in at]
+    structure, ids = kept[0], [id(leaf) for leaf in differentiable(kept[0])]
+
+    def loss(parts: tuple[Tensor, ...]) -> Tensor:
+        return snapshot.loss_fn(replaced(structure, dict(zip(ids, parts, strict=True))), snapshot.targets)
+
+    def of_example(chosen: Tensor) -> Tensor:
+        masked = []
+        for tangent, found in zip(along, owned, strict=True):
+            axis, owners = (0, None) if found is None else found
+            if owners is None:
+                masked.append(torch.zeros_like(tangent))
+                continue
+            shape = [1] * tangent.ndim
+            shape[axis] = -1
+            masked.append(tangent * owners.spread(chosen).view(shape))
+        slope: Tensor = torch.func.jvp(loss, (at,), (tuple(masked),))[1]
+        return slope
+
+    examples = torch.eye(snapshot.n_examples, dtype=at[0].dtype, device=at[0].device)
+    slopes: Tensor = torch.func.vmap(of_example, chunk_size=EXAMPLES_AT_ONCE)(examples)
+    return slopes

@@ -1,27 +1,34 @@
 """Checks at capture that the gradient, with which everything is compared, is right.
 
-Four comparisons: the gradient put together from the taps with autograd's; a second forward pass with the first; a
-difference of losses with the slope of the gradient; the gradient of an example with and without the other examples.
+Three comparisons: the gradient put together from the taps with autograd's; a second forward pass with the first; a
+difference of losses with the slope of the gradient. `fganalysis.capturing.examples` compares the gradient of an example
+with and without the other examples.
 Each failure is one sentence with the cause and the way out. Tolerances allow for rounding and for kinks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fganalysis.capturing.forward_mode import activation_slopes
-from fganalysis.capturing.hooks import TapHooks
+from fganalysis.capturing.batch import buffers_kept, differentiable, functionally_called, map_tensors
+from fganalysis.capturing.calls import Calls
+from fganalysis.capturing.errors import CannotMeasure
+from fganalysis.capturing.examples import SAME
+from fganalysis.capturing.forward_mode import tap_modules
 from fganalysis.capturing.refusals import forward, mean_loss, works
-from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layer
+from fganalysis.capturing.weight_maps.matrix import MatrixMap
 
 # Tolerances of the checks at capture. They must be large enough that no right network is refused and small enough that
 # every wrong one is. To tune them again, change them and run tests/unit/capturing/test_capture_checks.py, which has
 # networks of both kinds.
-SAME = 1e-3  # Relative difference of two gradients that should be equal, in single precision; far less in double.
 DIFFERENCE_STEPS = {torch.float32: 1e-3, torch.float64: 1e-5}  # Lengths of steps relative to each parameter's norm.
 SHRINKING = (
     1.0,
@@ -38,19 +45,18 @@ PARAMETERS_SEARCHED = 50  # Parameters stepped along one by one, to name the one
 
 def refuse_random_forward_pass(snapshot: Snapshot) -> None:
     """Refuses a network whose second forward pass differs: it draws noise, or a pass changes its state."""
-    with torch.no_grad(), TapHooks(snapshot.network) as hooks:
+    with torch.no_grad(), buffers_kept(snapshot.network), Calls(tap_modules(snapshot)) as calls:
         outputs = forward(snapshot.network, snapshot.inputs)
-    refuse_different_passes(snapshot, hooks, outputs)
-
-
-def refuse_different_passes(snapshot: Snapshot, hooks: TapHooks, outputs: Tensor) -> None:
-    """As `refuse_random_forward_pass`, given the second pass."""
-    pairs = [
-        (name, tap.outputs, output)
-        for tap, (name, _), output in zip(snapshot.taps, hooks.modules, hooks.outputs, strict=False)
+    seen = {(call.name, call.number, place): tensor for call in calls.all for place, tensor in call.outputs.items()}
+    different = [
+        tap.name
+        for tap in snapshot.taps
+        if (output := seen.get((tap.name, tap.number, tap.place))) is not None
+        and not _same(tap.outputs, tap.layout.rows(output.detach()), rounding(tap.outputs))
     ]
-    different = [name for name, first, second in pairs if not _same(first, second.detach(), rounding(first))]
-    if different or len(pairs) < len(snapshot.taps) or not _same(snapshot.outputs, outputs, rounding(outputs)):
+    missing = any((tap.name, tap.number, tap.place) not in seen for tap in snapshot.taps)
+    pairs = zip(differentiable(snapshot.outputs), differentiable(outputs), strict=False)
+    if different or missing or not all(_same(first, second, rounding(first)) for first, second in pairs):
         where = f"from tap {different[0]!r} on" if different else "after the last tap"
         raise CannotMeasure(
             f"two forward passes on the same batch differ {where}: the network draws noise (functional dropout without "
@@ -71,23 +77,33 @@ def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
 
 
 def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
-    """Refuses where ∂L/∂W put together from the taps, Σ_b g_b x_bᵀ, is not autograd's, parameter by parameter."""
-    for tap, at_tap, gradient in zip(snapshot.taps, snapshot.gradients, snapshot.weight_gradients, strict=True):
-        for name, assembled in tap.by_parameter(gradient).items():
+    """Refuses where ∂L/∂W put together from the taps, Σ_r g_r x_rᵀ, is not autograd's, parameter by parameter."""
+    for layer, gradient in zip(snapshot.weights, snapshot.weight_gradients, strict=True):
+        for name, assembled in layer.by_parameter(gradient).items():
             exact = by_name.get(name)
             exact = torch.zeros_like(assembled) if exact is None else exact
             difference, size = _norm(assembled - exact), max(_norm(assembled), _norm(exact))
             if difference <= SAME * size:
                 continue
             # What is left of a sum over examples that cancels, as before a batch mean is subtracted, is rounding.
-            summed = at_tap.double().abs().T @ tap.inputs.double().abs()
-            if difference > SAME * size + rounding(at_tap) * float(summed.norm()):
+            if difference > SAME * size + _rounding_of_sums(snapshot, layer):
                 raise CannotMeasure(
-                    f"the gradient of {name!r} has norm {_norm(exact):.3g}, where its Linear module alone gives "
+                    f"the gradient of {name!r} has norm {_norm(exact):.3g}, where the module of its own alone gives "
                     f"{_norm(assembled):.3g}: the parameter is used elsewhere too (by hand, in a penalty of the "
-                    "loss), or the module's forward is not x Wᵀ + b; change that or leave it out by "
-                    "requires_grad_(False)"
+                    "loss), or the module keeps a state; change that or leave it out by requires_grad_(False)"
                 )
+
+
+def _rounding_of_sums(snapshot: Snapshot, layer: Layer) -> float:
+    """The rounding error of the sums over rows of a layer's gradient."""
+    error = 0.0
+    for index in layer.taps:
+        tap, at_tap = snapshot.taps[index], snapshot.gradients[index].double().abs()
+        if isinstance(tap.weights, MatrixMap):
+            error += rounding(snapshot.like) * float((at_tap.T @ tap.inputs.double().abs()).norm())
+        else:
+            error += rounding(snapshot.like) * float(tap.weights.gradients(at_tap.unsqueeze(0)).norm())
+    return error
 
 
 def refuse_weights_in_the_loss(names: Sequence[str], gradients: Sequence[Tensor | None]) -> None:
@@ -111,29 +127,6 @@ def refuse_weights_in_the_loss_unseen(snapshot: Snapshot) -> None:
         )
 
 
-def refuse_interacting_examples(
-    snapshot: Snapshot, outputs: Tensor, at_outputs: Tensor | None, at_taps: Sequence[Tensor]
-) -> None:
-    """Refuses examples that interact.
-
-    The gradient at the outputs is multiplied by a different number for each example and pulled back. Without
-    interaction, the gradient of each example at every tap is multiplied by the same number.
-    """
-    n = snapshot.n_examples
-    if n == 1 or at_outputs is None:
-        return
-    generator = torch.Generator().manual_seed(1)
-    weights = (torch.rand(n, generator=generator, dtype=torch.float64) + 0.5).to(outputs)
-    weighted = at_outputs * weights.view(n, *[1] * (outputs.ndim - 1))
-    pulled = torch.autograd.grad(outputs, at_taps, weighted, retain_graph=True, allow_unused=True)
-    for tap, exact, weighted_gradient in reversed(list(zip(snapshot.taps, snapshot.gradients, pulled, strict=True))):
-        if weighted_gradient is not None and not _same(exact * weights[:, None], weighted_gradient, SAME):
-            raise CannotMeasure(
-                f"examples interact between tap {tap.name!r} and the outputs, so that an example's loss depends on the "
-                "others' activations: take batch statistics out of the forward pass (network.eval() does for BatchNorm)"
-            )
-
-
 def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
     """Refuses taps that change the loss although the backward pass does not reach them."""
     if not unreached:
@@ -141,7 +134,7 @@ def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
     names = {name for tap in snapshot.taps if tap.name in unreached for name in tap.parameter_names}
     generator = torch.Generator().manual_seed(2)
     step = {
-        name: 10 * DIFFERENCE_STEPS[snapshot.outputs.dtype] * _size(parameter) * _direction(parameter, None, generator)
+        name: 10 * DIFFERENCE_STEPS[snapshot.dtype] * _size(parameter) * _direction(parameter, None, generator)
         for name, parameter in snapshot.network.named_parameters()
         if name in names
     }
@@ -163,7 +156,7 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
     precision allows. A disagreement is tried again at shorter steps. There it vanishes if its cause was curvature, and
     stays if the backward pass is not the derivative of the forward pass.
     """
-    dtype, losses = snapshot.outputs.dtype, Losses(snapshot)
+    dtype, losses = snapshot.dtype, Losses(snapshot)
     parameters = {n: p.detach() for n, p in snapshot.network.named_parameters() if p.requires_grad}
     known = {name: gradient for name, gradient in by_name.items() if gradient is not None and bool(gradient.any())}
     worth = {name: _size(parameters[name]) * _norm(known[name]) for name in known}
@@ -210,31 +203,32 @@ class Losses:
         self._snapshot = snapshot
         outputs, targets = snapshot.outputs, snapshot.targets
         self._double = False
-        if outputs.dtype != torch.float64:
-            doubled = targets.double() if targets.is_floating_point() else targets
-            self._double = works(snapshot.loss_fn, outputs.double(), doubled)
+        if snapshot.dtype != torch.float64:
+            doubled = map_tensors(targets, _doubled)
+            self._double = works(snapshot.loss_fn, map_tensors(outputs, _doubled), doubled)
             targets = doubled if self._double else targets
         self._targets = targets
         self.before = self._value(outputs)
         # The loss of wrong outputs, for how much may cancel in one that is nearly zero.
         try:
-            self._typical = abs(self._value(-outputs))
+            self._typical = abs(self._value(map_tensors(outputs, lambda t: -t if t.is_floating_point() else t)))
         except Exception:
             self._typical = 0.0
         pairs = zip(snapshot.exact_gradients or (), snapshot.taps, strict=False)
         self._worth = sum(float((g.double() * tap.outputs.double()).abs().sum()) for g, tap in pairs)
 
-    def _value(self, outputs: Tensor) -> float:
-        outputs = outputs.detach().double() if self._double else outputs.detach()
+    def _value(self, outputs: Any) -> float:
+        outputs = map_tensors(outputs, lambda t: t.detach())
+        outputs = map_tensors(outputs, _doubled) if self._double else outputs
         return float(self._snapshot.loss_fn(outputs, self._targets).detach().double())
 
     def rounding(self, after: float = 0.0) -> float:
         """The largest error of a difference of two losses by rounding."""
-        eps = torch.finfo(self._snapshot.outputs.dtype).eps
+        eps = torch.finfo(self._snapshot.dtype).eps
         loss_precision = torch.finfo(torch.float64).eps if self._double else eps
         typical = self._typical / 8 if np.isfinite(self._typical) else 0.0
         # A gradient at the outputs that is a small difference, as that of a saturated softmax, is rounded too.
-        activations = self._worth + DIFFERENCE_STEPS[self._snapshot.outputs.dtype] * typical
+        activations = self._worth + DIFFERENCE_STEPS[self._snapshot.dtype] * typical
         return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * loss_precision * max(
             abs(self.before), abs(after), typical
         )
@@ -247,7 +241,7 @@ class Losses:
             for name in along:
                 moved[name].requires_grad_()
             buffers = {name: buffer.clone() for name, buffer in snapshot.network.named_buffers()}
-            outputs = torch.func.functional_call(snapshot.network, {**moved, **buffers}, (snapshot.inputs,))
+            outputs = functionally_called(snapshot.network, {**moved, **buffers}, snapshot.inputs)
             gradients: Sequence[Tensor | None] = ()
             if along:
                 loss = mean_loss(snapshot.loss_fn, outputs, snapshot.targets)
@@ -258,6 +252,10 @@ class Losses:
             for name, gradient in zip(along, gradients, strict=True)
         }
         return self._value(outputs), slopes
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _size(parameter: Tensor) -> float:
@@ -285,15 +283,17 @@ def _dot(first: Tensor, second: Tensor) -> float:
     return float(torch.dot(first.double().flatten(), second.double().flatten()))
 
 
-def _directions(snapshot: Snapshot, rows: slice = slice(None)) -> list[Tensor]:
-    """A random direction for each tap, (1, example, unit), zero outside the given rows."""
+def _directions(snapshot: Snapshot, of_first_half: bool = False) -> list[Tensor]:
+    """A random direction for each tap, (1, row, unit), zero outside the first half of the examples if asked for."""
     generator = torch.Generator().manual_seed(0)
     directions = []
     for tap in snapshot.taps:
         drawn = torch.randn((1, *tap.outputs.shape), generator=generator, dtype=torch.float64).to(tap.outputs)
-        kept = torch.zeros_like(drawn)
-        kept[:, rows] = drawn[:, rows]
-        directions.append(kept)
+        if of_first_half and tap.owners is not None:
+            drawn *= (tap.owners.examples < snapshot.n_examples // 2).to(drawn)[:, None]
+        elif of_first_half:
+            drawn.zero_()
+        directions.append(drawn)
     return directions
 
 
@@ -310,11 +310,10 @@ def _sloped(slopes: Callable[[], Tensor]) -> Tensor:
 
 def refuse_dropped_tangents(snapshot: Snapshot) -> None:
     """Refuses a forward-mode slope that is not the inner product with the gradient: jvp can drop tangents silently."""
-    directions = _directions(snapshot)
-    forward_slopes = _sloped(lambda: activation_slopes(snapshot, directions, "joint"))
-    pairs = zip(directions, snapshot.gradients, strict=True)
-    exact = sum((torch.linalg.vecdot(d.double(), g.double()) for d, g in pairs), torch.zeros(1))
-    _refuse_other_slopes(forward_slopes[:, 0], exact, 1e-2, 0.0)
+    directions, by_example = _directions(snapshot), not snapshot.interaction
+    forward_slopes = _sloped(lambda: snapshot.slopes(directions, by_example=by_example))
+    exact = _sloped(lambda: replace(snapshot, autodiff="reverse").slopes(directions, by_example=by_example))
+    _refuse_other_slopes(forward_slopes, exact, 1e-2, 0.0)
 
 
 def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
@@ -323,17 +322,22 @@ def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
     The slope is taken at the activations, along y = ΔW x. It is wrong where a weight is also used elsewhere, where the
     loss has a penalty on the weights, and where tangents are dropped.
     """
-    step = 10 * DIFFERENCE_STEPS[snapshot.outputs.dtype]
+    step = 10 * DIFFERENCE_STEPS[snapshot.dtype]
     generator = torch.Generator().manual_seed(3)
     parameters = {name: p for name, p in snapshot.network.named_parameters() if p.requires_grad}
     tapped = {name for tap in snapshot.taps for name in tap.parameter_names}
     moves = {name: step * _size(p) * _direction(p, None, generator) for name, p in parameters.items() if name in tapped}
-    directions = [(tap.inputs @ tap.columns(moves).mT).unsqueeze(0) for tap in snapshot.taps]
-    slope = _sloped(lambda: activation_slopes(snapshot, directions, "joint")).sum()
+
+    def slope() -> Tensor:
+        directions = [tap.weights.along(tap.columns(moves).unsqueeze(0)) for tap in snapshot.taps]
+        return snapshot.slopes(directions, by_example=False)
+
     losses = Losses(snapshot)
     ends = [losses.moved({name: sign * move for name, move in moves.items()})[0] for sign in (1, -1)]
     # Kinks and rounding are in a difference; what is dropped is of the order of the slopes.
-    _refuse_other_slopes(slope, torch.tensor((ends[0] - ends[1]) / 2), 0.1, 10 * losses.rounding(ends[0]))
+    _refuse_other_slopes(
+        _sloped(slope).sum(), torch.tensor((ends[0] - ends[1]) / 2), 0.1, 10 * losses.rounding(ends[0])
+    )
 
 
 def _refuse_other_slopes(forward_slopes: Tensor, other: Tensor, tolerance: float, rounding_of_other: float) -> None:
@@ -348,10 +352,10 @@ def refuse_interacting_examples_in_forward_mode(snapshot: Snapshot) -> None:
     n = snapshot.n_examples
     if n == 1:
         return
-    directions = _directions(snapshot, slice(0, n // 2))
-    slopes = _sloped(lambda: activation_slopes(snapshot, directions, "joint"))[0, 0]
+    directions = _directions(snapshot, of_first_half=True)
+    slopes = _sloped(lambda: snapshot.slopes(directions))[0, 0]
     if bool(slopes[n // 2 :].norm() > SAME * slopes.norm()):
         raise CannotMeasure(
             "examples interact in the forward pass, so that an example's loss depends on the others' activations: take "
-            "batch statistics out of it (network.eval() does for BatchNorm)"
+            "batch statistics out of it (network.eval() does for BatchNorm), or use autodiff='reverse'"
         )

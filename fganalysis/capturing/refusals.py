@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_callable, check_choice, check_kind, described
-from fganalysis.capturing.snapshot import CannotMeasure, NonFiniteActivations, Snapshot
+from fganalysis.capturing.batch import called, differentiable, tensors_in
+from fganalysis.capturing.errors import CannotMeasure, NonFiniteActivations
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Loss
 
 
@@ -20,47 +23,68 @@ def refuse_bad_arguments(network: object, loss_fn: object, inputs: object, targe
     if isinstance(network, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         raise CannotMeasure("the network is wrapped for several devices: give the module inside, network.module")
     check_callable("loss_fn", loss_fn, "a function of (outputs, targets)")
-    check_kind("inputs", inputs, Tensor, "a tensor (example, …)")
-    check_kind("targets", targets, Tensor, "a tensor (example, …)")
+    check_kind("inputs", inputs, (Tensor, tuple, dict), "a tensor (example, …), a tuple or a dict of them")
+    check_kind("targets", targets, (Tensor, tuple, list, dict), "a tensor (example, …), a tuple, list or dict of them")
     check_choice("autodiff", autodiff, ("reverse", "forward"))
-    assert isinstance(inputs, Tensor) and isinstance(targets, Tensor) and isinstance(network, torch.nn.Module)
-    for name, tensor in (("inputs", inputs), ("targets", targets)):
-        if tensor.ndim < 1:
-            raise CannotMeasure(f"{name} must have a dimension of examples, got a tensor without dimensions")
-        if tensor.is_meta or tensor.layout != torch.strided:
-            raise CannotMeasure(f"{name} must be a dense tensor with numbers in it, got one on {tensor.device}")
-    if inputs.shape[0] < 1:
-        raise CannotMeasure("the batch is empty: inputs have no examples")
-    if inputs.shape[0] != targets.shape[0]:
-        raise CannotMeasure(f"inputs have {inputs.shape[0]} examples but targets {targets.shape[0]}")
+    assert isinstance(network, torch.nn.Module)
+    for name, part in (("inputs", inputs), ("targets", targets)):
+        tensors = list(tensors_in(part))
+        if not tensors:
+            raise CannotMeasure(f"{name} must hold a tensor, got {described(part)}")
+        for tensor in tensors:
+            if tensor.ndim < 1 and tensor is part:
+                raise CannotMeasure(f"{name} must have a dimension of examples, got a tensor without dimensions")
+            if tensor.is_meta or tensor.layout != torch.strided:
+                raise CannotMeasure(f"{name} must be a dense tensor with numbers in it, got one on {tensor.device}")
+    n_examples(inputs, targets)
     _refuse_bad_modules(network)
     for name, parameter in network.named_parameters():
         if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
             raise CannotMeasure(f"parameter {name!r} has no shape yet: run the network once before it is captured")
         if parameter.is_complex():
             raise CannotMeasure(f"parameter {name!r} is complex: only real networks can be measured")
-        if parameter.device != inputs.device or targets.device != inputs.device:
+        places = [next(tensors_in(part)).device for part in (inputs, targets)]
+        if any(place != parameter.device for place in places):
             raise CannotMeasure(
-                f"parameter {name!r} is on {parameter.device}, inputs on {inputs.device} and targets on "
-                f"{targets.device}: move them to one device"
+                f"parameter {name!r} is on {parameter.device}, inputs on {places[0]} and targets on {places[1]}: move "
+                "them to one device"
             )
+
+
+def device_of(network: torch.nn.Module) -> torch.device:
+    """Where the network's parameters are."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def n_examples(inputs: object, targets: object) -> int:
+    """The number of examples: the first axis of the inputs, and of the targets or a part of it.
+
+    Raises:
+        CannotMeasure: an empty batch, or inputs and targets of different numbers of examples.
+    """
+    sizes = [len(tensor) for tensor in tensors_in(inputs) if tensor.ndim]
+    asked = [len(tensor) for tensor in tensors_in(targets) if tensor.ndim]
+    if not sizes:
+        raise CannotMeasure("inputs must have a dimension of examples, got tensors without dimensions")
+    if not all(sizes) or not all(asked):
+        raise CannotMeasure("the batch is empty: inputs have no examples")
+    number = asked[0] if asked and asked[0] in sizes else sizes[0]
+    if asked and asked[0] % number:
+        raise CannotMeasure(f"inputs have {number} examples but targets {asked[0]}")
+    return number
 
 
 def _refuse_bad_modules(network: torch.nn.Module) -> None:
-    """Modules that let examples interact, draw noise or compute a weight from other parameters."""
-    batch_norms = (torch.nn.modules.batchnorm._BatchNorm,)
+    """Modules that draw noise or compute a weight from other parameters in a way that hides them."""
     dropouts = (torch.nn.modules.dropout._DropoutNd,)
     for name, module in network.named_modules():
-        if isinstance(module, batch_norms) and (module.training or not module.track_running_stats):
-            raise CannotMeasure(
-                f"{name!r} is BatchNorm in training mode, so examples interact: call network.eval() first"
-            )
         if isinstance(module, dropouts) and module.training and module.p > 0:
             raise CannotMeasure(
                 f"{name!r} is dropout in training mode, so the loss is random: call network.eval() first"
             )
-        computed = isinstance(module, torch.nn.Linear) and "weight" not in module._parameters
-        if computed and any(parameter.requires_grad for parameter in module.parameters()):
+        hidden = [key for key in module._parameters if key.endswith(("_g", "_v", "_orig"))]
+        computed = any(key.rpartition("_")[0] not in module._parameters for key in hidden)
+        if computed and not torch.nn.utils.parametrize.is_parametrized(module):
             raise CannotMeasure(
                 f"the weight of {name!r} is computed from other parameters (weight_norm, a parametrization, "
                 "pruning), which is not supported: make it an ordinary weight first, for instance by "
@@ -68,34 +92,48 @@ def _refuse_bad_modules(network: torch.nn.Module) -> None:
             )
 
 
-def forward(network: torch.nn.Module, inputs: Tensor) -> Tensor:
-    """The outputs; a forward pass that fails, or returns no tensor with a row an example, is said in one sentence."""
+def forward(network: torch.nn.Module, inputs: Any) -> Any:
+    """The outputs; a forward pass that fails, or returns nothing to differentiate, is said in one sentence."""
     try:
-        outputs = network(inputs)
+        outputs = called(network, inputs)
     except (CannotMeasure, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         kinds = sorted({str(p.dtype).removeprefix("torch.") for p in network.parameters()})
+        shown = " and ".join(f"{tuple(t.shape)} and {_kind(t)}" for t in list(tensors_in(inputs))[:3])
         raise CannotMeasure(
-            f"the network's forward pass fails on inputs of shape {tuple(inputs.shape)} and "
-            f"{_kind(inputs)} (its parameters are {' and '.join(kinds)}): call network(inputs) to see why"
+            f"the network's forward pass fails on inputs of shape {shown} (its parameters are {' and '.join(kinds)}): "
+            "call network(inputs) to see why"
         ) from error
-    if not isinstance(outputs, Tensor):
+    if not differentiable(outputs):
         raise CannotMeasure(
-            f"the network must return one tensor (example, …), got {described(outputs)}: wrap it in a module that does"
-        )
-    if outputs.ndim < 1 or outputs.shape[0] != inputs.shape[0]:
-        raise CannotMeasure(
-            f"the network must return a row for each of {inputs.shape[0]} examples, got the shape "
-            f"{tuple(outputs.shape)}"
+            f"the network must return floating-point tensors, got {described(outputs)}: wrap it in a module that does"
         )
     return outputs
 
 
-def mean_loss(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+def refuse_bad_taps(taps: Sequence[tuple[str, Tensor]], network: torch.nn.Module) -> None:
+    """Taps that cannot be measured, (name, output) each."""
+    if not taps:
+        raise CannotMeasure(
+            "the network has no tap: no module with a trainable parameter was called in the forward pass"
+        )
+    dtypes = {output.dtype for _, output in taps}
+    for name, output in taps:
+        if output.dtype not in (torch.float32, torch.float64):
+            raise CannotMeasure(
+                f"tap {name!r} has activations of {output.dtype}: only float32 and float64 are supported"
+            )
+        if not torch.isfinite(output.detach()).all():
+            raise NonFiniteActivations(f"tap {name!r} has NaN or infinite activations")
+    if len(dtypes) > 1:
+        raise CannotMeasure("taps have activations of float32 and of float64: use one data type throughout")
+
+
+def mean_loss(loss_fn: Loss, outputs: Any, targets: Any) -> Tensor:
     """The loss, one number; a loss function that fails is said in one sentence, with the cause where it is known."""
-    place = outputs.device
-    if outputs.is_cuda and _class_beyond(targets, outputs) is not None:
+    place = differentiable(outputs)[0].device
+    if place.type == "cuda" and _class_beyond(targets, outputs) is not None:
         # There a bad index is an assertion on the device, after which nothing runs in the process: ask on the CPU.
         outputs, targets = outputs.cpu(), targets.cpu()
     try:
@@ -108,8 +146,7 @@ def mean_loss(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
             message = f"targets must be class indices from 0 to {outputs.shape[1] - 1}, got {bad}"
             raise CannotMeasure(message) from error
         raise CannotMeasure(
-            f"loss_fn fails on outputs of shape {tuple(outputs.shape)} and {_kind(outputs)} with targets of shape "
-            f"{tuple(targets.shape)} and {_kind(targets)}: call it on them to see why"
+            f"loss_fn fails on outputs {_shown(outputs)} with targets {_shown(targets)}: call it on them to see why"
         ) from error
     if not isinstance(loss, Tensor):
         raise CannotMeasure(f"loss_fn must return a tensor of one number, got {described(loss)}")
@@ -122,7 +159,11 @@ def mean_loss(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     return loss.to(place)
 
 
-def works(loss_fn: Loss, outputs: Tensor, targets: Tensor) -> bool:
+def _shown(part: Any) -> str:
+    return f"of shape {tuple(part.shape)} and {_kind(part)}" if isinstance(part, Tensor) else f"({described(part)})"
+
+
+def works(loss_fn: Loss, outputs: Any, targets: Any) -> bool:
     try:
         loss_fn(outputs, targets)
     except Exception:
@@ -134,8 +175,10 @@ def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _class_beyond(targets: Tensor, outputs: Tensor) -> int | None:
+def _class_beyond(targets: Any, outputs: Any) -> int | None:
     """A target that is no index of an output unit, where targets are integers, one an example."""
+    if not isinstance(targets, Tensor) or not isinstance(outputs, Tensor):
+        return None
     if targets.ndim != 1 or targets.is_floating_point() or outputs.ndim != 2 or not len(targets):
         return None
     least, most = int(targets.min()), int(targets.max())
@@ -173,47 +216,19 @@ def differentiated(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None
         ) from error
 
 
-def refuse_useless_gradient(snapshot: Snapshot) -> None:
+def refuse_useless_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
     """A gradient that is NaN or infinite though the loss is finite, or zero: nothing can be relative to it."""
-    for tap, gradient in zip(snapshot.taps, snapshot.gradients, strict=True):
+    named = [
+        *((f"tap {tap.name!r}", gradient) for tap, gradient in zip(snapshot.taps, snapshot.gradients, strict=True)),
+        *((f"parameter {name!r}", gradient) for name, gradient in by_name.items() if gradient is not None),
+    ]
+    for where, gradient in named:
         if not bool(torch.isfinite(gradient).all()):
             raise NonFiniteActivations(
-                f"the gradient at tap {tap.name!r} is NaN or infinite, though the loss is finite: look for the root or "
+                f"the gradient at {where} is NaN or infinite, though the loss is finite: look for the root or "
                 "the logarithm of a zero in the network or the loss"
             )
     if not any(bool(gradient.any()) for gradient in snapshot.gradients):
         raise CannotMeasure(
             "the gradient is zero at every tap on this batch, so nothing can be measured relative to it"
         )
-
-
-def refuse_loss_that_is_no_mean(snapshot: Snapshot) -> None:
-    """Splits the batch unevenly: a mean over examples is the weighted mean of the parts' losses."""
-    n, loss = snapshot.n_examples, snapshot.loss.double()
-    for cut in sorted({1, n // 2, n - 1} - {0, n}):
-        parts = []
-        for rows in (slice(0, cut), slice(cut, n)):
-            length = len(range(*rows.indices(n)))
-            try:
-                part = snapshot.loss_fn(snapshot.outputs[rows], snapshot.targets[rows]).detach()
-            except Exception as error:
-                raise CannotMeasure(
-                    f"loss_fn is not a mean over examples: it works on the batch of {n} but fails on {length} of it"
-                ) from error
-            parts.append(part.double() * length / n)
-        size = max(float(sum(part.abs() for part in parts)), float(loss.abs()))
-        if not bool(torch.isfinite(sum(parts, loss))) or abs(float(sum(parts, -loss))) > 1e-4 * size:
-            raise CannotMeasure(_why_no_mean(snapshot))
-
-
-def _why_no_mean(snapshot: Snapshot) -> str:
-    outputs, targets = snapshot.outputs.shape, snapshot.targets.shape
-    if len(outputs) == 2 and outputs[1] == 1 and len(targets) == 1:
-        return (
-            f"loss_fn is not a mean over examples: outputs {tuple(outputs)} and targets {tuple(targets)} may be "
-            "compared all with all, so give targets.unsqueeze(1) or outputs.squeeze(1)"
-        )
-    return (
-        "loss_fn is not a mean over examples: use reduction='mean' without class weights, and no loss that compares "
-        "examples with each other"
-    )

@@ -1,19 +1,21 @@
 """Snapshot: a network frozen at one step on one batch, with everything that estimators use.
 
-Per tap l (a Linear module, in the order in which the forward pass reaches it; s_l = W_l x_l, as in
-docs/mathematics.md#setting):
+Per tap l, an output of a module with trainable parameters (docs/mathematics.md#setting, #rows):
 
-    inputs x_l (example, input)       outputs s_l (example, unit)       weight W_l (unit, input)
-    gradients g_l = ∂L/∂s_l (example, unit), carrying the 1/B of the mean over examples
-    upstream Jacobian J_l = ∂s_{l+1}/∂s_l per example, as an operator
+    outputs s_l (row, unit)           gradients g_l = ∂L/∂s_l (row, unit), carrying the 1/B of the mean over examples
+    owners: the example that each row belongs to; on (example, unit) arrays row b is example b
 
-A bias is a weight whose input is the constant 1: where a tap has one, its inputs and weight carry one more column.
-A frozen weight or bias (``requires_grad=False``) has no columns: it is neither perturbed nor counted.
+Per layer, the parameters that belong together, each counted once:
+
+    weight W_l (unit, input)          weight gradient G_l = ∂L/∂W_l = Σ_r g_r x_rᵀ
+
+A bias is a weight whose input is the constant 1: where a tap has one, its weight carries one more column. A frozen
+parameter (``requires_grad=False``) has no columns: it is neither perturbed nor counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -22,68 +24,80 @@ import torch
 from torch import Tensor
 
 from fganalysis.capturing import forward_mode
-from fganalysis.capturing.tap import Autodiff, Layers, Loss, Tap
+from fganalysis.capturing.batch import called
+from fganalysis.capturing.jacobian import Jacobian
+from fganalysis.capturing.tap import UNTAPPED, Autodiff, Layer, Layers, Loss, Tap
 from fganalysis.capturing.upstream import UpstreamJacobian
 
-EXAMPLES_CHECKED_IN_TRAINING = 32
 
-
-class CannotMeasure(ValueError):
-    """A network, batch or loss that cannot be measured; the message is one sentence with the cause and the way out."""
-
-
-class NonFiniteActivations(CannotMeasure):
-    """A forward pass that left NaN or infinite numbers at a tap."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """A network at one step on one batch. Made by `capture`; every tensor in it is constant.
 
     Attributes:
         network: the frozen copy of the network.
-        loss_fn: ``loss_fn(outputs, targets)``, a mean over examples.
+        loss_fn: ``loss_fn(outputs, targets)``, a sum or mean of parts that examples do not share.
         inputs, targets: the batch. outputs: the network's outputs on it.
-        loss: the mean loss.
-        taps: the Linear modules with a trainable weight or bias, in execution order.
+        loss: the loss of the batch.
+        n_examples: in the batch.
+        taps: outputs of modules with trainable parameters, in execution order.
+        weights: the layers, in the order in which their modules are first called, parameters of no tap last.
         exact_gradients: see `gradients`; None in a training loop in forward mode.
+        untapped_gradients: of the parameters of no tap, by name.
         autodiff: how slopes are taken: "reverse" (inner product with the exact gradient) or "forward" (torch.func.jvp).
         step: the training step it was captured at.
-        in_training: made by a training loop: `upstream` is checked on a few examples, and in forward mode there is no
-            exact gradient, as it takes a backward pass.
+        in_training: made by a training loop: in forward mode there is no exact gradient, as it takes a backward pass.
+        mean_loss: the loss of the batch is the mean of the losses of its examples alone.
+        graph: the taps' outputs with the graph of the forward pass; None without one, and on a part of a batch.
+        plan: what was found out about the network once, for `freeze`.
+        interaction: empty, or why an example's loss depends on others: slopes are then those of the batch alone.
     """
 
     network: torch.nn.Module
     loss_fn: Loss
-    inputs: Tensor
-    targets: Tensor
-    outputs: Tensor
+    inputs: Any
+    targets: Any
+    outputs: Any
     loss: Tensor
+    n_examples: int
     taps: tuple[Tap, ...]
+    weights: tuple[Layer, ...]
     exact_gradients: tuple[Tensor, ...] | None
+    untapped_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     autodiff: Autodiff = "reverse"
     step: int = 0
     in_training: bool = False
+    interaction: str = ""
+    mean_loss: bool = True
+    plan: Any = None
+    graph: tuple[Tensor, ...] | None = field(default=None, repr=False, compare=False)
     _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def n_examples(self) -> int:
-        return self.inputs.shape[0]
+    def layers(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.weights)
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        return tuple(tap.name for tap in self.taps)
+    def like(self) -> Tensor:
+        """A tensor of the network's data type and device."""
+        return self.taps[0].outputs
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.like.device
 
     @property
     def untapped_parameters(self) -> tuple[str, ...]:
-        """Parameters that need a gradient and sit in no tap, by name: no estimator or comparison looks at them."""
-        tapped = {name for tap in self.taps for name in tap.parameter_names}
-        parameters = self.network.named_parameters()
-        return tuple(name for name, parameter in parameters if parameter.requires_grad and name not in tapped)
+        """Trainable parameters of no tap, by name: guesses at the activations have none for them."""
+        return tuple(name for layer in self.weights if layer.name == UNTAPPED for name in layer.parameter_names)
 
     @property
     def gradients(self) -> tuple[Tensor, ...]:
-        """Exact activation gradients g_l by one backward pass, (example, unit) a tap, loss per unit of activation.
+        """Exact activation gradients g_l by one backward pass, (row, unit) a tap, loss per unit of activation.
 
         Raises:
             ValueError: in a training loop in forward mode, which takes no backward pass.
@@ -94,46 +108,77 @@ class Snapshot:
 
     @cached_property
     def weight_gradients(self) -> tuple[Tensor, ...]:
-        """Exact weight gradients G_l = Σ_b g_b x_bᵀ, (unit, input) a tap, loss per unit of weight."""
-        return tuple(g.T @ tap.inputs for g, tap in zip(self.gradients, self.taps, strict=True))
+        """Exact weight gradients G_l, (unit, input) a layer, loss per unit of weight."""
+        return self.at_weights([gradient.unsqueeze(0) for gradient in self.gradients], with_untapped=True)
+
+    def at_weights(self, guesses: Sequence[Tensor], with_untapped: bool = False) -> tuple[Tensor, ...]:
+        """Ĝ_l = Σ over the layer's taps of Aᵀĝ, of guesses (guess, row, unit) a tap: (guess, unit, input) a layer.
+
+        Of a single guess without the dimension of guesses. Parameters of no tap get zero, or with ``with_untapped``
+        their exact gradient.
+        """
+        found = []
+        for layer in self.weights:
+            if not layer.taps:
+                exact = layer.weight.new_zeros(layer.weight.shape)
+                found.append(layer.columns(self.untapped_gradients) if with_untapped else exact)
+                continue
+            parts = [layer.from_tap(self.taps[i], self.taps[i].weights.gradients(guesses[i])) for i in layer.taps]
+            total = sum(parts[1:], parts[0])
+            found.append(total[0] if len(total) == 1 else total)
+        return tuple(found)
+
+    @property
+    def jacobians(self) -> tuple[Jacobian | None, ...]:
+        """The upstream Jacobian of every tap, to the next tap downstream; None at an output tap, which has no next one.
+
+        Raises:
+            ValueError: without a backward pass, where anything but elementwise functions stands before the next tap.
+        """
+        made: tuple[Jacobian | None, ...] = self.remember("jacobians", lambda: tuple(map(self._jacobian, self.taps)))
+        return made
+
+    def _jacobian(self, tap: Tap) -> Jacobian | None:
+        if tap.following is None:
+            if self.graph is None and tap is not self.taps[-1]:
+                raise ValueError(
+                    f"the upstream Jacobian of tap {tap.name!r} is unknown without a backward pass, as more than "
+                    "elementwise functions stand before the next Linear module: use autodiff='reverse'"
+                )
+            return None
+        following = self.taps[tap.following]
+        if tap.upstream is not None:
+            return Jacobian(tap, following, tap.upstream)
+        if self.graph is None:
+            raise ValueError(f"the upstream Jacobian of tap {tap.name!r} is unknown on a part of the batch")
+        return Jacobian(tap, following, outputs=(self.graph[self.taps.index(tap)], self.graph[tap.following]))
 
     @property
     def upstream(self) -> tuple[UpstreamJacobian, ...]:
-        """The upstream Jacobian of every tap but the last.
+        """The upstream Jacobian of every tap but the last, of a chain of Linear modules.
 
         Raises:
-            ValueError: where backpropagation does not run through it alone: something between two taps mixes units, or
-                a branch goes around a tap.
+            ValueError: anything but elementwise functions between two taps, or a branch around a tap.
         """
-        return self.remember("upstream", self._checked_upstream)
-
-    def _checked_upstream(self) -> tuple[UpstreamJacobian, ...]:
         jacobians = []
-        rows = slice(None, None, -(-self.n_examples // EXAMPLES_CHECKED_IN_TRAINING) if self.in_training else None)
         for index, tap in enumerate(self.taps[:-1]):
-            unseen = self.exact_gradients is None
-            if tap.upstream is None or not (unseen or self.runs_through(index, rows)):
+            if tap.upstream is None or tap.following != index + 1:
                 raise ValueError(
-                    f"the upstream Jacobian of tap {tap.name!r} is unknown: between it and the next Linear module "
-                    "there must be elementwise functions only, and no branch around them"
+                    f"the network is no chain of Linear modules: between tap {tap.name!r} and the next one there must "
+                    "be elementwise functions only, and no branch around them"
                 )
             jacobians.append(tap.upstream)
         return tuple(jacobians)
 
-    def runs_through(self, index: int, rows: slice = slice(None)) -> bool:
-        """Whether the gradient at a tap is the transposed upstream Jacobian times the gradient at the next tap."""
-        jacobian = self.taps[index].upstream
-        if jacobian is None:
-            return False
-        above, exact = self.gradients[index + 1][rows], self.gradients[index][rows]
-        error = (above @ jacobian.weight) * jacobian.derivative[rows] - exact
-        # In double precision: the squares of gradients below 1e-19 are zero in single precision.
-        return bool(error.double().norm() <= 1e-3 * exact.double().norm())
-
     @cached_property
     def mixed_gradients(self) -> tuple[Tensor, ...]:
-        """K_l g_l, (example, unit) for each tap. Its inner product with a guess ĝ_l is ⟨Ĝ_l, G_l⟩."""
-        return tuple(tap.kernel @ gradient for tap, gradient in zip(self.taps, self.gradients, strict=True))
+        """A G_l, (row, unit) for each tap. Its inner product with a guess ĝ_l is ⟨Ĝ_l, G_l⟩."""
+        return tuple(self.mixed_gradients_of(tap) for tap in self.taps)
+
+    def mixed_gradients_of(self, tap: Tap) -> Tensor:
+        """A G_l of one tap, (row, unit)."""
+        of_tap = self.weights[tap.layer].to_tap(tap, self.weight_gradients[tap.layer])
+        return tap.weights.along(of_tap.unsqueeze(0))[0]
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The result of ``make``, computed once for each snapshot and key: for factors that cost more than a guess."""
@@ -141,38 +186,55 @@ class Snapshot:
             self._memory[key] = make()
         return self._memory[key]
 
-    def slopes(self, directions: Sequence[Tensor], layers: Layers = "joint") -> Tensor:
+    def outputs_of(self, network: torch.nn.Module) -> Any:
+        """What a network returns on the snapshot's inputs."""
+        return called(network, self.inputs)
+
+    def check_examples_apart(self) -> None:
+        """Raises ValueError where an example's loss depends on other examples."""
+        if self.interaction:
+            raise ValueError(f"{self.interaction}, so there is no slope of each example: use slope='batch'")
+
+    def slopes(self, directions: Sequence[Tensor], layers: Layers = "joint", *, by_example: bool = True) -> Tensor:
         """Directional derivatives of each example's loss along activation directions, loss per unit of direction.
 
         Args:
-            directions: (guess, example, unit) a tap.
+            directions: (guess, row, unit) a tap.
             layers: "joint" perturbs every tap in one pass, "separate" takes one pass a tap.
+            by_example: False for the slope of the batch's loss alone.
 
         Returns:
-            (guess, 1, example) when joint, (guess, layer, example) when separate.
+            (guess, 1, example) when joint, (guess, tap, example) when separate; the last dimension is 1 without
+            ``by_example``.
 
         Raises:
-            ValueError: directions that are no tensor of this shape for every tap.
+            ValueError: directions that are no tensor of this shape for every tap; examples that interact, where the
+                slope of each is asked for.
         """
         _check_directions(directions, [tap.outputs for tap in self.taps])
+        if by_example:
+            self.check_examples_apart()
         if self.autodiff == "forward":
-            return forward_mode.activation_slopes(self, directions, layers)
-        by_layer = [
-            torch.linalg.vecdot(direction, gradient)
-            for direction, gradient in zip(directions, self.gradients, strict=True)
-        ]
-        return torch.stack(by_layer, dim=1) if layers == "separate" else sum(by_layer[1:], by_layer[0]).unsqueeze(1)
+            return forward_mode.activation_slopes(self, directions, layers, by_example)
+        by_tap = []
+        for tap, direction, gradient in zip(self.taps, directions, self.gradients, strict=True):
+            if by_example:
+                assert tap.owners is not None
+                by_tap.append(tap.owners.summed(torch.linalg.vecdot(direction, gradient)))
+            else:
+                by_tap.append((direction.flatten(1) @ gradient.flatten()).unsqueeze(1))
+        return torch.stack(by_tap, dim=1) if layers == "separate" else sum(by_tap[1:], by_tap[0]).unsqueeze(1)
 
     def weight_slopes(self, directions: Sequence[Tensor], layers: Layers = "joint") -> Tensor:
-        """Directional derivatives of the batch's loss along weight directions (guess, unit, input) a tap.
+        """Directional derivatives of the batch's loss along weight directions (guess, unit, input) a layer.
 
         Returns:
             (guess, 1) when joint, (guess, layer) when separate.
 
         Raises:
-            ValueError: directions that are no tensor of this shape for every tap.
+            ValueError: directions that are no tensor of this shape for every layer.
         """
-        _check_directions(directions, [tap.weight for tap in self.taps])
+        _check_directions(directions, [layer.weight for layer in self.weights])
         if self.autodiff == "forward":
             return forward_mode.weight_slopes(self, directions, layers)
         by_layer = [

@@ -1,39 +1,56 @@
-"""Tap: one Linear module with trainable parameters on the batch; its arrays and what its columns are."""
+"""Tap: one tensor that a module with trainable parameters returns; Layer: the parameters of taps, counted once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fganalysis.capturing.packing import Packing
+from fganalysis.capturing.rows import Layout, Owners
 from fganalysis.capturing.upstream import UpstreamJacobian
+from fganalysis.capturing.weight_maps.matrix import MatrixMap
+from fganalysis.capturing.weight_maps.protocol import WeightMap
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 Autodiff = Literal["reverse", "forward"]
 Layers = Literal["joint", "separate"]
+UNTAPPED = "untapped"  # The layer of the parameters that belong to no tap.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tap:
-    """One Linear module of the network on the batch; shapes in `fganalysis.capturing.snapshot`.
+    """One output of one call of a module on the batch.
 
     Attributes:
-        arriving: what the module reads, (example, input), whichever of its parameters are frozen.
-        derivative: φ'(s), (example, unit), of the elementwise functions between this tap and the next; None where
-            anything else stands between.
+        name: of the module. number: of the call. place: of the tensor in what the call returned.
+        layer: index of the layer that its parameters belong to.
+        outputs: s, (row, unit). layout: how they are cut out of the module's output.
+        owners: which example each row belongs to; None where examples share rows or interact after the tap.
+        weights: the linear map from changes of the parameters to changes of the outputs.
+        packing: the trainable parameters of the module, by their names in the network, as a matrix (unit, input).
+        weight: that matrix.
+        arriving: what a Linear module reads, (row, input), whichever of its parameters are frozen; None elsewhere.
+        following: index of the next tap downstream on the graph; None for an output tap.
+        derivative: φ'(s), (row, unit), where elementwise functions alone stand between this tap and a Linear module.
+        upstream: the upstream Jacobian in that case.
     """
 
     name: str
-    arriving: Tensor
-    inputs: Tensor
+    number: int
+    place: int
+    layer: int
     outputs: Tensor
+    layout: Layout
+    owners: Owners | None
+    weights: WeightMap
+    packing: Packing
     weight: Tensor
-    has_weight: bool
-    has_bias: bool
+    arriving: Tensor | None = None
+    following: int | None = None
     derivative: Tensor | None = None
     upstream: UpstreamJacobian | None = None
 
@@ -43,33 +60,96 @@ class Tap:
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """The trainable parameters that the columns of ``weight`` are, by their names in the network."""
-        # A network that is one Linear module is its own tap, of the empty name.
-        leaves = [leaf for leaf, there in (("weight", self.has_weight), ("bias", self.has_bias)) if there]
-        return tuple(f"{self.name}.{leaf}".removeprefix(".") for leaf in leaves)
+        """The trainable parameters, by their names in the network."""
+        return self.packing.names
+
+    @property
+    def has_weight(self) -> bool:
+        return any(name.rpartition(".")[2] == "weight" for name in self.packing.names)
+
+    @property
+    def has_bias(self) -> bool:
+        return any(name.rpartition(".")[2] == "bias" for name in self.packing.names)
+
+    @property
+    def matrix(self) -> MatrixMap:
+        """The weight map of a tap whose outputs are a matrix times its inputs.
+
+        Raises:
+            ValueError: a tap of another kind.
+        """
+        if not isinstance(self.weights, MatrixMap):
+            raise ValueError(
+                f"tap {self.name!r} is no Linear or convolution module without groups, so its weights are no matrix "
+                "that multiplies inputs: leave it out by requires_grad_(False) or choose other taps"
+            )
+        return self.weights
+
+    @property
+    def inputs(self) -> Tensor:
+        """x, (row, input), with a column of ones where there is a bias."""
+        return self.matrix.inputs
+
+    @property
+    def kernel(self) -> Tensor:
+        """K = X Xᵀ, (row, row): the weight-space metric between two rows' guesses."""
+        return self.matrix.kernel
+
+    @property
+    def kernel_root(self) -> Tensor:
+        """F with FᵀF = K, (min(input, row), row)."""
+        return self.matrix.kernel_root
 
     def by_parameter(self, columns: Tensor) -> dict[str, Tensor]:
-        """Parts of a (…, unit, input) tensor by parameter name: (…, unit, input) and, for a bias, (…, unit)."""
-        parts = [columns[..., : columns.shape[-1] - self.has_bias]] if self.has_weight else []
-        parts += [columns[..., -1]] if self.has_bias else []
-        return dict(zip(self.parameter_names, parts, strict=True))
+        """Parts of a (…, unit, input) tensor by parameter name."""
+        return self.packing.unpacked(columns)
 
     def columns(self, by_name: Mapping[str, Tensor]) -> Tensor:
         """The reverse of `by_parameter`: (…, unit, input), a bias as the last column."""
-        parts = [by_name[name] for name in self.parameter_names]
-        if self.has_bias:
-            parts[-1] = parts[-1].unsqueeze(-1)
-        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        return self.packing.packed(by_name)
 
-    @cached_property
-    def kernel(self) -> Tensor:
-        """K = X Xᵀ, (example, example): the weight-space metric between two examples' guesses."""
-        return self.inputs @ self.inputs.T
 
-    @cached_property
-    def kernel_root(self) -> Tensor:
-        """F with FᵀF = K, (min(input, example), example): Xᵀ itself where inputs are fewer than examples, otherwise the
-        upper triangle R of Xᵀ = QR."""
-        if self.inputs.shape[1] < self.inputs.shape[0]:
-            return self.inputs.T.contiguous()
-        return torch.linalg.qr(self.inputs.T.double(), mode="r").R.to(self.inputs.dtype)
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Parameters that belong together: of one module or of modules that share some. Each is in one layer.
+
+    name: of the module that is called first, or "untapped" for the parameters of no tap. taps: the indices of its taps.
+    packing, weight: the parameters as a matrix (unit, input).
+    """
+
+    name: str
+    taps: tuple[int, ...]
+    packing: Packing
+    weight: Tensor
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        return self.packing.names
+
+    def by_parameter(self, columns: Tensor) -> dict[str, Tensor]:
+        """Parts of a (…, unit, input) tensor by parameter name."""
+        return self.packing.unpacked(columns)
+
+    def columns(self, by_name: Mapping[str, Tensor]) -> Tensor:
+        """The reverse of `by_parameter`."""
+        return self.packing.packed(by_name)
+
+    def from_tap(self, tap: Tap, matrix: Tensor) -> Tensor:
+        """(…, unit, input) in the tap's packing → in the layer's; parameters of other taps are zero."""
+        if tap.packing == self.packing:
+            return matrix
+        by_name = tap.packing.unpacked(matrix)
+        lead = matrix.shape[:-2]
+        for part in self.packing.parts:
+            if part.name not in by_name:
+                by_name[part.name] = matrix.new_zeros(*lead, *part.shape)
+        return self.packing.packed(by_name)
+
+    def to_tap(self, tap: Tap, matrix: Tensor) -> Tensor:
+        """(…, unit, input) in the layer's packing → in the tap's."""
+        return matrix if tap.packing == self.packing else tap.packing.packed(self.packing.unpacked(matrix))
+
+
+def flat(tensors: list[Tensor]) -> Tensor:
+    """All numbers in one vector."""
+    return torch.cat([tensor.flatten() for tensor in tensors])

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_flag
+from fganalysis.capturing.jacobian import Jacobian, by_example, from_examples
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.capturing.tap import Layers
+from fganalysis.capturing.tap import Layers, Tap
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import Noise, check_noise, drawn
 
@@ -26,10 +27,14 @@ Slope = Literal["example", "batch"]
 
 @dataclass(frozen=True)
 class Factor:
-    """The A_l,b of a tap: ``apply`` maps noise (guess, example, noise_units) to directions (guess, example, unit)."""
+    """The A of a tap: ``apply`` maps noise (guess, noise row, noise_units) to directions (guess, row, unit).
+
+    noise_tap: the tap in whose rows the noise is drawn; None for the tap itself.
+    """
 
     noise_units: int
     apply: Callable[[Tensor], Tensor]
+    noise_tap: Tap | None = None
 
 
 def identity(units: int) -> Factor:
@@ -37,9 +42,20 @@ def identity(units: int) -> Factor:
     return Factor(units, lambda noise: noise)
 
 
-def per_example(matrices: Tensor) -> Factor:
-    """The factor A_b = matrices_bᵀ. matrices: (example, next_unit, unit)."""
-    return Factor(matrices.shape[1], lambda noise: torch.bmm(noise.transpose(0, 1), matrices).transpose(0, 1))
+def factors_of(snapshot: Snapshot, make: Callable[[Jacobian], Factor]) -> list[Factor]:
+    """A factor a tap, made of its upstream Jacobian; the identity at an output tap, which has none."""
+    pairs = zip(snapshot.taps, snapshot.jacobians, strict=True)
+    return [identity(tap.units) if jacobian is None else make(jacobian) for tap, jacobian in pairs]
+
+
+def per_example(jacobian: Jacobian, matrices: Tensor) -> Factor:
+    """The factor A_e = matrices_eᵀ of each example, (example, number at the next tap, number)."""
+
+    def apply(noise: Tensor) -> Tensor:
+        numbers = by_example(jacobian.following, noise)
+        return from_examples(jacobian.tap, torch.bmm(numbers.transpose(0, 1), matrices).transpose(0, 1))
+
+    return Factor(jacobian.following.units, apply, jacobian.following)
 
 
 class Settings(Protocol):
@@ -60,22 +76,32 @@ def guess_along(
 ) -> ActivationEstimates:
     """Draws ``n_guesses`` directions for each tap and scales them by their slopes. factors: one for each tap."""
     check_switches(settings)
+    if settings.slope == "example":
+        snapshot.check_examples_apart()
     directions = []
     for tap, factor in zip(snapshot.taps, factors, strict=True):
-        shape = (n_guesses, 1 if settings.shared else snapshot.n_examples, factor.noise_units)
-        noise = drawn(settings.noise, shape, generator, tap.outputs)
-        directions.append(factor.apply(noise.expand(n_guesses, snapshot.n_examples, -1)))
-    slopes = snapshot.slopes(directions, settings.layers)
-    if settings.slope == "batch":
-        slopes = slopes.sum(-1, keepdim=True)
-    per_layer = slopes.expand(-1, len(directions), -1).unbind(1)
-    return ActivationEstimates(
-        tuple(
-            # In place where noise is not shared: allocating an array of this size takes longer than the arithmetic.
-            direction * t.unsqueeze(-1) if settings.shared else direction.mul_(t.unsqueeze(-1))
-            for direction, t in zip(directions, per_layer, strict=True)
-        )
-    )
+        noise = _noise(settings, factor.noise_tap or tap, factor.noise_units, n_guesses, generator)
+        directions.append(factor.apply(noise))
+    slopes = snapshot.slopes(directions, settings.layers, by_example=settings.slope == "example")
+    per_tap = slopes.expand(-1, len(directions), -1).unbind(1)
+    guesses = []
+    for tap, direction, slope in zip(snapshot.taps, directions, per_tap, strict=True):
+        if settings.slope == "example":
+            # A row that serves all examples has the slope of the batch.
+            slope = slope.sum(-1, keepdim=True) if tap.owners is None else tap.owners.spread(slope)
+        factor_of_row = slope.unsqueeze(-1)
+        # In place where noise is not shared: allocating an array of this size takes longer than the arithmetic.
+        guesses.append(direction * factor_of_row if settings.shared else direction.mul_(factor_of_row))
+    return ActivationEstimates(tuple(guesses))
+
+
+def _noise(settings: Settings, tap: Tap, units: int, n_guesses: int, generator: torch.Generator) -> Tensor:
+    """Noise (guess, row, noise_units), with ``shared`` the same for every example."""
+    if not settings.shared or tap.owners is None:
+        return drawn(settings.noise, (n_guesses, len(tap.outputs), units), generator, tap.outputs)
+    rows_each = tap.owners.rows_each
+    noise = drawn(settings.noise, (n_guesses, rows_each, units), generator, tap.outputs)
+    return tap.owners.from_examples(noise.unsqueeze(1).expand(-1, tap.owners.n_examples, -1, -1))
 
 
 def check_switches(settings: object) -> None:

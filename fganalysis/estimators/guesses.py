@@ -1,11 +1,12 @@
 """A block of gradient estimates in factored form: its scalars and its sum, never a dense weight matrix per guess.
 
-A guess of a weight gradient made at the activations is Ĝ = Σ_b ĝ_b x_bᵀ, so with K = X Xᵀ = FᵀF over examples
+A guess of a weight gradient made at the activations is Ĝ = Aᵀĝ, linear in ĝ (`fganalysis.capturing.weight_maps`). Of a
+Linear module it is Σ_r ĝ_r x_rᵀ over rows, so with K = X Xᵀ = FᵀF
 
-    ⟨Ĝ, G⟩ = ⟨ĝ, K g⟩        ‖Ĝ‖² = ⟨ĝ, K ĝ⟩ = ‖F ĝ‖²
+    ⟨Ĝ, G⟩ = ⟨ĝ, A G⟩ = ⟨ĝ, K g⟩        ‖Ĝ‖² = ⟨ĝ, K ĝ⟩ = ‖F ĝ‖²
 
 and the mean over guesses of Ĝ is the mean of ĝ. Both kinds of estimates answer the same questions; shapes are
-(guess, example, unit) at the activations and (guess, unit, input) at the weights.
+(guess, row, unit) a tap at the activations and (guess, unit, input) a layer at the weights.
 
 Single precision has no squares below 1e-38 or above 1e38, and gradients of a deep network or a scaled loss do. So a sum
 of squares or products is taken in single precision only where all its lengths lie between `SHORTEST` and `LONGEST`, and
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from fganalysis.arguments import described
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layer, Tap
+from fganalysis.capturing.weight_maps.matrix import MatrixMap
 
 Sums = tuple[Tensor, ...]
 # Of vectors whose squares and products single precision sums without loss: what is below 2⁻¹²⁶ and counts as zero is
@@ -43,10 +46,10 @@ class Estimates(Protocol):
         """The first guesses of the block."""
 
     def numbers_per_guess(self) -> int:
-        """How many numbers one guess is made of, summed over taps."""
+        """How many numbers one guess is made of, in all."""
 
     def total(self) -> Sums:
-        """Sum over guesses, a tensor a tap."""
+        """Sum over guesses, a tensor a tap at the activations, a layer at the weights."""
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
         """⟨ĝ, g⟩ and ‖ĝ‖², each (space, layer, guess) in double precision; NaN in a space without guesses."""
@@ -59,12 +62,12 @@ class Estimates(Protocol):
         """Guesses written out, (guess, number), at the activations (None without any there) and weights: for tests."""
 
     def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
-        """Mean over the guesses as weight gradients, (unit, input) a tap: what an optimiser consumes."""
+        """Mean over the guesses as weight gradients, (unit, input) a layer: what an optimiser consumes."""
 
 
 @dataclass(frozen=True)
 class ActivationEstimates:
-    """Guesses of the activation gradients, ``guesses[tap]`` of shape (guess, example, unit), loss per activation.
+    """Guesses of the activation gradients, ``guesses[tap]`` of shape (guess, row, unit), loss per activation.
 
     Raises:
         ValueError: no tensor, or tensors of another number of dimensions or with different numbers of guesses.
@@ -73,7 +76,7 @@ class ActivationEstimates:
     guesses: Sums
 
     def __post_init__(self) -> None:
-        _refuse_other_than_blocks("guesses", self.guesses, "(guess, example, unit)")
+        _refuse_other_than_blocks("guesses", self.guesses, "(guess, row, unit)")
 
     def __len__(self) -> int:
         return self.guesses[0].shape[0]
@@ -88,48 +91,102 @@ class ActivationEstimates:
         return tuple(guess.sum(0) for guess in self.guesses)
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
-        factors = _factors(snapshot)
-        inner: list[Tensor] = []
-        lengths: list[Tensor] = []
-        for tap, gradient, mixed, guess in zip(
-            snapshot.taps, snapshot.gradients, factors.mixed_gradients, self.guesses, strict=True
-        ):
-            flat = guess.flatten(1)
-            inner += [flat @ gradient.flatten(), flat @ mixed.to(flat.dtype).flatten()]
-            lengths += [_length(guess), _length_in_weights(guess, tap.kernel_root)]
+        layers = [self._of_layer(snapshot, layer) for layer in snapshot.weights]
+        inner, squares = (torch.stack(parts, dim=1) for parts in zip(*layers, strict=True))
+        return inner, squares
 
-        def in_double(layer: int, index: int) -> tuple[Tensor, Tensor]:
-            guess = self.guesses[layer][index].double()
-            in_weights = snapshot.taps[layer].kernel_root.double() @ guess
-            pair = (snapshot.gradients[layer].double(), factors.mixed_gradients[layer].double())
-            products = torch.stack([(guess * gradient).sum() for gradient in pair])
-            return products, torch.stack([guess.square().sum(), in_weights.square().sum()])
+    def _of_layer(self, snapshot: Snapshot, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Inner products and squared norms of one layer, (space, guess); NaN for parameters of no tap."""
+        if not layer.taps:
+            unknown = torch.full((2, len(self)), torch.nan, dtype=torch.float64, device=snapshot.device)
+            return unknown, unknown
+        parts = [self._of_tap(snapshot, index) for index in layer.taps]
+        if len(parts) == 1 and snapshot.taps[layer.taps[0]].weights.cheap:
+            return parts[0]
+        # Of several taps the guesses at the weights add up, and of a module without a kernel they are written out.
+        inner, squares = (torch.stack([part[which] for part in parts]).sum(0) for which in (0, 1))
+        index = snapshot.layers.index(layer.name)
+        exact = snapshot.weight_gradients[index].double().flatten()
+        products, norms = [], []
+        for guesses in _slices(len(self), layer.weight.numel()):
+            written = [
+                layer.from_tap(snapshot.taps[i], snapshot.taps[i].weights.gradients(self.guesses[i][guesses]))
+                for i in layer.taps
+            ]
+            total = sum(written[1:], written[0]).double().flatten(1)
+            products.append(total @ exact)
+            norms.append(total.square().sum(1))
+        return torch.stack([inner[0], torch.cat(products)]), torch.stack([squares[0], torch.cat(norms)])
 
-        return _in_double_precision(_by_space(inner), _by_space(lengths), factors.doubtful, in_double)
+    def _of_tap(self, snapshot: Snapshot, index: int) -> tuple[Tensor, Tensor]:
+        """Inner products and squared norms of the guesses at a tap, (space, guess); in weight space if it is cheap."""
+        factors, guess = _factors(snapshot), self.guesses[index]
+        tap, gradient, mixed = snapshot.taps[index], snapshot.gradients[index], factors.mixed_gradients[index]
+        flat = guess.flatten(1)
+        inner, lengths = [flat @ gradient.flatten()], [_length(guess)]
+        if tap.weights.cheap:
+            inner.append(flat @ mixed.to(flat.dtype).flatten())
+            lengths.append(_length_in_weights(guess, tap))
+
+        def in_double(one: int) -> tuple[Tensor, Tensor]:
+            single = guess[one].double()
+            products, squares = [(single * gradient.double()).sum()], [single.square().sum()]
+            if tap.weights.cheap:
+                products.append((single * mixed.double()).sum())
+                squares.append(tap.weights.image(single.unsqueeze(0)).square().sum())
+            return torch.stack(products), torch.stack(squares)
+
+        doubtful = factors.doubtful[: len(inner), index]
+        return _in_double_precision(torch.stack(inner), torch.stack(lengths), doubtful, in_double)
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
-        for index, (tap, gradient) in enumerate(zip(snapshot.taps, snapshot.gradients, strict=True)):
-            root = tap.kernel_root.double()
-            own, in_weights = _no_gram(means, gradient), _no_gram(means, gradient)
-            for units in _slices(tap.units, len(means) * len(gradient)):
-                errors = _errors([mean[index][:, units] for mean in means], gradient[:, units])
-                own += _gram(errors)
-                in_weights += _gram(torch.matmul(root, errors))
-            layers.append(torch.stack([own, in_weights]))
+        for number, layer in enumerate(snapshot.weights):
+            at_taps, at_weights = _no_gram(means, snapshot.like), _no_gram(means, snapshot.like)
+            for index in layer.taps:
+                tap, gradient = snapshot.taps[index], snapshot.gradients[index]
+                matrix = isinstance(tap.weights, MatrixMap) and len(layer.taps) == 1
+                for units in _slices(tap.units, len(means) * len(gradient)):
+                    errors = _errors([mean[index][:, units] for mean in means], gradient[:, units])
+                    at_taps += _gram(errors)
+                    if matrix:  # Whose image is made unit by unit.
+                        at_weights += _gram(tap.weights.image(errors))
+            if not layer.taps:
+                at_taps, at_weights = at_taps.fill_(torch.nan), at_weights.fill_(torch.nan)
+            elif not (len(layer.taps) == 1 and isinstance(snapshot.taps[layer.taps[0]].weights, MatrixMap)):
+                at_weights = self._written_gram(snapshot, number, means)
+            layers.append(torch.stack([at_taps, at_weights]))
         return torch.stack(layers, dim=1)
 
+    def _written_gram(self, snapshot: Snapshot, number: int, means: Sequence[Sums]) -> Tensor:
+        """Inner products between errors at the weights of one layer, with every mean written out there."""
+        layer, exact = snapshot.weights[number], snapshot.weight_gradients[number]
+        if len(layer.taps) == 1 and snapshot.taps[layer.taps[0]].weights.cheap:
+            index = layer.taps[0]
+            errors = _errors([mean[index] for mean in means], snapshot.gradients[index])
+            return _gram(snapshot.taps[index].weights.image(errors))
+        written = []
+        for mean in means:
+            parts = [
+                layer.from_tap(snapshot.taps[i], snapshot.taps[i].weights.gradients(mean[i].double().unsqueeze(0)))[0]
+                for i in layer.taps
+            ]
+            written.append(sum(parts[1:], parts[0]))
+        return _gram(_errors(written, exact))
+
     def dense(self, snapshot: Snapshot) -> tuple[Tensor | None, Tensor]:
-        weights = [guess.mT @ tap.inputs for tap, guess in zip(snapshot.taps, self.guesses, strict=True)]
-        return _flat(self.guesses), _flat(weights)
+        weights = snapshot.at_weights(self.guesses)
+        if len(self) == 1:
+            weights = tuple(weight.unsqueeze(0) for weight in weights)
+        return _flat(self.guesses), _flat([weight.expand(len(self), *weight.shape[-2:]) for weight in weights])
 
     def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
-        return [guess.mean(0).T @ tap.inputs for tap, guess in zip(snapshot.taps, self.guesses, strict=True)]
+        return list(snapshot.at_weights([guess.mean(0, keepdim=True) for guess in self.guesses]))
 
 
 @dataclass(frozen=True)
 class WeightEstimates:
-    """Guesses c_l V_l of weight gradients: ``directions[tap]`` (guess, unit, input), ``coefficients`` (guess, layer).
+    """Guesses c_l V_l of weight gradients: ``directions[layer]`` (guess, unit, input), ``coefficients`` (guess, layer).
 
     There is no guess of the activation gradients in them, so that space is NaN.
 
@@ -170,17 +227,25 @@ class WeightEstimates:
             inner.append(direction.flatten(1) @ gradient.flatten())
             lengths.append(_length(direction))
 
-        def in_double(layer: int, index: int) -> tuple[Tensor, Tensor]:
-            direction = self.directions[layer][index].double()
-            product = (direction * snapshot.weight_gradients[layer].double()).sum()
-            return product[None], direction.square().sum()[None]
-
         doubtful = snapshot.remember("doubtful weight gradients", partial(_doubtful, snapshot.weight_gradients))
-        products, squares = _in_double_precision(
-            torch.stack(inner)[None], torch.stack(lengths)[None], doubtful[None], in_double
-        )
+        products, squares = [], []
+        for layer, direction in enumerate(self.directions):
+
+            def in_double(one: int, layer: int = layer, direction: Tensor = direction) -> tuple[Tensor, Tensor]:
+                single = direction[one].double()
+                product = (single * snapshot.weight_gradients[layer].double()).sum()
+                return product[None], single.square().sum()[None]
+
+            product, square = _in_double_precision(
+                inner[layer][None], lengths[layer][None], doubtful[layer][None], in_double
+            )
+            products.append(product[0])
+            squares.append(square[0])
         coefficients = self.coefficients.T.double()
-        return _only_weights(coefficients * products[0]), _only_weights(coefficients.square() * squares[0])
+        return (
+            _only_weights(coefficients * torch.stack(products)),
+            _only_weights(coefficients.square() * torch.stack(squares)),
+        )
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
@@ -229,9 +294,19 @@ class _Factors:
 def _factors(snapshot: Snapshot) -> _Factors:
     def make() -> _Factors:
         exact, mixed, lost = [], [], []
-        for tap, gradient, single in zip(snapshot.taps, snapshot.gradients, snapshot.mixed_gradients, strict=True):
-            inputs = tap.inputs.double()
-            double = inputs @ (inputs.T @ gradient.double())
+        for tap, gradient in zip(snapshot.taps, snapshot.gradients, strict=True):
+            layer, index = snapshot.weights[tap.layer], tap.layer
+            if not tap.weights.cheap:
+                exact.append(torch.zeros_like(gradient).double())
+                mixed.append(exact[-1])
+                lost.append(False)
+                continue
+            if len(layer.taps) == 1:
+                of_tap = tap.weights.gradients(gradient.double().unsqueeze(0))
+            else:
+                of_tap = layer.to_tap(tap, snapshot.weight_gradients[index].double()).unsqueeze(0)
+            double = tap.weights.along(of_tap)[0]
+            single = snapshot.mixed_gradients_of(tap)
             exact.append(double)
             # Products of inputs may be lost although what they are multiplied with makes up for it.
             lost.append(not bool((single - double).norm() <= 1e-3 * double.norm()))
@@ -250,25 +325,20 @@ def _doubtful(gradients: Sequence[Tensor]) -> Tensor:
     return _beyond_single(squares) & (squares != 0)
 
 
-def _by_space(parts: list[Tensor]) -> Tensor:
-    """(space, layer, guess) of tensors (guess,) that are listed layer by layer, both spaces of each."""
-    return torch.stack(parts).view(-1, 2, len(parts[0])).transpose(0, 1)
-
-
 def _in_double_precision(
-    inner: Tensor, lengths: Tensor, doubtful: Tensor, in_double: Callable[[int, int], tuple[Tensor, Tensor]]
+    inner: Tensor, lengths: Tensor, doubtful: Tensor, in_double: Callable[[int], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Inner products and squared norms, (space, layer, guess), those that single precision cannot sum computed again.
+    """Inner products and squared norms, (space, guess), those that single precision cannot sum computed again.
 
-    lengths: norms of the guesses. doubtful: (space, layer), of what they are multiplied with. in_double: (layer, guess)
-    → both numbers, (space,) each.
+    lengths: norms of the guesses. doubtful: (space,), of what they are multiplied with. in_double: guess → both
+    numbers, (space,) each.
     """
     inner, squares = inner.double(), lengths.double().square()
     if lengths.dtype != torch.float64:
         # A guess of zero is among them: it may be one whose squares were lost.
-        beyond = (_beyond_single(squares) | doubtful[..., None]).any(0)
-        for layer, index in beyond.nonzero().tolist():
-            inner[:, layer, index], squares[:, layer, index] = in_double(layer, index)
+        beyond = (_beyond_single(squares) | doubtful[:, None]).any(0)
+        for index in beyond.nonzero()[:, 0].tolist():
+            inner[:, index], squares[:, index] = in_double(index)
     return inner, squares
 
 
@@ -281,12 +351,15 @@ def _length(guess: Tensor) -> Tensor:
     return torch.linalg.vector_norm(guess, dim=(1, 2))
 
 
-def _length_in_weights(guess: Tensor, root: Tensor) -> Tensor:
-    """‖F ĝ‖ of every guess; a square root F is upper triangular, so its lower rows need the later examples alone."""
-    rows, examples = root.shape
-    if rows < examples:
+def _length_in_weights(guess: Tensor, tap: Tap) -> Tensor:
+    """‖Ĝ‖ of every guess; a square root F is upper triangular, so its lower rows need the later rows alone."""
+    if not isinstance(tap.weights, MatrixMap):
+        return torch.linalg.vector_norm(tap.weights.image(guess).flatten(1), dim=1)
+    root = tap.weights.kernel_root
+    size, rows = root.shape
+    if size < rows:
         return _length(torch.matmul(root, guess))
-    half = examples // 2
+    half = rows // 2
     later = _length(torch.matmul(root[half:, half:], guess[:, half:]))
     return torch.hypot(later, _length(torch.matmul(root[:half], guess))) if half else later
 

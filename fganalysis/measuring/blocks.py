@@ -33,7 +33,7 @@ class Seeds:
 
     @classmethod
     def of(cls, seed: int, snapshot: Snapshot, estimator: str | Estimator) -> Seeds:
-        return cls(seed, snapshot.step, stable_name(estimator), snapshot.outputs.device)
+        return cls(seed, snapshot.step, stable_name(estimator), snapshot.device)
 
     def generator(self, *block: int) -> torch.Generator:
         """The generator of a block, given by its number, or by several such as look and number."""

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, grad, jvp, vjp
+from torch.func import grad, jvp, vjp
 
 from fganalysis.arguments import check_callable, check_kind, check_number, check_seed, check_whole
+from fganalysis.capturing.batch import functionally_called
 from fganalysis.capturing.precision import plainly
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.measuring.sound_arrays import double, in_range, power_of_two, precision
@@ -52,12 +53,12 @@ class Eigenpairs:
 def hessian_product(snapshot: Snapshot) -> Product:
     """v ↦ H v for vectors (weight,): the forward-mode derivative of the gradient along v.
 
-    Raises ValueError for a trainable parameter that sits in no tap; the product for a vector of another length, and
-    where the network or the loss has no second derivative in forward mode.
+    The product raises ValueError for a vector of another length, and where the network or the loss has no second
+    derivative in forward mode.
     """
 
     def loss(parameters: Parts) -> Tensor:
-        return snapshot.loss_fn(functional_call(snapshot.network, parameters, snapshot.inputs), snapshot.targets)
+        return snapshot.loss_fn(functionally_called(snapshot.network, parameters, snapshot.inputs), snapshot.targets)
 
     return _product(snapshot, lambda parameters, along: jvp(grad(loss), (parameters,), (along,))[1])
 
@@ -69,7 +70,7 @@ def gauss_newton_product(snapshot: Snapshot) -> Product:
     """
 
     def outputs(parameters: Parts) -> Tensor:
-        return functional_call(snapshot.network, parameters, snapshot.inputs)
+        return functionally_called(snapshot.network, parameters, snapshot.inputs)
 
     def loss(values: Tensor) -> Tensor:
         return snapshot.loss_fn(values, snapshot.targets)
@@ -184,15 +185,13 @@ def _refuse_asymmetric(
 
 def _weights(snapshot: Snapshot) -> Tensor:
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
-    return torch.cat([tap.weight.flatten() for tap in snapshot.taps])
+    return torch.cat([layer.weight.flatten() for layer in snapshot.weights])
 
 
 def _product(snapshot: Snapshot, times: Callable[[Parts, Parts], Parts]) -> Product:
     """``times(parameters, along)``, by parameter name, as a map of vectors in the order of the weight gradients."""
     weights = _weights(snapshot)
-    for name in snapshot.untapped_parameters:
-        raise ValueError(f"parameter {name!r} is in no Linear module: curvature is that of the taps' weights")
-    names = [name for tap in snapshot.taps for name in tap.parameter_names]
+    names = [name for layer in snapshot.weights for name in layer.parameter_names]
     parameters = {name: snapshot.network.get_parameter(name).detach() for name in names}
 
     def product(vector: Tensor) -> Tensor:
@@ -200,10 +199,10 @@ def _product(snapshot: Snapshot, times: Callable[[Parts, Parts], Parts]) -> Prod
         double(vector, "vector", 1)
         if vector.shape != weights.shape:
             raise ValueError(f"vector must have the shape {tuple(weights.shape)}, got {tuple(vector.shape)}")
-        parts = vector.detach().to(weights).split([tap.weight.numel() for tap in snapshot.taps])
+        parts = vector.detach().to(weights).split([layer.weight.numel() for layer in snapshot.weights])
         along: Parts = {}
-        for tap, part in zip(snapshot.taps, parts, strict=True):
-            along |= tap.by_parameter(part.view(tap.weight.shape))
+        for layer, part in zip(snapshot.weights, parts, strict=True):
+            along |= layer.by_parameter(part.view(layer.weight.shape))
         try:
             with plainly(weights.device):
                 products = times(parameters, along)
@@ -214,6 +213,6 @@ def _product(snapshot: Snapshot, times: Callable[[Parts, Parts], Parts]) -> Prod
                 "the network or its loss has no curvature product: it takes a second derivative in forward mode, "
                 "which functions without a rule for it and some fused operations do not have"
             ) from error
-        return torch.cat([tap.columns(products).flatten() for tap in snapshot.taps])
+        return torch.cat([layer.columns(products).flatten() for layer in snapshot.weights])
 
     return product

@@ -93,7 +93,7 @@ def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
 
 def subspace_work(snapshot: Snapshot) -> int:
     """The approximate number of multiplications in `subspaces`, from the sizes of its decompositions."""
-    shapes = [array.shape for tap in snapshot.taps for array in (tap.outputs, tap.inputs, tap.weight)]
+    shapes = [array.shape for tap in snapshot.taps for array in (tap.outputs, tap.outputs, tap.weight)]
     for tap in snapshot.taps:
         if tap.upstream is not None:
             shapes += [tap.upstream.weight.shape] * snapshot.n_examples
@@ -160,11 +160,11 @@ def _what_is_compared(snapshot: Snapshot) -> list[tuple[str, object]]:
     """What must be equal in snapshots of one training: pairs of a description and a value."""
     return [
         ("layers", list(snapshot.layers)),
-        ("weights' shapes", [str(tuple(tap.weight.shape)) for tap in snapshot.taps]),
+        ("weights' shapes", [str(tuple(layer.weight.shape)) for layer in snapshot.weights]),
         ("modules", [type(module).__name__ for module in snapshot.network.modules()]),
         ("numbers of examples", snapshot.n_examples),
-        ("data types", str(snapshot.outputs.dtype).removeprefix("torch.")),
-        ("devices", str(snapshot.outputs.device)),
+        ("data types", str(snapshot.dtype).removeprefix("torch.")),
+        ("devices", str(snapshot.device)),
     ]
 
 
@@ -253,7 +253,8 @@ def _stacked(
             made[snapshot.step, name] if (snapshot.step, name) in made else unknown(snapshot, name) for name in chosen
         ]
         reasons = {name: _in_a_sentence(error) for (step, name), error in failed.items() if step == snapshot.step}
-        unseen = {schema.NOT_LOOKED_AT: json.dumps(snapshot.untapped_parameters)}
+        looked_at_by_all = not any(json.loads(str(part.attrs.get(schema.NOT_LOOKED_AT, "[]"))) for part in row)
+        unseen = {schema.NOT_LOOKED_AT: json.dumps(() if looked_at_by_all else snapshot.untapped_parameters)}
         step = _along(schema.ESTIMATOR, row).assign_attrs(unseen | _as_attribute([reasons]))
         steps.append(step.expand_dims(schema.STEP))
     return _along(schema.STEP, steps)

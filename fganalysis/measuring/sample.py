@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fganalysis import metrics
 from fganalysis.arguments import check_flag, check_seed, check_whole
-from fganalysis.capturing.coordinates import coordinates, squared_gradients
+from fganalysis.capturing.coordinates import coordinates, over_layers, squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve, settings
@@ -78,11 +78,14 @@ class _Scalars:
     Small arrays of each block's would keep the memory of the threads that made them from being given back.
     """
 
-    def __init__(self, guess: Estimates, n_layers: int, n_guesses: int):
-        shape = (len(schema.SPACES), n_layers, n_guesses)
+    def __init__(self, guess: Estimates, snapshot: Snapshot, n_guesses: int):
+        shape = (len(schema.SPACES), len(snapshot.layers), n_guesses)
         self.inner_products, self.squared_norms = np.empty(shape), np.empty(shape)
         at_activations = isinstance(guess, ActivationEstimates)
-        self._spaces = slice(None) if at_activations else slice(schema.SPACES.index("weight"), None)
+        self._known = np.zeros(shape[:2], dtype=bool)
+        self._known[schema.SPACES.index("weight")] = True
+        if at_activations:
+            self._known[:] = [bool(layer.taps) for layer in snapshot.weights]
 
     def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
         """Those of a block whose first guess is number ``start``.
@@ -91,7 +94,7 @@ class _Scalars:
             ValueError: a guess that is NaN or infinite, or whose squared norm is.
         """
         inner, norms = (part.cpu().numpy() for part in guesses.inner_products(snapshot))
-        if not np.isfinite(norms[self._spaces]).all():
+        if not np.isfinite(norms[self._known]).all():
             raise ValueError(f"the estimator made a guess that is NaN, infinite or too long to square (seed {seed})")
         self.inner_products[..., start : start + len(guesses)] = inner
         self.squared_norms[..., start : start + len(guesses)] = norms
@@ -152,11 +155,11 @@ def sample(
             check_whole(name, value)
     chosen, name = resolve(estimator), label(estimator)
     with torch.no_grad(), full_precision(snapshot):
-        squared_gradient = _finite_gradients(snapshot)
         seeds = Seeds.of(seed, snapshot, chosen)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
         probe = first_guess(chosen, snapshot, seeds.generator(2**31))
         probe.inner_products(snapshot)
+        squared_gradient = _finite_gradients(snapshot, isinstance(probe, ActivationEstimates))
         measures = metrics.registered()
 
         def block_of(guesses: Estimates) -> _Block:
@@ -167,18 +170,18 @@ def sample(
         numbers = max(probe.numbers_per_guess(), 1)
         block_size = block_size or default_block_size(numbers)
         n_blocks = -(-n_guesses // block_size)
-        bytes_per_guess = numbers * snapshot.outputs.element_size()
+        bytes_per_guess = numbers * snapshot.like.element_size()
         most_groups = int(np.clip(BYTES_OF_GROUPS // bytes_per_guess, 8, MOST_GROUPS))
         # As many as leave all groups with the same number of blocks, or one less: intervals take them for equal.
         n_groups = -(-n_blocks // -(-n_blocks // most_groups))
         sums = sum(part.numel() for of_metric in pattern.kept for part in of_metric)
-        n_scalars = 2 * len(schema.SPACES) * (len(snapshot.taps) + 1) * n_guesses
+        n_scalars = 2 * len(schema.SPACES) * (len(snapshot.layers) + 1) * n_guesses
         kept = n_groups * bytes_per_guess + (n_groups * sums + n_scalars) * SCALAR_BYTES
         in_flight = _blocks_in_flight(memory, kept, bytes_per_guess, block_size)
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
-        alone = snapshot.outputs.is_cuda or snapshot.autodiff == "forward"
+        alone = snapshot.like.is_cuda or snapshot.autodiff == "forward"
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
-        groups, scalars = _Groups(n_groups, pattern), _Scalars(probe, len(snapshot.taps), n_guesses)
+        groups, scalars = _Groups(n_groups, pattern), _Scalars(probe, snapshot, n_guesses)
 
         def run(index: int) -> _Block:
             # Both are settings of a thread.
@@ -196,7 +199,7 @@ def sample(
             gram = probe.error_grams(snapshot, means).cpu().numpy()
             group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
             raw = _Raw.of(scalars, gram, group_of_guess, squared_gradient)
-            estimates = raw.estimates(float(torch.finfo(snapshot.outputs.dtype).eps))
+            estimates = raw.estimates(float(torch.finfo(snapshot.dtype).eps))
             sizes = groups.sizes.astype(float)
             of_metrics = [
                 metric.estimated(snapshot, metrics.Groups(sizes, means, kept, estimates))
@@ -211,11 +214,16 @@ def sample(
         "block_size": block_size,
         "n_examples": snapshot.n_examples,
         "autodiff": snapshot.autodiff,
-        "device": str(snapshot.outputs.device.type),
-        "dtype": str(snapshot.outputs.dtype).removeprefix("torch."),
-        schema.NOT_LOOKED_AT: json.dumps(snapshot.untapped_parameters),
+        "device": str(snapshot.device.type),
+        "dtype": str(snapshot.dtype).removeprefix("torch."),
+        schema.NOT_LOOKED_AT: json.dumps(_not_looked_at(snapshot, probe)),
     }
     return schema.validate(schema.annotate(dataset))
+
+
+def _not_looked_at(snapshot: Snapshot, guess: Estimates) -> tuple[str, ...]:
+    """The trainable parameters for which there is no guess."""
+    return snapshot.untapped_parameters if isinstance(guess, ActivationEstimates) else ()
 
 
 def default_block_size(numbers_per_guess: int) -> int:
@@ -224,10 +232,10 @@ def default_block_size(numbers_per_guess: int) -> int:
     return min(MOST_GUESSES_PER_BLOCK, 1 << (fitting.bit_length() - 1))
 
 
-def _finite_gradients(snapshot: Snapshot) -> np.ndarray:
+def _finite_gradients(snapshot: Snapshot, at_activations: bool) -> np.ndarray:
     """`squared_gradients`, refused where no guess can be compared with them."""
-    squares = squared_gradients(snapshot)
-    if not np.isfinite(squares).all():
+    squares = squared_gradients(snapshot, at_activations)
+    if np.isinf(squares).any() or not np.isfinite(squares[:, -1]).all():
         raise ValueError("the exact gradient has NaN or infinite entries, so no guess can be compared with it")
     return squares
 
@@ -266,7 +274,7 @@ class _Raw:
     @classmethod
     def of(cls, scalars: _Scalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray) -> _Raw:
         parts = (scalars.inner_products, scalars.squared_norms, gram)
-        inner, norms, whole = (np.concatenate([part, part.sum(1, keepdims=True)], axis=1) for part in parts)
+        inner, norms, whole = (np.concatenate([part, over_layers(part)[:, None]], axis=1) for part in parts)
         return cls(inner, norms, whole, group_of_guess, squared_gradient)
 
     def estimates(self, precision: float) -> dict[str, quantities.Estimate]:

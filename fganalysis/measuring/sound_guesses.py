@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fganalysis.arguments import check_kind, check_seed
 from fganalysis.capturing.snapshot import Snapshot
@@ -37,19 +38,22 @@ def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generat
     at_activations = isinstance(guesses, ActivationEstimates)
     space = "activation" if at_activations else "weight"
     blocks = guesses.guesses if isinstance(guesses, ActivationEstimates) else guesses.directions
-    if len(blocks) != len(snapshot.taps):
-        raise ValueError(f"guesses must have a tensor for each of the {len(snapshot.taps)} taps, got {len(blocks)}")
-    for block, tap in zip(blocks, snapshot.taps, strict=True):
-        like = tap.outputs if at_activations else tap.weight
+    named: list[tuple[str, Tensor]] = [(layer.name, layer.weight) for layer in snapshot.weights]
+    if at_activations:
+        named = [(tap.name, tap.outputs) for tap in snapshot.taps]
+    if len(blocks) != len(named):
+        each = "taps" if at_activations else "layers"
+        raise ValueError(f"guesses must have a tensor for each of the {len(named)} {each}, got {len(blocks)}")
+    for block, (name, like) in zip(blocks, named, strict=True):
         if block.shape[1:] != like.shape:
             raise ValueError(
-                f"the estimator's guesses for layer {tap.name!r} have the shape {tuple(block.shape[1:])}, the {space} "
+                f"the estimator's guesses for layer {name!r} have the shape {tuple(block.shape[1:])}, the {space} "
                 f"gradient {tuple(like.shape)}"
             )
         if (block.dtype, block.device) != (like.dtype, like.device):
             words = [f"{str(part.dtype).removeprefix('torch.')} on {part.device}" for part in (block, like)]
             raise ValueError(
-                f"the estimator's guesses for layer {tap.name!r} are {words[0]}, the {space} gradient {words[1]}"
+                f"the estimator's guesses for layer {name!r} are {words[0]}, the {space} gradient {words[1]}"
             )
     return guesses
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.capturing.upstream_modes import UpstreamModes
+from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.measuring import subspace
 from fganalysis.results import schema
 
@@ -138,12 +139,18 @@ def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:
 def _singular_values(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> list[list[Array | None]]:
     """(layer, matrix) → singular values (matrices of the batch, mode): one row, or one an example for the Jacobian."""
     columns = []
-    for index, tap in enumerate(snapshot.taps):
-        matrices = (snapshot.gradients[index], tap.inputs, snapshot.weight_gradients[index])
-        column: list[Array | None] = [subspace.singular_values(m).cpu().numpy()[None] for m in matrices]
+    for number, layer in enumerate(snapshot.weights):
+        matrices: list[Tensor | None] = [None, None, snapshot.weight_gradients[number]]
+        if len(layer.taps) == 1:
+            tap = snapshot.taps[layer.taps[0]]
+            matrices[0] = snapshot.gradients[layer.taps[0]]
+            matrices[1] = tap.inputs if isinstance(tap.weights, MatrixMap) else None
+        column: list[Array | None] = [
+            None if m is None else subspace.singular_values(m).cpu().numpy()[None] for m in matrices
+        ]
         jacobian = None
-        if index < len(modes):
-            layer_modes = modes[index]
+        if number < len(modes):
+            layer_modes = modes[number]
             jacobian = np.pad(
                 layer_modes.values, ((0, 0), (0, max(0, layer_modes.smaller_side - layer_modes.values.shape[1])))
             )

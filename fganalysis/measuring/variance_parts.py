@@ -43,8 +43,8 @@ def variance_parts(
     check_arguments(snapshot, 0)
     check_whole("n_draws", n_draws, GROUPS)
     check_kind("generator", generator, torch.Generator, "a torch.Generator")
-    if generator.device.type != snapshot.outputs.device.type:
-        raise ValueError(f"generator must be on {snapshot.outputs.device}, as the snapshot is, got {generator.device}")
+    if generator.device.type != snapshot.device.type:
+        raise ValueError(f"generator must be on {snapshot.device}, as the snapshot is, got {generator.device}")
     within, products = [], []
     totals: list[Sums] = []
     with torch.no_grad(), full_precision(snapshot):
@@ -68,7 +68,7 @@ def variance_parts(
     between = quantities.less_squared_bias(np.stack(products, -1), squared_norm(gram, sizes), gram, group_of_draw)
     # Both parts are at least 0, and are differences of squared errors.
     squares = np.stack(within, -1).mean(-1) + np.abs(np.stack(products, -1).mean(-1)) + squared_gradients(snapshot)
-    rounding = 2 * quantities.ROUNDING * float(torch.finfo(snapshot.outputs.dtype).eps) * squares
+    rounding = 2 * quantities.ROUNDING * float(torch.finfo(snapshot.dtype).eps) * squares
     parts = (part.of_few(n_draws).of_rounding(rounding) for part in (mean(np.stack(within, -1)), between))
     return VarianceParts(*(part.within(0.0, np.inf) for part in parts))
 

@@ -14,6 +14,7 @@ from fganalysis.arguments import check_kind
 from fganalysis.capturing.coordinates import coordinates, squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve
+from fganalysis.predictions.arrays import NoClosedForm
 from fganalysis.predictions.guess import Guess, GuessOnRows, WeightMoments
 from fganalysis.predictions.protocol import ClosedForm
 from fganalysis.predictions.registry import CLOSED_FORMS, closed_form_of, register_closed_form
@@ -48,24 +49,29 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
             not what the closed form needs, such as upstream Jacobians.
     """
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
-    chosen = resolve(estimator)
+    chosen, why = resolve(estimator), ""
     form = closed_form_of(chosen)
     for need in form.needs(chosen):
         getattr(snapshot, need)
-    guess = form.guess(snapshot, chosen)
+    try:
+        guess = form.guess(snapshot, chosen)
+    except NoClosedForm as reason:
+        guess, why = Guess(), str(reason)
     found = guess.quantities(snapshot)
     for metric in metrics.registered():
         found |= metric.predicted(snapshot, guess)
     grid = (schema.SPACE, schema.LAYER)
-    shape = (len(schema.SPACES), len(snapshot.taps) + 1)
+    shape = (len(schema.SPACES), len(snapshot.layers) + 1)
     known = schema.variables()
     variables: dict[str, tuple] = {}
     for name in (*schema.QUANTITIES, *schema.EXACT):
         dims = known[name].dims
         values = found.get(name, np.full(shape[len(shape) - len(dims) :], np.nan))
         variables[name] = (dims, values)
-    variables["gradient_norm"] = (grid, np.sqrt(squared_gradients(snapshot)))
+    variables["gradient_norm"] = (grid, np.sqrt(squared_gradients(snapshot, guess.weights is None)))
     dataset = xr.Dataset(variables, coords=coordinates(snapshot, label(chosen)))
+    if why:
+        dataset.attrs[schema.NOT_PREDICTED] = why
     return schema.validate(schema.annotate(dataset))
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.estimators.feedback.matrices import read_by_next
 
 Array = NDArray[np.float64]
@@ -19,13 +20,33 @@ def double(tensors: Sequence[Tensor]) -> list[Array]:
     return [tensor.detach().double().cpu().numpy() for tensor in tensors]
 
 
+class NoClosedForm(ValueError):
+    """A network on which the closed form of an estimator is not known; the message says why."""
+
+
 def inputs_of(snapshot: Snapshot) -> list[Array]:
+    """x (example, input) of every tap.
+
+    Raises:
+        NoClosedForm: a tap that is not a matrix with a row an example, or parameters that several taps share.
+    """
+    refuse_other_than_plain(snapshot)
     return double([tap.inputs for tap in snapshot.taps])
 
 
 def jacobians_of(snapshot: Snapshot) -> list[tuple[Array, Array]]:
     """The next tap's weight (next_unit, unit) and φ' (example, unit) of every tap but the last."""
     return [(double([j.weight])[0], double([j.derivative])[0]) for j in snapshot.upstream]
+
+
+def refuse_other_than_plain(snapshot: Snapshot) -> None:
+    """Raises NoClosedForm unless every tap is a matrix with a row an example, in a layer of its own."""
+    for tap in snapshot.taps:
+        plain = tap.owners is not None and tap.owners.is_plain and isinstance(tap.weights, MatrixMap)
+        if not plain or len(snapshot.weights[tap.layer].taps) > 1:
+            raise NoClosedForm(
+                f"no closed form is known for tap {tap.name!r}, which is not a Linear module with a row an example"
+            )
 
 
 def blocks_of(snapshot: Snapshot) -> list[Array]:

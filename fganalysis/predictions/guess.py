@@ -100,7 +100,7 @@ class GuessOnRows:
 
     def parts(self, snapshot: Snapshot) -> Array:
         """Variance within the rows and between them, (part, space, layer), all layers together last."""
-        found = np.full((2, 2, len(snapshot.taps) + 1), np.nan)
+        found = np.full((2, 2, len(snapshot.layers) + 1), np.nan)
         if self.pairs is not None:
             for index, (pair, x) in enumerate(zip(self.pairs, inputs_of(snapshot), strict=True)):
                 for space, kernel in enumerate((None, x @ x.T)):

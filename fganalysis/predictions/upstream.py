@@ -70,7 +70,7 @@ def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) ->
 def _orthogonal_factors(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> tuple[list[LowRank], bool]:
     """The factors, and whether the Jacobians determine them: no k takes some of several equal singular values."""
     # What counts as a zero singular value depends on the precision that the network computes in.
-    precision = torch.finfo(snapshot.outputs.dtype).eps
+    precision = torch.finfo(snapshot.dtype).eps
     k, which, iterations = estimator.k, estimator.which, estimator.iterations
     factors, determined = [], True
     for gradient, (weight, derivative) in zip(double(snapshot.gradients), jacobians_of(snapshot), strict=False):
@@ -91,7 +91,7 @@ def _orthogonal_factors(snapshot: Snapshot, estimator: estimators.OrthogonalUpst
 
 def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> Guess:
     factors: list[Factor] = []
-    precision, ranks = torch.finfo(snapshot.outputs.dtype).eps, [0]
+    precision, ranks = torch.finfo(snapshot.dtype).eps, [0]
     for jacobian in jacobians_of(snapshot):
         values = upstream.singular_triplets(*jacobian)[1]
         ranks.append(int((values > max(jacobian[0].shape) * precision * values[:, :1]).sum(1).max()))

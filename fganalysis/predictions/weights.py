@@ -39,12 +39,12 @@ Distribution = Callable[[Any, Sequence[float], Sequence[int], int], Prediction]
 
 
 def _layers(snapshot: Snapshot, estimator: Any, size: int | None) -> Layers:
-    gradients, between = double(snapshot.weight_gradients), np.zeros(len(snapshot.taps))
+    gradients, between = double(snapshot.weight_gradients), np.zeros(len(snapshot.weights))
     if size is not None:
         pairs = zip(double(snapshot.gradients), inputs_of(snapshot), strict=True)
         between = np.array([minibatch.variance((g @ g.T) * (x @ x.T), size) for g, x in pairs])
     squares = np.array([float((gradient**2).sum()) for gradient in gradients]) + between
-    sizes = [tap.weight.numel() for tap in snapshot.taps]
+    sizes = [layer.weight.numel() for layer in snapshot.weights]
     law = ([estimator.noise.fourth(n) for n in sizes], [estimator.noise.pair(n) for n in sizes])
     return Layers(snapshot, squares, between, sizes, law, size)
 
@@ -89,14 +89,14 @@ def _of_multi_tangent(layers: Layers, estimator: estimators.MultiTangent) -> Arr
 def _weight_moments(
     snapshot: Snapshot, estimator: estimators.WeightPerturbation, size: int | None = None
 ) -> WeightMoments | None:
-    return _moments(_of_weight_perturbation, np.ones(len(snapshot.taps)), snapshot, estimator, size)
+    return _moments(_of_weight_perturbation, np.ones(len(snapshot.weights)), snapshot, estimator, size)
 
 
 def _tangent_moments(
     snapshot: Snapshot, estimator: estimators.MultiTangent, size: int | None = None
 ) -> WeightMoments | None:
     """A projection on k random directions keeps k/n of the gradient, the mean of k tangents all of it."""
-    sizes = [tap.weight.numel() for tap in snapshot.taps]
+    sizes = [layer.weight.numel() for layer in snapshot.weights]
     estimator.check_dimension(sizes)
     kept = np.ones(len(sizes))
     if estimator.combine == "orthogonal":
@@ -155,7 +155,7 @@ def _known(moments: Callable[..., WeightMoments | None], distribution: Distribut
     """The closed form of a guess at the weights, from its moments and its distribution."""
 
     def more(snapshot: Snapshot, estimator: Any, n_averaged: int) -> Prediction:
-        sizes = [tap.weight.numel() for tap in snapshot.taps]
+        sizes = [layer.weight.numel() for layer in snapshot.weights]
         squares = [float((gradient**2).sum()) for gradient in double(snapshot.weight_gradients)]
         return at_weights(distribution(estimator, squares, sizes, n_averaged))
 

@@ -18,7 +18,7 @@ ALL_LAYERS = "all"
 SE = "_se"
 LOW, HIGH, WIDE, SHORT, TAIL = "_low", "_high", "_wide", "_short", "_tail"
 # Attributes, JSON: parameters that are in no layer (a list), and why an estimator has no numbers (by its label).
-NOT_LOOKED_AT, NOT_MEASURED = "not_looked_at", "not_measured"
+NOT_LOOKED_AT, NOT_MEASURED, NOT_PREDICTED = "not_looked_at", "not_measured", "not_predicted"
 
 
 @dataclass(frozen=True)

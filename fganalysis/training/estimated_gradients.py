@@ -11,16 +11,19 @@ from torch import Tensor
 
 from fganalysis.arguments import check_callable, check_choice, check_kind, check_whole
 from fganalysis.capturing.capture import checked_for_training, freeze
-from fganalysis.capturing.snapshot import NonFiniteActivations, Snapshot
+from fganalysis.capturing.errors import NonFiniteActivations
+from fganalysis.capturing.recording import Plan
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Estimator, resolve
+from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.sound_guesses import guesses_of
 from fganalysis.training.checkpoints import kind_of
 
 EXAMPLES_CHECKED = 64  # Examples of the first batch that are used in checks.
 
-# Which networks `estimate_gradient` has checked, and with which loss functions.
-_CHECKED: WeakKeyDictionary[torch.nn.Module, set[Hashable]] = WeakKeyDictionary()
+# What was found out about networks that `estimate_gradient` has checked, by loss function.
+_CHECKED: WeakKeyDictionary[torch.nn.Module, dict[Hashable, Plan]] = WeakKeyDictionary()
 
 
 def estimate_gradient(
@@ -61,13 +64,11 @@ def estimate_gradient(
     check_choice("autodiff", autodiff, ("reverse", "forward"))
     # A batch of a single example cannot show whether examples interact.
     key = (getattr(loss_fn, "__code__", type(loss_fn)), autodiff, inputs.shape[:1] == (1,))
-    checked = _CHECKED.setdefault(network, set())
-    if key not in checked:
+    plans = _CHECKED.setdefault(network, {})
+    if key not in plans:
         first_examples = [part[:EXAMPLES_CHECKED] if part.ndim else part for part in (inputs, targets)]
-        refuse_untapped_parameters(checked_for_training(network, loss_fn, *first_examples, autodiff=autodiff))
-        checked.add(key)
-    snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0)
-    refuse_untapped_parameters(snapshot)
+        plans[key] = checked_for_training(network, loss_fn, *first_examples, autodiff=autodiff).plan
+    snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=0, plan=plans[key])
     fill_gradients(snapshot, estimator, n_guesses, generator, False)
     return snapshot.loss
 
@@ -88,11 +89,11 @@ def fill_gradients(
     check_kind("snapshot", snapshot, Snapshot, "what fganalysis.capture or freeze returns")
     estimator = resolve(estimator)
     check_whole("n_guesses", n_guesses, 1)
-    check_generator(generator, snapshot.inputs.device)
+    check_generator(generator, snapshot.device)
     with torch.no_grad():
         gradients = _mean_guess(snapshot, estimator, n_guesses, generator)
-        for tap, gradient in zip(snapshot.taps, gradients, strict=True):
-            for name, part in tap.by_parameter(gradient).items():
+        for layer, gradient in zip(snapshot.weights, gradients, strict=True):
+            for name, part in layer.by_parameter(gradient).items():
                 parameter = snapshot.network.get_parameter(name)
                 if parameter.grad is None:
                     parameter.grad = part.clone(memory_format=torch.contiguous_format)
@@ -113,17 +114,20 @@ def _mean_guess(
 ) -> Sequence[Tensor]:
     """The mean of so many guesses, (unit, input) a tap, checked."""
     guesses = guesses_of(estimator, snapshot, n_guesses, generator)
+    if isinstance(guesses, ActivationEstimates):
+        for name in snapshot.untapped_parameters:
+            raise ValueError(
+                f"parameter {name!r} is in no tap, so that a guess at the activations has no gradient for it: freeze "
+                "it by requires_grad_(False) or use a guess at the weights"
+            )
     try:
         gradients = guesses.weight_gradients(snapshot)
     except Exception as error:
         raise ValueError("the estimator's guesses do not fit the network: their shapes or types differ") from error
-    if len(gradients) != len(snapshot.taps):
-        raise ValueError(f"guesses must have a tensor for each of {len(snapshot.taps)} taps, got {len(gradients)}")
-    for tap, gradient in zip(snapshot.taps, gradients, strict=True):
-        if gradient.shape != tap.weight.shape or gradient.dtype != tap.weight.dtype:
-            raise ValueError(
-                f"the estimator's guess for layer {tap.name!r} must be {kind_of(tap.weight)}, got {kind_of(gradient)}"
-            )
+    for layer, gradient in zip(snapshot.weights, gradients, strict=True):
+        if gradient.shape != layer.weight.shape or gradient.dtype != layer.weight.dtype:
+            made = f"{kind_of(layer.weight)}, got {kind_of(gradient)}"
+            raise ValueError(f"the estimator's guess for layer {layer.name!r} must be {made}")
     if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
         raise NonFiniteActivations("the estimator's guess has NaN or infinite numbers")
     return gradients
@@ -140,9 +144,3 @@ def check_generator(generator: object, device: torch.device) -> None:
 def check_loss(loss_fn: object) -> None:
     """A function, or a module such as ``torch.nn.CrossEntropyLoss()``."""
     check_callable("loss_fn", loss_fn, "a function of (outputs, targets)")
-
-
-def refuse_untapped_parameters(snapshot: Snapshot) -> None:
-    """Raises ValueError for a parameter that is to be trained and for which no guess is made."""
-    for name in snapshot.untapped_parameters:
-        raise ValueError(f"parameter {name!r} is in no Linear module, so an estimator has no gradient for it")

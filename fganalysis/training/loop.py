@@ -30,8 +30,8 @@ from fganalysis.arguments import (
     described,
 )
 from fganalysis.capturing.capture import checked_for_training, freeze
+from fganalysis.capturing.errors import NonFiniteActivations
 from fganalysis.capturing.refusals import forward, mean_loss
-from fganalysis.capturing.snapshot import NonFiniteActivations
 from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
 from fganalysis.training.checkpoints import read_checkpoint, save_checkpoint, states_of
@@ -40,7 +40,6 @@ from fganalysis.training.estimated_gradients import (
     EXAMPLES_CHECKED,
     check_loss,
     fill_gradients,
-    refuse_untapped_parameters,
 )
 from fganalysis.training.run_settings import (
     in_evaluation,
@@ -174,7 +173,6 @@ def train(
     if not isinstance(estimator, Backpropagation):
         inputs, targets = data.batch(min(batch_size, EXAMPLES_CHECKED))
         checked = checked_for_training(network, loss_fn, inputs, targets, autodiff=autodiff)
-        refuse_untapped_parameters(checked)
         if isinstance(estimator, Stateful):
             estimator = estimator.initialised(checked)
             if continue_from is not None:
@@ -205,7 +203,7 @@ def train(
                 loss.backward()
                 quality = {"cosine": 1.0, "relative_error": 0.0}
             else:
-                snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step)
+                snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step, plan=checked.plan)
                 loss = snapshot.loss
                 quality = fill_gradients(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
                 if isinstance(estimator, Stateful):

@@ -40,7 +40,8 @@ class Averaged:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-        numbers = sum(max(tap.outputs.numel(), tap.weight.numel()) for tap in snapshot.taps)
+        at_weights = sum(layer.weight.numel() for layer in snapshot.weights)
+        numbers = max(at_weights, sum(tap.outputs.numel() for tap in snapshot.taps))
         at_once = max(1, NUMBERS_HELD // numbers)
         means = []
         for _ in range(n_guesses):
@@ -55,7 +56,7 @@ class Averaged:
 
 
 def block_of(guesses: Sequence[Sequence[Tensor]], like: Estimates) -> Estimates:
-    """A block of estimates from single guesses, each a tensor for each tap. like: estimates of the kind to make."""
+    """A block of estimates from single guesses, each a tensor for each tap or layer, of the kind of ``like``."""
     per_tap = tuple(torch.stack(of_tap) for of_tap in zip(*guesses, strict=True))
     if isinstance(like, ActivationEstimates):
         return ActivationEstimates(per_tap)

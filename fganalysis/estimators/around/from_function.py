@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_callable, described
+from fganalysis.capturing.batch import map_tensors
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Loss
@@ -88,15 +89,15 @@ def from_function(
         guesses = []
         for _ in range(n_guesses):
             _restore(network, snapshot)
-            batch = snapshot.inputs.clone(), snapshot.targets.clone()
+            batch = map_tensors(snapshot.inputs, torch.clone), map_tensors(snapshot.targets, torch.clone)
             with torch.enable_grad():
                 guess = function(network, snapshot.loss_fn, *batch, generator)
-            guesses.append(_by_tap(guess, snapshot, who))
+            guesses.append(_by_layer(guess, snapshot, who))
         for library, state in _global_generators().items():
             if state != drawn_before[library]:
                 raise ValueError(f"{who} drew from {library}'s global generator: draw from the one that it is given")
         _refuse_changes(network, snapshot, who)
-        directions = tuple(torch.stack(per_tap) for per_tap in zip(*guesses, strict=True))
+        directions = tuple(torch.stack(per_layer) for per_layer in zip(*guesses, strict=True))
         return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
 
     name = getattr(function, "__name__", type(function).__name__)
@@ -112,8 +113,8 @@ def _global_generators() -> dict[str, object]:
     }
 
 
-def _by_tap(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) -> list[Tensor]:
-    """One guess as an array (unit, input) for each tap, with the bias as the last column."""
+def _by_layer(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) -> list[Tensor]:
+    """One guess as an array (unit, input) for each layer, with a bias as the last column."""
     if not isinstance(guess, Mapping):
         raise ValueError(f"{who} returned {type(guess).__name__}, not gradients by parameter name")
     parameters = dict(snapshot.network.named_parameters())
@@ -132,10 +133,10 @@ def _by_tap(guess: Mapping[str, Tensor | None], snapshot: Snapshot, who: str) ->
                 f"{who} returned {tuple(value.shape)} for {name!r} of shape {tuple(parameters[name].shape)}"
             )
         returned[name] = value.detach()
-    missing = [name for tap in snapshot.taps for name in tap.parameter_names if name not in returned]
+    missing = [name for layer in snapshot.weights for name in layer.parameter_names if name not in returned]
     if missing:
         raise ValueError(f"{who} returned no gradient for {missing[0]!r}")
-    return [tap.columns(returned).to(tap.weight) for tap in snapshot.taps]
+    return [layer.columns(returned).to(layer.weight) for layer in snapshot.weights]
 
 
 def _restore(network: torch.nn.Module, snapshot: Snapshot) -> None:

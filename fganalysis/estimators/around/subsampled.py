@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_whole
+from fganalysis.capturing.batch import map_tensors
+from fganalysis.capturing.rows import Layout, Owners
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Tap
 from fganalysis.capturing.upstream import UpstreamJacobian
@@ -26,7 +28,13 @@ from fganalysis.estimators.around.averaged import block_of
 from fganalysis.estimators.around.wrapped import wrap
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
-from fganalysis.estimators.sampling_rows.minibatch import WITHOUT_REPLACEMENT, Rows, check_rows, drawn_rows
+from fganalysis.estimators.sampling_rows.minibatch import (
+    WITHOUT_REPLACEMENT,
+    Rows,
+    check_rows,
+    drawn_rows,
+    refuse_shared_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -69,41 +77,67 @@ class Subsampled:
         if not isinstance(estimates, ActivationEstimates):
             return estimates
         placed = []
-        for guess in estimates.guesses:
-            whole = guess.new_zeros(guess.shape[0], snapshot.n_examples, guess.shape[2])
-            placed.append(whole.index_copy_(1, rows, guess))
+        for tap, guess in zip(snapshot.taps, estimates.guesses, strict=True):
+            assert tap.owners is not None
+            places, _ = tap.owners.of_examples(rows)
+            whole = guess.new_zeros(guess.shape[0], len(tap.outputs), guess.shape[2])
+            placed.append(whole.index_copy_(1, places, guess))
         return ActivationEstimates(tuple(placed))
 
 
 def restricted(snapshot: Snapshot, rows: Tensor) -> Snapshot:
-    """The snapshot of the given rows alone, with their mean loss. Only the loss function is evaluated again."""
+    """The snapshot of the given examples alone, with their mean loss. Only the loss function is evaluated again.
+
+    Raises:
+        ValueError: a loss that is no mean over examples, examples that interact, or rows that serve all of them.
+    """
+    snapshot.check_examples_apart()
+    refuse_shared_rows(snapshot)
+    if not snapshot.mean_loss:
+        raise ValueError(
+            "the loss is no mean over examples (of tokens, with ignored ones or weights of classes), so its value on a "
+            "part of the batch is another: Subsampled needs one that is"
+        )
     outputs, targets = snapshot.outputs[rows], snapshot.targets[rows]
-    exact = snapshot.exact_gradients
-    if exact is not None:
-        # Examples do not interact, so these follow from the whole batch, without a backward pass for every guess.
-        exact = tuple(gradient[rows] * (snapshot.n_examples / len(rows)) for gradient in exact)
+    taps, exact = [], []
+    scale = snapshot.n_examples / len(rows)
+    for index, tap in enumerate(snapshot.taps):
+        assert tap.owners is not None
+        places, owners = tap.owners.of_examples(rows)
+        taps.append(_rows_of(tap, places, owners))
+        if snapshot.exact_gradients is not None:
+            # Examples do not interact, so these follow from the whole batch, without a backward pass for every guess.
+            exact.append(snapshot.exact_gradients[index][places] * scale)
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor[rows] if tensor.ndim and len(tensor) == snapshot.n_examples else tensor
+
     return replace(
         snapshot,
-        inputs=snapshot.inputs[rows],
+        inputs=map_tensors(snapshot.inputs, part),
         targets=targets,
         outputs=outputs,
         loss=snapshot.loss_fn(outputs, targets).detach(),
-        taps=tuple(_rows_of(tap, rows) for tap in snapshot.taps),
-        exact_gradients=exact,
+        n_examples=len(rows),
+        taps=tuple(taps),
+        exact_gradients=None if snapshot.exact_gradients is None else tuple(exact),
+        graph=None,
         _memory={},
     )
 
 
-def _rows_of(tap: Tap, rows: Tensor) -> Tap:
+def _rows_of(tap: Tap, rows: Tensor, owners: Owners) -> Tap:
     derivative = None if tap.derivative is None else tap.derivative[rows]
     upstream = None
-    if tap.upstream is not None:
-        upstream = UpstreamJacobian(tap.upstream.weight, tap.upstream.derivative[rows])
+    if tap.upstream is not None and derivative is not None:
+        upstream = UpstreamJacobian(tap.upstream.weight, derivative)
     return replace(
         tap,
-        arriving=tap.arriving[rows],
-        inputs=tap.inputs[rows],
         outputs=tap.outputs[rows],
+        layout=Layout((len(rows), tap.units), (1,)),
+        owners=owners,
+        weights=tap.weights.of_rows(rows),
+        arriving=None if tap.arriving is None else tap.arriving[rows],
         derivative=derivative,
         upstream=upstream,
     )

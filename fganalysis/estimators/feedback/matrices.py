@@ -38,7 +38,7 @@ def _error_by_tangents(snapshot: Snapshot) -> Tensor:
     def losses(perturbation: Tensor) -> Tensor:
         module = snapshot.network.get_submodule(last.name)
         with module.register_forward_hook(lambda module, arguments, output: output + perturbation):
-            outputs = snapshot.network(snapshot.inputs)
+            outputs = snapshot.outputs_of(snapshot.network)
         return torch.func.vmap(of_one)(outputs, snapshot.targets) / snapshot.n_examples
 
     def of_one(output: Tensor, target: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _changes_by_forward_mode(snapshot: Snapshot, directions: Sequence[Tensor]) -
         for name, perturbation in zip(names[1:], perturbations, strict=True):
             handles.append(network.get_submodule(name).register_forward_pre_hook(_adding(perturbation)))
         try:
-            network(snapshot.inputs)
+            snapshot.outputs_of(network)
         finally:
             for handle in handles:
                 handle.remove()

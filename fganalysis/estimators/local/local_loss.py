@@ -222,7 +222,7 @@ class LocalLoss:
 
     def _initial(self, snapshot: Snapshot) -> list[heads.Parameters]:
         shapes = tuple(self._shapes(snapshot))
-        key = (shapes, snapshot.outputs.dtype, snapshot.outputs.device)
+        key = (shapes, snapshot.dtype, snapshot.device)
         # One lookup, because another thread may replace the entry by the heads of another network.
         initial_heads = self._seeded.get(key)
         if initial_heads is None:

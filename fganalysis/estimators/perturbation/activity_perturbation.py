@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fganalysis.arguments import check_flag
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.capturing.tap import Layers
+from fganalysis.capturing.tap import Layers, Tap
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
 from fganalysis.estimators.guesses import ActivationEstimates
@@ -40,10 +39,22 @@ class ActivityPerturbation:
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         factors = [identity(tap.units) for tap in snapshot.taps]
         if self.active_only:
-            masks = [(jacobian.derivative != 0).to(jacobian.derivative.dtype) for jacobian in snapshot.upstream]
-            factors[:-1] = [_masked(mask) for mask in masks]
+            factors = [_active(tap) for tap in snapshot.taps]
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
 
-def _masked(mask: Tensor) -> Factor:
-    return Factor(mask.shape[1], lambda noise: noise * mask)
+def _active(tap: Tap) -> Factor:
+    """The units that are alive; at an output tap all of them.
+
+    Raises:
+        ValueError: a tap without elementwise functions alone between it and the next Linear module.
+    """
+    if tap.following is None:
+        return identity(tap.units)
+    if tap.derivative is None:
+        raise ValueError(
+            f"active_only masks dead units, which are unknown at tap {tap.name!r}: between it and the next Linear "
+            "module there must be elementwise functions only"
+        )
+    mask = (tap.derivative != 0).to(tap.derivative)
+    return Factor(tap.units, lambda noise: noise * mask)

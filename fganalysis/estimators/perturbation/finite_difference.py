@@ -28,7 +28,9 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_flag, check_number
-from fganalysis.capturing.snapshot import NonFiniteActivations, Snapshot
+from fganalysis.capturing.batch import functionally_called
+from fganalysis.capturing.errors import NonFiniteActivations
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
@@ -78,8 +80,8 @@ class FiniteDifference:
     def draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """z, (guess, unit, input) a tap: all that a call draws; a generator in the same state gives it again."""
         return tuple(
-            drawn(self.noise, (n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
-            for tap in snapshot.taps
+            drawn(self.noise, (n_guesses, *layer.weight.shape), generator, layer.weight, vector_dims=2)
+            for layer in snapshot.weights
         )
 
     def _differences(self, snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
@@ -92,7 +94,7 @@ class FiniteDifference:
 
     def _refuse_rounded_losses(self, snapshot: Snapshot) -> None:
         """Differences that are all zero are right where the loss is flat, and rounding where a larger step moves it."""
-        generator = torch.Generator(snapshot.outputs.device).manual_seed(0)
+        generator = torch.Generator(snapshot.device).manual_seed(0)
         probes = self.draw(snapshot, PROBE_DIRECTIONS, generator)
         step = torch.finfo(snapshot.loss.dtype).eps ** (1 / 3)
         if step <= self.epsilon or self._differences(snapshot, probes).any():
@@ -108,8 +110,8 @@ class FiniteDifference:
 def _moves(snapshot: Snapshot, directions: Sequence[Tensor], epsilon: float) -> bool:
     """Whether a step changes any weight at all; a direction of zeros has none to change."""
     still = True
-    for tap, direction in zip(snapshot.taps, directions, strict=True):
-        if bool((torch.add(tap.weight, direction, alpha=epsilon) != tap.weight).any()):
+    for layer, direction in zip(snapshot.weights, directions, strict=True):
+        if bool((torch.add(layer.weight, direction, alpha=epsilon) != layer.weight).any()):
             return True
         still = still and not bool(direction.any())
     return still
@@ -130,8 +132,8 @@ def _losses(snapshot: Snapshot, directions: Sequence[Tensor], step: float) -> Te
 def _moved(snapshot: Snapshot, directions: Sequence[Tensor], step: float) -> dict[str, Tensor]:
     """θ + step·z by parameter name, (guess, …)."""
     moved: dict[str, Tensor] = {}
-    for tap, direction in zip(snapshot.taps, directions, strict=True):
-        moved |= tap.by_parameter(torch.add(tap.weight, direction, alpha=step))
+    for layer, direction in zip(snapshot.weights, directions, strict=True):
+        moved |= layer.by_parameter(torch.add(layer.weight, direction, alpha=step))
     return moved
 
 
@@ -163,7 +165,7 @@ def _loss_of(snapshot: Snapshot) -> Callable[[dict[str, Tensor]], Tensor]:
     def loss(weights: dict[str, Tensor]) -> Tensor:
         # What a forward pass writes to a buffer must not reach the next one.
         fresh = {name: buffer.clone() for name, buffer in buffers.items()}
-        outputs = torch.func.functional_call(network, (parameters | weights, fresh), (snapshot.inputs,))
+        outputs = functionally_called(network, (parameters | weights, fresh), snapshot.inputs)
         return snapshot.loss_fn(outputs, snapshot.targets)
 
     return loss
@@ -171,8 +173,8 @@ def _loss_of(snapshot: Snapshot) -> Callable[[dict[str, Tensor]], Tensor]:
 
 def _in_a_batch(snapshot: Snapshot) -> bool:
     """Whether the losses at a few places are the same in a batch as one by one, to rounding."""
-    generator = torch.Generator(snapshot.outputs.device).manual_seed(0)
-    directions = [GAUSSIAN.draw((2, *tap.weight.shape), generator, tap.weight) for tap in snapshot.taps]
+    generator = torch.Generator(snapshot.device).manual_seed(0)
+    directions = [GAUSSIAN.draw((2, *layer.weight.shape), generator, layer.weight) for layer in snapshot.weights]
     precision = torch.finfo(snapshot.loss.dtype).eps
     moved = _moved(snapshot, directions, precision ** (1 / 3))
     try:

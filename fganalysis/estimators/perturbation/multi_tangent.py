@@ -55,7 +55,7 @@ class MultiTangent:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        sizes = [tap.weight.numel() for tap in snapshot.taps]
+        sizes = [layer.weight.numel() for layer in snapshot.weights]
         self.check_dimension(sizes)
         # Noise is drawn chunk by chunk, so the chunk must depend on settings and network alone, not on free memory.
         at_once = max(1, NUMBERS_HELD // (self.k * sum(sizes)))
@@ -85,7 +85,7 @@ class MultiTangent:
 
     def _tangents(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
         """V, (guess, tangent, unit, input) a tap."""
-        shapes, like = [tap.weight.shape for tap in snapshot.taps], snapshot.outputs
+        shapes, like = [layer.weight.shape for layer in snapshot.weights], snapshot.like
         sizes = [shape.numel() for shape in shapes]
         if type(self.noise) is not Gaussian or n_guesses * self.k * sum(sizes) <= NUMBERS_IN_PART:
             return [drawn(self.noise, (n_guesses, self.k, *shape), generator, like, vector_dims=2) for shape in shapes]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.capturing.tap import Layers
+from fganalysis.capturing.tap import Layers, Tap
+from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
@@ -40,17 +41,23 @@ class WeightPerturbation:
         if not self.shared:
             return self._per_example(snapshot, n_guesses, generator)
         directions = tuple(
-            drawn(self.noise, (n_guesses, *tap.weight.shape), generator, tap.weight, vector_dims=2)
-            for tap in snapshot.taps
+            drawn(self.noise, (n_guesses, *layer.weight.shape), generator, layer.weight, vector_dims=2)
+            for layer in snapshot.weights
         )
         slopes = snapshot.weight_slopes(directions, self.layers)
         return WeightEstimates(slopes.expand(-1, len(directions)), directions)
 
     def _per_example(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        shapes = [(n_guesses, snapshot.n_examples, *tap.weight.shape) for tap in snapshot.taps]
+        snapshot.check_examples_apart()
+        if len(snapshot.taps) != len(snapshot.weights) or not all(_is_plain(tap) for tap in snapshot.taps):
+            raise ValueError(
+                "shared=False draws weights for every example, which takes a Linear module with a row an example at "
+                "every layer: use shared=True"
+            )
+        shapes = [(n_guesses, snapshot.n_examples, *layer.weight.shape) for layer in snapshot.weights]
         directions = [
-            drawn(self.noise, shape, generator, tap.weight, vector_dims=2)
-            for shape, tap in zip(shapes, snapshot.taps, strict=True)
+            drawn(self.noise, shape, generator, layer.weight, vector_dims=2)
+            for shape, layer in zip(shapes, snapshot.weights, strict=True)
         ]
         # V changes the activations along V x, so the slope along V is the slope along V x.
         at_activations = [
@@ -60,3 +67,7 @@ class WeightPerturbation:
         slopes = snapshot.slopes(at_activations, self.layers).expand(-1, len(directions), -1).unbind(1)
         guesses = tuple(torch.einsum("nboi,nb->noi", d, t) for d, t in zip(directions, slopes, strict=True))
         return WeightEstimates(torch.ones_like(slopes[0][:, :1]).expand(-1, len(guesses)), guesses)
+
+
+def _is_plain(tap: Tap) -> bool:
+    return isinstance(tap.weights, MatrixMap) and tap.owners is not None and tap.owners.is_plain

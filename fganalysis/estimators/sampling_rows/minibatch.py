@@ -57,10 +57,28 @@ class Minibatch:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        snapshot.check_examples_apart()
         chosen = drawn_rows(self.rows, n_guesses, snapshot.n_examples, self.size, generator)
-        weights = snapshot.outputs.new_zeros(n_guesses, snapshot.n_examples)
+        weights = snapshot.like.new_zeros(n_guesses, snapshot.n_examples)
         weights.scatter_(1, chosen, snapshot.n_examples / self.size)
-        return ActivationEstimates(tuple(weights.unsqueeze(-1) * gradient for gradient in snapshot.gradients))
+        refuse_shared_rows(snapshot)
+        return ActivationEstimates(
+            tuple(
+                tap.owners.spread(weights).unsqueeze(-1) * gradient
+                for tap, gradient in zip(snapshot.taps, snapshot.gradients, strict=True)
+                if tap.owners is not None
+            )
+        )
+
+
+def refuse_shared_rows(snapshot: Snapshot) -> None:
+    """Raises ValueError for a tap whose rows belong to no example, so that they are on no part of the batch."""
+    for tap in snapshot.taps:
+        if tap.owners is None:
+            raise ValueError(
+                f"tap {tap.name!r} has rows that serve all examples, so it is on no part of the batch: leave it out by "
+                "taps= or requires_grad_(False)"
+            )
 
 
 def check_rows(rows: object) -> None:

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_whole
+from fganalysis.capturing.jacobian import Jacobian
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators.checks import check_rank, guessing
-from fganalysis.estimators.directional import Slope, check_switches, guess_along, identity, per_example
+from fganalysis.estimators.directional import Slope, check_switches, factors_of, guess_along, per_example
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply, nearest
@@ -53,14 +54,28 @@ class NewtonSchulzUpstream:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        steps = snapshot.remember(("newton_schulz", self.k), lambda: self._steps(snapshot))
-        factors = [*map(per_example, steps), identity(snapshot.taps[-1].units)]
+        steps = iter(snapshot.remember(("newton_schulz", self.k), lambda: self._steps(snapshot)))
+        factors = factors_of(snapshot, lambda jacobian: per_example(jacobian, next(steps)))
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
     def _steps(self, snapshot: Snapshot) -> list[Tensor]:
-        leading = [upstream.singular_vectors(min(self.k, *upstream.weight.shape))[1] for upstream in snapshot.upstream]
+        jacobians = [jacobian for jacobian in snapshot.jacobians if jacobian is not None]
+        leading = [jacobian.singular_vectors(min(self.k, *jacobian.shape))[1] for jacobian in jacobians]
         check_rank(self.k, max((int((values > 0).sum(1).max()) for values in leading), default=0))
-        return [self._step(jacobian, values) for jacobian, values in zip(snapshot.upstream, leading, strict=True)]
+        return [
+            self._step(jacobian.kernel, values)
+            if jacobian.is_plain and jacobian.kernel is not None
+            else self._written_step(jacobian, values)
+            for jacobian, values in zip(jacobians, leading, strict=True)
+        ]
+
+    def _written_step(self, jacobian: Jacobian, values: Tensor) -> Tensor:
+        """As `_step`, of Jacobians that are no kernel and are written out."""
+        norms = torch.where(values[:, :1] > 0, values[:, :1], 1.0)
+        coefficients = nearest((values[:, -1:] / norms)[:, 0])
+        matrices = jacobian.dense() / norms[:, :, None]
+        parts = zip(coefficients.split(EXAMPLES_AT_ONCE), matrices.split(EXAMPLES_AT_ONCE), strict=True)
+        return torch.cat([apply(polynomials, part) for polynomials, part in parts])
 
     def _step(self, jacobian: UpstreamJacobian, values: Tensor) -> Tensor:
         """p^N(J/‖J‖₂) of every example, (example, next_unit, unit); zero where the Jacobian is zero.

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_flag, check_whole, described
+from fganalysis.capturing.jacobian import Jacobian, by_example, from_examples
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import check_rank, guessing
-from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
+from fganalysis.estimators.directional import Factor, Slope, check_switches, factors_of, guess_along
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 
@@ -76,28 +77,30 @@ class OrthogonalUpstream:
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         key = ("orthogonal", self.k, self.which, self.exact, self.iterations)
-        pairs = snapshot.remember(key, lambda: self._singular_vectors(snapshot))
-        factors = [_projector(left, right) for left, right in pairs]
-        factors.append(identity(snapshot.taps[-1].units))
+        projectors = iter(snapshot.remember(key, lambda: self._projectors(snapshot)))
+        factors = factors_of(snapshot, lambda jacobian: next(projectors))
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
-    def _singular_vectors(self, snapshot: Snapshot) -> list[tuple[Tensor, Tensor]]:
-        pairs, most = [], 0
-        for jacobian in snapshot.upstream:
-            k = self.k if self.k == "rank" else min(self.k, *jacobian.weight.shape)
+    def _projectors(self, snapshot: Snapshot) -> list[Factor]:
+        projectors, most = [], 0
+        for jacobian in snapshot.jacobians:
+            if jacobian is None:
+                continue
+            k = self.k if self.k == "rank" else min(self.k, *jacobian.shape)
             left, values, right = jacobian.singular_vectors(
                 k, which=self.which, exact=self.exact, iterations=self.iterations
             )
             most = max(most, int((values > 0).sum(1).max()))
-            pairs.append((left, right))
+            projectors.append(_projector(jacobian, left, right))
         check_rank(self.k, most)
-        return pairs
+        return projectors
 
 
-def _projector(left: Tensor, right: Tensor) -> Factor:
+def _projector(jacobian: Jacobian, left: Tensor, right: Tensor) -> Factor:
     def apply(noise: Tensor) -> Tensor:
-        # (guess, example, noise) → for each example, a matrix product with a row for each guess.
-        by_example = noise.transpose(0, 1)
-        return torch.bmm(torch.bmm(by_example, left), right.transpose(1, 2)).transpose(0, 1)
+        # (guess, example, number) → for each example, a matrix product with a row for each guess.
+        numbers = by_example(jacobian.following, noise).transpose(0, 1)
+        along = torch.bmm(torch.bmm(numbers, left), right.transpose(1, 2)).transpose(0, 1)
+        return from_examples(jacobian.tap, along)
 
-    return Factor(left.shape[1], apply)
+    return Factor(jacobian.following.units, apply, jacobian.following)

@@ -48,11 +48,12 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_flag, check_number
+from fganalysis.capturing.jacobian import Jacobian
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import START_SEED, UpstreamJacobian
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity, per_example
+from fganalysis.estimators.directional import Factor, Slope, check_switches, factors_of, guess_along, per_example
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, is_isotropic
 
@@ -84,23 +85,24 @@ class PreconditionedUpstream:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        factors = [self._factor(snapshot, index) for index in range(len(snapshot.upstream))]
-        factors.append(identity(snapshot.taps[-1].units))
+        factors = factors_of(snapshot, lambda jacobian: self._factor(snapshot, jacobian))
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
-    def _factor(self, snapshot: Snapshot, index: int) -> Factor:
-        jacobian = snapshot.upstream[index]
+    def _factor(self, snapshot: Snapshot, of_tap: Jacobian) -> Factor:
+        index, jacobian = snapshot.taps.index(of_tap.tap), of_tap.kernel
+        if not of_tap.is_plain or jacobian is None:
+            return snapshot.remember(("preconditioned, written out", index), lambda: _written_out(of_tap))
         next_units, units = jacobian.weight.shape
         in_law = not self.shared and is_isotropic(self.noise)
         if not self.exact and next_units < units:
             key = ("preconditioned by gram", in_law, index)
-            return snapshot.remember(key, lambda: _by_gram(jacobian, in_law))
+            return snapshot.remember(key, lambda: _by_gram(of_tap, jacobian, in_law))
         if not self.exact and in_law:
-            return snapshot.remember(("preconditioned in law", index), lambda: _in_law(jacobian))
-        return snapshot.remember(("preconditioned", index), lambda: per_example(_partial_isometry(jacobian)))
+            return snapshot.remember(("preconditioned in law", index), lambda: _in_law(of_tap, jacobian))
+        return snapshot.remember(("preconditioned", index), lambda: per_example(of_tap, _partial_isometry(jacobian)))
 
 
-def _by_gram(jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
+def _by_gram(of_tap: Jacobian, jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
     """A = Jᵀ (J Jᵀ)^(−½), computed from the SVD for examples whose J Jᵀ is too ill-conditioned.
 
     ``in_law`` gives Jᵀ L⁻ᵀ with J Jᵀ = L Lᵀ instead, which has the same law for isotropic noise.
@@ -112,8 +114,8 @@ def _by_gram(jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
     gram = torch.cat(list(pairs), dim=1).unflatten(1, (len(weight), len(weight)))
     root, ratio = _inverse_factor(gram) if in_law else _inverse_root(gram)
     far = ratio <= LEAST_RATIO
-    by_root = per_example(root.to(jacobian.weight))
-    return _with_decomposed(jacobian, far, lambda noise: jacobian.transposed_product(by_root.apply(noise)))
+    by_root = root.to(jacobian.weight)
+    return _with_decomposed(of_tap, jacobian, far, lambda noise: jacobian.transposed_product(_times(noise, by_root)))
 
 
 def _inverse_root(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +136,7 @@ def _inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
     return inverse, torch.where(failed == 0, 1 / size, 0.0)
 
 
-def _in_law(jacobian: UpstreamJacobian) -> Factor:
+def _in_law(of_tap: Jacobian, jacobian: UpstreamJacobian) -> Factor:
     """The shortcut: noise at the live units. Examples whose columns may be dependent get their partial isometry."""
     units = jacobian.weight.shape[1]
     sizes = jacobian.derivative.abs() * (jacobian.weight.abs().amax(0) > 0)
@@ -143,7 +145,7 @@ def _in_law(jacobian: UpstreamJacobian) -> Factor:
     tolerance = max(jacobian.weight.shape) * torch.finfo(torch.float64).eps
     dependent = (most > 0) & (_condition(jacobian.weight) * least <= tolerance * most)
     live = 1 - dead
-    return _with_decomposed(jacobian, dependent, lambda noise: noise[..., :units] * live)
+    return _with_decomposed(of_tap, jacobian, dependent, lambda noise: noise[..., :units] * live)
 
 
 def _condition(weight: Tensor) -> float:
@@ -170,18 +172,37 @@ def _condition(weight: Tensor) -> float:
     return ratio if ratio > 0 and not int(failed) else 0.0
 
 
-def _with_decomposed(jacobian: UpstreamJacobian, chosen: Tensor, direct: Callable[[Tensor], Tensor]) -> Factor:
+def _with_decomposed(
+    of_tap: Jacobian, jacobian: UpstreamJacobian, chosen: Tensor, direct: Callable[[Tensor], Tensor]
+) -> Factor:
     """``direct``, with the partial isometry in its place for the ``chosen`` examples (example,)."""
     (rows,) = chosen.nonzero(as_tuple=True)
-    decomposed = per_example(_partial_isometry(UpstreamJacobian(jacobian.weight, jacobian.derivative[rows])))
+    decomposed = _partial_isometry(UpstreamJacobian(jacobian.weight, jacobian.derivative[rows]))
 
     def apply(noise: Tensor) -> Tensor:
         directions = direct(noise)
         if len(rows):
-            directions[:, rows] = decomposed.apply(noise[:, rows])
+            directions[:, rows] = _times(noise[:, rows], decomposed)
         return directions
 
-    return Factor(jacobian.weight.shape[0], apply)
+    return Factor(jacobian.weight.shape[0], apply, of_tap.following)
+
+
+def _times(noise: Tensor, matrices: Tensor) -> Tensor:
+    """Noise (guess, example, next_unit) times a matrix (example, next_unit, unit) of each example."""
+    return torch.bmm(noise.transpose(0, 1), matrices).transpose(0, 1)
+
+
+def _written_out(jacobian: Jacobian) -> Factor:
+    """The partial isometry of Jacobians that are no kernel, in double precision."""
+    parts = []
+    for matrices in jacobian.dense().split(EXAMPLES_AT_ONCE):
+        left, values, right = torch.linalg.svd(matrices.double(), full_matrices=False)
+        kept = values > max(jacobian.shape) * torch.finfo(torch.float64).eps * values[:, :1]
+        # In the precision of the network its rank is what rounding lets one see.
+        kept &= values > max(jacobian.shape) * torch.finfo(matrices.dtype).eps * values[:, :1]
+        parts.append(((left * kept[:, None, :]) @ right).to(matrices.dtype))
+    return per_example(jacobian, torch.cat(parts))
 
 
 def _partial_isometry(jacobian: UpstreamJacobian) -> Tensor:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fganalysis.arguments import check_flag
+from fganalysis.capturing.jacobian import Jacobian, by_example, from_examples
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
-from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity, rescaled_to
+from fganalysis.estimators.directional import Factor, Slope, check_switches, factors_of, guess_along, rescaled_to
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 
@@ -41,12 +42,17 @@ class Upstream:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        factors = [self._factor(jacobian) for jacobian in snapshot.upstream]
-        factors.append(identity(snapshot.taps[-1].units))
+        factors = factors_of(snapshot, self._factor)
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
-    def _factor(self, jacobian: UpstreamJacobian) -> Factor:
-        next_units, units = jacobian.weight.shape
+    def _factor(self, jacobian: Jacobian) -> Factor:
         if self.normalise:
-            return Factor(next_units, lambda noise: rescaled_to(jacobian.transposed_product(noise), units**0.5))
-        return Factor(next_units, jacobian.transposed_product)
+            return Factor(jacobian.following.units, lambda noise: _rescaled(jacobian, noise), jacobian.following)
+        return Factor(jacobian.following.units, jacobian.transposed_product, jacobian.following)
+
+
+def _rescaled(jacobian: Jacobian, noise: Tensor) -> Tensor:
+    """Jᵀε, each example's rescaled to norm √n, n its numbers at the tap."""
+    tap = jacobian.tap
+    directions = by_example(tap, jacobian.transposed_product(noise))
+    return from_examples(tap, rescaled_to(directions, directions.shape[-1] ** 0.5))

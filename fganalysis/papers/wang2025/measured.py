@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Layer
 from fganalysis.estimators.guesses import LONGEST, SHORTEST, ActivationEstimates, Estimates, Sums
 from fganalysis.metrics import Groups
 from fganalysis.papers.wang2025.intervals import bias_and_variance
@@ -36,27 +38,45 @@ def squares_by_unit(guess: Tensor) -> Tensor:
 
 def estimates(snapshot: Snapshot, groups: Groups) -> dict[str, Estimate]:
     """Both metrics, (layer,); NaN for all layers together."""
-    layers = []
-    for index, gradient in enumerate(snapshot.gradients):
-        exact = gradient.double()
-        exact_mean, exact_squares = exact.mean(0), exact.square().sum(0)
-        errors, second = [], []
-        for mean, total, size in zip(groups.means, groups.kept, groups.sizes, strict=True):
-            mean_guess = mean[index].double()
-            errors.append(mean_guess.mean(0).sub_(exact_mean))
-            cross = (mean_guess * exact).sum(0)
-            second.append((total[index] / size - 2 * cross + exact_squares) / snapshot.n_examples)
-        moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
-        norm = float(exact.square().sum(1).mean().sqrt())
-        precision = float(torch.finfo(gradient.dtype).eps)
-        layers.append(bias_and_variance(moment, error, groups.sizes, norm, precision))
-    names = layers[0]
-    return {name: _stacked([layer[name] for layer in layers], groups.estimates[TAIL_OF[name]]) for name in names}
+    layers = [_of_layer(snapshot, groups, layer) for layer in snapshot.weights]
+    known = next((layer for layer in layers if layer is not None), {})
+    return {
+        name: _stacked([None if layer is None else layer[name] for layer in layers], groups.estimates[TAIL_OF[name]])
+        for name in known
+    }
 
 
-def _stacked(layers: list[Estimate], alike: Estimate) -> Estimate:
+def _of_layer(snapshot: Snapshot, groups: Groups, layer: Layer) -> dict[str, Estimate] | None:
+    """Both metrics of a layer with a row an example, of which they are means; None of another."""
+    if len(layer.taps) != 1:
+        return None
+    index = layer.taps[0]
+    owners, gradient = snapshot.taps[index].owners, snapshot.gradients[index]
+    if owners is None or not owners.is_plain:
+        return None
+    exact = gradient.double()
+    exact_mean, exact_squares = exact.mean(0), exact.square().sum(0)
+    errors, second = [], []
+    for mean, total, size in zip(groups.means, groups.kept, groups.sizes, strict=True):
+        mean_guess = mean[index].double()
+        errors.append(mean_guess.mean(0).sub_(exact_mean))
+        cross = (mean_guess * exact).sum(0)
+        second.append((total[index] / size - 2 * cross + exact_squares) / snapshot.n_examples)
+    moment, error = (torch.stack(rows).cpu().numpy() for rows in (second, errors))
+    norm = float(exact.square().sum(1).mean().sqrt())
+    precision = float(torch.finfo(gradient.dtype).eps)
+    return bias_and_variance(moment, error, groups.sizes, norm, precision)
+
+
+def _stacked(layers: Sequence[Estimate | None], alike: Estimate) -> Estimate:
     """The layers' estimates, all together NaN, with the tail of ``alike`` at the activations."""
-    parts = {field.name: [getattr(layer, field.name) for layer in layers] for field in fields(Estimate)}
-    numbers = {name: np.array([*parts[name], np.nan]) for name in ("value", "se", "low", "high")}
+
+    def part(layer: Estimate | None, name: str) -> object:
+        return getattr(layer, name) if layer is not None else (False if name == "wide" else np.nan)
+
+    numbers = {
+        name: np.array([*(part(layer, name) for layer in layers), np.nan]) for name in ("value", "se", "low", "high")
+    }
     tail = np.broadcast_to(alike.tail, np.shape(alike.value))[0]
-    return replace(Estimate(**numbers), wide=np.array([*parts["wide"], False]), tail=np.array(tail, np.float64))
+    wide = np.array([*(part(layer, "wide") for layer in layers), False], dtype=bool)
+    return replace(Estimate(**numbers), wide=wide, tail=np.array(tail, np.float64))

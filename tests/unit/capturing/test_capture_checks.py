@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 import fganalysis as fga
 from fganalysis.capturing.capture import checked_for_training
-from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
+from fganalysis.capturing.errors import CannotMeasure
+from fganalysis.capturing.snapshot import Snapshot
 
 EXAMPLES = 16
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
+from fganalysis.capturing.errors import CannotMeasure
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators import ActivityPerturbation, PreconditionedUpstream

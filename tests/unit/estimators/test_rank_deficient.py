@@ -19,7 +19,8 @@ import xarray as xr
 from torch import Tensor
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import CannotMeasure, Snapshot
+from fganalysis.capturing.errors import CannotMeasure
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ActivityPerturbation,
     Averaged,
