@@ -121,10 +121,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "numpy noise": (lambda: Forward(lambda n, x: n.h(n.a(x) + np.random.default_rng().normal())), "passes .* differ"),
     "a state": (lambda: Forward(with_counter), "two forward passes .* differ"),
     "RReLU": (lambda: mlp(8, 16, 4, between=nn.RReLU), "two forward passes .* differ"),
-    "batch mean": (lambda: Forward(batch_mean), "examples interact between tap 'a' and the outputs"),
     "tied by hand": (lambda: Forward(tied), r"the gradient of 'a\.weight' has norm"),
     "masked by a hook": (lambda: hooked(), r"the gradient of '0\.weight' has norm"),
-    "weight_norm": (lambda: weight_normed(), "computed from other parameters"),
     "called by hand": (lambda: Forward(masked), ""),
 }
 
@@ -147,8 +145,9 @@ def test_what_cannot_be_measured_is_refused_by_its_cause(name: str) -> None:
     network = make()
     x, y = batch() if name != "tied by hand" else (batch()[0], batch()[0])
     loss_fn = F.mse_loss if name == "tied by hand" else F.cross_entropy
-    if not message:  # Weights that no Linear module reads are not looked at, and named.
-        assert fga.capture(network, loss_fn, x, y).untapped_parameters == ("a.weight", "a.bias")
+    if not message:  # Weights that no module reads are a layer of their own.
+        snapshot = fga.capture(network, loss_fn, x, y)
+        assert snapshot.untapped_parameters == ("a.weight", "a.bias") and snapshot.layers[-1] == "untapped"
         return
     for call in (
         lambda: fga.capture(network, loss_fn, x, y),
@@ -283,14 +282,42 @@ def test_frozen_parameters_are_constants() -> None:
 
 @pytest.mark.parametrize("between", [nn.ReLU, nn.Tanh])
 @pytest.mark.parametrize("autodiff", ["reverse", "forward"])
-def test_a_frozen_layer_in_the_middle_is_no_upstream_jacobian(between: type[nn.Module], autodiff: str) -> None:
+def test_a_frozen_layer_in_the_middle_is_part_of_the_upstream_jacobian(
+    between: type[nn.Module], autodiff: str
+) -> None:
     x, y = batch()
     network = mlp(8, 16, 16, 4, between=between)
     network[2].requires_grad_(False)
     snapshot = fga.capture(network, F.cross_entropy, x, y, autodiff=autodiff)  # type: ignore[arg-type]
     assert snapshot.layers == ("0", "4")
-    with pytest.raises(ValueError, match="upstream Jacobian of tap '0' is unknown"):
-        fga.sample(snapshot, "upstream", 64)
+    jacobian = snapshot.jacobians[0]
+    assert jacobian is not None and jacobian.kernel is None
+    pulled = jacobian.transposed_product(snapshot.gradients[1][None])[0]
+    torch.testing.assert_close(pulled, snapshot.gradients[0])
+    assert norm(snapshot) == pytest.approx(autograd_norm(network, F.cross_entropy, x, y), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["batch mean", "BatchNorm"])
+def test_examples_that_interact_have_a_slope_of_the_batch_alone(kind: str) -> None:
+    x, y = batch()
+    network = Forward(batch_mean) if kind == "batch mean" else nn.Sequential(
+        nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 4)
+    )
+    snapshot = fga.capture(network.double(), F.cross_entropy, x.double(), y)
+    named = "tap 'a' and the outputs" if kind == "batch mean" else "'1' is BatchNorm in training mode"
+    for estimator in ("activity", "upstream", "minibatch", fga.estimators.WeightPerturbation(shared=False)):
+        with pytest.raises(ValueError, match=named):
+            fga.sample(snapshot, estimator, 64)
+    by_batch = fga.estimators.ActivityPerturbation(slope="batch")
+    assert fga.check_unbiased(by_batch, snapshot, tolerance=0.2).outcome == "unbiased"
+    assert fga.check_unbiased("weight", snapshot, tolerance=0.2).outcome == "unbiased"
+
+
+def test_a_weight_that_is_computed_from_others_is_a_parameter_of_its_module() -> None:
+    x, y = batch()
+    network = weight_normed()
+    snapshot = fga.capture(network, F.cross_entropy, x, y)
+    assert snapshot.layers == ("0", "2")
     assert norm(snapshot) == pytest.approx(autograd_norm(network, F.cross_entropy, x, y), rel=1e-5)
 
 
@@ -308,12 +335,14 @@ def test_a_penalty_in_the_loss_is_refused_whichever_network_it_reads() -> None:
             checked_for_training(network, penalised, x, y, autodiff=autodiff)  # type: ignore[arg-type]
 
 
-def test_shared_weights_are_refused_by_both_names() -> None:
+def test_a_shared_weight_counts_once() -> None:
     x, y = batch(classes=8)
     network = mlp(8, 8, 8)
     network[2].weight = network[0].weight
-    with pytest.raises(CannotMeasure, match="taps '0' and '2' share one weight"):
-        fga.capture(network, F.cross_entropy, x, y)
+    snapshot = fga.capture(network, F.cross_entropy, x, y)
+    assert snapshot.layers == ("0",) and [tap.name for tap in snapshot.taps] == ["0", "2"]
+    assert snapshot.weights[0].parameter_names == ("0.weight", "0.bias", "2.bias")
+    assert norm(snapshot) == pytest.approx(autograd_norm(network, F.cross_entropy, x, y), rel=1e-5)
 
 
 def test_a_snapshot_keeps_its_batch() -> None:
@@ -395,10 +424,6 @@ def test_a_checkpointed_block_and_a_keyword_call_are_measured() -> None:
         torch.testing.assert_close(snapshot.upstream[0].derivative, exact.upstream[0].derivative)
 
 
-def summed(outputs: Tensor, targets: Tensor) -> Tensor:
-    return 1e-8 * F.cross_entropy(outputs, targets, reduction="sum")
-
-
 def contrastive(outputs: Tensor, targets: Tensor) -> Tensor:
     z = F.normalize(outputs, dim=1)
     return F.cross_entropy(z @ z.T - 1e9 * torch.eye(len(z)), targets)
@@ -406,10 +431,8 @@ def contrastive(outputs: Tensor, targets: Tensor) -> Tensor:
 
 X, Y = batch()
 BAD_LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], object], Tensor, str]] = {
-    "a small sum": (summed, Y, "not a mean over examples: use"),
     "contrastive": (contrastive, torch.arange(EXAMPLES).roll(1), "works on the batch of 16 but fails on"),
     "NaN targets": (F.mse_loss, torch.full((EXAMPLES, 4), float("nan")), "the loss is nan on this batch"),
-    "broadcast": (lambda o, t: F.mse_loss(o[:, :1], t), torch.randn(EXAMPLES), "not a mean over examples"),
     "shapes": (F.mse_loss, torch.randn(EXAMPLES, 3), r"loss_fn fails on outputs of shape \(16, 4\) and float32"),
     "integers": (lambda o, t: F.binary_cross_entropy(o[:, 0], t), Y % 2, "loss_fn fails on outputs"),
     "a number": (lambda o, t: 1.0, Y, "must return a tensor of one number, got 1.0"),
@@ -443,7 +466,7 @@ def test_every_argument_of_another_kind_is_one_sentence(place: str, value: objec
     if place == "step" and isinstance(value, int):
         assert fga.capture(**arguments).step == 3  # type: ignore[arg-type]
         return
-    with pytest.raises(ValueError, match=f"^{place} must be .*, got ") as caught:
+    with pytest.raises(ValueError, match=f"^{place} must .*, got ") as caught:
         fga.capture(**arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 

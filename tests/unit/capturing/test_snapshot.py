@@ -1,4 +1,3 @@
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -80,15 +79,6 @@ def test_forward_mode_agrees_in_single_precision() -> None:
     torch.testing.assert_close(forward.slopes(directions), reverse.slopes(directions), rtol=1e-4, atol=1e-6)
 
 
-class Twice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(3, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(torch.relu(self.linear(x)))
-
-
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -106,25 +96,12 @@ def with_nan() -> nn.Module:
     return network
 
 
-def with_class_weights(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(outputs, targets, weight=torch.tensor([1.0, 5.0]))
-
-
 BAD = [
     (nn.Sequential(nn.ReLU()), cross_entropy, 4, "no tap"),
-    (nn.Linear(3, 2), lambda o, t: cross_entropy(o, t, reduction="sum"), 4, "not a mean over examples"),
     (nn.Linear(3, 2), lambda o, t: cross_entropy(o, t, reduction="none"), 4, "must return one number"),
-    (nn.Linear(3, 2), with_class_weights, 5, "not a mean over examples"),
     (nn.Linear(3, 2), cross_entropy, 0, "the batch is empty"),
     (with_nan(), cross_entropy, 4, "NaN or infinite activations"),
-    (
-        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
-        cross_entropy,
-        4,
-        "BatchNorm in training mode",
-    ),
     (nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 2)), cross_entropy, 4, "dropout in training mode"),
-    (Twice(), cross_entropy, 4, "used more than once"),
 ]
 
 
@@ -145,48 +122,27 @@ def test_batch_norm_in_evaluation_mode_is_elementwise() -> None:
 
 
 @pytest.mark.parametrize("between", [nn.Softmax(dim=1), nn.LayerNorm(4)])
-def test_upstream_is_refused_where_units_mix(between: nn.Module) -> None:
+def test_the_upstream_jacobian_goes_through_what_mixes_units(between: nn.Module) -> None:
     inputs, targets = batch()
     network = nn.Sequential(nn.Linear(3, 4), between, nn.Linear(4, 2))
     for autodiff in ("reverse", "forward"):
         snapshot = fga.capture(network, cross_entropy, inputs, targets, autodiff=autodiff)
-        with pytest.raises(ValueError, match="upstream Jacobian of tap '0' is unknown"):
-            fga.sample(snapshot, "upstream", n_guesses=8)
-    assert fga.sample(snapshot, "activity", n_guesses=8).sizes["layer"] == 3
+        jacobian = snapshot.jacobians[0]
+        assert jacobian is not None
+        pulled = jacobian.transposed_product(snapshot.gradients[1][None])[0]
+        torch.testing.assert_close(pulled, snapshot.gradients[0])
+    with pytest.raises(ValueError, match="no chain of Linear modules"):
+        _ = snapshot.upstream
 
 
-def test_upstream_is_refused_where_a_branch_goes_around() -> None:
+def test_where_a_branch_goes_around_a_tap_its_jacobian_is_that_to_the_next_tap_alone() -> None:
     snapshot = fga.capture(Residual(), cross_entropy, *batch())
-    with pytest.raises(ValueError, match="no branch around"):
-        fga.sample(snapshot, "upstream", n_guesses=8)
-
-
-class SometimesResidual(nn.Module):
-    """A branch that goes around the second tap for examples of a large first input alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        hidden = torch.tanh(self.first(inputs))
-        return self.last(torch.tanh(self.second(hidden)) + hidden * (inputs[:, :1] > 10))
-
-
-def test_a_training_step_checks_a_few_examples_and_a_capture_all_of_them() -> None:
-    inputs, targets = batch(80)
-    torch.manual_seed(0)
-    network = SometimesResidual()
-    for large, refused in ((3, True), (4, False)):  # Of 80 examples every third is looked at.
-        inputs[:, 0] = 0.0
-        inputs[large, 0] = 11.0
-        frozen = freeze(network, cross_entropy, inputs, targets, autodiff="reverse", step=0)
-        with pytest.raises(ValueError, match="no branch around") if refused else nullcontext():
-            assert len(frozen.upstream) == 2
-        with pytest.raises(ValueError, match="no branch around"):
-            fga.sample(fga.capture(network, cross_entropy, inputs, targets), "upstream", n_guesses=8)
-    with pytest.raises(ValueError, match="no branch around"):
-        fga.estimate_gradient(Residual(), cross_entropy, inputs, targets, "upstream", torch.Generator())
+    assert [tap.following for tap in snapshot.taps] == [1, 2, None]
+    jacobian = snapshot.jacobians[0]
+    assert jacobian is not None
+    pulled = jacobian.transposed_product(snapshot.gradients[1][None])[0]
+    assert not torch.allclose(pulled, snapshot.gradients[0])  # The branch is not in it.
+    assert fga.sample(snapshot, "upstream", n_guesses=8).sizes["layer"] == 4
 
 
 def test_mismatched_batch_and_unknown_mode_are_refused() -> None:
@@ -195,8 +151,8 @@ def test_mismatched_batch_and_unknown_mode_are_refused() -> None:
         fga.capture(nn.Linear(3, 2), cross_entropy, inputs, targets[:3])
     with pytest.raises(ValueError, match="autodiff must be"):
         fga.capture(nn.Linear(3, 2), cross_entropy, inputs, targets, autodiff="sideways")
-    with pytest.raises(ValueError, match=r"only \(example, input\) is supported"):
-        fga.capture(nn.Linear(3, 2), lambda o, t: o.mean(), inputs[:, None].expand(-1, 2, -1), targets)
+    two_positions = fga.capture(nn.Linear(3, 2), lambda o, t: o.mean(), inputs[:, None].expand(-1, 2, -1), targets)
+    assert two_positions.taps[0].outputs.shape == (8, 2)
 
 
 def one_hot_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
