@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from theory import subspace
+from theory.best_k import best_k_of_each_layer, best_setting
 from theory.energy_curves import Output, OverlapCurve, UpstreamSpectrum
 from theory.subspace import Quantities
+from theory.weight_cross_terms import CrossTerms, cross_terms, orthogonal_cross_terms
 
 Array = NDArray[np.float64]
 # The law −√3, 0, √3 with weights 1/6, 4/6, 1/6 has the moments of a standard normal up to the fifth.
@@ -167,10 +169,10 @@ def test_every_k_of_the_orthogonal_guess_is_exact(net: Net, layers: subspace.Lay
     terms = subspace.orthogonal_terms(curves, net.output(), ks)
     activation = subspace.activation_quantities(terms, layers)
     cross = [
-        subspace.orthogonal_cross_terms(*net.parts(layer), net.gradients[layer], net.inputs[layer], ks)
+        orthogonal_cross_terms(*net.parts(layer), net.gradients[layer], net.inputs[layer], ks)
         for layer in range(len(curves))
     ]
-    last = subspace.cross_terms(net.gradients[-1], net.gradients[-1], net.inputs[-1])
+    last = cross_terms(net.gradients[-1], net.gradients[-1], net.inputs[-1])
     repeated = replace(last, inner=np.repeat(last.inner, 3), mean_square=np.repeat(last.mean_square, 3))
     weight = subspace.weight_quantities(terms, [*cross, repeated], layers)
     for index, k in enumerate(ks):
@@ -195,7 +197,7 @@ def test_between_equal_singular_values_it_is_the_mean_over_bases_of_their_span(l
     spans = [[0], [1, 2, 3]]
     ks = np.arange(1, 5)
 
-    def terms(right: Array, tied: bool) -> tuple[subspace.GuessTerms, list[subspace.CrossTerms]]:
+    def terms(right: Array, tied: bool) -> tuple[subspace.GuessTerms, list[CrossTerms]]:
         along = np.einsum("bu,bum->bm", gradient, right)
         parts, components, equal = right * along[:, None], along**2, np.zeros((2, 4), dtype=bool)
         for span in spans if tied else []:
@@ -205,9 +207,9 @@ def test_between_equal_singular_values_it_is_the_mean_over_bases_of_their_span(l
         squared = np.sum(gradient**2, axis=1)
         curve = OverlapCurve(np.cumsum(components, 1) / squared[:, None], squared, np.array([4, 4]))
         found = subspace.orthogonal_terms([curve], Output(np.sum(output**2, axis=1), 2), ks)
-        last = subspace.cross_terms(output, output, inputs)
+        last = cross_terms(output, output, inputs)
         repeated = replace(last, inner=np.repeat(last.inner, 4), mean_square=np.repeat(last.mean_square, 4))
-        return found, [subspace.orthogonal_cross_terms(parts, equal, gradient, inputs, ks), repeated]
+        return found, [orthogonal_cross_terms(parts, equal, gradient, inputs, ks), repeated]
 
     def quantities(right: Array, tied: bool) -> list[Quantities]:
         found, cross = terms(right, tied)
@@ -244,9 +246,7 @@ def test_the_upstream_guess_is_exact(net: Net, layers: subspace.Layers) -> None:
         np.einsum("bnu,bnv,bv->bu", jacobian, jacobian, gradient)
         for jacobian, gradient in zip(net.jacobians, net.gradients, strict=False)
     ]
-    cross = [
-        subspace.cross_terms(*tap) for tap in zip([*means, net.gradients[-1]], net.gradients, net.inputs, strict=True)
-    ]
+    cross = [cross_terms(*tap) for tap in zip([*means, net.gradients[-1]], net.gradients, net.inputs, strict=True)]
     exact = enumerated(net, net.transposed(), "weight", layers == "joint")
     assert agree(subspace.weight_quantities(terms, cross, layers), exact)
 
@@ -339,7 +339,7 @@ def test_the_best_k_of_each_layer_beats_every_common_k_and_every_change_of_one(
     seed: int, layers: subspace.Layers
 ) -> None:
     curves, output = drawn_curves(seed)
-    found = subspace.best_k_of_each_layer(curves, output, layers)
+    found = best_k_of_each_layer(curves, output, layers)
     everything = np.array(list(itertools.product(range(1, 6), repeat=2)))
     efficiency = subspace.activation_quantities(
         subspace.orthogonal_terms(curves, output, everything), layers
@@ -356,16 +356,16 @@ def test_best_setting_is_that_of_highest_efficiency() -> None:
     even = OverlapCurve(np.array([[0.2, 0.4, 0.6, 0.8, 1.0]]), np.array([1.0]), np.array([5]))
     ks = np.arange(1, 6)
     terms = subspace.orthogonal_terms([steep, even], Output(np.array([0.1]), 2), ks)
-    best = subspace.best_setting(subspace.activation_quantities(terms, "separate"))
+    best = best_setting(subspace.activation_quantities(terms, "separate"))
     np.testing.assert_array_equal(ks[best[:2]], [1, 5])
-    both = subspace.best_k_of_each_layer([steep, even], Output(np.array([0.1]), 2), "separate")
+    both = best_k_of_each_layer([steep, even], Output(np.array([0.1]), 2), "separate")
     assert both[0] == 1
     dead = OverlapCurve(np.full((1, 3), np.nan), np.zeros(1), np.array([0]))
     nothing = subspace.activation_quantities(subspace.orthogonal_terms([dead], Output(np.zeros(1), 2), ks))
-    np.testing.assert_array_equal(subspace.best_setting(nothing), [-1, -1, -1])
+    np.testing.assert_array_equal(best_setting(nothing), [-1, -1, -1])
     assert np.isnan(nothing.efficiency).all()
     with pytest.raises(ValueError, match="there is no best k: every gradient is zero"):
-        subspace.best_k_of_each_layer([dead], Output(np.zeros(1), 2))
+        best_k_of_each_layer([dead], Output(np.zeros(1), 2))
 
 
 # What is refused
@@ -421,14 +421,14 @@ def test_settings_and_shapes_that_do_not_fit_are_refused_by_name() -> None:
         subspace.weight_variance(terms, [ONE])
     with pytest.raises(ValueError, match="squared_input must be finite and not negative"):
         subspace.weight_variance(terms, [ONE, -ONE])
-    cross = subspace.cross_terms(np.ones((1, 3)), np.ones((1, 3)), np.ones((1, 2)))
+    cross = cross_terms(np.ones((1, 3)), np.ones((1, 3)), np.ones((1, 2)))
     with pytest.raises(ValueError, match="cross terms must have one value a setting, 2, got"):
         subspace.weight_quantities(terms, [cross, cross])
     with pytest.raises(ValueError, match=r"mean and gradients must be \(example, unit\)"):
-        subspace.cross_terms(np.ones((2, 3)), np.ones((1, 3)), np.ones((1, 2)))
+        cross_terms(np.ones((2, 3)), np.ones((1, 3)), np.ones((1, 2)))
     parts, tied = np.ones((1, 3, 2)), np.zeros((1, 2), dtype=bool)
     for wrong_parts, wrong_tied in ((np.ones((2, 3)), tied), (parts, tied[:, :1])):
         with pytest.raises(ValueError, match=r"parts must be \(example, unit, mode\) and tied \(example, mode\)"):
-            subspace.orthogonal_cross_terms(wrong_parts, wrong_tied, np.ones((1, 3)), np.ones((1, 2)), np.array([1]))
+            orthogonal_cross_terms(wrong_parts, wrong_tied, np.ones((1, 3)), np.ones((1, 2)), np.array([1]))
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        subspace.orthogonal_cross_terms(parts, tied, np.ones((1, 3)), np.ones((1, 2)), np.array([0]))
+        orthogonal_cross_terms(parts, tied, np.ones((1, 3)), np.ones((1, 2)), np.array([0]))
