@@ -34,7 +34,7 @@ from fganalysis.measuring.gradient_stream import StreamingSubspace
 from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint
 from fganalysis.training.datasets import Dataset
-from fganalysis.training.loop import evaluate
+from fganalysis.training.evaluation import evaluate
 from studies.subspaces.descent import projected_gradients
 
 METHODS = ("initialisation", "backpropagation", "orthogonal", "upstream")

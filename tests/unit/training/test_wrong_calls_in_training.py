@@ -19,7 +19,7 @@ from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
 from fganalysis.training.checkpoints import load_checkpoint, load_estimator_state
 from fganalysis.training.datasets import Dataset, cifar, idx_images, load, read_idx
 from fganalysis.training.estimated_gradients import fill_gradients
-from fganalysis.training.loop import evaluate
+from fganalysis.training.evaluation import evaluate
 from fganalysis.training.networks import mlp
 
 GENERATOR = torch.Generator().manual_seed(0)
