@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fganalysis.statistics import quantities
+from fganalysis.statistics.directional_bias import squared_tangent
+from fganalysis.statistics.efficiency import efficiency
 from fganalysis.statistics.intervals import Estimate
+from fganalysis.statistics.rounding import DOUBLE
+from fganalysis.statistics.squared_norm import squared_norm
+from fganalysis.statistics.variance import about_scaled_gradient, less_squared_bias
 from tests.statistics.coverage import HELD, covered
 
 
@@ -24,9 +29,9 @@ class Sample:
     gradient: np.ndarray
     groups: int
 
-    def arrays(self, precision: float = quantities.DOUBLE) -> tuple:
+    def arrays(self, precision: float = DOUBLE) -> tuple:
         """The arguments of `moments.quantities`, from guesses rounded to this precision."""
-        kind = np.float32 if precision > quantities.DOUBLE else np.float64
+        kind = np.float32 if precision > DOUBLE else np.float64
         guesses, gradient = self.guesses.astype(kind), self.gradient.astype(kind)
         n = guesses.shape[1]
         of_guess = np.arange(n) // (n // self.groups)
@@ -36,7 +41,7 @@ class Sample:
         squared = np.full(len(guesses), (gradient.astype(float) ** 2).sum())
         return *(part.astype(float) for part in parts), of_guess, squared, precision
 
-    def quantities(self, precision: float = quantities.DOUBLE) -> dict[str, Estimate]:
+    def quantities(self, precision: float = DOUBLE) -> dict[str, Estimate]:
         return quantities.quantities(*self.arrays(precision))
 
 
@@ -201,7 +206,7 @@ def test_an_efficiency_says_where_its_interval_is_wide() -> None:
     generator, n = np.random.default_rng(0), 4096
     noise, lengths = 0.05 * generator.normal(size=n), generator.exponential(size=n)
     products = np.stack([1 + 20 * noise, 20 * noise, (1 + lengths) / 2 + noise])
-    found = quantities._efficiency(products, np.stack([np.ones(n), np.ones(n), lengths]), np.ones(3))
+    found = efficiency(products, np.stack([np.ones(n), np.ones(n), lengths]), np.ones(3))
     assert np.asarray(found.wide).tolist() == [False, True, True]
 
 
@@ -230,7 +235,7 @@ def test_the_error_of_an_efficiency_near_zero_is_no_accident_of_its_own_value() 
     generator = np.random.default_rng(0)
     for along in (0.0, 0.5, 1.0):
         products = generator.normal(along / 512**0.5, size=(2000, 512))
-        found = quantities._efficiency(products, np.ones_like(products), np.ones(2000))
+        found = efficiency(products, np.ones_like(products), np.ones(2000))
         assert np.quantile(found.se, 0.05) > 0.5 * found.value.std()
         assert 0.6 < np.median(found.se) / found.value.std() < 1.2
         assert (np.abs(found.value - along**2 / 512) > 1.96 * found.se).mean() < 0.05
@@ -287,9 +292,9 @@ def test_what_the_errors_of_a_variance_are_about_does_not_change_it() -> None:
     p, q, gram, of_guess, squared, _ = sample.arrays()
     found = []
     for scale in (1.0, 0.8, 0.3):
-        errors, moved = quantities._about(np.full(50, scale), p, q, gram, of_guess, squared)
-        law = quantities.squared_norm(moved, np.full(32, 16.0))
-        found.append(quantities.less_squared_bias(errors, law, moved, of_guess))
+        errors, moved = about_scaled_gradient(np.full(50, scale), p, q, gram, of_guess, squared)
+        law = squared_norm(moved, np.full(32, 16.0))
+        found.append(less_squared_bias(errors, law, moved, of_guess))
     for other in found[1:]:
         np.testing.assert_allclose(other.value, found[0].value, rtol=1e-9)
         np.testing.assert_allclose(other.low, found[0].low, rtol=0.02)
@@ -342,5 +347,5 @@ def test_a_direction_in_many_dimensions_is_no_number_beyond_its_range() -> None:
     sure, _ = simulated(np.random.default_rng(0), 1024, 64)
     sure = Sample(sure.guesses + 0.7 * np.eye(12)[3], sure.gradient, 64)
     p, _, gram, of_guess, squared, _ = sure.arrays()
-    tangent = quantities.squared_tangent(gram, np.full(64, 16.0), p, of_guess, squared).value
+    tangent = squared_tangent(gram, np.full(64, 16.0), p, of_guess, squared).value
     np.testing.assert_allclose(sure.quantities()["directional_bias"].value, tangent / (1 + tangent), rtol=1e-12)
