@@ -43,7 +43,7 @@ from fganalysis.estimators import (
 from fganalysis.estimators.directional import Slope
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, Rademacher, Sphere
-from fganalysis.measuring.diagnose import join
+from fganalysis.measuring.joining import join
 from fganalysis.predictions import ClosedForm, closed_form_of
 from fganalysis.results import schema, store
 from fganalysis.testing import Enumeration, exact_moments, signs, three_points
