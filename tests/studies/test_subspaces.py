@@ -21,11 +21,13 @@ from studies.subspaces import __main__ as subspaces
 from studies.subspaces.__main__ import Settings
 from studies.subspaces.answers import answers
 from studies.subspaces.best_k import PAPER_SWEEP, Ranking, _mean_square
-from studies.subspaces.cells import METHODS, VERSION, _beside, _leading_of_all, _turning
+from studies.subspaces.cells import METHODS, VERSION
 from studies.subspaces.collection import NOTES, _sampled
 from studies.subspaces.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
 from studies.subspaces.figures import progress_of
+from studies.subspaces.mean_guesses import beside
 from studies.subspaces.picks import factor
+from studies.subspaces.turning import leading_of_all, turning
 from tests.laws import tiny_snapshot
 from tests.unit.results.damaged import damage
 
@@ -220,7 +222,7 @@ def test_random_values_have_their_spread(finished: Finished) -> None:
 
 def test_the_mean_guess_of_the_weights() -> None:
     snapshot = tiny_snapshot((3, 5, 4, 2), n_examples=6)
-    found = _beside(snapshot, 2)
+    found = beside(snapshot, 2)
     inner, square, whole, alone = (np.zeros(4) for _ in range(4))
     for layer, (tap, gradient) in enumerate(zip(snapshot.taps, snapshot.gradients, strict=True)):
         parts = []
@@ -380,10 +382,10 @@ def test_all_directions_of_the_row_spaces_hold_the_whole_gradient() -> None:
 def test_angles_between_steps() -> None:
     snapshots = [tiny_snapshot((3, 5, 4, 2), n_examples=6, seed=seed) for seed in (0, 1)]
     stacked = snapshots[0].upstream[0].dense().flatten(0, 1)
-    between = subspace.principal_angles(_leading_of_all(snapshots[0], 0, 2), subspace.modes(stacked).leading(2))
+    between = subspace.principal_angles(leading_of_all(snapshots[0], 0, 2), subspace.modes(stacked).leading(2))
     np.testing.assert_allclose(between, 0, atol=1e-7)
     snapshots[1] = dataclasses.replace(snapshots[1], step=3)
-    found = _turning(snapshots, 2)
+    found = turning(snapshots, 2)
     angle = found["angle"].values
     np.testing.assert_allclose(angle.diagonal(0, 2, 3), 0, atol=1e-5)
     np.testing.assert_allclose(angle, angle.swapaxes(2, 3), atol=1e-5)

@@ -20,7 +20,9 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, Estimator, label
 from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
 from fganalysis.estimators.noise import Rademacher, Sphere
-from studies.mutants.estimators import MUTANTS, BrokenActivity, one_coordinate_off, scaled, spread
+from studies.mutants.broken_activity import BrokenActivity
+from studies.mutants.estimators import MUTANTS
+from studies.mutants.mistakes import one_coordinate_off, scaled, spread
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot((3, 4, 4, 3), n_examples=4, activation=torch.nn.Softplus)
