@@ -23,8 +23,8 @@ from fganalysis.measuring.snapshot_subspaces import subspace_work, subspaces
 from fganalysis.predictions import predict
 from fganalysis.results import schema
 
-# A /subspace of this size takes about a second on one core. To tune this number again, and `EACH` of
-# `fganalysis.measuring.snapshot_subspaces`, time `spectra` on networks of growing width and compare with `subspace_work`.
+# A /subspace of this size takes about a second on one core. To tune this number and `EACH` (in snapshot_subspaces.py)
+# again, time `spectra` on networks of growing width and compare with `subspace_work`.
 CHEAP = 10**10  # Most multiplications that /subspace may take where it was not asked for.
 
 
