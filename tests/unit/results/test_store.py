@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,30 @@ def test_bad_paths_are_refused_in_one_sentence(tmp_path: Path) -> None:
     # Foreign files in a folder: those that end as results do are named, the others are left alone.
     with pytest.raises(ValueError, match="is not a readable netCDF4 result"):
         fga.open_results(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT])
+def test_a_folder_that_cannot_be_read_or_changes_meanwhile_is_named_in_one_sentence(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(of_strings(), tmp_path / "cell.nc")
+    (tmp_path / "below").mkdir()
+    scandir = os.scandir
+
+    def failing(folder: str) -> object:
+        if str(folder).endswith("below"):
+            raise OSError(number, os.strerror(number), str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    cause = f"{os.strerror(number).lower()} at .*below; name a folder that holds results alone$"
+    with pytest.raises(ValueError, match=rf"cannot be searched for results: {cause}"):
+        fga.open_results(tmp_path)
+
+
+def test_a_path_that_no_file_system_takes_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be searched for results: file name too long; name"):
+        fga.open_results(tmp_path / ("x" * 300))
 
 
 def test_cells_that_do_not_fit_into_one_tree_are_refused_in_one_sentence(tmp_path: Path) -> None:
