@@ -26,7 +26,7 @@ from fganalysis.estimators.guesses import Estimates
 from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
 from fganalysis.measuring.sampled_dataset import RawSample, sampled_dataset
-from fganalysis.measuring.sound_guesses import check_arguments, first_guess, guesses_of
+from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
 from fganalysis.results import schema
 
 NUMBERS_PER_BLOCK = 2**20  # A block that fits the caches: larger ones spend their time on page faults.
@@ -95,7 +95,7 @@ def sample(
         squared_gradient = _finite_gradients(snapshot)
         seeds = Seeds.of(seed, snapshot, chosen)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
-        probe = first_guess(chosen, snapshot, seeds.generator(2**31))
+        probe = guesses_of(chosen, snapshot, 1, seeds.generator(2**31))
         probe.inner_products(snapshot)
         measures = metrics.registered()
 

@@ -15,7 +15,6 @@ from fganalysis.capturing.snapshot import NonFiniteActivations, Snapshot
 from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Estimator, resolve
 from fganalysis.measuring.sound_guesses import guesses_of
-from fganalysis.training.checkpoints import kind_of
 
 EXAMPLES_CHECKED = 64  # Examples of the first batch that are used in checks.
 
@@ -112,18 +111,7 @@ def _mean_guess(
     snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator
 ) -> Sequence[Tensor]:
     """The mean of so many guesses, (unit, input) a tap, checked."""
-    guesses = guesses_of(estimator, snapshot, n_guesses, generator)
-    try:
-        gradients = guesses.weight_gradients(snapshot)
-    except Exception as error:
-        raise ValueError("the estimator's guesses do not fit the network: their shapes or types differ") from error
-    if len(gradients) != len(snapshot.taps):
-        raise ValueError(f"guesses must have a tensor for each of {len(snapshot.taps)} taps, got {len(gradients)}")
-    for tap, gradient in zip(snapshot.taps, gradients, strict=True):
-        if gradient.shape != tap.weight.shape or gradient.dtype != tap.weight.dtype:
-            raise ValueError(
-                f"the estimator's guess for layer {tap.name!r} must be {kind_of(tap.weight)}, got {kind_of(gradient)}"
-            )
+    gradients = guesses_of(estimator, snapshot, n_guesses, generator).weight_gradients(snapshot)
     if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
         raise NonFiniteActivations("the estimator's guess has NaN or infinite numbers")
     return gradients

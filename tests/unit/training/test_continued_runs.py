@@ -69,7 +69,7 @@ OTHERWISE = [
     ({"autodiff": "forward"}, "autodiff was reverse and is forward here"),
     ({"gradient": "backpropagation"}, "gradient was ActivityPerturbation and is Backpropagation here"),
     ({"gradient": fga.estimators.ActivityPerturbation(shared=True)}, "gradient.shared was False and is True here"),
-    ({"loss_fn": half}, "loss_fn was cross_entropy and is tests.unit.training.test_checkpoints.half here"),
+    ({"loss_fn": half}, "loss_fn was cross_entropy and is tests.unit.training.test_continued_runs.half here"),
     ({"loss_fn": torch.nn.CrossEntropyLoss()}, "loss_fn was cross_entropy and is CrossEntropyLoss() here"),
     ({"network": activated(torch.nn.Tanh)}, "network.1 was ReLU() and is Tanh() here"),
     (
