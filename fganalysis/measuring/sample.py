@@ -25,7 +25,7 @@ from fganalysis.estimators import Estimator, label, resolve, settings
 from fganalysis.estimators.guesses import Estimates
 from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
-from fganalysis.measuring.sampled_dataset import RawSample, sampled_dataset
+from fganalysis.measuring.sampled_dataset import RawNumbers, sampled_dataset
 from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
 from fganalysis.results import schema
 
@@ -135,7 +135,7 @@ def sample(
             means = groups.means()
             gram = probe.error_grams(snapshot, means).cpu().numpy()
             group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
-            raw = RawSample.of(scalars, gram, group_of_guess, squared_gradient)
+            raw = RawNumbers.of(scalars, gram, group_of_guess, squared_gradient)
             estimates = raw.estimates(float(torch.finfo(snapshot.outputs.dtype).eps))
             sizes = groups.sizes.astype(float)
             of_metrics = [

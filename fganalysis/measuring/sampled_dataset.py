@@ -18,7 +18,7 @@ from fganalysis.statistics.quantities import quantities
 
 
 @dataclass(frozen=True)
-class RawSample:
+class RawNumbers:
     """What every estimate is made of, all layers together appended; shapes as in `fganalysis.statistics.quantities`."""
 
     inner_product: np.ndarray
@@ -30,7 +30,7 @@ class RawSample:
     @classmethod
     def of(
         cls, scalars: GuessScalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray
-    ) -> RawSample:
+    ) -> RawNumbers:
         parts = (scalars.inner_products, scalars.squared_norms, gram)
         inner, norms, whole = (np.concatenate([part, part.sum(1, keepdims=True)], axis=1) for part in parts)
         return cls(inner, norms, whole, group_of_guess, squared_gradient)
@@ -42,7 +42,7 @@ class RawSample:
 
 
 def sampled_dataset(
-    snapshot: Snapshot, name: str, raw: RawSample, estimates: Sequence[Mapping[str, Estimate]]
+    snapshot: Snapshot, name: str, raw: RawNumbers, estimates: Sequence[Mapping[str, Estimate]]
 ) -> xr.Dataset:
     """``estimates``: of what every result has, and of each metric."""
     grid, known = (schema.SPACE, schema.LAYER), schema.variables()
