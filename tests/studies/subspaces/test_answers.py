@@ -90,7 +90,7 @@ def test_what_is_learned_is_said_with_its_slope(finished: Finished, power: float
 
 def test_after_300_epochs_accuracy_grows_with_width() -> None:
     """Answer (c) says so and links to wang2025."""
-    training = store.read(Path(__file__).parents[2] / "docs" / "results" / "wang2025.nc")["training"].to_dataset()
+    training = store.read(Path(__file__).parents[3] / "docs" / "results" / "wang2025.nc")["training"].to_dataset()
     accuracy = training["train_accuracy"].sel(trained_by="orthogonal, k = 10")
     by_width = accuracy.max("step").mean("seed").dropna("width")
     assert by_width.sizes["width"] >= 3 and bool((by_width.diff("width") > 0).all())
