@@ -20,7 +20,8 @@ from fganalysis.results.tables import agreement, summary, z_scores
 from fganalysis.statistics.intervals import VarianceParts
 from fganalysis.training import datasets, networks
 from fganalysis.training.estimated_gradients import estimate_gradient
-from fganalysis.training.loop import train, train_seeds
+from fganalysis.training.loop import train
+from fganalysis.training.several_seeds import train_seeds
 
 __all__ = [
     "Snapshot",

@@ -37,8 +37,8 @@ SYMMETRIC = ("units", "examples")  # Nothing in it tells one hidden unit, or one
 UNBIASED, BIASED = (*ALWAYS, *SYMMETRIC, "unbiased"), (*ALWAYS, *SYMMETRIC, "biased")
 # What is fixed by a seed, matrices and heads, belongs to the units in their order.
 FIXED = (*ALWAYS, "examples", "biased")
-# Sampling is held against its closed form in tests/unit/measuring/test_diagnose.py, which has feedback and heads in a
-# list of theirs.
+# Sampling is held against its closed form in tests/unit/predictions/test_sampled_predictions.py, which has feedback
+# and heads in a list of theirs.
 PREDICTED = "predicted"
 
 

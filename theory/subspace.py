@@ -13,8 +13,8 @@ for each example,
 
 **Spaces.** In activation space, sums of these terms over examples and layers give every quantity. In weight space,
 where inner products are weighted by K = XXᵀ, they give only the variance, Σ_b ‖x_b‖² tr Cov ĝ_b. Bias, mse, efficiency
-and best scale also contain inner products of the mean guesses of *different* examples. `cross_terms` and
-`orthogonal_cross_terms` compute those from the vectors.
+and best scale also contain inner products of the mean guesses of *different* examples. `theory.weight_cross_terms`
+computes those from the vectors.
 
 **Not covered.** The noise is Gaussian: another fourth moment κ adds (κ−3) Σ_j (A_jᵀg)²‖A_j‖² to the variance, with
 Σ = AAᵀ, and a spectrum does not determine A. Nor is noise that examples share, or one slope for the whole batch.
@@ -37,9 +37,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from theory.energy_curves import Array, Counts, Output, OverlapCurve, UpstreamSpectrum, check_not_negative
+from theory.weight_cross_terms import CrossTerms
 
 Layers = Literal["joint", "separate"]
 
@@ -66,22 +66,6 @@ class GuessTerms:
             raise ValueError(f"layers must be 'joint' or 'separate', got {layers!r}")
         slope = self.inner.sum(0, keepdims=True) if layers == "joint" else self.inner
         return slope * self.trace + self.mean_square
-
-
-@dataclass(frozen=True)
-class CrossTerms:
-    """What weight space needs of one layer beyond the curves.
-
-    Attributes:
-        squared_input: ‖x_b‖², (example,).
-        inner, mean_square: ⟨E Ĝ, G⟩ and ‖E Ĝ‖², (setting,).
-        squared_gradient: ‖G‖².
-    """
-
-    squared_input: Array
-    inner: Array
-    mean_square: Array
-    squared_gradient: float
 
 
 @dataclass(frozen=True)
@@ -169,111 +153,6 @@ def weight_quantities(terms: GuessTerms, cross: Sequence[CrossTerms], layers: La
         variance,
         np.array([tap.squared_gradient for tap in cross]),
     )
-
-
-def cross_terms(mean: Array, gradients: Array, inputs: Array) -> CrossTerms:
-    """The cross terms of a tap for one setting, from its mean guess Σ_b g_b, with Σ_b = JᵀJ, or I at the output tap.
-
-    mean, gradients: (example, unit). inputs: (example, input), with a column of ones for a bias.
-    """
-    if mean.shape != gradients.shape or gradients.ndim != 2 or inputs.shape[:1] != gradients.shape[:1]:
-        raise ValueError(
-            f"mean and gradients must be (example, unit), inputs (example, input), got the shapes {mean.shape}, "
-            f"{gradients.shape} and {inputs.shape}"
-        )
-    guess, truth = mean.T @ inputs, gradients.T @ inputs
-    return CrossTerms(
-        np.sum(inputs**2, axis=1),
-        np.array([np.sum(guess * truth)]),
-        np.array([np.sum(guess**2)]),
-        float(np.sum(truth**2)),
-    )
-
-
-def orthogonal_cross_terms(
-    parts: NDArray[np.floating], tied: NDArray[np.bool_], gradients: Array, inputs: Array, ks: Counts
-) -> CrossTerms:
-    """The cross terms of a hidden tap for every k of ``ks`` (setting,).
-
-    parts: (example, unit, mode), v_i v_iᵀg for the right singular vectors v_i of the upstream Jacobians, by descending
-    singular value, zero beyond the rank. tied: (example, mode), whether a singular value equals the next one.
-    gradients, inputs: as in `cross_terms`. A k beyond the last mode stands for all modes.
-
-    Where c singular values are equal, let P be the projector on the span of their vectors. Each of the c modes then has
-    the same part p = P g/c. A k that takes m of the c modes uses a random projector P_m with E P_m g = m p and
-
-        E‖P_m g‖² − ‖E P_m g‖² = (m/c − m²/c²) ‖P g‖² = m (c − m) ‖p‖²
-
-    The bases of different examples are independent, so this adds ‖x_b‖² m (c − m) ‖p‖² to ‖E Ĝ‖².
-    """
-    if parts.ndim != 3 or parts.shape[:2] != gradients.shape or tied.shape != (len(parts), parts.shape[2]):
-        raise ValueError(
-            "parts must be (example, unit, mode) and tied (example, mode) for gradients (example, unit), "
-            f"got the shapes {parts.shape}, {tied.shape} and {gradients.shape}"
-        )
-    if np.min(ks) < 1:
-        raise ValueError(f"k must be at least 1, got {np.min(ks)}")
-    whole = cross_terms(gradients, gradients, inputs)
-    # Inner products of weight gradients depend on X through XXᵀ alone, so R of Xᵀ = QR can stand in for Xᵀ.
-    mixing = inputs if inputs.shape[0] >= inputs.shape[1] else np.linalg.qr(inputs.T)[1].T
-    truth = gradients.T @ mixing
-    guess = np.zeros_like(truth)
-    n_modes = parts.shape[2]
-    inner, mean_square = np.empty(n_modes), np.empty(n_modes)
-    inside = _pairs_split(tied)
-    for mode in range(n_modes):
-        part = parts[:, :, mode].astype(np.float64)
-        guess += part.T @ mixing
-        scatter = whole.squared_input @ (inside[:, mode] * np.sum(part**2, axis=1))
-        inner[mode], mean_square[mode] = np.vdot(guess, truth), np.vdot(guess, guess) + scatter
-    chosen = np.minimum(ks, n_modes) - 1
-    return CrossTerms(whole.squared_input, inner[chosen], mean_square[chosen], whole.squared_gradient)
-
-
-def _pairs_split(tied: NDArray[np.bool_]) -> Counts:
-    """m (c − m), (example, mode), where k takes m of c equal singular values; 0 where it takes all of them or none."""
-    taken, left = np.ones(tied.shape, dtype=np.int64), np.zeros(tied.shape, dtype=np.int64)
-    for mode in range(1, tied.shape[1]):
-        taken[:, mode] += taken[:, mode - 1] * tied[:, mode - 1]
-    for mode in range(tied.shape[1] - 2, -1, -1):
-        left[:, mode] = (left[:, mode + 1] + 1) * tied[:, mode]
-    return taken * left
-
-
-def best_setting(quantities: Quantities) -> Counts:
-    """The index of the setting of highest efficiency, (layer,), with all layers together last; the first of equals.
-
-    −1 for a layer without a gradient. The best k is ``ks[best_setting(…)]``. The output tap has no k, but in a joint
-    pass the k of the hidden layers determine the noise of its guess.
-    """
-    efficiency = np.where(np.isnan(quantities.efficiency), -np.inf, quantities.efficiency)
-    return np.where(np.isneginf(efficiency).all(1), -1, np.argmax(efficiency, axis=1))
-
-
-def best_k_of_each_layer(curves: Sequence[OverlapCurve], output: Output, layers: Layers = "joint") -> Counts:
-    """A k for each hidden layer, (layer,), for a high efficiency of all layers together in activation space.
-
-    Coordinate ascent from the best common k: one layer's k is changed at a time, until no change helps. The result is
-    never worse than the best common k, and need not be the best of all combinations. Raises ValueError without a
-    gradient.
-    """
-    tops = np.array([max(min(int(curve.rank.max()), curve.overlap.shape[1]), 1) for curve in curves])
-    common = np.minimum(np.arange(1, tops.max() + 1)[:, None], tops)
-    first = best_setting(activation_quantities(orthogonal_terms(curves, output, common), layers))[-1]
-    if first < 0:
-        raise ValueError("there is no best k: every gradient is zero")
-    chosen, efficiency = common[first], -np.inf
-    while True:
-        before = efficiency
-        for layer, top in enumerate(tops):
-            tried = np.repeat(chosen[None], top, axis=0)
-            tried[:, layer] = np.arange(1, top + 1)
-            quantities = activation_quantities(orthogonal_terms(curves, output, tried), layers)
-            best = best_setting(quantities)[-1]
-            if quantities.efficiency[-1, best] > efficiency:
-                chosen, efficiency = tried[best], quantities.efficiency[-1, best]
-        if efficiency == before:
-            return chosen
 
 
 def _with_output(

@@ -18,7 +18,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.blocks import Seeds, in_order
-from fganalysis.measuring.sound_guesses import first_guess, guesses_of
+from fganalysis.measuring.sound_guesses import guesses_of
 
 # The plan of the looks. `python -m studies.calibration` shows what a change of it does to the rate of false alarms and
 # to the number of guesses until a bias is found.
@@ -59,7 +59,7 @@ class Blocks:
         self._estimator, self._snapshot = estimator, snapshot
         with torch.no_grad(), full_precision(snapshot):
             # Also makes what is made once per snapshot, on the main thread.
-            probe = first_guess(estimator, snapshot, torch.Generator(snapshot.device).manual_seed(0))
+            probe = guesses_of(estimator, snapshot, 1, torch.Generator(snapshot.device).manual_seed(0))
             gradients: dict[str, tuple[Tensor, ...]] = {"weight": snapshot.weight_gradients}
             self._at_activations = isinstance(probe, ActivationEstimates)
             if self._at_activations:

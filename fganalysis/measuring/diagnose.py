@@ -17,17 +17,15 @@ from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve, settings, stable_name
 from fganalysis.estimators.guesses import Estimates
+from fganalysis.measuring.joining import along, as_attribute, in_a_sentence
 from fganalysis.measuring.sample import check_settings, sample
-from fganalysis.measuring.spectra import spectra, upstream_modes
-from fganalysis.predictions import predict, story
+from fganalysis.measuring.snapshot_subspaces import subspace_work, subspaces
+from fganalysis.predictions import predict
 from fganalysis.results import schema
 
-NODES = ("measured", "predicted", "subspace")
-# Sizes of /subspace that takes about a second on one core. To tune them again, time `spectra` on networks of
-# growing width and compare with `subspace_work`.
+# A /subspace of this size takes about a second on one core. To tune this number and `EACH` (in snapshot_subspaces.py)
+# again, time `spectra` on networks of growing width and compare with `subspace_work`.
 CHEAP = 10**10  # Most multiplications that /subspace may take where it was not asked for.
-EACH = 5 * 10**6  # Least multiplications that a matrix counts for: its fixed cost is about half a millisecond.
-LONGEST_REASON = 300
 
 
 def diagnose(
@@ -77,51 +75,6 @@ def diagnose(
     tree = xr.DataTree.from_dict(nodes)
     tree.attrs |= reasons
     return tree
-
-
-def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
-    """One tree from the diagnoses of several steps, with the parts that all of them have."""
-    nodes = {
-        name: _along(schema.STEP, [tree[name].to_dataset() for tree in trees])
-        for name in NODES
-        if all(name in tree.children for tree in trees)
-    }
-    joined = xr.DataTree.from_dict(nodes)
-    joined.attrs |= _as_attribute([_reasons(tree.attrs) for tree in trees])
-    return joined
-
-
-def subspace_work(snapshot: Snapshot) -> int:
-    """The approximate number of multiplications in `subspaces`, from the sizes of its decompositions."""
-    shapes = [array.shape for tap in snapshot.taps for array in (tap.outputs, tap.outputs, tap.weight)]
-    for tap in snapshot.taps:
-        if tap.upstream is not None:
-            shapes += [tap.upstream.weight.shape] * snapshot.n_examples
-    return sum(max(min(shape) ** 2 * max(shape), EACH) for shape in shapes)
-
-
-def subspaces(snapshot: Snapshot) -> xr.Dataset:
-    """The subspaces that the gradient lives in, `fganalysis.measuring.spectra`, and what they say of the upstream
-    guesses.
-
-    Bias, variance and efficiency of the orthogonal upstream guess for every k = mode, its best k, and the same
-    quantities of the upstream guess; Gaussian noise, independent and joint, a slope for each example. Where singular
-    values are equal: means over random bases of their span, see `theory.subspace`. Every Jacobian is
-    decomposed, which takes longest: a tenth of a second an example, layer and core at width 1024. NaN where the
-    upstream Jacobians are unknown or there are none.
-    """
-    try:
-        jacobians = snapshot.upstream
-    except ValueError:  # The network is not a chain and has no upstream Jacobians, but the other spectra exist.
-        jacobians = ()
-    modes = [upstream_modes(jacobian, g) for jacobian, g in zip(jacobians, snapshot.gradients, strict=False)]
-    dataset = spectra(snapshot, modes)
-    known = story(snapshot, modes, dataset[schema.MODE].values) if modes else {}
-    dataset = dataset.assign_coords({schema.SPACE: list(schema.SPACES)})
-    for name, variable in schema.STORY.items():
-        unknown = np.full([dataset.sizes[dim] for dim in variable.dims], np.nan)
-        dataset[name] = (variable.dims, known.get(name, unknown))
-    return schema.validate(schema.annotate(dataset))
 
 
 def _estimators(given: Any) -> dict[str, Estimator]:
@@ -195,7 +148,7 @@ def _measured(
     made, failed = _attempted(snapshots, chosen, measure)
     if not made:
         (_, name), error = next(iter(failed.items()))
-        raise ValueError(f"no estimator could be measured; {name}: {_in_a_sentence(error)}") from error
+        raise ValueError(f"no estimator could be measured; {name}: {in_a_sentence(error)}") from error
     pattern = xr.full_like(next(iter(made.values())), np.nan, dtype=np.float64)
     pattern["group_size"] = xr.zeros_like(pattern["group_size"], dtype=np.int64)
 
@@ -231,12 +184,12 @@ def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Da
         return None, {}
     else:
         try:
-            return _along(schema.STEP, [subspaces(snapshot) for snapshot in snapshots]), {}
+            return along(schema.STEP, [subspaces(snapshot) for snapshot in snapshots]), {}
         except Warning:
             raise
         except Exception as error:  # The guesses of all estimators are finished and must not be lost.
-            reason = _in_a_sentence(error)
-    return None, _as_attribute([{"/subspace": reason}])
+            reason = in_a_sentence(error)
+    return None, as_attribute([{"/subspace": reason}])
 
 
 def _stacked(
@@ -252,63 +205,9 @@ def _stacked(
         row = [
             made[snapshot.step, name] if (snapshot.step, name) in made else unknown(snapshot, name) for name in chosen
         ]
-        reasons = {name: _in_a_sentence(error) for (step, name), error in failed.items() if step == snapshot.step}
+        reasons = {name: in_a_sentence(error) for (step, name), error in failed.items() if step == snapshot.step}
         looked_at_by_all = not any(json.loads(str(part.attrs.get(schema.NOT_LOOKED_AT, "[]"))) for part in row)
         unseen = {schema.NOT_LOOKED_AT: json.dumps(() if looked_at_by_all else snapshot.untapped_parameters)}
-        step = _along(schema.ESTIMATOR, row).assign_attrs(unseen | _as_attribute([reasons]))
+        step = along(schema.ESTIMATOR, row).assign_attrs(unseen | as_attribute([reasons]))
         steps.append(step.expand_dims(schema.STEP))
-    return _along(schema.STEP, steps)
-
-
-def _in_a_sentence(error: Exception) -> str:
-    """The message of an error on one line, preceded by its type unless it is a ValueError."""
-    text = " ".join(str(error).split())
-    text = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
-
-
-def _reasons(attributes: Mapping[Any, object]) -> dict[str, str]:
-    reasons: dict[str, str] = json.loads(str(attributes.get(schema.NOT_MEASURED, "{}")))
-    return reasons
-
-
-def _as_attribute(reasons: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The attribute with all reasons by label; empty without reasons."""
-    merged: dict[str, str] = {}
-    for name, reason in (pair for by_label in reasons for pair in by_label.items()):
-        known = merged.setdefault(name, reason)
-        if reason not in known:
-            merged[name] = f"{known}; {reason}"
-    return {schema.NOT_MEASURED: json.dumps(merged, ensure_ascii=False)} if merged else {}
-
-
-def _along(dim: str, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Datasets put together along a dimension, old or new.
-
-    Where some have fewer groups, ``gram`` is NaN and ``group_size`` zero for those that they lack. Attributes that
-    differ become a text of all of them; reasons by label are merged, and parameters that any left out are listed.
-    """
-    by_name: dict[str, list[object]] = {}
-    for dataset in datasets:
-        for name, value in dataset.attrs.items():
-            by_name.setdefault(name, []).append(value)
-    attributes = {name: v[0] if len(set(map(str, v))) == 1 else str(v) for name, v in by_name.items()}
-    if schema.NOT_LOOKED_AT in by_name:
-        names = [name for value in by_name[schema.NOT_LOOKED_AT] for name in json.loads(str(value))]
-        attributes[schema.NOT_LOOKED_AT] = json.dumps(list(dict.fromkeys(names)))
-    attributes |= _as_attribute([_reasons(dataset.attrs) for dataset in datasets])
-    stacked = xr.concat(
-        [_with_groups_numbered(dataset) for dataset in datasets],
-        dim=dim,
-        data_vars="all",
-        join="outer",
-        fill_value={"group_size": 0},
-        combine_attrs="drop_conflicts",
-    )
-    return stacked.drop_vars([schema.GROUP, schema.OTHER_GROUP], errors="ignore").assign_attrs(attributes)
-
-
-def _with_groups_numbered(dataset: xr.Dataset) -> xr.Dataset:
-    """With coordinates for the groups, so that datasets with fewer of them can be put beside each other."""
-    dims = [dim for dim in (schema.GROUP, schema.OTHER_GROUP) if dim in dataset.dims]
-    return dataset.assign_coords({dim: np.arange(dataset.sizes[dim]) for dim in dims})
+    return along(schema.STEP, steps)

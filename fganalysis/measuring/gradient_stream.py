@@ -24,7 +24,8 @@ from fganalysis.measuring.sound_arrays import (
     same_kind,
     same_units,
 )
-from fganalysis.measuring.subspace import Modes, kept_modes, modes, rounding_gap
+from fganalysis.measuring.subspace.equal_singular_values import rounding_gap
+from fganalysis.measuring.subspace.singular_modes import Modes, kept_modes, modes
 
 __all__ = ["IncrementalSubspace", "StreamingSubspace"]
 

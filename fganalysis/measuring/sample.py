@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,15 +18,16 @@ from tqdm import tqdm
 
 from fganalysis import metrics
 from fganalysis.arguments import check_flag, check_seed, check_whole
-from fganalysis.capturing.coordinates import coordinates, over_layers, squared_gradients
+from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve, settings
-from fganalysis.estimators.guesses import ActivationEstimates, Estimates, Sums
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates
 from fganalysis.measuring.blocks import Seeds, in_order
-from fganalysis.measuring.sound_guesses import check_arguments, first_guess, guesses_of
+from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
+from fganalysis.measuring.sampled_dataset import RawNumbers, sampled_dataset
+from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
 from fganalysis.results import schema
-from fganalysis.statistics import quantities
 
 NUMBERS_PER_BLOCK = 2**20  # A block that fits the caches: larger ones spend their time on page faults.
 MOST_GUESSES_PER_BLOCK = 16
@@ -35,69 +35,6 @@ MOST_GROUPS = 64
 BYTES_OF_GROUPS = 2**29
 WORKING_COPIES = 4  # Noise, direction, its image in weight space, one temporary.
 SCALAR_BYTES = 8  # Of a scalar or a sum in double precision.
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What one block leaves behind beside its scalars: how many guesses, and sums over them, a metric's each."""
-
-    size: int
-    total: Sums
-    kept: list[Sums]
-
-
-class _Groups:
-    """Running sums of guesses in a fixed number of disjoint groups; block i belongs to group i modulo that number."""
-
-    def __init__(self, n_groups: int, block: _Block):
-        """``block`` tells the shapes. The sums are allocated here, once, and not by the threads that draw blocks.
-
-        totals: of the guesses, a group each. kept: of each metric, a group each.
-        """
-        self.sizes = np.zeros(n_groups, dtype=np.int64)
-        self.totals: list[Sums] = [tuple(map(torch.zeros_like, block.total)) for _ in range(n_groups)]
-        self.kept: list[list[Sums]] = [
-            [tuple(map(torch.zeros_like, sums)) for _ in range(n_groups)] for sums in block.kept
-        ]
-
-    def add(self, group: int, block: _Block) -> None:
-        self.sizes[group] += block.size
-        kept = [of_metric[group] for of_metric in self.kept]
-        for sums, more in zip([self.totals[group], *kept], [block.total, *block.kept], strict=True):
-            for total, part in zip(sums, more, strict=True):
-                total.add_(part)
-
-    def means(self) -> list[Sums]:
-        """The mean of every group; the sums are turned into it in place, so nothing can be added after."""
-        return [tuple(t.div_(int(n)) for t in total) for total, n in zip(self.totals, self.sizes, strict=True)]
-
-
-class _Scalars:
-    """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in arrays that are allocated before any block is drawn.
-
-    Small arrays of each block's would keep the memory of the threads that made them from being given back.
-    """
-
-    def __init__(self, guess: Estimates, snapshot: Snapshot, n_guesses: int):
-        shape = (len(schema.SPACES), len(snapshot.layers), n_guesses)
-        self.inner_products, self.squared_norms = np.empty(shape), np.empty(shape)
-        at_activations = isinstance(guess, ActivationEstimates)
-        self._known = np.zeros(shape[:2], dtype=bool)
-        self._known[schema.SPACES.index("weight")] = True
-        if at_activations:
-            self._known[:] = [bool(layer.taps) for layer in snapshot.weights]
-
-    def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
-        """Those of a block whose first guess is number ``start``.
-
-        Raises:
-            ValueError: a guess that is NaN or infinite, or whose squared norm is.
-        """
-        inner, norms = (part.cpu().numpy() for part in guesses.inner_products(snapshot))
-        if not np.isfinite(norms[self._known]).all():
-            raise ValueError(f"the estimator made a guess that is NaN, infinite or too long to square (seed {seed})")
-        self.inner_products[..., start : start + len(guesses)] = inner
-        self.squared_norms[..., start : start + len(guesses)] = norms
 
 
 def check_settings(n_guesses: object, seed: object, memory: object, progress: object) -> None:
@@ -157,14 +94,14 @@ def sample(
     with torch.no_grad(), full_precision(snapshot):
         seeds = Seeds.of(seed, snapshot, chosen)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
-        probe = first_guess(chosen, snapshot, seeds.generator(2**31))
+        probe = guesses_of(chosen, snapshot, 1, seeds.generator(2**31))
         probe.inner_products(snapshot)
         squared_gradient = _finite_gradients(snapshot, isinstance(probe, ActivationEstimates))
         measures = metrics.registered()
 
-        def block_of(guesses: Estimates) -> _Block:
+        def block_of(guesses: Estimates) -> BlockSums:
             kept = [metric.kept(snapshot, guesses) for metric in measures]
-            return _Block(len(guesses), guesses.total(), kept)
+            return BlockSums(len(guesses), guesses.total(), kept)
 
         pattern = block_of(probe)
         numbers = max(probe.numbers_per_guess(), 1)
@@ -181,9 +118,9 @@ def sample(
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
         alone = snapshot.like.is_cuda or snapshot.autodiff == "forward"
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
-        groups, scalars = _Groups(n_groups, pattern), _Scalars(probe, snapshot, n_guesses)
+        groups, scalars = GroupSums(n_groups, pattern), GuessScalars(probe, snapshot, n_guesses)
 
-        def run(index: int) -> _Block:
+        def run(index: int) -> BlockSums:
             # Both are settings of a thread.
             with torch.no_grad(), full_precision(snapshot):
                 start = index * block_size
@@ -198,14 +135,14 @@ def sample(
             means = groups.means()
             gram = probe.error_grams(snapshot, means).cpu().numpy()
             group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
-            raw = _Raw.of(scalars, gram, group_of_guess, squared_gradient)
+            raw = RawNumbers.of(scalars, gram, group_of_guess, squared_gradient)
             estimates = raw.estimates(float(torch.finfo(snapshot.dtype).eps))
             sizes = groups.sizes.astype(float)
             of_metrics = [
                 metric.estimated(snapshot, metrics.Groups(sizes, means, kept, estimates))
                 for metric, kept in zip(measures, groups.kept, strict=True)
             ]
-    dataset = _dataset(snapshot, name, raw, [estimates, *of_metrics])
+    dataset = sampled_dataset(snapshot, name, raw, [estimates, *of_metrics])
     dataset.attrs = {
         "estimator": name,
         "settings": json.dumps(settings(chosen)),
@@ -259,64 +196,3 @@ def _calling_thread_single() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """What every estimate is made of, all layers together appended; shapes as in `quantities.quantities`."""
-
-    inner_product: np.ndarray
-    squared_norm: np.ndarray
-    gram: np.ndarray
-    group_of_guess: np.ndarray
-    squared_gradient: np.ndarray
-
-    @classmethod
-    def of(cls, scalars: _Scalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray) -> _Raw:
-        parts = (scalars.inner_products, scalars.squared_norms, gram)
-        inner, norms, whole = (np.concatenate([part, over_layers(part)[:, None]], axis=1) for part in parts)
-        return cls(inner, norms, whole, group_of_guess, squared_gradient)
-
-    def estimates(self, precision: float) -> dict[str, quantities.Estimate]:
-        return quantities.quantities(
-            self.inner_product, self.squared_norm, self.gram, self.group_of_guess, self.squared_gradient, precision
-        )
-
-
-def _dataset(
-    snapshot: Snapshot, name: str, raw: _Raw, estimates: Sequence[Mapping[str, quantities.Estimate]]
-) -> xr.Dataset:
-    """``estimates``: of what every result has, and of each metric."""
-    grid, known = (schema.SPACE, schema.LAYER), schema.variables()
-    found, *of_metrics = (
-        {
-            variable: (known[variable].dims, part)
-            for quantity, estimate in by_name.items()
-            for variable, part in _named(quantity, estimate).items()
-        }
-        for by_name in estimates
-    )
-    levels = list(schema.COSINE_QUANTILES.values())
-    cosines = quantities.cosine_quantiles(raw.inner_product, raw.squared_norm, raw.squared_gradient, levels)
-    variables: dict[str, tuple] = found | {
-        quantile: (grid, values) for quantile, values in zip(schema.COSINE_QUANTILES, cosines, strict=True)
-    }
-    variables["gradient_norm"] = (grid, np.sqrt(raw.squared_gradient))
-    variables["inner_product"] = ((*grid, schema.GUESS), raw.inner_product)
-    variables["squared_norm"] = ((*grid, schema.GUESS), raw.squared_norm)
-    variables["gram"] = ((*grid, schema.GROUP, schema.OTHER_GROUP), raw.gram)
-    variables["group_size"] = ((schema.GROUP,), np.bincount(raw.group_of_guess, minlength=raw.gram.shape[-1]))
-    for more in of_metrics:
-        variables |= more
-    return xr.Dataset(variables, coords=coordinates(snapshot, name))
-
-
-def _named(quantity: str, estimate: quantities.Estimate) -> dict[str, np.ndarray]:
-    """The parts of an estimate by their names in a result; flags are 1 or 0, and NaN where there is no interval."""
-    missing = np.isnan(estimate.low)
-    parts = {"": estimate.value, schema.SE: estimate.se, schema.LOW: estimate.low, schema.HIGH: estimate.high}
-    for suffix, flag in ((schema.WIDE, estimate.wide), (schema.SHORT, estimate.short)):
-        parts[suffix] = np.where(missing, np.nan, flag)
-    if quantity in schema.TAILED:
-        parts[schema.TAIL] = np.broadcast_to(estimate.tail, missing.shape)
-    return {quantity + suffix: part for suffix, part in parts.items()}

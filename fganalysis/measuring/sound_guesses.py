@@ -56,8 +56,3 @@ def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generat
                 f"the estimator's guesses for layer {name!r} are {words[0]}, the {space} gradient {words[1]}"
             )
     return guesses
-
-
-def first_guess(estimator: Estimator, snapshot: Snapshot, generator: torch.Generator) -> Estimates:
-    """One guess, checked as in `guesses_of`, to know the kind of estimates before threads draw many."""
-    return guesses_of(estimator, snapshot, 1, generator)

@@ -31,6 +31,8 @@ from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.capturing.upstream_modes import UpstreamModes
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.measuring import subspace
+from fganalysis.measuring.subspace.equal_singular_values import rounding_gap, spread_evenly
+from fganalysis.measuring.subspace.singular_modes import kept_modes
 from fganalysis.results import schema
 
 Array = NDArray[np.float64]
@@ -79,8 +81,8 @@ def _active_modes(weight: Tensor, derivative: Tensor, gradient: Tensor) -> tuple
     kept, distinct = modes.vectors[:, :rank], modes.distinct[: rank - 1]
     along = gradient[active].double() @ kept
     part = weight.new_zeros(len(derivative), rank)
-    part[active] = subspace.spread_evenly(kept * along, distinct).to(weight.dtype)
-    return modes.values[:rank], subspace.spread_evenly(along.square(), distinct), part, distinct
+    part[active] = spread_evenly(kept * along, distinct).to(weight.dtype)
+    return modes.values[:rank], spread_evenly(along.square(), distinct), part, distinct
 
 
 def _modes_of_gram(rows: Tensor) -> subspace.Modes[Tensor]:
@@ -91,8 +93,8 @@ def _modes_of_gram(rows: Tensor) -> subspace.Modes[Tensor]:
     doubled = rows.double()
     squares, vectors = torch.linalg.eigh(doubled.mT @ doubled)
     precision = torch.finfo(rows.dtype).eps
-    zero, gap = max(rows.shape) * precision, subspace.rounding_gap(min(rows.shape), precision)
-    return subspace.kept_modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), zero, gap, doubled)
+    zero, gap = max(rows.shape) * precision, rounding_gap(min(rows.shape), precision)
+    return kept_modes(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1), zero, gap, doubled)
 
 
 def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:

@@ -22,9 +22,10 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.around.subsampled import Subsampled
 from fganalysis.estimators.guesses import Sums
 from fganalysis.measuring.sound_guesses import check_arguments
-from fganalysis.statistics import quantities
 from fganalysis.statistics.intervals import VarianceParts, mean
+from fganalysis.statistics.rounding import ROUNDING
 from fganalysis.statistics.squared_norm import squared_norm
+from fganalysis.statistics.variance import less_squared_bias
 
 GROUPS = 32
 Array = NDArray[np.float64]
@@ -65,10 +66,10 @@ def variance_parts(
         sizes = 2 * np.bincount(group_of_draw).astype(np.float64)
         means = [tuple(t / float(size) for t in total) for total, size in zip(totals, sizes, strict=True)]
         gram = _with_all_layers(pair.error_grams(snapshot, means))
-    between = quantities.less_squared_bias(np.stack(products, -1), squared_norm(gram, sizes), gram, group_of_draw)
+    between = less_squared_bias(np.stack(products, -1), squared_norm(gram, sizes), gram, group_of_draw)
     # Both parts are at least 0, and are differences of squared errors.
     squares = np.stack(within, -1).mean(-1) + np.abs(np.stack(products, -1).mean(-1)) + squared_gradients(snapshot)
-    rounding = 2 * quantities.ROUNDING * float(torch.finfo(snapshot.dtype).eps) * squares
+    rounding = 2 * ROUNDING * float(torch.finfo(snapshot.dtype).eps) * squares
     parts = (part.of_few(n_draws).of_rounding(rounding) for part in (mean(np.stack(within, -1)), between))
     return VarianceParts(*(part.within(0.0, np.inf) for part in parts))
 

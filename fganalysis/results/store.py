@@ -167,19 +167,13 @@ def open_results(path: str | Path) -> xr.DataTree:
     the checksum that it carries, which is then in its node's ``encoding["checksum"]``; "none": it carries none.
 
     Raises:
-        ValueError: no such path, no finished cell in it, a file that is damaged or no result, or cells that do not fit
-            into one tree.
+        ValueError: no such path, no finished cell in it, a folder in it that cannot be read or changes meanwhile, a
+            file that is damaged or no result, or cells that do not fit into one tree.
     """
     check_path("path", path)
     path = Path(path)
-    if path.is_file():
-        return read(path)
-    if not path.exists():
-        raise ValueError(f"there is no result at {path}: run the study first")
-    files = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith(".") and file.is_file())
-    if not files:
-        raise ValueError(f"there is no finished result in {path}: run the study first")
-    if len(files) == 1 and files[0].parent == path:
+    files = _finished_cells(path)
+    if len(files) == 1 and files[0].parent in (path, path.parent):
         return read(files[0])
     nodes: dict[str, xr.Dataset] = {}
     for file in files:
@@ -196,6 +190,33 @@ def open_results(path: str | Path) -> xr.DataTree:
             f"the results in {path} do not fit into one tree, as those of different studies need not: "
             "open one of its folders or files"
         ) from error
+
+
+def _finished_cells(path: Path) -> list[Path]:
+    """The files of all cells under a folder, sorted, or the path itself where it is a file."""
+
+    def refuse(error: OSError) -> NoReturn:  # What cannot be read may hold results, so it is not left out.
+        raise error
+
+    try:
+        if path.is_file():
+            return [path]
+        if not path.exists():
+            raise ValueError(f"there is no result at {path}: run the study first")
+        found = [Path(folder) / name for folder, _, names in os.walk(path, onerror=refuse) for name in names]
+        files = sorted(file for file in found if _is_cell(file))
+    except OSError as error:
+        place = "" if error.filename in (None, str(path)) else f" at {error.filename}"
+        raise ValueError(
+            f"{path} cannot be searched for results: {_reason(error)}{place}; name a folder that holds results alone"
+        ) from error
+    if not files:
+        raise ValueError(f"there is no finished result in {path}: run the study first")
+    return files
+
+
+def _is_cell(file: Path) -> bool:
+    return file.suffix == SUFFIX and not file.name.startswith(".") and file.is_file()
 
 
 def _content(path: Path) -> tuple[bytes, str]:

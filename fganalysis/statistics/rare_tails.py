@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from fganalysis.statistics.directional_bias import squared_tangent
+from fganalysis.statistics.efficiency import ROOM
+from fganalysis.statistics.guess_scalars import cosines, errors_about
 from fganalysis.statistics.intervals import Array, Shape, shape, skewed
-from fganalysis.statistics.quantities import ROOM, cosines, errors_about, squared_tangent
 from fganalysis.statistics.squared_norm import SquaredNorm, squared_norm
 
 

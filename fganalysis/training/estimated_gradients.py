@@ -18,7 +18,6 @@ from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Estimator, resolve
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.sound_guesses import guesses_of
-from fganalysis.training.checkpoints import kind_of
 
 EXAMPLES_CHECKED = 64  # Examples of the first batch that are used in checks.
 
@@ -112,7 +111,7 @@ def fill_gradients(
 def _mean_guess(
     snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator
 ) -> Sequence[Tensor]:
-    """The mean of so many guesses, (unit, input) a tap, checked."""
+    """The mean of so many guesses, (unit, input) a layer, checked."""
     guesses = guesses_of(estimator, snapshot, n_guesses, generator)
     if isinstance(guesses, ActivationEstimates):
         for name in snapshot.untapped_parameters:
@@ -120,14 +119,7 @@ def _mean_guess(
                 f"parameter {name!r} is in no tap, so that a guess at the activations has no gradient for it: freeze "
                 "it by requires_grad_(False) or use a guess at the weights"
             )
-    try:
-        gradients = guesses.weight_gradients(snapshot)
-    except Exception as error:
-        raise ValueError("the estimator's guesses do not fit the network: their shapes or types differ") from error
-    for layer, gradient in zip(snapshot.weights, gradients, strict=True):
-        if gradient.shape != layer.weight.shape or gradient.dtype != layer.weight.dtype:
-            made = f"{kind_of(layer.weight)}, got {kind_of(gradient)}"
-            raise ValueError(f"the estimator's guess for layer {layer.name!r} must be {made}")
+    gradients = guesses.weight_gradients(snapshot)
     if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
         raise NonFiniteActivations("the estimator's guess has NaN or infinite numbers")
     return gradients

@@ -6,12 +6,10 @@ continued from any checkpoint is the uninterrupted run, bit for bit on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fganalysis.arguments import (
-    check_callable,
     check_choice,
     check_flag,
-    check_kind,
-    check_path,
     check_seed,
     check_whole,
-    described,
 )
 from fganalysis.capturing.capture import checked_for_training, freeze
 from fganalysis.capturing.errors import NonFiniteActivations
-from fganalysis.capturing.refusals import forward, mean_loss
 from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Backpropagation, Estimator, Stateful, label, resolve
 from fganalysis.training.checkpoints import read_checkpoint, save_checkpoint, states_of
@@ -41,8 +34,8 @@ from fganalysis.training.estimated_gradients import (
     check_loss,
     fill_gradients,
 )
+from fganalysis.training.evaluation import evaluate
 from fganalysis.training.run_settings import (
-    in_evaluation,
     probed_loss,
     refuse_another_loss,
     refuse_another_run,
@@ -58,17 +51,10 @@ from fganalysis.training.training_arguments import (
     made_optimizer,
     made_schedule,
 )
+from fganalysis.training.training_log import training_log
 
 ADAMW: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-4)
 DEFAULT_BATCH = 512
-GIVEN_TO_TRAIN_SEEDS = ("network", "data", "gradient", "out", "seed")
-LOGGED = {
-    "loss": ("loss on the training set", "loss"),
-    "train_accuracy": ("accuracy on the training set", "1"),
-    "test_accuracy": ("accuracy on the test set", "1"),
-    "cosine": ("cosine of the step's gradient estimate with the exact gradient", "1"),
-    "relative_error": ("norm of the estimate's error over the norm of the exact gradient", "1"),
-}
 
 
 @dataclass(frozen=True)
@@ -219,90 +205,15 @@ def train(
         step += 1
         bar.update()
     bar.close()
-    log = _log(rows, label(estimator), seed)
+    log = training_log(rows, label(estimator), seed)
     if diverged:
         log.attrs["diverged_at_step"] = step
     return Run(network, log, saved)
 
 
-def train_seeds(
-    make_network: Callable[[int], torch.nn.Module],
-    data: Dataset,
-    gradient: str | Estimator = "backpropagation",
-    *,
-    seeds: Sequence[int],
-    out: str | Path | None = None,
-    **settings: Any,
-) -> tuple[xr.Dataset, dict[int, Run]]:
-    """`train` once for each of several seeds, from ``make_network(seed)``.
-
-    Args:
-        out: checkpoints of a seed go to its folder ``seed_N``. settings: of `train`, the same for all.
-
-    Returns:
-        The logs over (seed, step), NaN where a run has no row, and the runs by seed.
-
-    Raises:
-        ValueError: seeds that are no list of different seeds, what makes no network, an unknown setting; as `train`.
-    """
-    if isinstance(make_network, torch.nn.Module):
-        raise ValueError("make_network must be a function from a seed to a network, got a network")
-    check_callable("make_network", make_network, "a function from a seed to a network")
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray) or not len(seeds):
-        raise ValueError(f"seeds must be a list of whole numbers, at least one, got {described(seeds)}")
-    for seed in seeds:
-        check_seed("every one of the seeds", seed)
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different from each other, got {described(list(seeds))}")
-    known = signature(train).parameters
-    for name in settings:
-        check_choice("a setting of train", name, [name for name in known if name not in GIVEN_TO_TRAIN_SEEDS])
-    if out is not None:
-        check_path("out", out)
-    runs = {}
-    for seed in map(int, seeds):
-        folder = Path(out) / f"seed_{seed}" if out is not None else None
-        try:
-            network = make_network(seed)
-        except Exception as error:
-            raise ValueError(f"make_network fails for the seed {seed}: call it to see why") from error
-        runs[seed] = train(network, data, gradient, out=folder, seed=seed, **settings)
-    logs = xr.concat([run.log for run in runs.values()], dim="seed", join="outer", combine_attrs="drop_conflicts")
-    return logs.assign_coords(seed=list(runs)), runs
-
-
 def _refuse_infinite(loss: float) -> None:
     if not np.isfinite(loss):
         raise NonFiniteActivations(f"the loss is {loss}")
-
-
-def evaluate(network: torch.nn.Module, data: Dataset, loss_fn: Loss) -> dict[str, float]:
-    """Loss and accuracy on the training set and accuracy on the test set, in evaluation mode.
-
-    Raises:
-        ValueError: data that the network or the loss does not take.
-    """
-    check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
-    data = checked_data(data)
-    check_loss(loss_fn)
-    with torch.no_grad(), in_evaluation(network):
-        train_outputs = forward(network, data.train_inputs)
-        loss = mean_loss(loss_fn, train_outputs, data.train_targets)
-        test_accuracy = float("nan")
-        if len(data.test_inputs):
-            test_outputs = forward(network, data.test_inputs)
-            mean_loss(loss_fn, test_outputs, data.test_targets)  # Raises for a class index beyond the outputs.
-            test_accuracy = _accuracy(test_outputs, data.test_targets)
-    train_accuracy = _accuracy(train_outputs, data.train_targets)
-    return {"loss": float(loss), "train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
-
-
-def _accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The share of right classes; NaN where targets are no class indices for each place of the outputs."""
-    places = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim > 1 else None
-    if targets.is_floating_point() or places != targets.shape or outputs.shape[1] < 2:
-        return float("nan")
-    return float((outputs.argmax(1) == targets).double().mean())
 
 
 def _batch(data: Dataset, seed: int, step: int, steps_per_epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -316,12 +227,3 @@ def _batch(data: Dataset, seed: int, step: int, steps_per_epoch: int, batch_size
 def _generator(seed: int, step: int, device: torch.device, stream: int = 1) -> torch.Generator:
     state = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state) >> 1)
-
-
-def _log(rows: list[dict[str, float]], estimator: str, seed: int) -> xr.Dataset:
-    steps = [int(row["step"]) for row in rows]
-    variables = {
-        name: xr.Variable("step", [row.get(name, np.nan) for row in rows], {"long_name": long_name, "units": units})
-        for name, (long_name, units) in LOGGED.items()
-    }
-    return xr.Dataset(variables, coords={"step": steps}, attrs={"estimator": estimator, "seed": seed})

@@ -12,7 +12,6 @@ import hashlib
 import re
 import types
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ from fganalysis.capturing.tap import Loss
 from fganalysis.estimators import Estimator
 from fganalysis.training.checkpoints import Checkpoint, digest_of, kind_of
 from fganalysis.training.datasets import Dataset
+from fganalysis.training.evaluation import in_evaluation
 
 DIGEST_DIGITS = 12
 DEEPEST = 6  # Depth to which objects within objects are described.
@@ -91,18 +91,6 @@ def probed_loss(network: torch.nn.Module, loss_fn: Loss, data: Dataset) -> float
     with torch.no_grad(), in_evaluation(network):
         first, second = (float(mean_loss(loss_fn, network(inputs), targets)) for _ in range(2))
     return first if np.array_equal(first, second, equal_nan=True) else None
-
-
-@contextmanager
-def in_evaluation(network: torch.nn.Module) -> Iterator[None]:
-    """A context in evaluation mode, where dropout draws nothing and BatchNorm does not update its statistics."""
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
 
 
 def _texts(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,8 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import Estimates
 from fganalysis.results import schema
-from fganalysis.statistics import quantities
+from fganalysis.statistics.guess_scalars import cosines
+from fganalysis.statistics.quantities import quantities
 from fganalysis.training.checkpoints import load_checkpoint
 from studies.averaging.streams import RATIO, means_of_guesses
 from studies.kit.seeds import half_widths
@@ -117,7 +118,7 @@ def _of_stream(
         rows.append(_errors_and_cosines(inner, norms, truth))
         if m == 1:
             first = inner[..., : len(groups) * in_a_group], norms[..., : len(groups) * in_a_group]
-    single = quantities.quantities(*first, gram, np.repeat(np.arange(len(groups)), in_a_group), truth)
+    single = quantities(*first, gram, np.repeat(np.arange(len(groups)), in_a_group), truth)
     variables = _named(_moments_of_one({name: estimate.value for name, estimate in single.items()}, truth))
     variables["squared_ceiling_se"] = (GRID, single["directional_bias"].se)
     return variables | _curves(*(np.stack(values, -1) for values in zip(*rows, strict=True)))
@@ -164,7 +165,7 @@ def _errors_and_cosines(inner: Array, norms: Array, truth: Array) -> tuple[Array
     """Means over groups, with errors widened for their number, of ‖ĝ − g‖²/‖g‖² and cos(ĝ, g); (space, layer) each."""
     squares = truth[..., None]
     found = []
-    for values in ((norms - 2 * inner + squares) / squares, quantities.cosines(inner, norms, truth)):
+    for values in ((norms - 2 * inner + squares) / squares, cosines(inner, norms, truth)):
         found += [values.mean(-1), half_widths(values, -1) / special.ndtri(0.975)]
     return found[0], found[1], found[2], found[3]
 

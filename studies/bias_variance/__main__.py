@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis.measuring.diagnose import join
+from fganalysis.measuring.joining import join
 from fganalysis.results import plotting
 from fganalysis.results.tables import formatted
 from fganalysis.training.checkpoints import load_checkpoint

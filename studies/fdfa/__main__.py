@@ -25,7 +25,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.results import store
 from fganalysis.training.datasets import Dataset
-from fganalysis.training.loop import LOGGED
+from fganalysis.training.training_log import LOGGED
 from studies.fdfa import figures
 from studies.fdfa import page as fdfa_page
 from studies.fdfa import training as fdfa_training

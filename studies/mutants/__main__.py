@@ -35,7 +35,8 @@ from studies.kit.shares import clopper_pearson
 from studies.mutants import checks, figures
 from studies.mutants import page as mutants_page
 from studies.mutants.checks import CHECKS
-from studies.mutants.estimators import MUTANTS, Mutant, snapshot
+from studies.mutants.estimators import MUTANTS, Mutant
+from studies.mutants.small_network import snapshot
 
 LONG_NAMES = {
     "caught": "whether the check objects to the estimator in this run (exact_moments: in the one run there is)",

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Z95
 from studies.kit.seeds import half_widths
-from studies.subspaces.cells import METHODS, TURNING
+from studies.subspaces.cells import METHODS
 from studies.subspaces.collection import Key
 from studies.subspaces.descent import BRANCHES, REFERENCE
+from studies.subspaces.turning import TURNING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,10 @@ from __future__ import annotations
 import xarray as xr
 
 from studies.kit.seeds import Interval, over_seeds
-from studies.subspaces.cells import MANY_EXAMPLES, METHODS, TURNING
+from studies.subspaces.cells import MANY_EXAMPLES, METHODS
 from studies.subspaces.figures import NAMES
 from studies.subspaces.picks import all_widths, hidden_layers, output_layer
+from studies.subspaces.turning import TURNING
 
 
 def over_time(collected: xr.Dataset, k: int) -> dict[str, object]:

@@ -15,8 +15,11 @@ import fganalysis as fga
 from studies.kit.shares import clopper_pearson
 from studies.mutants import __main__ as mutants
 from studies.mutants import checks
+from studies.mutants.broken_activity import BrokenActivity
 from studies.mutants.checks import CHECKS
-from studies.mutants.estimators import ACTIVITY, JOINT, MUTANTS, BrokenActivity, Mutant, activity, scaled, snapshot
+from studies.mutants.estimators import ACTIVITY, JOINT, MUTANTS, Mutant, activity
+from studies.mutants.mistakes import scaled
+from studies.mutants.small_network import snapshot
 
 SNAPSHOT = snapshot()
 CLAIMS = mutants.claims_of(list(MUTANTS.values()))

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from fganalysis.statistics.efficiency import NOTABLE
 from fganalysis.statistics.intervals import FEW, Array, Estimate, power_of_two, shape, skewed
-from fganalysis.statistics.quantities import DOUBLE, NOT_KNOWN, NOTABLE, ROUNDING
+from fganalysis.statistics.rounding import DOUBLE, ROUNDING
 from fganalysis.statistics.squared_norm import LEAST_GROUPS, root, squared_norm
+from fganalysis.statistics.variance import NOT_KNOWN
 
 ROOM_IN_GROUPS = 6.0  # Groups like the largest met that the interval of the variance leaves room for.
 

@@ -13,7 +13,8 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.testing import assert_moments_match, assert_unbiased, strategies
-from studies.mutants.estimators import MUTANTS, snapshot
+from studies.mutants.estimators import MUTANTS
+from studies.mutants.small_network import snapshot
 
 SNAPSHOT = snapshot()
 BROKEN = MUTANTS["last example doubled"]

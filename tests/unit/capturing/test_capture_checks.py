@@ -282,9 +282,7 @@ def test_frozen_parameters_are_constants() -> None:
 
 @pytest.mark.parametrize("between", [nn.ReLU, nn.Tanh])
 @pytest.mark.parametrize("autodiff", ["reverse", "forward"])
-def test_a_frozen_layer_in_the_middle_is_part_of_the_upstream_jacobian(
-    between: type[nn.Module], autodiff: str
-) -> None:
+def test_a_frozen_layer_in_the_middle_is_part_of_the_upstream_jacobian(between: type[nn.Module], autodiff: str) -> None:
     x, y = batch()
     network = mlp(8, 16, 16, 4, between=between)
     network[2].requires_grad_(False)
@@ -300,8 +298,10 @@ def test_a_frozen_layer_in_the_middle_is_part_of_the_upstream_jacobian(
 @pytest.mark.parametrize("kind", ["batch mean", "BatchNorm"])
 def test_examples_that_interact_have_a_slope_of_the_batch_alone(kind: str) -> None:
     x, y = batch()
-    network = Forward(batch_mean) if kind == "batch mean" else nn.Sequential(
-        nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 4)
+    network = (
+        Forward(batch_mean)
+        if kind == "batch mean"
+        else nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 4))
     )
     snapshot = fga.capture(network.double(), F.cross_entropy, x.double(), y)
     named = "tap 'a' and the outputs" if kind == "batch mean" else "'1' is BatchNorm in training mode"

@@ -1,45 +1,31 @@
 """The named laws of tests/laws.py, applied to the whole table of estimators."""
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ESTIMATORS,
     ActivityPerturbation,
     Averaged,
     Estimator,
-    FiniteDifference,
     ForwardDirectFeedback,
     ForwardDirectFeedbackAdam,
-    LocalLoss,
-    Minibatch,
-    MultiTangent,
-    NewtonSchulzUpstream,
-    OrthogonalUpstream,
-    PreconditionedUpstream,
     Stateful,
     Subsampled,
-    WeightPerturbation,
     label,
-    settings,
 )
-from fganalysis.estimators.adam import AdamState
-from fganalysis.estimators.guesses import ActivationEstimates, Estimates
-from fganalysis.estimators.noise import GAUSSIAN, Noise, Sphere
-from fganalysis.training.datasets import Dataset
+from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.noise import GAUSSIAN, Noise
 from tests import law_claims, laws
+from tests.unit.estimators.chain import RELU, TANH
 
-RELU = laws.tiny_snapshot((3, 4, 3, 2), n_examples=3, activation=torch.nn.ReLU, bias=True)
 FORWARD = laws.tiny_snapshot((3, 4, 3, 2), 3, activation=torch.nn.ReLU, bias=True, autodiff="forward")
-TANH = laws.tiny_snapshot((3, 4, 3, 2), n_examples=3, activation=torch.nn.Tanh)
+
 ONE_EXAMPLE = laws.tiny_snapshot((1, 2, 2, 2), n_examples=1)
 TWO_EXAMPLES = laws.tiny_snapshot((1, 2, 2), n_examples=2)
 
@@ -180,133 +166,3 @@ class Forgetful(ForwardDirectFeedback):
 def test_every_law_catches_an_estimator_that_breaks_it(law: str) -> None:
     with pytest.raises(AssertionError):
         CAUGHT[law]()
-
-
-def test_labels_name_what_differs_from_the_defaults() -> None:
-    assert label("activity") == "activity"
-    assert label(OrthogonalUpstream(k=25, exact=True)) == "orthogonal(k=25, exact=True)"
-
-
-ZERO = torch.zeros(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Holding:
-    """A stranger's estimator with a field of any kind, given to it in two ways."""
-
-    held: Any = None
-    other: torch.Tensor = ZERO
-
-    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-        return ActivityPerturbation()(snapshot, n_guesses, generator)
-
-
-def test_labels_tell_tensors_apart_by_their_content() -> None:
-    ones = torch.ones(2, 2)
-    distinct = [
-        Holding((ones,)),
-        Holding((2 * ones,)),
-        Holding((ones.double(),)),
-        Holding((ones.reshape(4),)),
-        Holding((ones, ones)),
-        Holding(((ones,), (ones,))),
-        Holding([ones]),
-        Holding(ones),
-        Holding({"a": ones}),
-        Holding({"b": ones}),
-        Holding(AdamState.at([ones])),
-        Holding(replace(AdamState.at([ones]), step=3)),
-        Holding((ones, "a")),
-        Holding((ones, None)),
-        Holding((torch.zeros(0),)),
-        Holding(other=ones),
-        Holding(),
-    ]
-    names = [label(estimator) for estimator in distinct]
-    assert len(set(names)) == len(names)
-    assert names == [label(replace(estimator)) for estimator in distinct]
-    assert re.fullmatch(r"Holding\(held=tuple-[0-9a-f]{8}\)", names[0])
-    assert names[-1] == "Holding"
-    assert label(Holding((torch.ones(2, 4)[:, ::2],))) == names[0], "memory layout is no content"
-    assert label(Averaged(distinct[0], 2)) != label(Averaged(distinct[1], 2))
-    assert settings(distinct[0])["held"] == names[0].removeprefix("Holding(held=").removesuffix(")")
-
-
-def test_labels_of_what_holds_no_tensor_stay_as_they_were() -> None:
-    assert label(Holding((1, 2))) == "Holding(held=tuple)"
-    assert label(ActivityPerturbation(noise=Sphere())) == "activity(noise=Sphere)"
-    assert label(ForwardDirectFeedback(rate=0.5)) == "forward_direct_feedback(rate=0.5)"
-
-
-def test_states_that_differ_have_names_and_seeds_of_their_own() -> None:
-    one, other = (
-        ForwardDirectFeedback(rate=0.5, steps=1).advanced(TANH, torch.Generator().manual_seed(seed)) for seed in (0, 1)
-    )
-    tree = fga.diagnose(TANH, [one, other], n_guesses=4)
-    assert len(set(tree["measured"]["estimator"].to_numpy())) == 2
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_k_above_the_rank_of_every_jacobian_is_refused(exact: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    with pytest.raises(ValueError, match="k=4 is above the rank of every upstream Jacobian, at most 3 here"):
-        OrthogonalUpstream(k=4, exact=exact)(TANH, 1, generator)
-    # The second hidden tap has rank 2: k = 3 takes what it has there.
-    assert len(OrthogonalUpstream(k=3, exact=exact)(TANH, 1, generator)) == 1
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: OrthogonalUpstream(k=0), "k must be a whole number of at least 1 or 'rank', got 0"),
-        (lambda: OrthogonalUpstream(which="middle"), "which must be 'top' or 'bottom', got 'middle'"),
-        (lambda: MultiTangent(k="3"), "k must be a whole number of at least 1, got '3'$"),
-        (lambda: NewtonSchulzUpstream(k=True), "k must be a whole number of at least 1, got True$"),
-        (lambda: Minibatch(size=2.5), "size must be a whole number of at least 1, got 2.5$"),
-        (lambda: LocalLoss("mlp", width=0), "width must be a whole number of at least 1, got 0$"),
-        (lambda: Averaged("activity", 2.5), "n_averaged must be a whole number of at least 1, got 2.5$"),
-        (lambda: Subsampled("activity", 0), "size must be a whole number of at least 1, got 0$"),
-        (lambda: Averaged("activty", 2), "unknown estimator 'activty'; known ones: backpropagation, "),
-        (lambda: Averaged(Averaged, 2), "an estimator must be a key or an instance, got the class Averaged$"),
-        (lambda: fga.sample(TANH, ActivityPerturbation), "a key or an instance, got the class ActivityPerturbation$"),
-        (lambda: fga.sample(TANH, 3), "an estimator must be a key or an instance, got 3$"),
-        (lambda: PreconditionedUpstream(sigma=0.0), "sigma must be a finite number above 0, got 0.0"),
-        (lambda: ActivityPerturbation(slope="steep")(TANH, 1, torch.Generator()), "slope must be"),
-        (lambda: WeightPerturbation(layers="none")(TANH, 1, torch.Generator()), "layers must be"),
-    ],
-)
-def test_bad_settings_are_refused_in_one_sentence(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-MISFITS: list[tuple[Estimator, str]] = [
-    (LocalLoss("cnn"), r"a cnn head needs at least 15 units, the block of tap '0' has 4$"),
-    (MultiTangent(k=40, combine="orthogonal"), r"k must be at most the dimension, 39 weights, got 40$"),
-    (OrthogonalUpstream(k=4), r"k=4 is above the rank of every upstream Jacobian, at most 3 here$"),
-    (NewtonSchulzUpstream(k=4), r"k=4 is above the rank of every upstream Jacobian, at most 3 here$"),
-    (FiniteDifference(epsilon=1e-30), r"epsilon=1e-30 underflows: no weight changes by it in torch.float64$"),
-]
-
-
-@pytest.mark.parametrize(("estimator", "message"), MISFITS, ids=[label(estimator) for estimator, _ in MISFITS])
-def test_what_does_not_fit_is_refused_in_one_sentence_wherever_it_is_asked_for(
-    estimator: Estimator, message: str
-) -> None:
-    data = Dataset(RELU.inputs, RELU.targets, RELU.inputs, RELU.targets)
-    batch = (RELU.network, RELU.loss_fn, RELU.inputs, RELU.targets)
-    entrances: list[Callable[[], object]] = [
-        lambda: fga.train(RELU.network, data, estimator, epochs=1),
-        lambda: fga.sample(RELU, estimator, n_guesses=8),
-        lambda: fga.diagnose(RELU, [estimator], n_guesses=8),
-        lambda: fga.estimate_gradient(*batch, estimator, torch.Generator()),
-    ]
-    for entrance in entrances:
-        with pytest.raises(ValueError, match=message):
-            entrance()
-
-
-@pytest.mark.parametrize(("estimator", "message"), MISFITS[1:4])
-def test_more_directions_than_there_are_have_no_prediction_either(estimator: Estimator, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        fga.predict(RELU, estimator)

@@ -1,58 +1,15 @@
 """Curvature products and eigenvectors against the dense matrices of tiny networks."""
 
-import copy
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.measuring import curvature
 from fganalysis.measuring.curvature import Product
 from tests.laws import tiny_snapshot
-
-SNAPSHOTS = {
-    "no bias": tiny_snapshot((4, 5, 3), n_examples=7),
-    "bias": tiny_snapshot((4, 5, 3), n_examples=7, bias=True),
-    "one layer": tiny_snapshot((4, 3), n_examples=7, bias=True),
-}
-PRODUCTS: dict[str, Callable[[Snapshot], Product]] = {
-    "hessian": curvature.hessian_product,
-    "gauss_newton": curvature.gauss_newton_product,
-}
-
-
-def forward(snapshot: Snapshot, weights: Tensor) -> Tensor:
-    """The outputs written out by hand: tanh between linear maps, the last column of a weight being the bias."""
-    values, start = snapshot.inputs, 0
-    for index, tap in enumerate(snapshot.taps):
-        matrix = weights[start : start + tap.weight.numel()].reshape(tap.weight.shape)
-        start += matrix.numel()
-        values = torch.tanh(values) if index else values
-        if tap.has_bias:
-            values = torch.cat([values, torch.ones(len(values), 1, dtype=values.dtype)], dim=1)
-        values = values @ matrix.T
-    return values
-
-
-def dense(snapshot: Snapshot, name: str) -> NDArray[np.float64]:
-    weights = torch.cat([tap.weight.flatten() for tap in snapshot.taps])
-    if name == "hessian":
-        matrix: Any = torch.autograd.functional.hessian(
-            lambda w: torch.nn.functional.cross_entropy(forward(snapshot, w), snapshot.targets), weights
-        )
-        return matrix.numpy()
-    jacobian: Any = torch.autograd.functional.jacobian(lambda w: forward(snapshot, w), weights)
-    shares = torch.softmax(forward(snapshot, weights), dim=1)
-    inner = torch.diag_embed(shares) - shares[:, :, None] * shares[:, None, :]
-    return torch.einsum("bcp,bcd,bdq->pq", jacobian, inner, jacobian).numpy() / snapshot.n_examples
+from tests.unit.measuring.curved import PRODUCTS, SNAPSHOTS, dense, forward
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -124,46 +81,6 @@ def test_mistakes_are_refused_by_name() -> None:
     for make in PRODUCTS.values():
         with pytest.raises(ValueError, match=r"parameter '1\.weight' is in no Linear module"):
             make(normed)
-
-
-class Scaled(torch.nn.Linear):
-    """A Linear module with a parameter more, which is not trained."""
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__(inputs, units)
-        self.scale = torch.nn.Parameter(torch.ones(1), requires_grad=False)
-
-
-@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
-def test_what_else_a_module_holds_takes_no_part(make: Callable[[Snapshot], Product]) -> None:
-    snapshot = SNAPSHOTS["bias"]
-    network = torch.nn.Sequential(Scaled(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
-    network.load_state_dict(snapshot.network.state_dict(), strict=False)
-    more = fga.capture(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets)
-    vector = torch.cat([g.flatten() for g in snapshot.weight_gradients])
-    torch.testing.assert_close(make(more)(vector), make(snapshot)(vector), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("parameters", [["0.weight"], ["0.bias"], ["2.weight", "0.bias"], ["0.weight", "0.bias"]])
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_frozen_parameters_have_no_curvature(name: str, parameters: list[str]) -> None:
-    """The product is the block of the whole matrix that belongs to the trainable parameters."""
-    whole = SNAPSHOTS["bias"]
-    network = copy.deepcopy(whole.network)
-    for leaf in parameters:
-        network.get_parameter(leaf).requires_grad_(False)
-    partly = fga.capture(network, whole.loss_fn, whole.inputs, whole.targets)
-    kept = []
-    for tap in whole.taps:
-        marks = {
-            leaf: torch.full_like(part, leaf not in parameters) for leaf, part in tap.by_parameter(tap.weight).items()
-        }
-        kept.append(tap.columns(marks).flatten().bool())
-    block = torch.cat(kept).numpy()
-    product = PRODUCTS[name](partly)
-    n_weights = int(block.sum())
-    columns = torch.stack([product(row) for row in torch.eye(n_weights, dtype=torch.float64)], dim=1)
-    np.testing.assert_allclose(columns.numpy(), dense(whole, name)[np.ix_(block, block)], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -244,77 +161,3 @@ def test_what_lanczos_cannot_do_is_said_in_one_sentence() -> None:
     single = fga.capture(torch.nn.Linear(1, 1, bias=False), torch.nn.functional.mse_loss, inputs, inputs.square())
     with pytest.raises(ValueError, match="the network has one trainable weight"):
         curvature.dominant(curvature.hessian_product(single), single, 1)
-
-
-class Squared(torch.autograd.Function):
-    """A function with a backward pass alone: forward mode has no rule for it."""
-
-    @staticmethod
-    def forward(inputs: Tensor) -> Tensor:
-        return inputs.square()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.save_for_forward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return 2 * gradients[0] * ctx.saved_tensors[0]
-
-
-class SquaredOnce(Squared):
-    """Differentiable once: in reverse mode its second derivative would be zero without a word."""
-
-    backward = staticmethod(once_differentiable(Squared.backward))
-
-
-class SquaredForward(Squared):
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return 2 * tangents[0] * ctx.saved_tensors[0]
-
-
-class Applied(torch.nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(inputs)
-
-
-def with_layer(function: Callable[[Tensor], Tensor]) -> Snapshot:
-    snapshot = SNAPSHOTS["bias"]
-    network = copy.deepcopy(snapshot.network)
-    layers = [Applied(function) if isinstance(layer, torch.nn.Tanh) else layer for layer in network.children()]
-    return replace(snapshot, network=torch.nn.Sequential(*layers))
-
-
-@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
-def test_a_custom_function_with_a_forward_rule_has_products(make: Callable[[Snapshot], Product]) -> None:
-    vector = torch.cat([g.flatten() for g in SNAPSHOTS["bias"].weight_gradients])
-    expected = make(with_layer(torch.square))(vector)
-    assert expected.norm() > 0.01
-    torch.testing.assert_close(make(with_layer(SquaredForward.apply))(vector), expected)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("function", [Squared, SquaredOnce])
-@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
-def test_a_function_without_a_second_derivative_in_forward_mode_is_refused(
-    make: Callable[[Snapshot], Product], function: type[Squared]
-) -> None:
-    changed = with_layer(function.apply)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="the network or its loss has no curvature product: it takes a second"):
-        curvature.dominant(make(changed), changed, 1)
-
-
-@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
-def test_a_product_is_the_same_whatever_mode_the_caller_is_in(make: Callable[[Snapshot], Product]) -> None:
-    snapshot = SNAPSHOTS["bias"]
-    vector = torch.cat([g.flatten() for g in snapshot.weight_gradients])
-    expected = make(snapshot)(vector)
-    with torch.no_grad():
-        torch.testing.assert_close(make(snapshot)(vector), expected, rtol=0, atol=0)
-    with torch.inference_mode(), torch.autocast("cpu"):
-        torch.testing.assert_close(make(snapshot)(vector).clone(), expected, rtol=0, atol=0)

@@ -16,7 +16,9 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import OrthogonalUpstream
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring import diagnose
-from fganalysis.measuring.diagnose import CHEAP, join, subspace_work
+from fganalysis.measuring.diagnose import CHEAP
+from fganalysis.measuring.joining import join
+from fganalysis.measuring.snapshot_subspaces import subspace_work
 from fganalysis.results import plotting, schema, store
 from fganalysis.results.tables import TABLE, formatted
 from tests.unit.measuring.test_sample import WithConvolution

@@ -14,7 +14,7 @@ from fganalysis.capturing.capture import freeze
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators import OrthogonalUpstream
-from fganalysis.measuring.diagnose import subspaces
+from fganalysis.measuring.snapshot_subspaces import subspaces
 from fganalysis.measuring.spectra import spectra, upstream_modes
 from fganalysis.results import schema
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 import fganalysis as fga
 from fganalysis.estimators import OrthogonalUpstream
-from fganalysis.measuring.diagnose import join
+from fganalysis.measuring.joining import join
 from fganalysis.results import schema
 from fganalysis.results.tables import COMPARED, SINGLE_PRECISION_ROUNDING, TABLE, formatted
 from fganalysis.statistics.intervals import Z95

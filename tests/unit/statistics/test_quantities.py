@@ -1,10 +1,6 @@
-"""Every quantity from the scalars that guesses leave: what its interval covers, where its bounds lie, what it says."""
+"""Every quantity from the scalars that guesses leave: what its interval covers and where its bounds lie."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -12,53 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fganalysis.statistics import quantities
-from fganalysis.statistics.intervals import Estimate
 from tests.statistics.coverage import HELD, covered
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Guesses of many repeats, (repeat, guess, number), dealt to groups."""
-
-    guesses: np.ndarray
-    gradient: np.ndarray
-    groups: int
-
-    def arrays(self, precision: float = quantities.DOUBLE) -> tuple:
-        """The arguments of `moments.quantities`, from guesses rounded to this precision."""
-        kind = np.float32 if precision > quantities.DOUBLE else np.float64
-        guesses, gradient = self.guesses.astype(kind), self.gradient.astype(kind)
-        n = guesses.shape[1]
-        of_guess = np.arange(n) // (n // self.groups)
-        # The sampler's: sums in the precision of the guesses, Gram matrices in double.
-        means = guesses.reshape(len(guesses), self.groups, -1, guesses.shape[-1]).mean(2).astype(float) - gradient
-        parts = (guesses @ gradient, (guesses**2).sum(-1), means @ means.mT)
-        squared = np.full(len(guesses), (gradient.astype(float) ** 2).sum())
-        return *(part.astype(float) for part in parts), of_guess, squared, precision
-
-    def quantities(self, precision: float = quantities.DOUBLE) -> dict[str, Estimate]:
-        return quantities.quantities(*self.arrays(precision))
-
-
-def simulated(rng: np.random.Generator, n_guesses: int, groups: int, scale: float = 1.0, repeats: int = 1) -> tuple:
-    """Guesses ĝ = 0.8 g + noise in 12 dimensions, and the truth of every quantity."""
-    dimension = 12
-    gradient = np.zeros(dimension)
-    gradient[0] = 2.0 * scale
-    guesses = 0.8 * gradient + rng.normal(size=(repeats, n_guesses, dimension)) * scale
-    second = 0.64 * 4 + dimension
-    truth = {
-        "squared_bias": 0.04 * 4 * scale**2,
-        "bias": 0.4 * scale,
-        "relative_bias": 0.2,
-        "shrinkage": 0.8,
-        "directional_bias": 0.0,
-        "variance": dimension * scale**2,
-        "mse": (0.16 + dimension) * scale**2,
-        "efficiency": (0.8 * 4) ** 2 / (4 * second),
-        "best_scale": 0.8 * 4 / second,
-    }
-    return Sample(guesses, gradient, groups), truth
+from tests.unit.statistics.drawn_guesses import ALONG, GUESSES, Sample, along_random_directions, simulated
 
 
 def test_every_interval_covers_its_truth() -> None:
@@ -193,18 +144,6 @@ def test_a_zero_gradient_gives_nan_where_a_ratio_to_it_is_asked() -> None:
     assert np.isfinite(found["bias"].value)
 
 
-def test_an_efficiency_says_where_its_interval_is_wide() -> None:
-    """Near zero, and where three guesses more, as long as the longest, would lower it by more than its noise shows.
-
-    That noise is small where a guess's length and its part along the gradient rise together, p = (1 + q)/2.
-    """
-    generator, n = np.random.default_rng(0), 4096
-    noise, lengths = 0.05 * generator.normal(size=n), generator.exponential(size=n)
-    products = np.stack([1 + 20 * noise, 20 * noise, (1 + lengths) / 2 + noise])
-    found = quantities._efficiency(products, np.stack([np.ones(n), np.ones(n), lengths]), np.ones(3))
-    assert np.asarray(found.wide).tolist() == [False, True, True]
-
-
 def test_nothing_is_wide_where_guesses_are_all_alike_but_for_rounding() -> None:
     """Whatever their bias: here a tenth of the gradient, along it or across. Noise a million times larger is seen."""
     generator, n, groups = np.random.default_rng(0), 256, 64
@@ -220,79 +159,6 @@ def test_nothing_is_wide_where_guesses_are_all_alike_but_for_rounding() -> None:
         names = ("squared_bias", "bias", "relative_bias", "directional_bias")
         flagged.append([float(np.mean(found[name].wide)) for name in names])
     assert not any(flagged[0]) and max(flagged[1]) > 0
-
-
-def test_the_error_of_an_efficiency_near_zero_is_no_accident_of_its_own_value() -> None:
-    """The delta method's 2ρ se is zero where ρ happens to be: a quarter of these errors would be under half of theirs.
-
-    2000 samples of 512 guesses, of none to one standard error along the gradient; an efficiency's spread to 5 %.
-    """
-    generator = np.random.default_rng(0)
-    for along in (0.0, 0.5, 1.0):
-        products = generator.normal(along / 512**0.5, size=(2000, 512))
-        found = quantities._efficiency(products, np.ones_like(products), np.ones(2000))
-        assert np.quantile(found.se, 0.05) > 0.5 * found.value.std()
-        assert 0.6 < np.median(found.se) / found.value.std() < 1.2
-        assert (np.abs(found.value - along**2 / 512) > 1.96 * found.se).mean() < 0.05
-
-
-GUESSES = 256
-Draw = Callable[[np.random.Generator, int], np.ndarray]  # Generator, repeats → (repeat, guess, number).
-ALONG = np.eye(20)[0]  # The gradient, of unit length, of what is drawn in 20 dimensions.
-ROWS = np.random.default_rng(5).normal(size=(4, 6))  # Gradients of four examples.
-
-
-def along_random_directions(rng: np.random.Generator, repeats: int) -> np.ndarray:
-    directions = rng.normal(size=(repeats, GUESSES, len(ALONG)))
-    return directions[..., :1] * directions
-
-
-def projected(rng: np.random.Generator, repeats: int) -> np.ndarray:
-    """The gradient's projection on three random directions of 20."""
-    tangents = np.linalg.qr(rng.normal(size=(repeats, GUESSES, len(ALONG), 3)))[0]
-    return (tangents * tangents[..., :1, :]).sum(-1)
-
-
-def one_of(points: np.ndarray) -> Draw:
-    return lambda rng, repeats: points[rng.integers(len(points), size=(repeats, GUESSES))]
-
-
-TWO_OF_FOUR = np.array([ROWS[list(pair)].mean(0) for pair in combinations(range(4), 2)])
-# name → gradient, draws, variance. In two units signs leave one number of noise: ĝ = (g₁ + ηg₂, g₂ + ηg₁), η = ±1.
-HARD: dict[str, tuple[np.ndarray, Draw, float]] = {
-    "a step short against the gradient": (ALONG, lambda *a: 0.005 * along_random_directions(*a), 0.005**2 * 21),
-    "a projection on three tangents": (ALONG, projected, 3 / 20 - (3 / 20) ** 2),
-    "one row of two": (ROWS[:2].mean(0), one_of(ROWS[:2]), float(((ROWS[0] - ROWS[1]) ** 2).sum() / 4)),
-    "two rows of four": (ROWS.mean(0), one_of(TWO_OF_FOUR), float(((TWO_OF_FOUR - ROWS.mean(0)) ** 2).sum(1).mean())),
-    "signs in two units": (np.array([1.0, 0.3]), one_of(np.array([[1.3, 1.3], [0.7, -0.7]])), 0.3**2 + 1),
-    "one row of two, short": (ROWS[:2].mean(0), one_of(0.01 * ROWS[:2]), 1e-4 * ((ROWS[0] - ROWS[1]) ** 2).sum() / 4),
-}
-
-
-@pytest.mark.parametrize("name", HARD)
-def test_the_interval_of_a_variance_covers_where_squared_errors_tell_little_of_it(name: str) -> None:
-    """Mostly of the bias, or hardly anything as they do not vary. 1000 repeats know a coverage to .007."""
-    gradient, draw, variance = HARD[name]
-    found = Sample(draw(np.random.default_rng(0), 1000), gradient, 16).quantities()
-    estimate = found["variance"]
-    assert estimate.value.mean() == pytest.approx(variance, rel=4 * estimate.value.std() / variance / 1000**0.5 + 1e-12)
-    share, said = covered(estimate, variance), np.mean(estimate.wide)
-    assert share > HELD[0] - 2 * 0.007
-    assert share < HELD[1] + 2 * 0.007 or said > 0.5
-
-
-def test_what_the_errors_of_a_variance_are_about_does_not_change_it() -> None:
-    """Nor its interval, where the guess is no shorter than the gradient by more than noise."""
-    sample, _ = simulated(np.random.default_rng(4), 512, 32, repeats=50)
-    p, q, gram, of_guess, squared, _ = sample.arrays()
-    found = []
-    for scale in (1.0, 0.8, 0.3):
-        errors, moved = quantities._about(np.full(50, scale), p, q, gram, of_guess, squared)
-        law = quantities.squared_norm(moved, np.full(32, 16.0))
-        found.append(quantities.less_squared_bias(errors, law, moved, of_guess))
-    for other in found[1:]:
-        np.testing.assert_allclose(other.value, found[0].value, rtol=1e-9)
-        np.testing.assert_allclose(other.low, found[0].low, rtol=0.02)
 
 
 def tailed(rng: np.random.Generator, repeats: int, factor: str) -> np.ndarray:
@@ -311,36 +177,3 @@ def test_intervals_of_guesses_with_heavy_tails_say_that_they_may_be_too_short(fa
     light = Sample(along_random_directions(np.random.default_rng(0), 400), ALONG, 16).quantities()
     for name in ("shrinkage", "variance", "cosine", "bias"):
         assert np.mean(light[name].short) < 0.2, name
-
-
-def test_a_direction_in_many_dimensions_is_no_number_beyond_its_range() -> None:
-    """Weight perturbation of 10⁵ weights at 256 guesses: tan² is 0 ± 2, and x/(1 + x) was anything.
-
-    The group means across the gradient are normal given the slopes t, m_a = s_a w_a with s_a² = Σt²/n², so the Gram
-    matrix of the w_a is that of a Wishart law, drawn after Bartlett. 500 repeats know a coverage to .01.
-    """
-    rng, dimension, groups, repeats = np.random.default_rng(0), 10**5 - 1, 16, 500
-    slopes = rng.normal(size=(repeats, groups, GUESSES // groups))
-    lower = np.tril(rng.normal(size=(repeats, groups, groups)), -1)
-    lower += np.sqrt(rng.chisquare(dimension - np.arange(groups), size=(repeats, groups)))[..., None] * np.eye(groups)
-    spread = np.sqrt((slopes**2).sum(-1)) / slopes.shape[-1]
-    across = spread[..., :, None] * (lower @ lower.mT) * spread[..., None, :]
-    products = slopes**2
-    along = products.mean(-1) - 1
-    gram = across + along[..., :, None] * along[..., None, :]
-    lengths = products * (products + dimension)
-    flat = (part.reshape(repeats, GUESSES) for part in (products, lengths))
-    found = quantities.quantities(*flat, gram, np.arange(GUESSES) // (GUESSES // groups), np.ones(repeats))
-    estimate = found["directional_bias"]
-    known = ~np.isnan(estimate.value)
-    assert known.mean() > 0.9
-    value, width = estimate.value[known], (estimate.high - estimate.low)[known]
-    assert ((value >= 0) & (value <= 1)).all() and (estimate.se[known] <= 0.5).all()
-    assert np.asarray(estimate.wide)[known][width > 0.9].all()
-    assert ((estimate.low <= 0) | ~known).mean() > 0.92
-    # The map is the one that it was wherever the squared tangent is no negative number.
-    sure, _ = simulated(np.random.default_rng(0), 1024, 64)
-    sure = Sample(sure.guesses + 0.7 * np.eye(12)[3], sure.gradient, 64)
-    p, _, gram, of_guess, squared, _ = sure.arrays()
-    tangent = quantities.squared_tangent(gram, np.full(64, 16.0), p, of_guess, squared).value
-    np.testing.assert_allclose(sure.quantities()["directional_bias"].value, tangent / (1 + tangent), rtol=1e-12)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.enumerated import Array
-from theory import subspace
+from theory import energy_curves, subspace
 from theory.factors import Diagonal, Factor
 from theory.linear_guess import Layers, moments
 from theory.quantities import quantities
@@ -93,10 +93,10 @@ def test_section_7_bias_and_variance_from_the_energy_curve_alone() -> None:
         _, values, right = singular_triplets(weight, derivative)
         squares = np.sum(gradient**2, axis=1)
         curve = np.cumsum(np.einsum("bu,bum->bm", gradient, right) ** 2, axis=1) / squares[:, None]
-        curves.append(subspace.OverlapCurve(curve, squares, np.sum(values > 1e-10, axis=1)))
+        curves.append(energy_curves.OverlapCurve(curve, squares, np.sum(values > 1e-10, axis=1)))
     output = net.gradients[-1]
     factors.append(Diagonal(np.ones_like(output)))
-    terms = subspace.orthogonal_terms(curves, subspace.Output(np.sum(output**2, axis=1), 10), np.array([k]))
+    terms = subspace.orthogonal_terms(curves, energy_curves.Output(np.sum(output**2, axis=1), 10), np.array([k]))
     found = moments(net.gradients, factors, [3.0] * 4, [1.0] * 4, shared=False, slope="example", layers="joint")
     reported = quantities(net.gradients, [one.mean for one in found], [one.second_moment() for one in found])
     curved = subspace.activation_quantities(terms)

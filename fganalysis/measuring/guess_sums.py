@@ -1,0 +1,74 @@
+"""What stays of guesses that are drawn in blocks: sums over groups of guesses, and two numbers a guess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, Sums
+from fganalysis.results import schema
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """What one block leaves behind beside its scalars: how many guesses, and sums over them, a metric's each."""
+
+    size: int
+    total: Sums
+    kept: list[Sums]
+
+
+class GroupSums:
+    """Running sums of guesses in a fixed number of disjoint groups; block i belongs to group i modulo that number."""
+
+    def __init__(self, n_groups: int, block: BlockSums):
+        """``block`` tells the shapes. The sums are allocated here, once, and not by the threads that draw blocks.
+
+        totals: of the guesses, a group each. kept: of each metric, a group each.
+        """
+        self.sizes = np.zeros(n_groups, dtype=np.int64)
+        self.totals: list[Sums] = [tuple(map(torch.zeros_like, block.total)) for _ in range(n_groups)]
+        self.kept: list[list[Sums]] = [
+            [tuple(map(torch.zeros_like, sums)) for _ in range(n_groups)] for sums in block.kept
+        ]
+
+    def add(self, group: int, block: BlockSums) -> None:
+        self.sizes[group] += block.size
+        kept = [of_metric[group] for of_metric in self.kept]
+        for sums, more in zip([self.totals[group], *kept], [block.total, *block.kept], strict=True):
+            for total, part in zip(sums, more, strict=True):
+                total.add_(part)
+
+    def means(self) -> list[Sums]:
+        """The mean of every group; the sums are turned into it in place, so nothing can be added after."""
+        return [tuple(t.div_(int(n)) for t in total) for total, n in zip(self.totals, self.sizes, strict=True)]
+
+
+class GuessScalars:
+    """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in arrays that are allocated before any block is drawn.
+
+    Small arrays of each block's would keep the memory of the threads that made them from being given back.
+    """
+
+    def __init__(self, guess: Estimates, snapshot: Snapshot, n_guesses: int):
+        shape = (len(schema.SPACES), len(snapshot.layers), n_guesses)
+        self.inner_products, self.squared_norms = np.empty(shape), np.empty(shape)
+        self._known = np.zeros(shape[:2], dtype=bool)
+        self._known[schema.SPACES.index("weight")] = True
+        if isinstance(guess, ActivationEstimates):
+            self._known[:] = [bool(layer.taps) for layer in snapshot.weights]
+
+    def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
+        """Those of a block whose first guess is number ``start``.
+
+        Raises:
+            ValueError: a guess that is NaN or infinite, or whose squared norm is.
+        """
+        inner, norms = (part.cpu().numpy() for part in guesses.inner_products(snapshot))
+        if not np.isfinite(norms[self._known]).all():
+            raise ValueError(f"the estimator made a guess that is NaN, infinite or too long to square (seed {seed})")
+        self.inner_products[..., start : start + len(guesses)] = inner
+        self.squared_norms[..., start : start + len(guesses)] = norms

@@ -1,0 +1,80 @@
+"""The Dataset of a sample: raw numbers of guesses and groups, and the estimates that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from fganalysis.capturing.coordinates import coordinates, over_layers
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.measuring.guess_sums import GuessScalars
+from fganalysis.results import schema
+from fganalysis.statistics.guess_scalars import cosine_quantiles
+from fganalysis.statistics.intervals import Estimate
+from fganalysis.statistics.quantities import quantities
+
+
+@dataclass(frozen=True)
+class RawNumbers:
+    """What every estimate is made of, all layers together appended; shapes as in `fganalysis.statistics.quantities`."""
+
+    inner_product: np.ndarray
+    squared_norm: np.ndarray
+    gram: np.ndarray
+    group_of_guess: np.ndarray
+    squared_gradient: np.ndarray
+
+    @classmethod
+    def of(
+        cls, scalars: GuessScalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray
+    ) -> RawNumbers:
+        parts = (scalars.inner_products, scalars.squared_norms, gram)
+        inner, norms, whole = (np.concatenate([part, over_layers(part)[:, None]], axis=1) for part in parts)
+        return cls(inner, norms, whole, group_of_guess, squared_gradient)
+
+    def estimates(self, precision: float) -> dict[str, Estimate]:
+        return quantities(
+            self.inner_product, self.squared_norm, self.gram, self.group_of_guess, self.squared_gradient, precision
+        )
+
+
+def sampled_dataset(
+    snapshot: Snapshot, name: str, raw: RawNumbers, estimates: Sequence[Mapping[str, Estimate]]
+) -> xr.Dataset:
+    """``estimates``: of what every result has, and of each metric."""
+    grid, known = (schema.SPACE, schema.LAYER), schema.variables()
+    found, *of_metrics = (
+        {
+            variable: (known[variable].dims, part)
+            for quantity, estimate in by_name.items()
+            for variable, part in _named(quantity, estimate).items()
+        }
+        for by_name in estimates
+    )
+    levels = list(schema.COSINE_QUANTILES.values())
+    cosines = cosine_quantiles(raw.inner_product, raw.squared_norm, raw.squared_gradient, levels)
+    variables: dict[str, tuple] = found | {
+        quantile: (grid, values) for quantile, values in zip(schema.COSINE_QUANTILES, cosines, strict=True)
+    }
+    variables["gradient_norm"] = (grid, np.sqrt(raw.squared_gradient))
+    variables["inner_product"] = ((*grid, schema.GUESS), raw.inner_product)
+    variables["squared_norm"] = ((*grid, schema.GUESS), raw.squared_norm)
+    variables["gram"] = ((*grid, schema.GROUP, schema.OTHER_GROUP), raw.gram)
+    variables["group_size"] = ((schema.GROUP,), np.bincount(raw.group_of_guess, minlength=raw.gram.shape[-1]))
+    for more in of_metrics:
+        variables |= more
+    return xr.Dataset(variables, coords=coordinates(snapshot, name))
+
+
+def _named(quantity: str, estimate: Estimate) -> dict[str, np.ndarray]:
+    """The parts of an estimate by their names in a result; flags are 1 or 0, and NaN where there is no interval."""
+    missing = np.isnan(estimate.low)
+    parts = {"": estimate.value, schema.SE: estimate.se, schema.LOW: estimate.low, schema.HIGH: estimate.high}
+    for suffix, flag in ((schema.WIDE, estimate.wide), (schema.SHORT, estimate.short)):
+        parts[suffix] = np.where(missing, np.nan, flag)
+    if quantity in schema.TAILED:
+        parts[schema.TAIL] = np.broadcast_to(estimate.tail, missing.shape)
+    return {quantity + suffix: part for suffix, part in parts.items()}
