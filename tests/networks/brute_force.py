@@ -108,6 +108,17 @@ def output_gradients(
     return torch.func.grad(lambda added: loss_fn(_perturbed(network, inputs, added), targets))(zeros)
 
 
+def example_output_gradients(
+    network: torch.nn.Module, parts: LossFn, inputs: Any, targets: Any, names: Sequence[str]
+) -> dict[str, Calls]:
+    """The gradient of each example's part of the loss by modules' outputs, each tensor (example, output's shape …).
+
+    Where it is not zero for one example only, the number of the output belongs to that example.
+    """
+    zeros = pytree.tree_map(torch.zeros_like, outputs(network, inputs, names))
+    return _jacobian(lambda added: parts(_perturbed(network, inputs, added), targets))(zeros)
+
+
 def example_slopes(
     network: torch.nn.Module, parts: LossFn, inputs: Any, targets: Any, perturbations: Mapping[str, Perturbation]
 ) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from tests.networks.brute_force import (
     call,
     example_gradients,
+    example_output_gradients,
     example_slopes,
     forward_mode,
     gradient,
@@ -125,12 +126,60 @@ def test_slopes_of_examples_are_those_of_reverse_mode(case: Case) -> None:
     at_outputs = output_gradients(case.network, case.loss_fn, case.inputs, case.targets, names)
     total = sum(dot(directions[name], at_outputs[name]) for name in names)
     torch.testing.assert_close(slopes.sum(), total, **EXACT)
-    # Each example alone: the gradient of its part.
+    by_example = example_output_gradients(case.network, case.parts, case.inputs, case.targets, names)
     for example in range(EXAMPLES):
-        alone = output_gradients(
-            case.network, lambda o, t, e=example: case.parts(o, t)[e], case.inputs, case.targets, names
-        )
+        alone = {name: [[leaf[example] for leaf in leaves] for leaves in calls] for name, calls in by_example.items()}
         torch.testing.assert_close(slopes[example], sum(dot(directions[name], alone[name]) for name in names), **EXACT)
+
+
+def test_examples_interact_in_no_network(case: Case) -> None:
+    names = taps(case.network, case.inputs)
+    for calls in example_output_gradients(case.network, case.parts, case.inputs, case.targets, names).values():
+        for leaf in (leaf for leaves in calls for leaf in leaves):
+            belongs = (leaf != 0).sum(0)
+            # A number is of one example, or of all: those of a positional embedding.
+            assert (belongs <= 1).all() or (belongs == EXAMPLES).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "axis"),
+    [
+        ("gpt", "tokens", 0),
+        ("gpt", "positions", None),
+        ("lstm", "recurrent", 1),
+        ("lstm_batch_first", "recurrent", 0),
+        ("positions_first", "first", 1),
+        ("conv", "0", 0),
+    ],
+)
+def test_outputs_belong_to_their_example_wherever_its_axis_stands(name: str, module: str, axis: int | None) -> None:
+    case = ZOO[name]()
+    (leaf, *_), *_ = example_output_gradients(case.network, case.parts, case.inputs, case.targets, [module])[module]
+    if axis is None:
+        assert (leaf != 0).all()
+        return
+    for example in range(EXAMPLES):
+        others = [other for other in range(EXAMPLES) if other != example]
+        assert leaf[example].select(axis, example).any()
+        assert not leaf[example].index_select(axis, torch.tensor(others)).any()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("windows", [0, 0, 1, 1, 2, 2]), ("windows_first", [0, 1, 2, 0, 1, 2])])
+def test_windows_belong_to_their_example(name: str, expected: list[int]) -> None:
+    case = ZOO[name]()
+    ((leaf,),) = example_output_gradients(case.network, case.parts, case.inputs, case.targets, ["first"])["first"]
+    assert (leaf != 0).any(2).int().argmax(0).tolist() == expected
+    assert ((leaf != 0).any(2).sum(0) == 1).all()
+
+
+def test_a_tied_weight_has_the_sum_of_both_uses() -> None:
+    case = ZOO["gpt_tied"]()
+    at_outputs = output_gradients(case.network, case.loss_fn, case.inputs, case.targets, ["tokens", "head"])
+    embedded, read = (pulled_back(case.network, case.inputs, {name: at_outputs[name]}) for name in ("tokens", "head"))
+    assert set(embedded) == set(read) == {"tokens.weight"}
+    exact = gradient(case.network, case.loss_fn, case.inputs, case.targets)["tokens.weight"]
+    torch.testing.assert_close(embedded["tokens.weight"] + read["tokens.weight"], exact, **EXACT)
+    assert not torch.allclose(embedded["tokens.weight"], exact) and not torch.allclose(read["tokens.weight"], exact)
 
 
 def test_gradients_at_outputs_pulled_back_are_the_gradient(name: str, case: Case) -> None:

@@ -78,7 +78,7 @@ def _classifier(make: Callable[[], nn.Module], inputs: Any) -> Case:
 
 
 def _language(make: Callable[[], nn.Module], vocabulary: int = 5, length: int = 3) -> Case:
-    """Cross-entropy, a token a position."""
+    """Cross-entropy, a token a position. As many positions as examples: shapes alone do not tell which is which."""
     tokens, following = _whole(vocabulary, EXAMPLES, length), _whole(vocabulary, EXAMPLES, length, seed=3)
     return Case(_build(make), _token_loss, tokens, following, _token_parts)
 
