@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import torch
 
 from fganalysis.arguments import check_flag, check_whole
-from fganalysis.training.networks.layers import LARGEST_SIZE, checked_image, checked_sizes, convolution, linear, seeded
+from fganalysis.training.networks.layers import (
+    LARGEST_SIDE,
+    LARGEST_SIZE,
+    checked_image,
+    checked_sizes,
+    convolution,
+    linear,
+    seeded,
+)
 
 KERNEL_SIDE = 5
 POOLED = 2
@@ -64,6 +72,8 @@ def conv(
     smallest_side = 1  # What the last pooling leaves.
     for _ in widths:
         smallest_side = POOLED * smallest_side + KERNEL_SIDE - 1
+    if smallest_side > LARGEST_SIDE:
+        raise ValueError(f"channels must be of fewer convolutions: {len(widths)} halve an image of any size to nothing")
     n_channels, height, width = checked_image(inputs, smallest_side)
     check_whole("classes", classes, 1, LARGEST_SIZE)
     check_whole("hidden", hidden, 1, LARGEST_SIZE)

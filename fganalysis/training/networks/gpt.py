@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fganalysis.arguments import check_flag, check_whole
-from fganalysis.training.networks.layers import LARGEST_SIZE, seeded
+from fganalysis.training.networks.layers import LARGEST_SIZE, MOST_BLOCKS, seeded, without_weights
 
 MLP_WIDTHS = 4  # Units of the hidden layer of a block's MLP, in widths of the network.
 DEVIATION = 0.02  # Standard deviation of the initial weights, GPT-2's.
@@ -134,9 +134,10 @@ def gpt(
     ValueError
         If an argument is not as above.
     """
-    sizes = {"vocabulary": vocabulary, "positions": positions, "width": width, "heads": heads, "blocks": blocks}
+    sizes = {"vocabulary": vocabulary, "positions": positions, "width": width, "heads": heads}
     for name, value in sizes.items():
         check_whole(name, value, 1, LARGEST_SIZE)
+    check_whole("blocks", blocks, 1, MOST_BLOCKS)
     if width % heads:
         raise ValueError(f"heads must divide the width, got {heads} for {width}")
     check_flag("tied", tied)
@@ -148,7 +149,7 @@ def gpt(
 def _linear(
     fan_in: int, fan_out: int, generator: torch.Generator, deviation: float = DEVIATION, bias: bool = True
 ) -> torch.nn.Linear:
-    layer = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out, bias=bias, dtype=torch.float32)
+    layer = without_weights(torch.nn.Linear, fan_in, fan_out, bias=bias)
     torch.nn.init.normal_(layer.weight, 0.0, deviation, generator=generator)
     if bias:
         torch.nn.init.zeros_(layer.bias)
@@ -156,6 +157,6 @@ def _linear(
 
 
 def _embedding(count: int, width: int, generator: torch.Generator) -> torch.nn.Embedding:
-    layer = torch.nn.utils.skip_init(torch.nn.Embedding, count, width, dtype=torch.float32)
+    layer = without_weights(torch.nn.Embedding, count, width)
     torch.nn.init.normal_(layer.weight, 0.0, DEVIATION, generator=generator)
     return layer

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from fganalysis.arguments import check_whole
-from fganalysis.training.networks.layers import LARGEST_SIZE, checked_image, linear, seeded
+from fganalysis.training.networks.layers import (
+    LARGEST_SIZE,
+    MOST_BLOCKS,
+    checked_image,
+    grouped_linear,
+    linear,
+    seeded,
+)
 
 
 class ChannelMixing(torch.nn.Module):
@@ -17,11 +24,7 @@ class ChannelMixing(torch.nn.Module):
         super().__init__()
         self.groups = groups
         self.mix = linear(fan_in, width, generator)
-        # A convolution of one position is a linear layer for each group.
-        self.mix_groups = torch.nn.utils.skip_init(torch.nn.Conv1d, width, width, 1, groups=groups, dtype=torch.float32)
-        bound = (width // groups) ** -0.5
-        for parameter in self.mix_groups.parameters():
-            torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        self.mix_groups = grouped_linear(width, groups, generator)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map (example, token, fan_in) to (example, token, width)."""
@@ -122,9 +125,10 @@ def mixer(
         If an argument is not as above.
     """
     n_channels, height, breadth = checked_image(inputs)
-    sizes = {"classes": classes, "patches": patches, "width": width, "groups": groups, "blocks": blocks}
+    sizes = {"classes": classes, "patches": patches, "width": width, "groups": groups}
     for name, value in sizes.items():
         check_whole(name, value, 1, LARGEST_SIZE)
+    check_whole("blocks", blocks, 1, MOST_BLOCKS)
     if height % patches or breadth % patches:
         raise ValueError(f"patches must divide the height and width of inputs, got {patches} for {height} × {breadth}")
     if width % groups:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 
 from fganalysis.arguments import check_whole
-from fganalysis.training.networks.layers import LARGEST_SIZE, checked_image, checked_sizes, linear, seeded
+from fganalysis.training.networks.layers import (
+    LARGEST_SIZE,
+    MOST_BLOCKS,
+    checked_image,
+    checked_sizes,
+    linear,
+    seeded,
+    without_weights,
+)
 
 
 class ResidualBlock(torch.nn.Module):
@@ -96,7 +104,7 @@ def resnet(
         If an argument is not as above, or widths and blocks are not equally many.
     """
     stages = checked_sizes("widths", widths, 1, "one for each stage")
-    n_blocks = checked_sizes("blocks", blocks, 1, "one for each stage")
+    n_blocks = checked_sizes("blocks", blocks, 1, "one for each stage", MOST_BLOCKS)
     if len(stages) != len(n_blocks):
         raise ValueError(f"widths and blocks must have an entry for each stage, got {len(stages)} and {len(n_blocks)}")
     n_channels, _, _ = checked_image(inputs)
@@ -107,8 +115,6 @@ def resnet(
 def _convolution(
     fan_in: int, fan_out: int, kernel: int, generator: torch.Generator, stride: int = 1
 ) -> torch.nn.Conv2d:
-    layer = torch.nn.utils.skip_init(
-        torch.nn.Conv2d, fan_in, fan_out, kernel, stride, kernel // 2, bias=False, dtype=torch.float32
-    )
+    layer = without_weights(torch.nn.Conv2d, fan_in, fan_out, kernel, stride, kernel // 2, bias=False)
     torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
     return layer
