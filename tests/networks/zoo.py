@@ -36,7 +36,7 @@ class Case:
     parts: Callable[[Any, Any], torch.Tensor]
 
 
-def _build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+def build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """A network with weights that depend on the seed alone, none at a special value such as a scale of 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,37 +50,37 @@ def _build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def _normal(*shape: int, seed: int = 1) -> torch.Tensor:
+def normal(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _whole(below: int, *shape: int, seed: int = 2) -> torch.Tensor:
+def whole(below: int, *shape: int, seed: int = 2) -> torch.Tensor:
     return torch.randint(below, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _class_parts(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def class_parts(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logarithms = outputs.log_softmax(-1)
     return -logarithms[torch.arange(len(targets)), targets] / len(targets)
 
 
-def _token_parts(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_parts(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     chosen = outputs.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return -chosen.sum(1) / targets.numel()
 
 
-def _token_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
 
 def _classifier(make: Callable[[], nn.Module], inputs: Any) -> Case:
     """Cross-entropy, a class an example."""
-    return Case(_build(make), functional.cross_entropy, inputs, torch.tensor([0, 2, 1]), _class_parts)
+    return Case(build(make), functional.cross_entropy, inputs, torch.tensor([0, 2, 1]), class_parts)
 
 
 def _language(make: Callable[[], nn.Module], vocabulary: int = 5, length: int = 3) -> Case:
     """Cross-entropy, a token a position. As many positions as examples: shapes alone do not tell which is which."""
-    tokens, following = _whole(vocabulary, EXAMPLES, length), _whole(vocabulary, EXAMPLES, length, seed=3)
-    return Case(_build(make), _token_loss, tokens, following, _token_parts)
+    tokens, following = whole(vocabulary, EXAMPLES, length), whole(vocabulary, EXAMPLES, length, seed=3)
+    return Case(build(make), token_loss, tokens, following, token_parts)
 
 
 class Function(nn.Module):
@@ -95,20 +95,20 @@ class Function(nn.Module):
 
 
 def _mlp() -> Case:
-    return _classifier(lambda: mlp([4, 3, 4, CLASSES], activation=nn.Tanh), _normal(EXAMPLES, 4))
+    return _classifier(lambda: mlp([4, 3, 4, CLASSES], activation=nn.Tanh), normal(EXAMPLES, 4))
 
 
 def _mlp_relu() -> Case:
-    return _classifier(lambda: mlp([4, 5, 4, CLASSES], bias=False), _normal(EXAMPLES, 4))
+    return _classifier(lambda: mlp([4, 5, 4, CLASSES], bias=False), normal(EXAMPLES, 4))
 
 
 def _squared_error() -> Case:
     """The mean over examples and units of squared errors."""
     return Case(
-        _build(lambda: mlp([4, 3, 2], activation=nn.GELU)),
+        build(lambda: mlp([4, 3, 2], activation=nn.GELU)),
         functional.mse_loss,
-        _normal(EXAMPLES, 4),
-        _normal(EXAMPLES, 2, seed=2),
+        normal(EXAMPLES, 4),
+        normal(EXAMPLES, 2, seed=2),
         lambda outputs, targets: (outputs - targets).square().sum(1) / targets.numel(),
     )
 
@@ -118,7 +118,7 @@ def _conv() -> Case:
         lambda: nn.Sequential(
             nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 2), nn.Flatten(), nn.Linear(2, CLASSES)
         ),
-        _normal(EXAMPLES, 1, 6, 6),
+        normal(EXAMPLES, 1, 6, 6),
     )
 
 
@@ -128,7 +128,7 @@ def _conv_batch_norm() -> Case:
             nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(),
             nn.Linear(8, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, CLASSES),
         ),
-        _normal(EXAMPLES, 1, 4, 4),
+        normal(EXAMPLES, 1, 4, 4),
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def _conv1d() -> Case:
             nn.Conv1d(2, 4, 3, stride=2, padding=2, dilation=2, groups=2, padding_mode="circular"), nn.Tanh(),
             nn.Conv1d(4, 2, 2, groups=2, bias=False), nn.Flatten(), nn.Linear(4, CLASSES),
         ),
-        _normal(EXAMPLES, 2, 6),
+        normal(EXAMPLES, 2, 6),
     )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _conv3d() -> Case:
             nn.Conv3d(1, 2, (1, 2, 3), padding=(0, 1, 1), stride=(1, 2, 2), padding_mode="replicate"), nn.Tanh(),
             nn.Flatten(), nn.Linear(8, CLASSES),
         ),
-        _normal(EXAMPLES, 1, 1, 2, 3),
+        normal(EXAMPLES, 1, 1, 2, 3),
     )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def _conv_same() -> Case:
             Function(lambda x: x.mean(2)),
             nn.Linear(2, CLASSES),
         ),
-        _normal(EXAMPLES, 1, 5),
+        normal(EXAMPLES, 1, 5),
     )
 
 
@@ -172,20 +172,20 @@ def _transposed_conv() -> Case:
             nn.ConvTranspose2d(2, 4, 2, stride=2, padding=1, output_padding=1, groups=2), nn.Tanh(),
             nn.ConvTranspose2d(4, 1, 2, dilation=2), nn.Flatten(), nn.Linear(25, CLASSES),
         ),
-        _normal(EXAMPLES, 2, 2, 2),
+        normal(EXAMPLES, 2, 2, 2),
     )  # fmt: skip
 
 
 def _resnet() -> Case:
     return _classifier(
-        lambda: resnet(widths=(2, 3), blocks=(1, 1), inputs=(1, 4, 4), classes=CLASSES), _normal(EXAMPLES, 1, 4, 4)
+        lambda: resnet(widths=(2, 3), blocks=(1, 1), inputs=(1, 4, 4), classes=CLASSES), normal(EXAMPLES, 1, 4, 4)
     )
 
 
 def _mixer() -> Case:
     return _classifier(
         lambda: mixer(inputs=(1, 4, 4), classes=CLASSES, patches=2, width=6, groups=2, blocks=2),
-        _normal(EXAMPLES, 1, 4, 4),
+        normal(EXAMPLES, 1, 4, 4),
     )
 
 
@@ -208,7 +208,7 @@ class Recurrent(nn.Module):
 
 def _recurrent(kind: type[nn.RNNBase], batch_first: bool) -> Case:
     shape = (EXAMPLES, 3, 2) if batch_first else (3, EXAMPLES, 2)
-    return _classifier(lambda: Recurrent(kind, batch_first), _normal(*shape))
+    return _classifier(lambda: Recurrent(kind, batch_first), normal(*shape))
 
 
 class AttentionBlock(nn.Module):
@@ -226,7 +226,7 @@ class AttentionBlock(nn.Module):
 
 
 def _attention() -> Case:
-    return _classifier(AttentionBlock, _normal(EXAMPLES, 3, 4))
+    return _classifier(AttentionBlock, normal(EXAMPLES, 3, 4))
 
 
 def _words() -> Case:
@@ -253,23 +253,23 @@ class Product(nn.Module):
 
 
 def _tuple_inputs() -> Case:
-    return _classifier(Product, (_normal(EXAMPLES, 2), _normal(EXAMPLES, 3, seed=4)))
+    return _classifier(Product, (normal(EXAMPLES, 2), normal(EXAMPLES, 3, seed=4)))
 
 
 def _dict_inputs() -> Case:
-    return _classifier(Product, {"right": _normal(EXAMPLES, 3, seed=4), "left": _normal(EXAMPLES, 2)})
+    return _classifier(Product, {"right": normal(EXAMPLES, 3, seed=4), "left": normal(EXAMPLES, 2)})
 
 
 def _group_norm() -> Case:
     return _classifier(
         lambda: nn.Sequential(nn.Conv1d(1, 4, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(12, CLASSES)),
-        _normal(EXAMPLES, 1, 4),
+        normal(EXAMPLES, 1, 4),
     )
 
 
 def _rms_norm() -> Case:
     return _classifier(
-        lambda: nn.Sequential(nn.Linear(3, 4), nn.RMSNorm(4), nn.Tanh(), nn.Linear(4, CLASSES)), _normal(EXAMPLES, 3)
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.RMSNorm(4), nn.Tanh(), nn.Linear(4, CLASSES)), normal(EXAMPLES, 3)
     )
 
 
@@ -284,7 +284,7 @@ def _layer_norm() -> Case:
             nn.LayerNorm(4, bias=False),
             nn.Linear(4, CLASSES),
         ),
-        _normal(EXAMPLES, 2, 3),
+        normal(EXAMPLES, 2, 3),
     )
 
 
@@ -302,7 +302,7 @@ class Adapted(nn.Module):
 
 
 def _adapters() -> Case:
-    return _classifier(lambda: nn.Sequential(Adapted(4, 5, 1), nn.ReLU(), Adapted(5, CLASSES, 2)), _normal(EXAMPLES, 4))
+    return _classifier(lambda: nn.Sequential(Adapted(4, 5, 1), nn.ReLU(), Adapted(5, CLASSES, 2)), normal(EXAMPLES, 4))
 
 
 class VisionTransformer(nn.Module):
@@ -327,7 +327,7 @@ class VisionTransformer(nn.Module):
 
 
 def _vit() -> Case:
-    return _classifier(VisionTransformer, _normal(EXAMPLES, 1, 4, 4))
+    return _classifier(VisionTransformer, normal(EXAMPLES, 1, 4, 4))
 
 
 class Scale(nn.Module):
@@ -343,7 +343,7 @@ class Scale(nn.Module):
 
 
 def _own_parameters() -> Case:
-    return _classifier(lambda: nn.Sequential(nn.Linear(3, 4), Scale(4), nn.Linear(4, CLASSES)), _normal(EXAMPLES, 3))
+    return _classifier(lambda: nn.Sequential(nn.Linear(3, 4), Scale(4), nn.Linear(4, CLASSES)), normal(EXAMPLES, 3))
 
 
 class Twice(nn.Module):
@@ -359,7 +359,7 @@ class Twice(nn.Module):
 
 
 def _called_twice() -> Case:
-    return _classifier(Twice, _normal(EXAMPLES, 3))
+    return _classifier(Twice, normal(EXAMPLES, 3))
 
 
 def _tagger() -> nn.Module:
@@ -391,21 +391,21 @@ def _weighted_parts(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
 def _weighted_tokens() -> Case:
     """Label smoothing, class weights and ignored tokens: examples have different shares in the mean."""
-    targets = _whole(4, EXAMPLES, 3)
+    targets = whole(4, EXAMPLES, 3)
     targets[0, 1:] = IGNORED
     targets[2, 0] = IGNORED
-    return Case(_build(_tagger), _weighted_loss, _whole(5, EXAMPLES, 3), targets, _weighted_parts)
+    return Case(build(_tagger), _weighted_loss, whole(5, EXAMPLES, 3), targets, _weighted_parts)
 
 
 def _ignored_tokens() -> Case:
     """Tokens that the loss ignores; one example has none that counts."""
-    targets = _whole(4, EXAMPLES, 3)
+    targets = whole(4, EXAMPLES, 3)
     targets[1] = IGNORED
     targets[2, 0] = IGNORED
     return Case(
-        _build(_tagger),
-        _token_loss,
-        _whole(5, EXAMPLES, 3),
+        build(_tagger),
+        token_loss,
+        whole(5, EXAMPLES, 3),
         targets,
         lambda outputs, given: (
             functional.cross_entropy(outputs.transpose(1, 2), given, reduction="none").sum(1) / (given != IGNORED).sum()
@@ -429,7 +429,7 @@ class PositionsFirst(nn.Module):
 
 
 def _positions_first() -> Case:
-    return _classifier(PositionsFirst, _normal(EXAMPLES, 3, 2))
+    return _classifier(PositionsFirst, normal(EXAMPLES, 3, 2))
 
 
 class Windows(nn.Module):
@@ -451,7 +451,7 @@ class Windows(nn.Module):
 
 
 def _windows(windows_first: bool) -> Case:
-    return _classifier(lambda: Windows(windows_first), _normal(EXAMPLES, 2, 2))
+    return _classifier(lambda: Windows(windows_first), normal(EXAMPLES, 2, 2))
 
 
 @dataclass
@@ -477,11 +477,11 @@ class WithOutputObject(nn.Module):
 
 def _output_object() -> Case:
     return Case(
-        _build(WithOutputObject),
+        build(WithOutputObject),
         lambda outputs, targets: functional.cross_entropy(outputs.logits, targets),
-        _normal(EXAMPLES, 4),
+        normal(EXAMPLES, 4),
         torch.tensor([0, 2, 1]),
-        lambda outputs, targets: _class_parts(outputs.logits, targets),
+        lambda outputs, targets: class_parts(outputs.logits, targets),
     )
 
 
@@ -501,14 +501,14 @@ class TwoHeads(nn.Module):
 
 def _tuple_targets() -> Case:
     return Case(
-        _build(TwoHeads),
+        build(TwoHeads),
         lambda outputs, targets: (
             functional.cross_entropy(outputs[0], targets[0]) + functional.mse_loss(outputs[1], targets[1])
         ),
-        _normal(EXAMPLES, 4),
-        (torch.tensor([0, 2, 1]), _normal(EXAMPLES, 2, seed=5)),
+        normal(EXAMPLES, 4),
+        (torch.tensor([0, 2, 1]), normal(EXAMPLES, 2, seed=5)),
         lambda outputs, targets: (
-            _class_parts(outputs[0], targets[0]) + (outputs[1] - targets[1]).square().sum(1) / targets[1].numel()
+            class_parts(outputs[0], targets[0]) + (outputs[1] - targets[1]).square().sum(1) / targets[1].numel()
         ),
     )
 
