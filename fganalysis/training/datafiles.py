@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from fganalysis.arguments import check_path, described
+
 
 @dataclass(frozen=True)
 class Source:
@@ -113,6 +115,25 @@ def fetch(source: Source) -> dict[str, bytes]:
     target = folders[0] / source.folders[0]
     _download(source, target)
     return read_folder(target, source)
+
+
+def read_file(path: object) -> bytes:
+    """Read a file that somebody names.
+
+    Raises
+    ------
+    ValueError
+        If it is no path, or the file does not exist or cannot be read.
+    """
+    if path is None:
+        raise ValueError("path must name the file of the text, got None")
+    check_path("path", path)
+    try:
+        return Path(str(path)).expanduser().read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{described(str(path))} cannot be read: {(error.strerror or type(error).__name__).lower()}"
+        ) from error
 
 
 class Damaged(ValueError):

@@ -1,4 +1,4 @@
-"""Datasets as flat tensors: MNIST-1D (generated, the default), digits, Fashion-MNIST, MNIST and CIFAR-10."""
+"""Datasets as tensors: MNIST-1D (generated, the default), digits, Fashion-MNIST, MNIST, CIFAR-10 and any text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from fganalysis.arguments import check_kind, check_seed, check_whole, described
-from fganalysis.training.datafiles import SOURCES, Damaged, data_folders, fetch, set_aside
+from fganalysis.arguments import check_flag, check_kind, check_seed, check_whole, described
+from fganalysis.training.datafiles import SOURCES, Damaged, data_folders, fetch, read_file, set_aside
 
 CIFAR_RECORD = 1 + 3 * 32 * 32  # A label and the pixels.
-N_CLASSES = 10  # Of every dataset here.
+N_CLASSES = 10  # Of every dataset here but text.
+IMAGES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+TEXT = "text"
+DEFAULT_LENGTH = 64
 LARGEST_MNIST1D_SEED = 2**32 - 1 - 42  # NumPy's global generator, which the package seeds with 42 more, takes 32 bits.
 
 
@@ -25,8 +28,8 @@ LARGEST_MNIST1D_SEED = 2**32 - 1 - 42  # NumPy's global generator, which the pac
 class Dataset:
     """Examples to train and to test with: inputs `(example, …)` and targets `(example, …)`, checked when it is made.
 
-    Those of `load` have inputs `(example, unit)`, float32, and targets `(example,)`, class numbers as int64. The test
-    set may be empty.
+    Those of `load` have inputs `(example, unit)`, or `(example, channel, height, width)`, in float32 and targets
+    `(example,)`, class numbers as int64; of text, both are `(example, position)`, int64. The test set may be empty.
 
     Raises
     ------
@@ -99,8 +102,10 @@ def _check_array(name: str, array: object) -> None:
         raise ValueError(f"{name} has NaN or infinite numbers in {wrong} of {len(array)} examples")
 
 
-def load(name: str, seed: int = 0) -> Dataset:
-    """Load a dataset as flat float32 inputs and int64 targets.
+def load(
+    name: str, seed: int = 0, *, images: bool = False, path: str | Path | None = None, length: int = DEFAULT_LENGTH
+) -> Dataset:
+    """Load a dataset as float32 inputs, flat unless asked otherwise, and int64 targets, or a text as int64 of both.
 
     `mnist1d`: 4000 training and 1000 test examples of 40 units, by the mnist1d package with its default settings and no
     network; seed 0 is the published dataset (the package's own seed 42), seed n uses 42 + n. `digits`: scikit-learn's
@@ -108,28 +113,50 @@ def load(name: str, seed: int = 0) -> Dataset:
     784 units in [0, 1], 60000 and 10000 examples. `cifar10`: 3072 units in [0, 1], 50000 and 10000 examples. The files
     of the last three are found or downloaded as `fganalysis.training.datafiles` says.
 
+    `text`: the bytes of the file at ``path``, whatever it is, to predict the next byte. Inputs are
+    `(example, position)`, numbers from 0 to 255, and targets the same one byte further on. The first nine tenths of
+    the file are to train with, the rest to test with. Each part is cut into sequences that do not overlap, and what is
+    left over is dropped.
+
     Parameters
     ----------
     name
         One of the names above.
     seed
         Which examples are generated, or which split is made; 0 for the datasets that come with a split.
+    images
+        Whether inputs are `(example, channel, height, width)`: (1, 8, 8) for digits, (1, 28, 28) for mnist and
+        fashion_mnist, (3, 32, 32) for cifar10.
+    path
+        The file of a text.
+    length
+        Positions of a text's sequences.
 
     Raises
     ------
     ValueError
-        If the name is unknown, the seed has no meaning for the dataset, or a file found does not hold what it should.
+        If the name is unknown, an argument has no meaning for the dataset, a file found does not hold what it should,
+        or a text cannot be read or is too short.
     FileNotFoundError
-        If a file is in no folder and cannot be downloaded.
+        If a file of a public dataset is in no folder and cannot be downloaded.
     """
-    if not isinstance(name, str) or name not in [*GENERATED, *SOURCES]:
-        raise ValueError(f"unknown dataset {described(name)}, known are {', '.join([*GENERATED, *SOURCES])}")
+    known = [*GENERATED, *SOURCES, TEXT]
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"unknown dataset {described(name)}, known are {', '.join(known)}")
     check_seed("seed", seed)
-    if name in GENERATED:
-        return GENERATED[name](int(seed))
-    if seed != 0:
+    check_flag("images", images)
+    check_whole("length", length, 1)
+    if seed != 0 and name not in GENERATED:
         raise ValueError(f"{name} comes with its own split, so seed must be 0, got {seed}")
-    return READERS[name](fetch(SOURCES[name]))
+    if images and name not in IMAGES:
+        raise ValueError(f"{name} has no images, so images must be False; those that have: {', '.join(IMAGES)}")
+    if name == TEXT:
+        return _text(path, int(length))
+    if path is not None or length != DEFAULT_LENGTH:
+        given = "path" if path is not None else "length"
+        raise ValueError(f"{given} has a meaning for text only, not for {name}: leave it out")
+    dataset = GENERATED[name](int(seed)) if name in GENERATED else READERS[name](fetch(SOURCES[name]))
+    return _as_images(dataset, IMAGES[name]) if images else dataset
 
 
 def read_idx(content: bytes) -> np.ndarray:
@@ -192,6 +219,29 @@ def _dataset(
         return torch.from_numpy(targets.astype(np.int64))
 
     return Dataset(flat(train_inputs), classes(train_targets), flat(test_inputs), classes(test_targets))
+
+
+def _as_images(dataset: Dataset, shape: tuple[int, int, int]) -> Dataset:
+    train_inputs, test_inputs = (inputs.unflatten(1, shape) for inputs in (dataset.train_inputs, dataset.test_inputs))
+    return Dataset(train_inputs, dataset.train_targets, test_inputs, dataset.test_targets)
+
+
+def _text(path: object, length: int) -> Dataset:
+    content = read_file(path)
+    n_train = len(content) * 9 // 10
+    # A sequence needs one byte more than its length: the last target.
+    if len(content) - n_train <= length:
+        raise ValueError(
+            f"{described(str(path))} has {len(content)} bytes, too short for sequences of {length}: "
+            f"give a file of at least {10 * length + 1} bytes, a tenth of it to test with, or a smaller length"
+        )
+    everything = torch.frombuffer(bytearray(content), dtype=torch.uint8).long()
+    parts: list[torch.Tensor] = []
+    for part in (everything[:n_train], everything[n_train:]):
+        n_kept = (len(part) - 1) // length * length
+        # Copies: inputs and targets are views of the same bytes otherwise, and who changes one changes both.
+        parts += [part[first : first + n_kept].reshape(-1, length).clone() for first in (0, 1)]
+    return Dataset(*parts)
 
 
 def _digits(seed: int) -> Dataset:

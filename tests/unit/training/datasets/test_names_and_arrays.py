@@ -12,8 +12,8 @@ from fganalysis.training.datasets import GENERATED, Dataset, load
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    known = ", ".join([*GENERATED, *SOURCES])
-    assert known == "mnist1d, digits, fashion_mnist, mnist, cifar10"
+    known = ", ".join([*GENERATED, *SOURCES, "text"])
+    assert known == "mnist1d, digits, fashion_mnist, mnist, cifar10, text"
     with pytest.raises(ValueError, match=f"^unknown dataset 'iris', known are {known}$"):
         load("iris")
 

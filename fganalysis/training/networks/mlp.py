@@ -1,17 +1,14 @@
-"""The small networks studied, initialised from a seed of their own."""
+"""A fully connected network."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
-from fganalysis.arguments import check_choice, check_flag, check_kind, check_seed, check_whole, described
-
-LARGEST_SIZE = 2**24  # Units of a layer; more is a mistake, and fails where the memory is taken.
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from fganalysis.arguments import check_flag, check_kind, described
+from fganalysis.training.networks.layers import checked_sizes, linear, seeded
 
 
 def mlp(
@@ -46,26 +43,14 @@ def mlp(
         If there are fewer than two sizes, one is no whole number of at least 1, an activation is no module, or the
         type is no floating-point type.
     """
-    if isinstance(sizes, str | bytes) or not isinstance(sizes, Sequence | np.ndarray):
-        raise ValueError(f"sizes must be a list of whole numbers, got {described(sizes)}")
-    if len(sizes) < 2:
-        raise ValueError(f"sizes must have at least 2 entries, the input's and the output's, got {len(sizes)}")
-    for size in sizes:
-        check_whole("each of sizes", size, 1, LARGEST_SIZE)
+    units = checked_sizes("sizes", sizes, 2, "the input's and the output's")
     check_flag("bias", bias)
-    check_seed("seed", seed)
-    check_choice("dtype", dtype, DTYPES)
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed, dtype)
     modules: list[torch.nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(map(int, sizes)):
+    for fan_in, fan_out in itertools.pairwise(units):
         if modules:
             modules.append(_made(activation))
-        # Without skip_init the constructor draws its own weights first, from the global generator.
-        linear = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out, bias=bias, dtype=torch.float32)
-        torch.nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
-        if bias:
-            torch.nn.init.uniform_(linear.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-        modules.append(linear)
+        modules.append(linear(fan_in, fan_out, generator, bool(bias)))
     return torch.nn.Sequential(*modules).to(dtype)
 
 
