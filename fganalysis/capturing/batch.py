@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,3 +128,16 @@ def by_example(tensor: Tensor, n_examples: int) -> Tensor | None:
     axis, owners = found
     moved = tensor.movedim(axis, 0)
     return moved if owners.is_plain else moved.unflatten(0, (n_examples, -1))
+
+
+def gradients_at_outputs(loss_fn: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) -> list[Tensor]:
+    """∂L/∂o for every floating-point output tensor, by the loss function alone.
+
+    Not the gradient in the network's graph: where one output is computed from another, that counts the first twice.
+    """
+    with torch.enable_grad():
+        leaves = {id(t): t.detach().clone().requires_grad_() for t in differentiable(outputs)}
+        loss = loss_fn(replaced(outputs, leaves), targets)
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    pairs = zip(leaves.values(), gradients, strict=True)
+    return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in pairs]

@@ -19,7 +19,7 @@ import torch
 
 from fganalysis.arguments import LARGEST_SEED, check_whole
 from fganalysis.capturing import gradient_checks, loss_parts, recording, refusals
-from fganalysis.capturing.batch import buffers_kept, differentiable, map_tensors
+from fganalysis.capturing.batch import buffers_kept, map_tensors
 from fganalysis.capturing.calls import Taps
 from fganalysis.capturing.precision import plainly
 from fganalysis.capturing.recording import Plan
@@ -143,16 +143,14 @@ def _checked(
     refusals.refuse_loss_without_gradient(recorded.loss)
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
     outside = {name: p for name, p in original.named_parameters() if p.requires_grad} if original is not None else {}
-    tensors = [tensor for tensor in differentiable(recorded.outputs) if tensor.requires_grad]
-    wanted = [*recorded.outputs_at_taps, *tensors, *parameters.values(), *outside.values()]
+    wanted = [*recorded.outputs_at_taps, *parameters.values(), *outside.values()]
     gradients = iter(refusals.differentiated(recorded.loss, wanted))
     at_taps = [next(gradients) for _ in recorded.sites]
-    at_outputs = {id(tensor): gradient for tensor in tensors if (gradient := next(gradients)) is not None}
     by_name = {name: next(gradients) for name in parameters}
     gradient_checks.refuse_weights_in_the_loss(list(outside), list(gradients))
     recorded, at_taps = recording.without_unused(recorded, at_taps)
     seen = recording.rolled(recorded)
-    plan = recording.plan_of(recorded, at_taps, at_outputs, seen)
+    plan = recording.plan_of(recorded, at_taps, seen)
     untapped = {name: by_name[name] for name in recording.untapped_parameters(recorded, plan)}
     snapshot = recording.snapshot_of(recorded, plan, at_taps, untapped, "reverse")
     refusals.refuse_useless_gradient(snapshot, by_name)

@@ -44,11 +44,15 @@ def ownership(seen: Seen, layout: Layout, n_examples: int, weights: Tensor) -> O
     """The owners of a tap's rows. weights: r, (example,)."""
     if n_examples == 1:
         return Ownership(layout, Owners(1, layout.n_rows))
-    for candidate in _candidates(layout, n_examples):
-        if _rolls(seen, layout, candidate) and _weighs(seen, layout, candidate, weights):
-            return Ownership(layout, candidate)
+    fitting = [one for one in _candidates(layout, n_examples) if _weighs(seen, layout, one, weights)]
+    rolling = [one for one in fitting if _rolls(seen, layout, one)]
+    if rolling:
+        return Ownership(layout, rolling[0])
     if seen.rolled is not None and _same(seen.outputs, seen.rolled):
         return Ownership(layout, None, shared=True)
+    if fitting and seen.pulled is not None:
+        # The batch may have been rolled along another axis than that of its examples.
+        return Ownership(layout, fitting[0])
     matched = _matched(seen, layout, n_examples, weights)
     if matched is not None:
         return Ownership(layout, matched)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fganalysis.capturing.batch import differentiable, map_tensors, output_owners, replaced
+from fganalysis.capturing.batch import gradients_at_outputs, map_tensors, output_owners
 from fganalysis.capturing.errors import CannotMeasure
 from fganalysis.capturing.examples import SAME
 from fganalysis.capturing.snapshot import Snapshot
@@ -87,7 +86,10 @@ def is_sum_of_parts(snapshot: Snapshot) -> bool:
     n = snapshot.n_examples
     first = torch.arange(n) < (n + 1) // 2
     other_outputs = map_tensors(snapshot.outputs, lambda t: _exchanged(t, first))
-    before, after = (_at_outputs(snapshot, outputs) for outputs in (snapshot.outputs, other_outputs))
+    before, after = (
+        gradients_at_outputs(snapshot.loss_fn, outputs, snapshot.targets)
+        for outputs in (snapshot.outputs, other_outputs)
+    )
     for gradient, changed in zip(before, after, strict=True):
         kept = _kept(gradient, first)
         if kept is None:
@@ -118,13 +120,3 @@ def _kept(tensor: Tensor, first: Tensor) -> Callable[[Tensor], Tensor] | None:
     axis, owners = found
     mask = owners.spread(first.float()).to(tensor.device) > 0
     return lambda gradient: gradient.movedim(axis, 0)[mask]
-
-
-def _at_outputs(snapshot: Snapshot, outputs: Any) -> list[Tensor]:
-    """∂L/∂o by the loss function alone, a tensor for every floating-point output."""
-    with torch.enable_grad():
-        leaves = {id(t): t.detach().clone().requires_grad_() for t in differentiable(outputs)}
-        loss = snapshot.loss_fn(replaced(outputs, leaves), snapshot.targets)
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    pairs = zip(leaves.values(), gradients, strict=True)
-    return [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in pairs]

@@ -60,7 +60,7 @@ class Packing:
         by_name = {}
         pieces = matrix.split([part.columns for part in self.parts], dim=-1)
         for part, piece in zip(self.parts, pieces, strict=True):
-            by_name[part.name] = (piece.mT if part.transposed else piece).reshape(*matrix.shape[:-2], *part.shape)
+            by_name[part.name] = (piece.mT if part.transposed else piece).reshape((*matrix.shape[:-2], *part.shape))
         return by_name
 
     def renamed(self, names: Mapping[str, str]) -> Packing:

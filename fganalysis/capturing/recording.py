@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -16,11 +16,12 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from fganalysis.capturing import graph, refusals
-from fganalysis.capturing.batch import buffers_kept, differentiable, map_tensors, output_owners
+from fganalysis.capturing.batch import buffers_kept, differentiable, gradients_at_outputs, map_tensors, output_owners
 from fganalysis.capturing.calls import Call, Calls, Taps, owners
 from fganalysis.capturing.examples import Ownership, Seen, example_weights, ownership, rolls
 from fganalysis.capturing.forward_mode import LOCK
 from fganalysis.capturing.packing import Packing
+from fganalysis.capturing.recorded_graph import RecordedGraph
 from fganalysis.capturing.rows import Layout, Owners
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import UNTAPPED, Autodiff, Layer, Loss, Tap
@@ -148,7 +149,8 @@ def rolled(recording: Recorded) -> Rolled | None:
     n_examples = recording.n_examples
 
     def roll(tensor: Tensor) -> Tensor:
-        return tensor.roll(1, 0) if tensor.ndim and len(tensor) == n_examples else tensor
+        # Along the first axis with as many places as examples.
+        return tensor.roll(1, tensor.shape.index(n_examples)) if n_examples in tensor.shape else tensor
 
     with torch.no_grad(), buffers_kept(recording.network), Calls(recording.modules) as calls:
         outputs = refusals.forward(recording.network, map_tensors(recording.inputs, roll))
@@ -181,23 +183,19 @@ def rolls_as_planned(recording: Recorded, plan: Plan, seen: Rolled | None) -> bo
 def plan_of(
     recording: Recorded,
     exact: Sequence[Tensor | None] | None = None,
-    at_outputs: Mapping[int, Tensor] | None = None,
     seen: Rolled | None = None,
 ) -> Plan:
     """Finds out whose rows are and what stands between taps, from a recorded pass with its graph.
 
-    exact: the gradients at the taps. at_outputs: the gradients at the output tensors, by their `id`. seen:
+    exact: the gradients at the taps. seen:
     from `rolled`. What is not given is computed.
     """
     n_examples = recording.n_examples
-    tensors = [t for t in differentiable(recording.outputs) if t.requires_grad]
-    if exact is None or at_outputs is None:
-        found = refusals.differentiated(recording.loss, [*recording.outputs_at_taps, *tensors])
-        exact, at = found[: len(recording.sites)], found[len(recording.sites) :]
-        at_outputs = {id(t): g for t, g in zip(tensors, at, strict=True) if g is not None}
+    if exact is None:
+        exact = refusals.differentiated(recording.loss, recording.outputs_at_taps)
     seen = seen or rolled(recording)
     weights = example_weights(n_examples, recording.sites[0].output)
-    pulled = _weighted(recording, tensors, at_outputs, weights)
+    pulled = _weighted(recording, weights)
     kinds = [_called_kind(site) for site in recording.sites]
     found_owners = []
     for index, (site, kind) in enumerate(zip(recording.sites, kinds, strict=True)):
@@ -238,25 +236,26 @@ def _why_interacting(network: torch.nn.Module, tap: str) -> str:
     )
 
 
-def _weighted(
-    recording: Recorded, tensors: Sequence[Tensor], at_outputs: Mapping[int, Tensor], weights: Tensor
-) -> list[Tensor] | None:
+def _weighted(recording: Recorded, weights: Tensor) -> list[Tensor] | None:
     """The gradients at the taps, where each example's part at the outputs is multiplied by a number of its own."""
-    if recording.n_examples == 1 or not at_outputs:
+    if recording.n_examples == 1:
         return None
     cotangents, used = [], []
-    for tensor in tensors:
-        gradient = at_outputs.get(id(tensor))
-        found = output_owners(tensor, recording.n_examples)
-        if gradient is None:
+    outputs = differentiable(recording.outputs)
+    gradients = gradients_at_outputs(recording.loss_fn, recording.outputs, recording.targets)
+    for output, gradient in zip(outputs, gradients, strict=True):
+        if not output.requires_grad or not bool(gradient.any()):
             continue
+        found = output_owners(output, recording.n_examples)
         if found is None:
             return None
         axis, whose = found
-        shape = [1] * tensor.ndim
+        shape = [1] * output.ndim
         shape[axis] = -1
         cotangents.append(gradient * whose.spread(weights.to(gradient)).view(shape))
-        used.append(tensor)
+        used.append(output)
+    if not used:
+        return None
     pulled = torch.autograd.grad(used, recording.outputs_at_taps, cotangents, retain_graph=True, allow_unused=True)
     return [
         torch.zeros_like(output) if part is None else part
@@ -350,7 +349,7 @@ def snapshot_of(
         if known.elementwise:
             whole = _elementwise(recording, index, known.following, checked=False)
             linear = _linear_next(recording, known.following)
-            if whole is not None and linear is not None:
+            if whole is not None and linear is not None and kind.layout.units == linear[1].shape[1]:
                 derivative = kind.layout.rows(whole.detach())
                 upstream = UpstreamJacobian(linear[1], derivative)
         packing = kind.packing.renamed(_full_names(site, names))
@@ -402,8 +401,13 @@ def snapshot_of(
         mean_loss=plan.mean_loss,
         interaction=plan.interaction,
         plan=plan,
-        graph=None if at_taps is None else tuple(recording.outputs_at_taps),
+        graph=None if at_taps is None else _graph(recording),
     )
+
+
+def _graph(recording: Recorded) -> RecordedGraph:
+    gradients = partial(gradients_at_outputs, recording.loss_fn, recording.outputs, recording.targets)
+    return RecordedGraph(tuple(recording.outputs_at_taps), differentiable(recording.outputs), gradients)
 
 
 def _full_names(site: Site, names: Mapping[int, str]) -> dict[str, str]:

@@ -57,7 +57,7 @@ def device_of(network: torch.nn.Module) -> torch.device:
 
 
 def n_examples(inputs: object, targets: object) -> int:
-    """The number of examples: the first axis of the inputs, and of the targets or a part of it.
+    """The number of examples: of the targets where some axis of the inputs has as many places, else of the inputs.
 
     Raises:
         CannotMeasure: an empty batch, or inputs and targets of different numbers of examples.
@@ -68,7 +68,8 @@ def n_examples(inputs: object, targets: object) -> int:
         raise CannotMeasure("inputs must have a dimension of examples, got tensors without dimensions")
     if not all(sizes) or not all(asked):
         raise CannotMeasure("the batch is empty: inputs have no examples")
-    number = asked[0] if asked and asked[0] in sizes else sizes[0]
+    everywhere = {size for tensor in tensors_in(inputs) for size in tensor.shape}
+    number = asked[0] if asked and asked[0] in everywhere else sizes[0]
     if asked and asked[0] % number:
         raise CannotMeasure(f"inputs have {number} examples but targets {asked[0]}")
     return number

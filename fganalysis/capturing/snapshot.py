@@ -26,6 +26,7 @@ from torch import Tensor
 from fganalysis.capturing import forward_mode
 from fganalysis.capturing.batch import called
 from fganalysis.capturing.jacobian import Jacobian
+from fganalysis.capturing.recorded_graph import RecordedGraph
 from fganalysis.capturing.tap import UNTAPPED, Autodiff, Layer, Layers, Loss, Tap
 from fganalysis.capturing.upstream import UpstreamJacobian
 
@@ -48,7 +49,7 @@ class Snapshot:
         step: the training step it was captured at.
         in_training: made by a training loop: in forward mode there is no exact gradient, as it takes a backward pass.
         mean_loss: the loss of the batch is the mean of the losses of its examples alone.
-        graph: the taps' outputs with the graph of the forward pass; None without one, and on a part of a batch.
+        graph: of the recorded pass; None without one, and on a part of a batch.
         plan: what was found out about the network once, for `freeze`.
         interaction: empty, or why an example's loss depends on others: slopes are then those of the batch alone.
     """
@@ -70,7 +71,7 @@ class Snapshot:
     interaction: str = ""
     mean_loss: bool = True
     plan: Any = None
-    graph: tuple[Tensor, ...] | None = field(default=None, repr=False, compare=False)
+    graph: RecordedGraph | None = field(default=None, repr=False, compare=False)
     _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -151,7 +152,9 @@ class Snapshot:
             return Jacobian(tap, following, tap.upstream)
         if self.graph is None:
             raise ValueError(f"the upstream Jacobian of tap {tap.name!r} is unknown on a part of the batch")
-        return Jacobian(tap, following, outputs=(self.graph[self.taps.index(tap)], self.graph[tap.following]))
+        return Jacobian(
+            tap, following, outputs=(self.graph.at_taps[self.taps.index(tap)], self.graph.at_taps[tap.following])
+        )
 
     @property
     def upstream(self) -> tuple[UpstreamJacobian, ...]:
@@ -217,13 +220,34 @@ class Snapshot:
         if self.autodiff == "forward":
             return forward_mode.activation_slopes(self, directions, layers, by_example)
         by_tap = []
-        for tap, direction, gradient in zip(self.taps, directions, self.gradients, strict=True):
-            if by_example:
-                assert tap.owners is not None
+        for index, (tap, direction, gradient) in enumerate(zip(self.taps, directions, self.gradients, strict=True)):
+            if by_example and tap.owners is not None:
                 by_tap.append(tap.owners.summed(torch.linalg.vecdot(direction, gradient)))
+            elif by_example:
+                by_tap.append(direction.flatten(1) @ self.shared_gradients[index].flatten(1).T)
             else:
                 by_tap.append((direction.flatten(1) @ gradient.flatten()).unsqueeze(1))
         return torch.stack(by_tap, dim=1) if layers == "separate" else sum(by_tap[1:], by_tap[0]).unsqueeze(1)
+
+    @property
+    def shared_gradients(self) -> dict[int, Tensor]:
+        """Gradients of each example's loss at the taps whose rows serve all examples, (example, row, unit) by index.
+
+        Raises:
+            ValueError: without a backward pass, which takes one an example.
+        """
+        made: dict[int, Tensor] = self.remember("shared gradients", self._shared_gradients)
+        return made
+
+    def _shared_gradients(self) -> dict[int, Tensor]:
+        shared = [index for index, tap in enumerate(self.taps) if tap.owners is None]
+        if self.graph is None:
+            raise ValueError(
+                f"tap {self.taps[shared[0]].name!r} has rows that serve all examples, whose gradients of each example "
+                "are unknown here: use slope='batch'"
+            )
+        parts = self.graph.gradients_of_examples(shared, self.n_examples)
+        return {i: self.taps[i].layout.rows(part) for i, part in zip(shared, parts, strict=True)}
 
     def weight_slopes(self, directions: Sequence[Tensor], layers: Layers = "joint") -> Tensor:
         """Directional derivatives of the batch's loss along weight directions (guess, unit, input) a layer.

@@ -48,6 +48,25 @@ def factors_of(snapshot: Snapshot, make: Callable[[Jacobian], Factor]) -> list[F
     return [identity(tap.units) if jacobian is None else make(jacobian) for tap, jacobian in pairs]
 
 
+def decomposed(snapshot: Snapshot) -> list[Jacobian | None]:
+    """The Jacobians of single examples, a tap each; None at an output tap, and where a tap's rows serve all examples.
+
+    Such a tap, as that of a positional embedding, has no Jacobian of an example. Its noise is not mapped, as that of an
+    output tap.
+    """
+    return [
+        None if tap.owners is None and not snapshot.interaction else jacobian
+        for tap, jacobian in zip(snapshot.taps, snapshot.jacobians, strict=True)
+    ]
+
+
+def factors_of_decomposed(snapshot: Snapshot, factors: Sequence[Factor]) -> list[Factor]:
+    """A factor a tap: ``factors``, those of the taps that `decomposed` names, in their order; the identity elsewhere."""
+    remaining = iter(factors)
+    pairs = zip(snapshot.taps, decomposed(snapshot), strict=True)
+    return [identity(tap.units) if jacobian is None else next(remaining) for tap, jacobian in pairs]
+
+
 def per_example(jacobian: Jacobian, matrices: Tensor) -> Factor:
     """The factor A_e = matrices_eᵀ of each example, (example, number at the next tap, number)."""
 

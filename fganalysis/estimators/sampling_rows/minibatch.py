@@ -61,14 +61,13 @@ class Minibatch:
         chosen = drawn_rows(self.rows, n_guesses, snapshot.n_examples, self.size, generator)
         weights = snapshot.like.new_zeros(n_guesses, snapshot.n_examples)
         weights.scatter_(1, chosen, snapshot.n_examples / self.size)
-        refuse_shared_rows(snapshot)
-        return ActivationEstimates(
-            tuple(
-                tap.owners.spread(weights).unsqueeze(-1) * gradient
-                for tap, gradient in zip(snapshot.taps, snapshot.gradients, strict=True)
-                if tap.owners is not None
-            )
-        )
+        guesses = []
+        for index, (tap, gradient) in enumerate(zip(snapshot.taps, snapshot.gradients, strict=True)):
+            if tap.owners is None:  # Rows that serve all examples have a gradient of each.
+                guesses.append(torch.tensordot(weights, snapshot.shared_gradients[index], dims=1))
+            else:
+                guesses.append(tap.owners.spread(weights).unsqueeze(-1) * gradient)
+        return ActivationEstimates(tuple(guesses))
 
 
 def refuse_shared_rows(snapshot: Snapshot) -> None:

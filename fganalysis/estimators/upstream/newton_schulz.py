@@ -25,7 +25,15 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import UpstreamJacobian
 from fganalysis.estimators.checks import check_rank, guessing
-from fganalysis.estimators.directional import Slope, check_switches, factors_of, guess_along, per_example
+from fganalysis.estimators.directional import (
+    Factor,
+    Slope,
+    check_switches,
+    decomposed,
+    factors_of_decomposed,
+    guess_along,
+    per_example,
+)
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply, nearest
@@ -54,20 +62,22 @@ class NewtonSchulzUpstream:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        steps = iter(snapshot.remember(("newton_schulz", self.k), lambda: self._steps(snapshot)))
-        factors = factors_of(snapshot, lambda jacobian: per_example(jacobian, next(steps)))
+        factors = factors_of_decomposed(
+            snapshot, snapshot.remember(("newton_schulz", self.k), lambda: self._factors(snapshot))
+        )
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
-    def _steps(self, snapshot: Snapshot) -> list[Tensor]:
-        jacobians = [jacobian for jacobian in snapshot.jacobians if jacobian is not None]
+    def _factors(self, snapshot: Snapshot) -> list[Factor]:
+        jacobians = [jacobian for jacobian in decomposed(snapshot) if jacobian is not None]
         leading = [jacobian.singular_vectors(min(self.k, *jacobian.shape))[1] for jacobian in jacobians]
         check_rank(self.k, max((int((values > 0).sum(1).max()) for values in leading), default=0))
-        return [
+        steps = [
             self._step(jacobian.kernel, values)
             if jacobian.is_plain and jacobian.kernel is not None
             else self._written_step(jacobian, values)
             for jacobian, values in zip(jacobians, leading, strict=True)
         ]
+        return [per_example(jacobian, step) for jacobian, step in zip(jacobians, steps, strict=True)]
 
     def _written_step(self, jacobian: Jacobian, values: Tensor) -> Tensor:
         """As `_step`, of Jacobians that are no kernel and are written out."""

@@ -25,7 +25,14 @@ from fganalysis.capturing.jacobian import Jacobian, by_example, from_examples
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import check_rank, guessing
-from fganalysis.estimators.directional import Factor, Slope, check_switches, factors_of, guess_along
+from fganalysis.estimators.directional import (
+    Factor,
+    Slope,
+    check_switches,
+    decomposed,
+    factors_of_decomposed,
+    guess_along,
+)
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 
@@ -77,13 +84,12 @@ class OrthogonalUpstream:
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         key = ("orthogonal", self.k, self.which, self.exact, self.iterations)
-        projectors = iter(snapshot.remember(key, lambda: self._projectors(snapshot)))
-        factors = factors_of(snapshot, lambda jacobian: next(projectors))
+        factors = factors_of_decomposed(snapshot, snapshot.remember(key, lambda: self._projectors(snapshot)))
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
     def _projectors(self, snapshot: Snapshot) -> list[Factor]:
         projectors, most = [], 0
-        for jacobian in snapshot.jacobians:
+        for jacobian in decomposed(snapshot):
             if jacobian is None:
                 continue
             k = self.k if self.k == "rank" else min(self.k, *jacobian.shape)

@@ -53,7 +53,15 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.capturing.upstream import START_SEED, UpstreamJacobian
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.directional import Factor, Slope, check_switches, factors_of, guess_along, per_example
+from fganalysis.estimators.directional import (
+    Factor,
+    Slope,
+    check_switches,
+    decomposed,
+    factors_of_decomposed,
+    guess_along,
+    per_example,
+)
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, is_isotropic
 
@@ -85,7 +93,8 @@ class PreconditionedUpstream:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        factors = factors_of(snapshot, lambda jacobian: self._factor(snapshot, jacobian))
+        jacobians = [jacobian for jacobian in decomposed(snapshot) if jacobian is not None]
+        factors = factors_of_decomposed(snapshot, [self._factor(snapshot, jacobian) for jacobian in jacobians])
         return guess_along(self, snapshot, factors, n_guesses, generator)
 
     def _factor(self, snapshot: Snapshot, of_tap: Jacobian) -> Factor:
