@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fganalysis.capturing.attention import unfused_attention
 from fganalysis.capturing.batch import called, differentiable, functionally_called, output_owners, replaced
 from fganalysis.capturing.calls import Calls
 from fganalysis.capturing.tap import Layer, Layers, Loss, Tap
@@ -111,7 +112,7 @@ def _slopes(
         slopes: Tensor = torch.func.jvp(losses, (origin,), (tangents,))[1]
         return slopes
 
-    with LOCK, torch.no_grad():
+    with LOCK, torch.no_grad(), unfused_attention():
         over_guesses = torch.func.vmap(slope)
         if layers == "joint":
             return over_guesses(directions).unsqueeze(1)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from fganalysis.capturing.attention import unfused_attention
 from fganalysis.capturing.snapshot import Snapshot
 
 
@@ -17,12 +18,6 @@ def full_precision(snapshot: Snapshot) -> torch.autocast:
 
 @contextmanager
 def plainly(device: torch.device) -> Iterator[None]:
-    """A context without the caller's autocast and inference mode."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # Fused attention of whole encoder layers calls no submodules, so that no tap is seen.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    """A context without the caller's autocast, inference mode and fused attention."""
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False), unfused_attention():
+        yield

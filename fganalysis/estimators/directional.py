@@ -61,7 +61,7 @@ def decomposed(snapshot: Snapshot) -> list[Jacobian | None]:
 
 
 def factors_of_decomposed(snapshot: Snapshot, factors: Sequence[Factor]) -> list[Factor]:
-    """A factor a tap: ``factors``, those of the taps that `decomposed` names, in their order; the identity elsewhere."""
+    """A factor a tap: ``factors`` for the taps that `decomposed` names, in their order; the identity elsewhere."""
     remaining = iter(factors)
     pairs = zip(snapshot.taps, decomposed(snapshot), strict=True)
     return [identity(tap.units) if jacobian is None else next(remaining) for tap, jacobian in pairs]
