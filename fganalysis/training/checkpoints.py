@@ -38,7 +38,7 @@ class Checkpoint:
     training: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with ``prefix.``, by the rest of their names."""
+        """The tensors whose names begin with ``prefix.``, by their names without this prefix."""
         start = f"{prefix}."
         return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
@@ -130,7 +130,7 @@ def states_of(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     estimator_state: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a checkpoint by name, and the rest of its states as JSON knows it. Raises as `save_checkpoint`."""
+    """The tensors of a checkpoint by name, and its other states as JSON. Raises as `save_checkpoint`."""
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"estimator.{name}": value for name, value in estimator_state.items()}
     state = optimizer.state_dict()
@@ -251,7 +251,7 @@ def _optimizer_form(optimizer: torch.optim.Optimizer) -> str:
 
 
 def _schedule_state(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """The state of a schedule without its functions: the schedule given when a run is continued has its own."""
+    """The state of a schedule without its functions, which a continued run takes from the schedule that it is given."""
     return {name: value for name, value in scheduler.state_dict().items() if not _only_functions(value)}
 
 
