@@ -56,8 +56,7 @@ def diagnose(
 
     Raises:
         ValueError: no estimator, an unknown estimator, or two with the same label; no snapshot, two of the same step,
-        or
-            two of different networks, batch sizes or data types; other wrong arguments. If no estimator could be
+            or two of different networks, batch sizes or data types; other wrong arguments. If no estimator could be
             measured, the error of the first.
     """
     chosen, snapshots = _estimators(estimators), _snapshots(snapshot)

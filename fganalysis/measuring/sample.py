@@ -44,8 +44,7 @@ def check_settings(n_guesses: object, seed: object, memory: object, progress: ob
 
     Raises:
         ValueError: fewer than two guesses, a wrong seed, a ``memory`` that is not a positive whole number of bytes, or
-        a
-            ``progress`` that is not True or False.
+            a ``progress`` that is not True or False.
     """
     check_whole("n_guesses", n_guesses, 2)
     check_seed("seed", seed)

@@ -103,9 +103,8 @@ def save_checkpoint(
     """Writes ``out/step_NNNNNN.safetensors``: the states of network, optimiser, schedule and estimator; atomically.
 
     Args:
-        settings: what made the run, by name, see `fganalysis.training.run_settings`. loss: of the network as saved, on
-        examples
-            on which a run that goes on from here can take it again.
+        settings: the settings of the run by name, see `fganalysis.training.run_settings`.
+        loss: of the network as saved, on examples on which a continued run can compute it again.
 
     Raises:
         ValueError: a state that holds what is neither a tensor nor plain numbers and texts.

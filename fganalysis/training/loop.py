@@ -88,8 +88,9 @@ def train(
     continue_from: str | Path | None = None,
     progress: bool = False,
 ) -> Run:
-    """Trains a copy of ``network`` on ``data``. The given network, and parameters that require no gradient, do not
-    change.
+    """Trains a copy of ``network`` on ``data``.
+
+    The given network does not change, and neither do parameters that require no gradient.
 
     Args:
         network: any module for backpropagation. For an estimator, every trained weight must be in a tap.
