@@ -1,7 +1,7 @@
-"""Metrics beside the ones that every result has: a paper's, or your own, registered in one call.
+"""Metrics in addition to those of every result: a paper's, or your own, registered in one call.
 
-A metric keeps sums over the guesses of a group, makes estimates with intervals of them, and may say what theory
-expects. The mean absolute error of one entry of a guess, for guesses made at the activations:
+A metric keeps sums over the guesses of a group, computes estimates with intervals from them, and may have predictions.
+This is the mean absolute error of an entry of a guess, for guesses made at the activations:
 
     def keep(snapshot, guesses):  # sums over the guesses of one block, a tensor a layer; nothing for other guesses
         if not isinstance(guesses, ActivationEstimates):
@@ -41,11 +41,13 @@ from fganalysis.statistics.squared_norm import LEAST_GROUPS
 
 @dataclass(frozen=True)
 class Groups:
-    """What a sample keeps, group by group, for a metric.
+    """The numbers of a sample from which a metric makes its estimates.
 
-    sizes: guesses in each group, (group,). means: mean guess of each group, as `Estimates.total` has it, a tensor a
-    tap. kept: what the metric's ``keep`` gave, summed over the guesses of each group. estimates: every quantity that
-    all results have, (space, layer).
+    Attributes:
+        sizes: guesses in each group, (group,).
+        means: the mean guess of each group in the form of `Estimates.total`, a tensor for each tap.
+        kept: the sums of the metric's ``keep`` over the guesses of each group.
+        estimates: the quantities that every result has, (space, layer).
     """
 
     sizes: Array
@@ -98,9 +100,9 @@ class Metric:
 
     def estimated(self, snapshot: Snapshot, groups: Groups) -> dict[str, Estimate]:
         """Every variable of the metric, NaN without anything kept. Raises ValueError for another name or shape."""
-        found = self.estimates(snapshot, groups) if groups.kept and groups.kept[0] else {}
+        estimates = self.estimates(snapshot, groups) if groups.kept and groups.kept[0] else {}
         shapes = {name: _shape(snapshot, variable) for name, variable in self.variables.items()}
-        for name, estimate in found.items():
+        for name, estimate in estimates.items():
             if name not in shapes:
                 raise ValueError(f"the metric {self.name!r} has estimated {name!r}, which is none of its variables")
             shape = np.shape(estimate.value) if isinstance(estimate, Estimate) else None
@@ -108,25 +110,25 @@ class Metric:
                 got = described(estimate) if shape is None else f"the shape {shape}"
                 expected = f"an Estimate of shape {shapes[name]} for {name!r}"
                 raise ValueError(f"the metric {self.name!r} must give {expected}, got {got}")
-        return {name: found.get(name, Estimate.missing(shape)) for name, shape in shapes.items()}
+        return {name: estimates.get(name, Estimate.missing(shape)) for name, shape in shapes.items()}
 
     def predicted(self, snapshot: Snapshot, guess: Any) -> dict[str, Array]:
         """What theory says. Raises ValueError for an unknown name or another shape."""
         known = {**self.variables, **self.exact}
-        found = {} if self.theory is None else dict(self.theory(snapshot, guess))
-        for name, values in found.items():
+        predictions = {} if self.theory is None else dict(self.theory(snapshot, guess))
+        for name, values in predictions.items():
             if name not in known:
                 raise ValueError(f"the theory of the metric {self.name!r} names {name!r}, not a variable of the metric")
             if np.shape(values) != _shape(snapshot, known[name]):
                 shape = f"shape {_shape(snapshot, known[name])}, got {np.shape(values)}"
                 raise ValueError(f"the theory of the metric {self.name!r} must give {name!r} in {shape}")
-        return found
+        return predictions
 
 
 def mean_of_groups(values: Array, sizes: Array) -> Estimate:
-    """The mean over guesses and its interval, from means over groups, (…, group), and the groups' sizes (group,).
+    """The mean over guesses with its interval, from means over groups, (…, group), and the sizes of groups, (group,).
 
-    NaN error and bounds below 4 groups or 32 guesses; of fewer than 256 guesses the interval is widened.
+    Error and bounds are NaN for fewer than 4 groups or 32 guesses. For fewer than 256 guesses the interval is widened.
     """
     weights = sizes / sizes.sum()
     middle = (weights * values).sum(-1)
@@ -171,7 +173,7 @@ def register_metric(metric: Metric) -> None:
 
 
 def withdraw_metric(name: str) -> None:
-    """Takes a metric out again, by its name; nothing happens where there is none."""
+    """Removes a metric, by its name. Does nothing if there is no metric of this name."""
     metric = METRICS.pop(name, None)
     if metric is not None:
         for variable in metric.variables:

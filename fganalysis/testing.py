@@ -1,4 +1,4 @@
-"""For test suites: exact expectations by enumeration, and what to assert of one's own estimator.
+"""For test suites: exact expectations by enumeration, and assertions about your own estimator.
 
 `assert_unbiased` and `assert_moments_match` sample; `exact_moments` enumerates every value that the noise can take,
 with no sampling at all; `strategies` (which needs hypothesis) draws networks, batches, noise laws and estimators.

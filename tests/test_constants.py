@@ -1,11 +1,14 @@
-"""One name, one meaning: no two modules of the package give a constant of one name different values."""
+"""One name, one meaning: no two modules give a constant different values; and a tuned constant names its study."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fganalysis"
 
@@ -48,3 +51,37 @@ def test_constants_are_read_from_every_kind_of_assignment() -> None:
         ("E", "3"),
         ("F", "3"),
     ]
+
+
+# Constants that a study tuned, by module. The comment above them names the study and says how to tune them again.
+TUNED = {
+    "assertions/error_blocks.py": ("BLOCKS", "FIRST_BLOCK", "GROWTH", "NUMBERS_PER_CALL"),
+    "measuring/sample.py": ("NUMBERS_PER_BLOCK",),
+    "papers/wang2025/intervals.py": ("ROOM_IN_GROUPS",),
+    "statistics/directional_bias.py": ("CLEAR", "NEARLY_ALL"),
+    "statistics/efficiency.py": ("NEAR", "ROOM", "NOTABLE"),
+    "statistics/intervals.py": ("LEAST", "ENOUGH", "FEW", "FEW_HITS"),
+    "statistics/squared_norm.py": ("TWO_SIDED_FROM", "NOISE_IN_ALONG", "MATTERS", "RESOLVED"),
+    "statistics/variance.py": ("NOT_KNOWN",),
+}
+
+
+def comment_above(source: str, name: str) -> str:
+    """The comment above the lines of constants among which this one is."""
+    lines = source.splitlines()
+    last = next(place for place, line in enumerate(lines) if re.match(rf"{name}\b.* = ", line))
+    while not lines[last].startswith("#"):
+        last -= 1
+    first = last
+    while lines[first - 1].startswith("#"):
+        first -= 1
+    return " ".join(line.removeprefix("#").strip() for line in lines[first : last + 1])
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in TUNED.items() for name in names])
+def test_a_tuned_constant_names_the_study_that_tunes_it(module: str, name: str) -> None:
+    comment = comment_above((PACKAGE / module).read_text(encoding="utf-8"), name)
+    studies = re.findall(r"`python -m studies\.(\w+)`", comment)
+    assert studies, f"the comment above {name} in {module} names no study"
+    assert all((PACKAGE.parent / "studies" / study / "__main__.py").exists() for study in studies)
+    assert re.search(r"[Tt]o tune|tuned for speed|Tuned for speed", comment)

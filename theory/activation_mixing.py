@@ -7,9 +7,9 @@ X, h: the inputs of tap l+1 and the loss's gradient there, (example, unit). α_b
 
 Without rescaling, u is linear in α, and `linear_guess` applies with the factor A_b = diag(1[X_b > 0]) Xᵀ.
 
-With rescaling only the direction of v matters. For every rotation-invariant law of α it is that of N(0, A_b A_bᵀ). Let
-λ_i, q_i be the eigenvalues and eigenvectors of A_b A_bᵀ, h'_i = q_i·h and u = Σ_i w_i q_i. From
-1/x = ∫₀^∞ e^(−sx) ds and 1/x² = ∫₀^∞ s e^(−sx) ds with x = ‖v‖², and E e^(−s‖v‖²) = Π (1 + 2sλ)^(−½) = D(s),
+With rescaling only the direction of v matters. For every rotation-invariant distribution of α it is the direction of
+N(0, A_b A_bᵀ). Let λ_i and q_i be the eigenvalues and eigenvectors of A_b A_bᵀ, h'_i = q_i·h and u = Σ_i w_i q_i. With
+x = ‖v‖², 1/x = ∫₀^∞ e^(−sx) ds, 1/x² = ∫₀^∞ s e^(−sx) ds and D(s) = E e^(−s‖v‖²) = Π (1 + 2sλ)^(−½),
 
     E w_i²      = C_i  = n ∫ p_i D ds,                 p_i = λ_i/(1 + 2sλ_i)
     E w_i² w_j² = R_ij = n² ∫ s p_i p_j D ds  (i ≠ j),   E w_i⁴ = 3 R_ii,   odd moments vanish, so that
@@ -33,8 +33,8 @@ from theory.linear_guess import moments as linear_moments
 from theory.quadrature import log_nodes
 
 LOG_STEP = 0.25
-NEGLIGIBLE = 35.0  # e⁻³⁵ of the largest term of a sum is left out at either end
-SMALLEST = 1e-14  # eigenvalues below this part of the largest are rounding error
+NEGLIGIBLE = 35.0  # at either end, a sum stops where its terms are e⁻³⁵ of the largest term
+SMALLEST = 1e-14  # eigenvalues below this share of the largest one are rounding errors of zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +59,14 @@ def moments(
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    """Mean and second moments of one guess, a `Moments` a tap, the output tap last.
+    """Mean and second moments of one guess, a `Moments` for each tap, the output tap last.
 
-    inputs: X_l+1 without a bias column, at_inputs: h_l, derivatives: φ'(s_l), each (example, unit) for every tap l but
-    the last. output_gradient: (example, unit). fourth, pair: of each tap's noise, the output's last.
+    inputs: X_l+1 without a bias column. at_inputs: h_l, loss per unit of input. derivatives: φ'(s_l). Each is
+    (example, unit) for every tap l but the last. output_gradient: (example, unit). fourth, pair: the fourth-order
+    moments of the noise of each tap, the output tap last. normalise: whether directions are rescaled.
 
-    Raises ValueError for unknown switches, sequences that do not fit together and, when rescaled, a law of α that is
-    not rotation-invariant (fourth ≠ 3 pair): the law of its direction has no such form.
+    Raises ValueError for unknown switches, for sequences that do not fit together and, with rescaling, for noise that
+    is not rotation-invariant (fourth ≠ 3 pair), because the moments of its direction have no closed form here.
     """
     check_switches(slope, layers)
     lengths = [len(inputs) + 1, len(at_inputs) + 1, len(derivatives) + 1, len(fourth), len(pair)]
@@ -87,13 +88,13 @@ def moments(
 
 
 def _through(at_inputs: Moments, derivative: Array, slope: Slope) -> Moments:
-    """The local vector-Jacobian product: every guess times φ'."""
+    """The moments of φ' times the guess at the inputs."""
     mean, variances = derivative * at_inputs.mean, derivative**2 * at_inputs.variances
     return Moments(mean, variances, independent_covariances(mean, variances, slope))
 
 
 def _assembled(layer_moments: Sequence[_LayerMoments], slope: Slope, layers: Layers) -> list[Moments]:
-    """The moments of every layer, completed by the slopes of other layers and examples, which are uncorrelated."""
+    """The moments of every layer, with the uncorrelated parts of the slope from other layers and examples added."""
     strengths = np.stack([layer.strength for layer in layer_moments])
     assembled = []
     for layer, strength in zip(layer_moments, of_others(strengths, slope, layers), strict=True):

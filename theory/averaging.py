@@ -2,9 +2,9 @@
 
     E‖ĝ_m‖² = ‖ḡ‖² + V/m        mse = ‖ḡ − g‖² + V/m        efficiency ρ²_m = cos²(ḡ, g) / (1 + V/(m‖ḡ‖²))
 
-As m grows, the squared error falls to the squared bias, and ρ² rises to cos²(ḡ, g), the limit set by the directional
-bias. In many dimensions, where norms are nearly constant, √ρ² is the cosine of the guess. E cos itself has in general
-no closed form for m > 1. Source: docs/mathematics.md#averaging.
+As m grows, the squared error falls to the squared bias, and ρ² rises to cos²(ḡ, g), a limit that the directional bias
+sets. In many dimensions norms hardly vary, so √ρ² is close to the cosine of the guess. E cos itself has in general no
+closed form for m > 1. Source: docs/mathematics.md#averaging.
 """
 
 from __future__ import annotations

@@ -1,23 +1,27 @@
-"""Mean cosine of a whole batch's guess in activation space, every example with its own slope and Gaussian noise.
+"""Mean cosine of the guess for a whole batch in activation space, with example slopes and independent Gaussian noise.
 
-A *block* is what one slope multiplies: t_b y_b with y_b ~ N(0, Σ_b), t_b = y_b·g_b + o_b and o_b ~ N(0, T_b) from
-layers that are outside of it. Blocks are independent, and the cosine of all of them together is
+**Blocks.** A block is the part of a guess that one slope multiplies: t_b y_b with y_b ~ N(0, Σ_b). Its slope is
+t_b = y_b·g_b + o_b, where o_b ~ N(0, T_b) comes from the layers outside the block. Blocks are independent. The cosine
+of all blocks together is
 
     cos = N/(√D ‖g‖)      N = Σ_b t_b y_b·g_b      D = Σ_b t_b² ‖y_b‖²
 
-With D^(−½) = (2/√π) ∫₀^∞ e^(−s²D) ds the expectation factors over blocks:
+**Separating the blocks.** With D^(−½) = (2/√π) ∫₀^∞ e^(−s²D) ds the expectation becomes a product over blocks:
 
     E cos = (2/(√π‖g‖)) ∫₀^∞ ds Σ_b E[N_b e^(−s²D_b)] Π_{c≠b} E[e^(−s²D_c)]
 
-For one block fix the slope's value τ and let θ = s²τ². Under the weight e^(−θ‖y‖²), whose mean is
-Π(θ) = Π_i (1 + 2θλ_i)^(−½), y is still Gaussian and y·g has the variance v(θ) = Σ_i e_i λ_i/(1 + 2θλ_i); so the slope
-y·g + o has the density φ at variance T + v(θ), and given τ the mean of y·g is τ v/(T + v):
+**One block.** Let the value τ of the slope be given, and θ = s²τ². The weight e^(−θ‖y‖²) has the mean
+Π(θ) = Π_i (1 + 2θλ_i)^(−½). Under this weight y is still Gaussian, and y·g has the variance
+v(θ) = Σ_i e_i λ_i/(1 + 2θλ_i). So the slope has the normal density φ with variance T + v(θ), and given τ the mean of
+y·g is τ v/(T + v):
 
     E e^(−s²D) = ∫ dτ Π(θ) φ(τ; T + v(θ))        E N e^(−s²D) = ∫ dτ τ² (v/(T + v)) Π(θ) φ(τ; T + v(θ))
 
-Π and v depend on s and τ through s·τ alone, so on a grid of log s and log τ with one step they are needed along one
-line only. Sums over such a grid converge exponentially (`theory.quadrature`). One block gives `theory.cosine.gaussian`.
-Source: derived here.
+**Numerically**, Π and v depend on s and τ only through the product sτ. On grids of log s and log τ with the same step
+they are therefore computed once for each value of log s + log τ. Sums over such a grid converge exponentially
+(`theory.quadrature`). For a single block the result is that of `theory.cosine.gaussian`.
+
+Derivation: docs/mathematics.md#cosine-of-a-batch.
 """
 
 from __future__ import annotations
@@ -35,17 +39,21 @@ from theory.linear_guess import Layers, check_switches, of_others
 from theory.quadrature import log_nodes, log_trapezoid
 
 BATCH_LOG_STEP = 0.15  # of log s and log τ: errors of e^(−π²/0.3) = 5e-15
-LOWEST = -9.0  # beyond, in units of its scale, all is a power of s or τ up to e^(−18)
-TOP_SLOPE = 2.2  # log of 9 standard deviations
-REACHES = (4.0, 10.0, 22.0)  # of log s; a few examples and few modes make tails that fall off slowly
+LOWEST = -9.0  # log s and log τ begin here, in units of their scales: below, integrands are powers up to e^(−18)
+TOP_SLOPE = 2.2  # log τ ends at the logarithm of 9 standard deviations
+# Where log s ends: the first value at which the integrand is negligible. It falls slowly for few examples or modes.
+REACHES = (4.0, 10.0, 22.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Independent blocks, (block, mode): ``eigenvalues`` λ_i, ``components`` e_i = (v_iᵀg)² and ``counts``, how many
-    dimensions a mode stands for, zeros for modes that are not there; ``others`` T (block,), the variance of o.
+    """Independent blocks of a guess. Raises ValueError for arrays of shapes that do not fit together.
 
-    Raises ValueError for arrays that do not fit together.
+    Attributes:
+        eigenvalues: λ_i of Σ_b, (block, mode).
+        components: e_i = (v_iᵀg)², (block, mode).
+        counts: the number of dimensions with this eigenvalue, (block, mode); 0 pads blocks with fewer modes.
+        others: T, the variance of the part of the slope from outside the block, (block,).
     """
 
     eigenvalues: Array
@@ -63,9 +71,10 @@ class Blocks:
 
 
 def mean_cosine(blocks: Blocks, squared_gradient: float) -> float:
-    """E cos of all blocks together, to a relative 1e-9. squared_gradient: ‖g‖², at least the sum of components.
+    """E cos of all blocks together, with a relative error below 1e-9.
 
-    NaN without a gradient and where no block has both a slope and a direction.
+    squared_gradient: ‖g‖², at least the sum of ``blocks.components``. NaN if it is zero, and if no block has both a
+    slope and a direction.
     """
     slopes = blocks.others + np.sum(blocks.components * blocks.eigenvalues, axis=1)
     traces = np.sum(blocks.counts * blocks.eigenvalues, axis=1)
@@ -86,7 +95,9 @@ def mean_cosine(blocks: Blocks, squared_gradient: float) -> float:
 def activation_cosines(
     spectra: Sequence[tuple[Array, Array]], squared_gradients: ArrayLike, *, layers: Layers
 ) -> Array:
-    """E cos in activation space, (layer + 1,), all layers together last; independent noise, example slopes, Gaussian.
+    """E cos in activation space of each layer and of all layers together, (layer + 1,).
+
+    For independent Gaussian noise and example slopes.
 
     spectra: eigenvalues and components (example, mode) of every layer, from `theory.spectrum.spectrum`.
     squared_gradients: ‖g_l‖² (layer,), summed over examples. Raises ValueError for an unknown ``layers``.
@@ -111,10 +122,12 @@ def activation_cosines(
 def of_one_example(
     spectra: Sequence[tuple[Array, Array]], weights: ArrayLike, squared_gradients: ArrayLike, *, layers: Layers
 ) -> Array:
-    """E cos in weight space of a batch of one example, (layer + 1,); arguments as in `theory.cosine.of_one_example`.
+    """E cos in weight space for a batch of one example, of each layer and of all layers together, (layer + 1,).
 
-    One example's Ĝ_l = ĝ_l xᵀ has the cosine of ĝ_l. All layers together weigh them by ‖x_l‖²; with a pass each, layer
-    l is a block with the gradient ‖x_l‖ g_l.
+    For one example Ĝ_l = ĝ_l xᵀ has the cosine of ĝ_l. In the cosine of all layers together, layer l has the weight
+    ‖x_l‖². In separate passes layer l is a block with the gradient ‖x_l‖ g_l.
+
+    Arguments as in `theory.cosine.of_one_example`. Raises ValueError for an unknown ``layers``.
     """
     kappa, squares = np.asarray(weights, np.float64), np.asarray(squared_gradients, np.float64)
     cosines = activation_cosines(spectra, squares, layers=layers)
@@ -132,9 +145,10 @@ def of_one_example(
 
 
 def separate_weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> Array:
-    """E cos of Ĝ_l = t_l V_l in weight space with a pass for every layer, (layer + 1,), all layers together last.
+    """E cos of weight perturbation Ĝ_l = t_l V_l in separate passes, of each layer and of all together, (layer + 1,).
 
-    squared_norms: ‖G_l‖² (layer,). sizes: P_l (layer,). V Gaussian. A joint pass: `theory.cosine.weight_perturbation`.
+    For Gaussian V. squared_norms: ‖G_l‖² (layer,). sizes: P_l (layer,). For a joint pass see
+    `theory.cosine.weight_perturbation`.
     """
     squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
     blocks = Blocks(np.ones((len(squares), 1)), squares[:, None], dims[:, None], np.zeros_like(squares))

@@ -11,10 +11,10 @@ from theory.subspace import Layers, Quantities, activation_quantities, orthogona
 
 
 def best_setting(quantities: Quantities) -> Counts:
-    """The index of the setting of highest efficiency, (layer,), with all layers together last; the first of equals.
+    """The index of the setting with the highest efficiency, (layer,), with all layers together last.
 
-    −1 for a layer without a gradient. The best k is ``ks[best_setting(…)]``. The output tap has no k, but in a joint
-    pass the k of the hidden layers determine the noise of its guess.
+    It is the first such index, and −1 for a layer without a gradient. The best k is ``ks[best_setting(…)]``. The output
+    tap has no k, but in a joint pass the k of the hidden layers determine the noise of its guess.
     """
     efficiency = np.where(np.isnan(quantities.efficiency), -np.inf, quantities.efficiency)
     return np.where(np.isneginf(efficiency).all(1), -1, np.argmax(efficiency, axis=1))
@@ -23,9 +23,9 @@ def best_setting(quantities: Quantities) -> Counts:
 def best_k_of_each_layer(curves: Sequence[OverlapCurve], output: Output, layers: Layers = "joint") -> Counts:
     """A k for each hidden layer, (layer,), for a high efficiency of all layers together in activation space.
 
-    Coordinate ascent from the best common k: one layer's k is changed at a time, until no change helps. The result is
-    never worse than the best common k, and need not be the best of all combinations. Raises ValueError without a
-    gradient.
+    Coordinate ascent from the best common k: the k of a single layer is changed until no change helps. The result is
+    never worse than the best common k, but there may be a better combination. Raises ValueError if all gradients are
+    zero.
     """
     tops = np.array([max(min(int(curve.rank.max()), curve.overlap.shape[1]), 1) for curve in curves])
     common = np.minimum(np.arange(1, tops.max() + 1)[:, None], tops)

@@ -19,10 +19,12 @@ CURVE_ROUNDING = 1e-6  # curves from single precision may leave [0, 1], or decre
 
 @dataclass(frozen=True)
 class OverlapCurve:
-    """One hidden layer: ``overlap`` o_k² (example, mode) for k = 1, 2, …; ``squared_gradient`` and ``rank`` (example,).
+    """The energy of one hidden layer's gradients in the k leading modes of its upstream Jacobians.
 
-    ``rank`` is that of the upstream Jacobian; for a larger k the guess has only ``rank`` directions. The curve of an
-    example with a zero gradient may be NaN.
+    Attributes:
+        overlap: o_k² for k = 1, 2, …, (example, mode). May be NaN for an example with a zero gradient.
+        squared_gradient: ‖g_b‖², (example,).
+        rank: rank of the upstream Jacobian, (example,). For a larger k the guess has only ``rank`` directions.
     """
 
     overlap: Array

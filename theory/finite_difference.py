@@ -71,26 +71,29 @@ def leading_bias(third: Array, epsilon: float, fourth: float) -> Array:
 
 
 def skewed_bias(hessian: Array, epsilon: float, third_moment: float) -> Array:
-    """(ε/2) μ₃ H_ii, (weight,): the leading bias of the one-sided difference for a skewed law; zero for a symmetric."""
+    """(ε/2) μ₃ H_ii, (weight,): the leading bias of the one-sided difference if the noise has a third moment μ₃."""
     return epsilon / 2 * third_moment * np.diagonal(hessian)
 
 
 def one_sided_truncation(hessian: Array, fourth: float) -> float:
-    """½√E (zᵀHz)²: the one-sided slope's error is this times ε."""
+    """½√E (zᵀHz)²: the error of the one-sided slope is this times ε. hessian: (weight, weight)."""
     return 0.5 * float(np.sqrt(squared_curvature(hessian, fourth)))
 
 
 def central_truncation(third: Array) -> float:
-    """(1/6)√E (T zzz)², Gaussian z, E (T zzz)² = 6‖T‖² + 9‖Σ_j T_·jj‖²: the central slope's error is this times ε²."""
+    """(1/6)√E (T zzz)² for Gaussian z: the error of the central slope is this times ε².
+
+    E (T zzz)² = 6‖T‖² + 9‖Σ_j T_·jj‖². third: T (weight, weight, weight).
+    """
     crossed: Array = np.einsum("ijj->i", third)
     return float(np.sqrt(6 * np.sum(third**2) + 9 * np.sum(crossed**2))) / 6
 
 
 def slope_error(epsilon: ArrayLike, truncation: float, rounding: float, *, central: bool) -> Array:
-    """Root mean square error of a slope against z·G, loss per unit of z, from truncation and rounding.
+    """Root mean square error of a slope from truncation and rounding, in the shape of ε, loss per unit of z.
 
-    truncation: of the order's ε or ε². rounding: standard deviation of one loss evaluation's rounding error; about the
-    unit roundoff times the loss, more where the evaluation sums much.
+    truncation: the factor of ε (one-sided) or ε² (central) in the truncation error. rounding: standard deviation of the
+    rounding error of one loss. It is about the unit roundoff times the loss, and more for a sum of many terms.
     """
     step = np.asarray(epsilon, np.float64)
     order, divisor = (2, 2.0) if central else (1, 1.0)
@@ -99,25 +102,27 @@ def slope_error(epsilon: ArrayLike, truncation: float, rounding: float, *, centr
 
 
 def best_epsilon(truncation: float, rounding: float, *, central: bool) -> float:
-    """Where `slope_error` is least: (√2 r/c)^½ one-sided, (r/(2c))^⅓ central, c the truncation."""
+    """The ε with the smallest `slope_error`: (√2 r/c)^½ one-sided and (r/(2c))^⅓ central, with c the truncation."""
     if central:
         return float((rounding / (2 * truncation)) ** (1 / 3))
     return float(np.sqrt(np.sqrt(2.0) * rounding / truncation))
 
 
 def kink_error(epsilon: ArrayLike, distances: Array, spreads: Array, jumps: Array, *, central: bool) -> Array:
-    """Root mean square error of a slope from kinks, such as those of ReLU units, that ±εz steps across; (…) like ε.
+    """Root mean square error of a slope from the kinks of the loss that a step ±εz crosses, in the shape of ε.
 
-    distances: |s|, (kink,), how far each kink is from θ. spreads: σ of the rate at which it is approached, m ~ N(0, σ²)
-    along a Gaussian z, (kink,). jumps: by how much the slope along m changes there, (kink,), loss per unit of s.
+    A kink lies where the input s of a ReLU unit is zero. Along a Gaussian z, s changes at the rate m ~ N(0, σ²). With
+    r = |s|/(εσ), a step crosses the kink with probability Q(r), the normal tail. This adds x = jump·(m − |s|/ε) to the
+    one-sided slope, with
 
-    A kink at r = |s|/(εσ) is crossed with probability Q(r) and adds x = jump·(m − |s|/ε) to the one-sided slope,
+        E x = jump σ (φ(r) − r Q(r))        E x² = jump² σ² ((1 + r²) Q(r) − r φ(r)).
 
-        E x = jump σ (φ(r) − r Q(r))        E x² = jump² σ² ((1 + r²) Q(r) − r φ(r)),
+    The central slope gets ±x/2 from either side, with mean zero. Crossings are taken as independent, which holds to
+    leading order. The number of crossed kinks is proportional to ε, so both errors are O(√ε): **neither has the order
+    of a smooth loss**.
 
-    and ±x/2, from either side and with mean zero, to the central one. Crossings are taken as independent, which holds
-    to leading order. As ε falls, the number of crossed kinks falls with it, so both errors become O(√ε): **neither has
-    the order of a smooth loss**.
+    distances: |s| (kink,). spreads: σ (kink,). jumps: the change of the derivative of the loss by s at the kink,
+    (kink,), loss per unit of s.
     """
     steps = np.asarray(epsilon, np.float64)[..., None]
     r = distances / (steps * spreads)

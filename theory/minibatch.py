@@ -6,14 +6,14 @@ the mean over m rows, so gradients carry B/m: ĝ_b = (B/m) g_b 1[b ∈ S]. With 
     E‖ĝ‖²_K = Σ_b K_bb‖g_b‖²/f + (f₂/f²) Σ_{b≠c} K_bc g_b·g_c
     tr Cov  = (1−f)/f · (B Σ_b K_bb‖g_b‖² − Σ_bc K_bc g_b·g_c)/(B−1),
 
-the second by (f₂/f² − 1) = −(1−f)/(f(B−1)): the finite population correction.
+where f₂/f² − 1 = −(1−f)/(f(B−1)) is the finite population correction.
 
 For a linear guess whose examples do not share both noise and slope, the second moments given S are sums over pairs of
-rows of S. In their expectation a row has the factor f and a pair the factor f₂. So the contribution of a row by itself
-(from its own slope and direction) is kept apart from that through the slopes of other rows.
+rows of S. In their expectation a row has the factor f and a pair of rows the factor f₂. So two contributions to the
+moments of a row are kept apart: the one of its own slope, and the one of the slopes of other rows.
 
-The cosine with the gradient and its sign are no functions of such moments. `cosines_and_descents` goes through all
-subsets, and gives NaN where there are more than `MOST_SUBSETS`.
+The cosine with the gradient and its sign do not follow from these moments. `cosines_and_descents` enumerates all
+subsets, and gives NaN where there are more than `MOST_SUBSETS`. The total variance has two parts:
 
     tr Cov ĝ = [E‖ĝ‖² − E_S‖E(ĝ|S)‖²]  +  [E_S‖E(ĝ|S)‖² − ‖E ĝ‖²]     within, the guess + between, the minibatch
 
@@ -37,7 +37,7 @@ from scipy import special
 from theory.factors import Array, gram
 from theory.linear_guess import Moments
 
-MOST_SUBSETS = 20_000  # most subsets to go through for a cosine
+MOST_SUBSETS = 20_000  # the largest number of subsets that is enumerated
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ def parts(whole: Moments, by_example: Moments, size: int, kernel: Array | None =
 
 
 def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, Array]:
-    """E_S Cov(ĝ | S): variances (example, unit) and covariances (example, example), zero off the sample.
+    """E_S Cov(ĝ | S): variances (example, unit) and covariances (example, example). Rows outside S have zero guesses.
 
-    A row has the factor f. What it gets through the slopes of other rows, and what two rows share, has the factor f₂.
+    The variance of a row from its own slope has the factor f. The variance from the slopes of other rows and the
+    covariance of two rows have the factor f₂.
     """
     row, pair = inclusion(len(whole.mean), size)
     variances = by_example.variances / row + (whole.variances - by_example.variances) * (pair / row**2)

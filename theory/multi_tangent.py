@@ -69,8 +69,8 @@ def mean_cosine(k: ArrayLike, n: ArrayLike) -> Array:
 def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
     """E cos of Ĝ_l and of all layers together, (layer + 1,); Gaussian tangents.
 
-    squared_norms: ‖G_l‖² (layer,). sizes: P_l. NaN for a layer without a gradient, and for all layers together where
-    every layer has k > 1 tangents of its own: an integral over two numbers a layer.
+    squared_norms: ‖G_l‖² (layer,). sizes: P_l. NaN for a layer without a gradient. In separate passes with k > 1 the
+    cosine of all layers together is NaN too, because it would take an integral over two variables for each layer.
     """
     check_switches("batch", layers)
     squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
@@ -133,9 +133,10 @@ def second_moments(
     *,
     layers: Layers,
 ) -> Array:
-    """E‖Ĝ_l‖² (layer,) of the mean of k guesses by weight perturbation, whose arguments these are.
+    """E‖Ĝ_l‖² (layer,) of the mean of k guesses by weight perturbation, in (loss per unit of weight)².
 
-    The variance is 1/k of that of one guess. Raises ValueError for k below 1 and for what does not fit.
+    The variance is 1/k of that of one guess. Other arguments as in `theory.weight_perturbation.second_moments`. Raises
+    ValueError for k below 1 and as that function.
     """
     squares = np.asarray(squared_norms, np.float64)
     single = weight_perturbation.second_moments(squares, sizes, fourth, pair, layers=layers)

@@ -1,17 +1,19 @@
-"""The upstream guess with every example's direction rescaled to norm √n, n the layer's units, as Singhal et al. do.
+"""The rescaled upstream guess of Singhal et al. 2023: every example's direction has the norm √n, with n units.
 
     y_l,b = √n Jᵀε/‖Jᵀε‖,  ε ~ N(0, I);   the output tap draws ε itself and is not rescaled;   ĝ = t y
 
-In the eigenbasis V of JᵀJ, with eigenvalues λ_i > 0, the direction is y = √n V ẑ, ẑ_i = √λ_i z_i/√(Σ_j λ_j z_j²). From
-1/r = ∫₀^∞ e^(−ur) du and 1/r² = ∫₀^∞ u e^(−ur) du for r = Σ λ_j z_j², and m_i(u) = λ_i/(1 + 2uλ_i),
-Π(u) = Π_j (1 + 2uλ_j)^(−½): under the weight e^(−ur) the z stay Gaussian, √λ_i z_i with variance m_i, so
+**Moments of the direction.** Let V be the eigenvectors of JᵀJ and λ_i > 0 its eigenvalues. Then y = √n V ẑ with
+ẑ_i = √λ_i z_i/√r, r = Σ_j λ_j z_j² and independent standard normal z. Both powers of 1/r are integrals,
+1/r = ∫₀^∞ e^(−ur) du and 1/r² = ∫₀^∞ u e^(−ur) du. The weight e^(−ur) has the mean Π(u) = Π_j (1 + 2uλ_j)^(−½). Under
+this weight √λ_i z_i is still Gaussian, with the variance m_i(u) = λ_i/(1 + 2uλ_i). So
 
     E ẑ_i² = ∫ Π m_i du                     E (c·ẑ)² (v·ẑ)² = ∫ u Π [Σ c_i² m_i Σ v_i² m_i + 2 (Σ c_i v_i m_i)²] du
 
-The mean is E ĝ = Q g with Q = n V diag(E ẑ²) Vᵀ. ‖y‖² = n does not vary, so E‖ĝ‖² = n E t² = n T with
-T = Σ_l g_lᵀ Q_l g_l: only the squares of single elements need the fourth moments. A Jacobian of zeros gives zeros.
+**Moments of the guess.** The mean is E ĝ = Q g with Q = n V diag(E ẑ²) Vᵀ. As ‖y‖² = n does not vary,
+E‖ĝ‖² = n E t² = n T with T = Σ_l g_lᵀ Q_l g_l. Only the second moments of single entries need the fourth moments of ẑ.
+A Jacobian of zeros gives a guess of zeros.
 
-Source: Singhal et al. 2023 for the guess; the moments are derived here.
+Sources: docs/mathematics.md#rescaled-upstream-guess; Singhal et al. 2023 for the guess. The moments are derived here.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from theory.linear_guess import Layers, Moments, Slope, check_switches, independ
 from theory.quadrature import log_nodes, log_trapezoid
 from theory.upstream import singular_triplets
 
-NORMALISED_LOG_STEP = 0.3  # of the logarithm of u: errors of e^(−π²/0.3) = 5e-15
+NORMALISED_LOG_STEP = 0.3  # step of log u: the error of a sum is e^(−π²/0.3) = 5e-15
 
 
 def moments(
@@ -39,18 +41,18 @@ def moments(
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
-    """Mean and second moments of one guess with rotation-invariant noise, a `Moments` a layer.
+    """Mean and second moments of one guess with rotation-invariant noise, a `Moments` for each layer.
 
-    gradients: g_l (example, unit), the output tap last. weights, derivatives: W_{l+1} (next_unit, unit) and φ'
-    (example, unit) of every tap but the last. fourth, pair: of the output tap's noise; of the others' only the
-    direction counts, which is that of a Gaussian vector. shared, slope, layers: the switches of
-    docs/notation.md#the-three-switches.
+    gradients: g_l (example, unit), loss per unit of activation, the output tap last. weights, derivatives: W_{l+1}
+    (next_unit, unit) and φ' (example, unit) of every tap but the last. fourth, pair: the fourth-order moments of the
+    noise of the output tap; at the other taps the length of the noise does not matter. shared, slope, layers: the
+    switches of docs/notation.md#the-three-switches.
 
-    Shared noise does not change the law of the guess of a single example, so mean and variances are the same. The
-    covariance of the guesses of two examples, from E t_b t_c y_b·y_c, has no closed form and is NaN.
+    Shared noise does not change the distribution of the guess of a single example, so mean and variances stay the same.
+    The covariance of the guesses of two examples has no closed form and is NaN.
 
-    Raises ValueError for unknown switches, for shared noise with the batch slope, which has another mean, for noise
-    that is not rotation-invariant (fourth ≠ 3 pair), and for sequences of lengths that do not fit.
+    Raises ValueError for unknown switches; for shared noise with the batch slope, whose mean has no closed form; for
+    noise that is not rotation-invariant (fourth ≠ 3 pair); and for sequences of lengths that do not fit.
     """
     check_switches(slope, layers)
     if shared and slope == "batch" and len(gradients[-1]) > 1:
@@ -69,8 +71,8 @@ def moments(
     )
     others = of_others(strengths, slope, layers)
     moments = []
-    for layer, (mean, diagonal, own_squares) in enumerate(parts):
-        variances = np.maximum(others[layer][:, None] * diagonal + own_squares - mean**2, 0.0)
+    for layer, (mean, diagonal, squares) in enumerate(parts):
+        variances = np.maximum(others[layer][:, None] * diagonal + squares - mean**2, 0.0)
         covariances = independent_covariances(mean, variances, slope)
         if shared and len(mean) > 1:
             covariances[~np.eye(len(mean), dtype=bool)] = np.nan
@@ -79,13 +81,13 @@ def moments(
 
 
 def unit_squares(eigenvalues: Array) -> Array:
-    """E ẑ_i² of the direction of N(0, diag(λ)), (mode,), which add up to 1; zeros where all λ are zero."""
+    """E ẑ_i² of the direction of N(0, diag(λ)), (mode,). The sum is 1, or 0 where all λ are zero."""
     u, decay, parts = _tilted(eigenvalues)
     return log_trapezoid((parts * (u * decay)[:, None]).T, NORMALISED_LOG_STEP)
 
 
 def _plain(gradient: Array, pair: float) -> tuple[Array, Array, Array]:
-    """Mean, E y_u² and E (y·g)² y_u² of rotation-invariant noise y itself, (example, unit) each."""
+    """Mean, E y_u² and E (y·g)² y_u² where y is the rotation-invariant noise itself, (example, unit) each."""
     square = np.sum(gradient**2, axis=1, keepdims=True)
     return gradient, np.ones_like(gradient), pair * (square + 2 * gradient**2)
 

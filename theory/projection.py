@@ -1,16 +1,19 @@
-"""Projection of the gradient on k random tangents: Ĝ = Vᵀ(V Vᵀ)⁻¹ V G, V ∈ R^{k×n} with rotation-invariant rows.
+"""The projection of the gradient on the span of k random tangents: Ĝ = Vᵀ(V Vᵀ)⁻¹ V G.
 
-Ĝ = Π G with Π a projector on a random subspace of k of n dimensions, so ‖Ĝ‖² = ⟨Ĝ, G⟩ = ‖G‖² cos² and
+The rows of V (tangent, weight) are k tangents of n entries, drawn from a rotation-invariant distribution. So Ĝ = Π G,
+where Π projects on a uniformly random subspace of k dimensions, and ‖Ĝ‖² = ⟨Ĝ, G⟩ = ‖G‖² cos². It follows that
 
     cos² ~ Beta(k/2, (n−k)/2)       E cos = E χ_k / E χ_n       E Ĝ = (k/n) G       E‖Ĝ − G‖² = (1 − k/n)‖G‖²
 
-Of a part of the weights, one layer of P_l, the second moment needs E Π S Π for S the selection of the layer. Rotation
-invariance leaves E Π_ij Π_km = α δ_ij δ_km + β (δ_ik δ_jm + δ_im δ_jk); Π² = Π and tr Π = k fix
+The guess is biased in length only. Multiplied by n/k it is unbiased, with the variance (n/k − 1)‖G‖².
 
-    β = k (n − k)/(n (n−1)(n+2))        α + (n+1) β = k/n        E‖Ĝ_l‖² = (α + β)‖G_l‖² + β P_l ‖G‖².
+**One layer of a joint pass.** Let S select the P_l weights of the layer. The second moment of the layer's guess is
+GᵀE[Π S Π]G. Because Π is rotation-invariant, E Π_ij Π_km = α δ_ij δ_km + β (δ_ik δ_jm + δ_im δ_jk). Π² = Π and tr Π = k
+determine α and β:
 
-Scaled by n/k the guess is unbiased, with the variance (n/k − 1)‖G‖². Source: Flügel et al. 2024; the parts' second
-moments are derived here.
+    β = k (n − k)/(n (n−1)(n+2))        α + (n+1) β = k/n        E‖Ĝ_l‖² = (α + β)‖G_l‖² + β P_l ‖G‖²
+
+Sources: Flügel et al. 2024; docs/mathematics.md#projection-on-tangents. The second moments of layers are derived here.
 """
 
 from __future__ import annotations
@@ -42,10 +45,13 @@ def mean_square_cosine(k: ArrayLike, n: ArrayLike) -> Array:
 
 
 def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
-    """E cos of (Π G)_l and of all layers together, (layer + 1,).
+    """E cos of the guess of each layer, (Π G)_l, and of all layers together, (layer + 1,).
 
-    Known for all layers of a joint pass, for each layer with k tangents of its own, and where k = 1: the layers of a
-    joint pass then have the cosines of weight perturbation. NaN elsewhere and without a gradient.
+    There is a closed form in three cases: for all layers of a joint pass, for each layer in separate passes, and for
+    k = 1, where the layers of a joint pass have the cosines of weight perturbation. The other entries are NaN, and so
+    is a layer without a gradient.
+
+    squared_norms: ‖G_l‖² (layer,). sizes: P_l. Raises ValueError for an unknown ``layers``, and unless 1 ≤ k ≤ n.
     """
     check_switches("batch", layers)
     squares, dims = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
@@ -60,7 +66,11 @@ def cosines(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: L
 
 
 def descent_probabilities(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
-    """P(⟨(Π G)_l, G_l⟩ > 0) and for all layers together, (layer + 1,): as `cosines`, known where k = 1 or it is 1."""
+    """P(⟨(Π G)_l, G_l⟩ > 0) for each layer and for all layers together, (layer + 1,).
+
+    The probability is 1 for all layers together and for each layer in separate passes. For the layers of a joint pass
+    there is a closed form for k = 1, and the value is NaN for other k < n. Arguments as in `cosines`.
+    """
     check_switches("batch", layers)
     squares = np.asarray(squared_norms, np.float64)
     if layers == "joint" and k == 1:
@@ -71,7 +81,7 @@ def descent_probabilities(squared_norms: ArrayLike, sizes: Sequence[int], k: int
 
 
 def cosine_quantile(level: ArrayLike, k: ArrayLike, n: ArrayLike) -> Array:
-    """The quantile of the cosine at ``level``, from cos² ~ Beta(k/2, (n−k)/2). Raises ValueError unless 1 ≤ k ≤ n."""
+    """The quantile of the cosine at the probability ``level``. Raises ValueError unless 1 ≤ k ≤ n."""
     tangents, dims = _checked(k, n)
     # Where k = n the cosine is 1; Beta needs a positive second parameter.
     half_beyond = np.where(dims > tangents, (dims - tangents) / 2, 1.0)
@@ -87,10 +97,14 @@ def mean_square_error(k: ArrayLike, n: ArrayLike, *, unbiased: bool = False) -> 
 
 
 def second_moments(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers: Layers) -> Array:
-    """E‖Ĝ_l‖² (layer,) of Π G with k tangents in the space of all n = Σ P_l weights, the mean being (k/n) G_l.
+    """E‖Ĝ_l‖² (layer,), in (loss per unit of weight)².
 
-    With ``layers`` "separate" k tangents in the space of each layer: (k/P_l)‖G_l‖², the mean (k/P_l) G_l.
-    squared_norms: ‖G_l‖² (layer,). sizes: P_l. Raises ValueError unless 1 ≤ k ≤ n (≤ P_l) and for unknown ``layers``.
+    With ``layers`` "joint" the k tangents are in the space of all n = Σ P_l weights, and the mean guess is (k/n) G_l.
+    With "separate" each layer has its own k tangents of P_l entries; the mean is (k/P_l) G_l and the second moment is
+    (k/P_l)‖G_l‖².
+
+    squared_norms: ‖G_l‖² (layer,). sizes: P_l. Raises ValueError for an unknown ``layers``, unless 1 ≤ k ≤ n, and in
+    separate passes unless k ≤ P_l for every layer.
     """
     check_switches("batch", layers)
     squares, entries = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)

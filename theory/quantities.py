@@ -46,12 +46,13 @@ def quantities(
 ) -> dict[str, Array]:
     """Every quantity under its name, each (layer + 1,) with all layers together last.
 
-    gradients, means: g_l and E ĝ_l of any one shape, (example, unit) with kernels. second_moments: E‖ĝ_l‖² (layer,) in
-    the same space. kernels: K_l (example, example), or None for plain inner products. variances: tr Cov ĝ_l (layer,),
-    given in place of second_moments, as the difference S − ‖ḡ‖² loses the digits of a small variance.
+    gradients, means: g_l and E ĝ_l, of equal shapes; (example, unit) with kernels. second_moments: E‖ĝ_l‖² (layer,) in
+    the same space. variances: tr Cov ĝ_l (layer,), given instead of second_moments where they are known, because the
+    difference S − ‖ḡ‖² loses the digits of a small variance. kernels: K_l (example, example), or None for plain inner
+    products.
 
-    NaN where a quantity is relative to a zero gradient, mean or guess. Raises ValueError for sequences of
-    different lengths and for a mean of another shape than its gradient.
+    A quantity relative to a zero gradient, mean or guess is NaN. Raises ValueError for sequences of different lengths
+    and for a mean of another shape than its gradient.
     """
     given = np.asarray(variances if second_moments is None else second_moments, np.float64)
     lengths = [len(gradients), len(means), len(given), len(gradients) if kernels is None else len(kernels)]
@@ -70,9 +71,10 @@ def quantities(
     )
     variance = _with_all(np.maximum(given if second_moments is None else given - mean_square[:-1], 0.0))
     second = mean_square + variance
-    # The part of ḡ across g, as a vector: a difference of squares would lose the digits of a short one.
+    # The part of ḡ across g is computed as a vector, because a difference of squares loses the digits of a short part.
+    # Each layer has its own shrinkage, and all layers together have that of the whole guess.
     along = np.divide(inner, truth, out=np.zeros_like(inner), where=truth > 0)
-    own, together = (
+    layers_across, together = (
         np.array(
             [
                 _square(mean - part * gradient, kernel)
@@ -81,7 +83,7 @@ def quantities(
         )
         for parts in (along[:-1], np.full(len(layers), along[-1]))
     )
-    across = np.append(own, together.sum())
+    across = np.append(layers_across, together.sum())
     bias, norm = np.sqrt(squared_bias), np.sqrt(truth)
     scale = _ratio(inner, second)
     quantities = {

@@ -10,8 +10,8 @@ from theory.factors import Array, Dense, Diagonal, Factor, LowRank, Masked
 def spectrum(factor: Factor, gradient: Array) -> tuple[Array, Array]:
     """Eigenvalues λ_i of Σ_b and squared components (v_iᵀ g_b)², (example, mode) each, in no particular order.
 
-    gradient: (example, unit), loss per unit of activation. A mode of λ = 0 has the component 0: no direction has a part
-    there. Raises TypeError for a factor that is none of `theory.factors`.
+    gradient: (example, unit), loss per unit of activation. A mode with λ = 0 has the component 0, because no direction
+    has a part along it. Raises TypeError for a factor of a class outside `theory.factors`.
     """
     if isinstance(factor, Diagonal):
         return factor.scale**2, np.where(factor.scale != 0, gradient**2, 0.0)

@@ -1,8 +1,8 @@
 """Bias and variance of the upstream guesses from energy curves, for every k at once.
 
-A guess ĝ = t y of the gradient g has a direction y ~ N(0, Σ), independent for every layer and example, and the slope t
-of its own example. Let T = Σ_l gᵀΣg, over all layers in a joint pass and over the one layer in separate passes. Then,
-for each example,
+A guess ĝ = t y of the gradient g has a direction y ~ N(0, Σ), independent for every layer and example, and t is the
+slope of the same example. Let T = Σ_l gᵀΣg, over all layers in a joint pass and over the one layer in separate passes.
+Then, for each example,
 
     ⟨E ĝ, g⟩ = gᵀΣg        ‖E ĝ‖² = ‖Σg‖²        tr Cov ĝ = T tr Σ + ‖Σg‖²
 
@@ -21,9 +21,9 @@ computes those from the vectors.
 
 **Equal singular values** leave V_k undetermined for a k that takes only some of them. If the curve rises linearly there
 (and the cross terms allow for it), squared bias, variance and mse are means over random bases of the span, drawn
-independently for each example. This works because all three are linear in the V_kV_kᵀ of an example. Efficiency and
-best scale are ratios, so they are no such means: they belong to a guess that draws a new basis every time, which has
-these means as its ⟨ḡ, g⟩ and E‖ĝ‖².
+independently for each example, because all three are linear in the V_kV_kᵀ of an example. Efficiency and best scale are
+ratios and not such means. They belong to a guess that draws a new basis every time, for which ⟨ḡ, g⟩ and E‖ĝ‖² are
+these means.
 
 Squared gradients are in (loss per unit of activation)². Raises ValueError for shapes that do not fit, for NaN or
 infinite entries, and for numbers that no gradient or spectrum has. Sources: docs/mathematics.md#linear-guesses,

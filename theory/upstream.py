@@ -6,8 +6,10 @@
     preconditioned   A = (J_σᵀJ_σ)^(−½) J_σᵀ          W̃^P, Wang et al. 2025: V Uᵀ of the nonzero singular values
 
 W: (next_unit, unit), the next tap's weight without a bias column. d: (example, unit), φ' at this tap. The output tap
-has no upstream Jacobian; its factor is Diagonal(ones). For Gaussian noise only Σ = A Aᵀ counts; for any other law A
-does. All take and give float64 and raise ValueError where W and d do not fit together.
+has no upstream Jacobian; its factor is Diagonal(ones). With Gaussian noise the guess depends on A only through
+Σ = A Aᵀ. All functions take and return float64, and raise ValueError where W and d do not fit together.
+
+Source: docs/mathematics.md#upstream-guesses.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from theory.factors import Array, Dense, LowRank, Masked
 
 DOUBLE = float(np.finfo(np.float64).eps)
-LEAST_GAP = 1e-10  # relative to the largest singular value: those closer are equal in double precision too
+LEAST_GAP = 1e-10  # singular values closer than this share of the largest count as equal in double precision
 
 
 def upstream(weight: Array, derivative: Array) -> Masked:
@@ -36,13 +38,17 @@ def orthogonal(
     epsilon: float = DOUBLE,
     triplets: tuple[Array, Array, Array] | None = None,
 ) -> LowRank:
-    """A = V_k U_kᵀ, the k largest ("top") or the k smallest nonzero ("bottom") singular values made 1, the others 0.
+    """A = V_k U_kᵀ: the k largest ("top") or smallest nonzero ("bottom") singular values become 1, all others 0.
 
-    An example whose Jacobian has a lower rank than k has that many directions and columns of zeros. Singular values up
-    to max(next_unit, unit)·epsilon·σ_1 count as zero, as in numpy.linalg.matrix_rank; give the epsilon of the precision
-    that W and d were computed in. Where a k takes some of several equal singular values, J does not determine V_k: it
-    is then the library's choice, and `undetermined` says of which examples. triplets: those of `singular_triplets`, if
-    they are at hand. Raises ValueError for k below 1 and an unknown ``which``.
+    An example whose Jacobian has a rank r < k has r directions; the other columns are zero. If only some of several
+    equal singular values are among the k, J does not determine V_k. It then depends on the SVD library, and
+    `undetermined` gives the examples concerned.
+
+    epsilon: the machine precision in which W and d were computed. Singular values up to
+    max(next_unit, unit)·epsilon·σ_1 count as zero, as in numpy.linalg.matrix_rank. triplets: the result of
+    `singular_triplets`, if it is known already.
+
+    Raises ValueError for k below 1 and an unknown ``which``.
     """
     if k != "rank" and k < 1:
         raise ValueError(f"k must be at least 1 or 'rank', got {k}")
@@ -68,12 +74,13 @@ def undetermined(
     which: Literal["top", "bottom"] = "top",
     epsilon: float = DOUBLE,
 ) -> NDArray[np.bool_]:
-    """For which examples J does not determine the k directions of `orthogonal`, (example,).
+    """Whether J leaves the k directions of `orthogonal` undetermined, (example,).
 
-    This is so where a singular value that is taken equals one that is left out: any basis of their common span would
-    do. An orthogonal weight has only equal singular values. Values count as equal up to 10 epsilon σ_1 apart.
+    This is so if a singular value among the k equals one that is not among them: every basis of their common span is
+    then a valid choice. All singular values of an orthogonal weight are equal. Two values count as equal if they differ
+    by at most 10 epsilon σ_1.
 
-    values: (example, mode), in descending order. sides: (next_unit, unit). The others are those of `orthogonal`.
+    values: (example, mode), in descending order. sides: (next_unit, unit). Other arguments as in `orthogonal`.
     """
     if k == "rank" or k >= values.shape[1]:
         return np.zeros(len(values), bool)
@@ -86,14 +93,15 @@ def undetermined(
 
 
 def iterated(weight: Array, derivative: Array, k: int, iterations: int, oversampling: int) -> LowRank:
-    """A = V_k U_kᵀ of J restricted to a subspace that subspace iteration finds, for `orthogonal` of k at the top.
+    """A = V_k U_kᵀ for J restricted to a subspace from subspace iteration: an approximation of `orthogonal`.
 
         span (JᵀJ)^iterations diag(d) R,    R the k + oversampling leading right singular vectors of W
 
-    Where W has no more rows than that, the span is the whole row space and nothing is iterated. Where singular values
-    of W are equal on either side of the start's size, or those of J in the span on either side of k, the result is the
-    library's choice (`undetermined`). Source: Halko, Martinsson & Tropp 2011, algorithm 4.4, but for the start. Raises
-    ValueError for k below 1.
+    If W has at most k + oversampling rows, the span is the whole row space and no iteration is needed. The result
+    depends on the SVD library if equal singular values lie on both sides of a cut: those of W at the size of R, or
+    those of J in the span at k (`undetermined`).
+
+    Source: Halko, Martinsson & Tropp 2011, algorithm 4.4, with another start. Raises ValueError for k below 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -120,12 +128,12 @@ def _basis(rows: Array) -> Array:
 
 
 def newton_schulz(weight: Array, derivative: Array, coefficients: Array) -> Dense:
-    """A = V p^N(S/σ_1) Uᵀ: odd polynomials composed, the first row of coefficients first.
+    """A = V p^N(S/σ_1) Uᵀ, where p^N applies N odd polynomials, one in each iteration:
 
         p(x) = a_1 x + a_3 x³ + a_5 x⁵ + a_7 x⁷
 
-    coefficients: (iteration, 4), or (example, iteration, 4) where each example has its own. A Jacobian of zeros gives
-    zeros. Raises ValueError for coefficients of another shape.
+    coefficients: a_1, a_3, a_5, a_7 in the order of the iterations, (iteration, 4) for all examples or
+    (example, iteration, 4). A Jacobian of zeros gives A = 0. Raises ValueError for coefficients of another shape.
     """
     examples = derivative.shape[0]
     if coefficients.shape[-1] != 4 or coefficients.ndim not in (2, 3):
@@ -148,12 +156,16 @@ def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> Low
 
         J_σᵀJ_σ = V (S² + σ) Vᵀ   ⇒   A = V (S² + σ)^(−½) Vᵀ V (S² + σ)^½ Uᵀ = V Uᵀ
 
-    U, S, V are of the nonzero singular values (as in `orthogonal`), and the inverse root is that on the range: A is the
-    partial isometry of the polar decomposition, and `orthogonal` with k = "rank". Directions of zero singular values
-    are dropped, as J does not determine them. A thin SVD lists some of them, paired as the library likes; kept, they
-    would have singular value √σ in J_σ and 1 in A. A rule for A that a rotation Q of the units merely rotates,
-    A(J Q) = Qᵀ A(J), cannot keep a null direction v: the reflection Q = I − 2 v vᵀ leaves J alone, so that A = Q A and
-    vᵀA = 0. Unbiased all the same: g = Jᵀ g_next = V Vᵀ g, hence A Aᵀ g = g. Raises ValueError for σ ≤ 0.
+    U, S and V contain only the nonzero singular values, and the inverse root is taken on the range. So A is the partial
+    isometry of the polar decomposition, and equals `orthogonal` with k = "rank". The guess is unbiased:
+    g = Jᵀ g_next = V Vᵀ g, hence A Aᵀ g = g.
+
+    **Why directions of zero singular values are dropped.** J does not determine them. A thin SVD lists some of them, in
+    pairs that depend on the library; if they were kept, they would have singular value √σ in J_σ and 1 in A. No rule
+    that is equivariant under rotations Q of the units, A(J Q) = Qᵀ A(J), can keep a null direction v: the reflection
+    Q = I − 2 v vᵀ does not change J, so A = Q A and vᵀA = 0.
+
+    Raises ValueError for σ ≤ 0.
     """
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
@@ -161,10 +173,11 @@ def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> Low
 
 
 def singular_triplets(weight: Array, derivative: Array) -> tuple[Array, Array, Array]:
-    """Left (example, next_unit, mode), values (example, mode) in descending order and right (example, unit, mode).
+    """The thin SVD of every example's J.
 
-    Units with d = 0 are columns of zeros and take no part in the decomposition: their modes, of singular value 0, are
-    given as zeros. This is most of the time saved behind a ReLU.
+    Left singular vectors (example, next_unit, mode), values (example, mode) in descending order and right singular
+    vectors (example, unit, mode). Units with d = 0 are left out of the decomposition, which is much quicker behind a
+    ReLU; modes that are missing for this reason have value 0 and vectors of zeros.
     """
     _check(weight, derivative)
     (examples, units), next_units = derivative.shape, weight.shape[0]

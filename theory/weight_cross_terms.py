@@ -16,7 +16,7 @@ from theory.energy_curves import Array, Counts
 
 @dataclass(frozen=True)
 class CrossTerms:
-    """What weight space needs of one layer beyond the curves.
+    """The inner products of one layer that weight space needs beyond the energy curves.
 
     Attributes:
         squared_input: ‖x_b‖², (example,).
@@ -58,8 +58,8 @@ def orthogonal_cross_terms(
     singular value, zero beyond the rank. tied: (example, mode), whether a singular value equals the next one.
     gradients, inputs: as in `cross_terms`. A k beyond the last mode stands for all modes.
 
-    Where c singular values are equal, let P be the projector on the span of their vectors. Each of the c modes then has
-    the same part p = P g/c. A k that takes m of the c modes uses a random projector P_m with E P_m g = m p and
+    Let c singular values be equal, and P the projector on the span of their vectors. Each of the c modes then has the
+    same part p = P g/c. A k that takes m of the c modes uses a random projector P_m with E P_m g = m p and
 
         E‖P_m g‖² − ‖E P_m g‖² = (m/c − m²/c²) ‖P g‖² = m (c − m) ‖p‖²
 

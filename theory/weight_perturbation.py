@@ -57,7 +57,7 @@ def second_moments_per_example(
     *,
     layers: Layers,
 ) -> Array:
-    """E‖Ĝ_l‖² of Ĝ_l = Σ_b t_b V_l,b, every example with a direction and a slope of its own, (layer,).
+    """E‖Ĝ_l‖² of Ĝ_l = Σ_b t_b V_l,b, (layer,), where every example has its own direction and slope.
 
     Examples are independent, so variances add: Σ_b (E‖ĝ_l,b‖² − ‖G_l,b‖²) + ‖G_l‖², with G_l,b = g_b x_bᵀ.
 

@@ -19,25 +19,27 @@ from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.sound_guesses import guesses_of
+from fganalysis.statistics.rounding import ROUNDING
 
-# The plan of the looks. `python -m studies.calibration` shows what a change of it does to the rate of false alarms and
-# to the number of guesses until a bias is found.
-BLOCKS = 64  # Blocks of a look.
-FIRST_BLOCK = 16  # Guesses of a block in the first look.
-GROWTH = 1.5  # Size of a block over that of the look before.
+# The plan of the looks, tuned by `python -m studies.calibration`. To tune it again, change it, run the study with
+# `--out` a new folder, and read two tables of its page: false alarms must stay below alpha, and the guesses until a
+# bias is detected should be few. Smaller blocks decide earlier, but their sums are less symmetric.
+BLOCKS = 64  # Blocks in a look.
+FIRST_BLOCK = 16  # Guesses in a block of the first look.
+GROWTH = 1.5  # Size of a block relative to the blocks of the look before.
 LEAST_GUESSES = 2 * BLOCKS * FIRST_BLOCK
 
+# Tuned for speed by `python -m studies.throughput`: a change alters the time of a guess, and no result.
 NUMBERS_PER_CALL = 2**20  # Numbers that a call of the estimator may return: what a cache holds.
-NUMBERS_WORTH_THREADS = 2**12  # Fewer numbers a guess are drawn faster without threads.
+NUMBERS_WORTH_THREADS = 2**12  # Guesses of fewer numbers are drawn faster without threads.
 WORKING_COPIES = 4  # Copies of a call's guesses held at once: noise, direction, guess, one temporary.
 SUMS_IN_DOUBLE = 4  # Sums over a block held at once: the total, its image in weight space, the errors, those that wait.
-GUESS_ROUNDING = 32.0  # What rounding may add to a guess, in units of the data type's precision.
 
 Space = Literal["activation", "weight"]
 
 
 def block_sizes(max_guesses: int) -> Iterator[int]:
-    """Guesses a block, look after look: growing by half, as long as they last."""
+    """The number of guesses in a block of each look. It grows by half until ``max_guesses`` are used."""
     left, planned = max_guesses // BLOCKS, float(FIRST_BLOCK)
     while left > 0:
         size = min(round(planned), left)
@@ -69,7 +71,7 @@ class Blocks:
         exact = {name: gradients[name] for name in gradients if space in (None, name)}
         self._numbers = max(1, probe.numbers_per_guess())
         self._workers = self._workers_within(memory, workers, exact)
-        self.precision = GUESS_ROUNDING * torch.finfo(snapshot.dtype).eps
+        self.precision = ROUNDING * torch.finfo(snapshot.dtype).eps
         self.errors = [
             GuessErrors(name, snapshot.layers, [_double(gradient) for gradient in tensors], BLOCKS, self.precision)
             for name, tensors in exact.items()

@@ -143,7 +143,7 @@ class GuessErrors:
         return np.concatenate([sum(taps[1:], taps[0]), *taps, *rows, *columns])
 
     def _make_positive(self) -> None:
-        """Replaces scales of zero, those of coordinates that are never guessed. Every positive scale is valid."""
+        """Replaces the scale zero of coordinates whose guesses are always zero. Every positive scale is valid."""
         typical = self.norm + float(np.sqrt(np.trace(self._gram) / len(self._gram) / self._block_size))
         shares, coordinates = self._fixed
         least = 1e-12 * typical

@@ -6,8 +6,8 @@ alpha. A discrepancy as large as the margin is found with probability one half, 
 are reported.
 
 The margins allow for skewed guesses, and for longer guesses than those that were drawn, as far as 256 or more guesses
-can show them. An estimator that owes its moments to events rarer than about one guess in a hundred needs more guesses.
-`wang2025_bias` and `wang2025_variance` are left out, as a sample keeps too little of them for their far tails.
+can show them. If the moments of an estimator come from events rarer than about one guess in a hundred, more guesses are
+needed. `wang2025_bias` and `wang2025_variance` are left out, because a sample keeps too little for their far tails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOMENT_ROUNDING = 1e3  # in units of the data type's precision, relative to the 
 
 @dataclass(frozen=True)
 class MomentsMatch:
-    """All measured quantities match, with the error rates of this statement.
+    """The result that all measured quantities match, with the error rates of this statement.
 
     Attributes:
         n_comparisons: the number of compared values, over all quantities, spaces and layers.

@@ -1,7 +1,8 @@
 """Hypothesis strategies for property tests of estimators: networks, batches, snapshots, noise laws, estimators, seeds.
 
-A property test of one's own estimator in five lines, with docs/is_it_unbiased.md for a worked example. alpha is small
-because hypothesis tries many networks; a call takes a fraction of a second, so no deadline and no shrinking:
+This is a property test of your own estimator in five lines; docs/is_it_unbiased.md is a worked example. alpha is small
+because hypothesis tries many networks. There is no deadline and no shrinking, because a call takes a fraction of a
+second:
 
     @settings(max_examples=20, deadline=None, phases=[Phase.generate])
     @given(snapshot=strategies.snapshots(), seed=strategies.seeds())
@@ -91,7 +92,7 @@ def estimators(keys: Sequence[str] | None = None) -> SearchStrategy[Estimator]:
     A field that has no strategy here keeps its default.
 
     Args:
-        keys: which ones; default all whose settings all have defaults.
+        keys: of the estimators; by default all that have defaults for all settings.
 
     Raises:
         ValueError: no list of keys, an unknown key, or none.

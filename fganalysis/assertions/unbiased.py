@@ -1,4 +1,4 @@
-"""check_unbiased(): is an estimator's mean the gradient? A verdict whose error rates hold at whatever moment it stops.
+"""check_unbiased(): is an estimator's mean the gradient? A verdict whose error rates hold whenever it stops.
 
 Guesses are drawn in looks of 64 blocks, and blocks grow from look to look. After each look the data are the sums of
 the errors ĝ − g over each block, in each space in which the estimator guesses. `fganalysis.statistics.anytime_evidence`
@@ -13,9 +13,9 @@ turns them into two things.
 **Guarantees.** An unbiased estimator is called biased with probability at most ``alpha``, whenever the sampling stops.
 This holds exactly where block sums are symmetric about their mean, whatever their tails, and otherwise asymptotically
 in the size of a block. An estimator with a relative bias above the tolerance is called unbiased with probability at
-most ``alpha``, asymptotically (means of groups of guesses are taken as Gaussian). No guarantee covers events that the
-guesses have not met. An estimator that owes its mean to events rarer than about one guess in a hundred needs another
-argument.
+most ``alpha``, asymptotically (means of groups of guesses are taken as Gaussian). No guarantee covers events that have
+not occurred in any guess. If the mean of an estimator comes from events rarer than about one guess in a hundred, its
+bias needs another argument.
 
 **Power**, for alpha = 0.01. Along a direction fixed beforehand, a bias of b standard deviations of one guess is found
 after about 30/b² guesses. Let v‖g‖² be the variance along the gradient; v = 2 for weight perturbation with Gaussian
@@ -79,14 +79,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Unbiased to within the tolerance, biased, or undecided; ``str`` makes a paragraph of it.
+    """Unbiased to within the tolerance, biased, or undecided; ``str`` gives it as a paragraph.
 
     Attributes:
         n_guesses: number of guesses drawn.
-        guesses_needed: where undecided, an estimate of the number of guesses that a verdict takes in all. It is that of
-            the verdict "biased" where at least half of the evidence for it is there, and otherwise that of "unbiased".
-            A bias may show earlier.
-        findings: one for each space in which the estimator guesses, the one that decided first.
+        guesses_needed: if undecided, an estimate of the total number of guesses for a verdict: for "biased" if there is
+            already at least half of the evidence for it, and otherwise for "unbiased". A bias may show earlier.
+        findings: a `Finding` for each space in which the estimator guesses; the space that decided comes first.
         not_looked_at: trainable parameters outside the Linear modules, about which the verdict says nothing.
     """
 

@@ -2,13 +2,17 @@
 
     H v = ∂²L/∂θ² v           G v = (1/B) Σ_b J_bᵀ (∂²ℓ_b/∂z_b²) J_b v,      J_b = ∂z_b/∂θ, z_b the outputs
 
-θ are the taps' trainable parameters, one tap after the other, flattened as `Snapshot.weight_gradients` are (unit by
-unit, a bias as the last input), so that a weight gradient is a vector of the same space. Frozen parameters are
-constants. Gur-Ari et al. 2018: after a few steps most of the gradient lies in the span of the leading eigenvectors, as
-many as there are classes. Eigenvalues are in loss per squared unit of weight. H v is the forward-mode derivative of the
-gradient (Pearlmutter 1994), G v a pass forward, one through the loss and one back (Schraudolph 2002); eigenvectors are
-those of SciPy's Lanczos method. Forward mode refuses a function of which it knows no derivative, where reverse mode
-takes a gradient for constant that was marked as differentiable once, and gives another matrix in silence.
+θ are the trainable parameters of the taps, one tap after the other, flattened like `Snapshot.weight_gradients` (unit by
+unit, a bias as the last input). So a weight gradient is a vector of the same space. Frozen parameters are constants.
+Eigenvalues are in loss per squared unit of weight. After a few steps of training most of the gradient lies in the span
+of as many leading eigenvectors as there are classes (Gur-Ari et al. 2018).
+
+H v is the forward-mode derivative of the gradient (Pearlmutter 1994). G v takes a pass forward, one through the loss
+and one back (Schraudolph 2002). Eigenvectors come from SciPy's Lanczos method. Forward mode is used because it refuses
+a function whose derivative it does not know. Reverse mode treats a gradient as constant if it was marked as
+differentiable only once, and so gives a wrong matrix without an error.
+
+Source: docs/mathematics.md#curvature.
 """
 
 from __future__ import annotations
@@ -33,17 +37,21 @@ __all__ = ["Eigenpairs", "Product", "dominant", "gauss_newton_product", "hessian
 Product = Callable[[Tensor], Tensor]
 Parts = dict[str, Tensor]  # By parameter name.
 
-PRODUCT_ROUNDING = 1e3  # What a product of a network may be off by, in units of its precision.
-ZERO_ROUNDING = 10.0  # In the same units, of the largest eigenvalue: up to this an eigenvalue is zero.
+PRODUCT_ROUNDING = 1e3  # Rounding error of a network's product, in units of its precision.
+ZERO_ROUNDING = 10.0  # Eigenvalues up to this many units of precision of the largest eigenvalue count as zero.
 
 
 @dataclass(frozen=True, eq=False)
 class Eigenpairs:
-    """values (mode,), descending; vectors (weight, mode), orthonormal; in double precision, as NumPy arrays.
+    """Eigenvalues and eigenvectors in double precision, as NumPy arrays.
 
-    An eigenvalue that is zero but for rounding is 0, and its vector too: any vector of a null space would do. Vectors
-    are known up to their signs, and those of equal eigenvalues are the basis that Lanczos found from its start. Where
-    the next eigenvalue, which is not among them, equals the last one, so is what the last vectors span.
+    An eigenvalue that is zero up to rounding is 0, and so is its vector, because any vector of the null space is valid.
+    Vectors are determined up to their signs. For equal eigenvalues they are the basis that Lanczos computes from its
+    start. If the eigenvalue after the last one equals it, even the span of the last vectors depends on the start.
+
+    Attributes:
+        values: (mode,), descending, loss per squared unit of weight.
+        vectors: (weight, mode), orthonormal.
     """
 
     values: NDArray[np.float64]
@@ -122,12 +130,12 @@ def dominant(
     def multiply(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         along = torch.from_numpy(np.ascontiguousarray(vector).ravel()).to(weights)
         try:
-            found = product(along)
+            image = product(along)
         except torch.OutOfMemoryError:
             raise
         except (TypeError, RuntimeError, AttributeError, IndexError) as error:
             raise ValueError(f"product fails on a vector of {n_weights} weights: {type(error).__name__}") from error
-        times = double(found, "what product returns", 1)
+        times = double(image, "what product returns", 1)
         if times.shape != first.shape:
             raise ValueError(f"product must return the shape {first.shape}, got {tuple(times.shape)}")
         return times.cpu().numpy()
@@ -169,10 +177,10 @@ def _refuse_asymmetric(
     scale: float,
     allowed: float,
 ) -> None:
-    """⟨u, A v⟩ = ⟨A u, v⟩ for the start u and a random v; Lanczos gives wrong pairs of other matrices in silence.
+    """Refuses a product unless ⟨u, A v⟩ = ⟨A u, v⟩ for the start u and a random v.
 
-    Both are of the order of ‖u‖ ‖A v‖/√weights for a random v, so that an error of a share ``allowed`` of the matrix
-    shows as this share of it.
+    Lanczos gives wrong pairs for an asymmetric matrix, without an error. Both inner products are of the order of
+    ‖u‖ ‖A v‖/√weights, so a relative error ``allowed`` of the matrix changes them by about that share.
     """
     other = np.random.default_rng((len(first), 1)).normal(size=len(first))
     other_image = multiply(other) / scale

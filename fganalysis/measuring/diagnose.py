@@ -1,4 +1,4 @@
-"""diagnose(): measurements of several estimators beside the predictions of theory, under the same names."""
+"""diagnose(): measurements of several estimators and the predictions of theory for them, under the same names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fganalysis.results import schema
 
 # A /subspace of this size takes about a second on one core. To tune this number and `EACH` (in snapshot_subspaces.py)
 # again, time `spectra` on networks of growing width and compare with `subspace_work`.
-CHEAP = 10**10  # Most multiplications that /subspace may take where it was not asked for.
+CHEAP = 10**10  # By default /subspace is computed only if it takes at most this many multiplications.
 
 
 def diagnose(
@@ -38,7 +38,7 @@ def diagnose(
     subspace: bool | None = None,
     progress: bool = False,
 ) -> xr.DataTree:
-    """Measures every estimator and puts the prediction beside it.
+    """Measures every estimator, and predicts the same variables from theory.
 
     Finished results are kept. If an estimator or a prediction fails, its numbers are NaN; if /subspace fails, it is
     missing. The attribute ``not_measured`` gives the reasons, as a JSON object from label to sentence, and `summary`
@@ -46,18 +46,18 @@ def diagnose(
 
     Args:
         snapshot: one snapshot, or several taken at different steps of one training.
-        estimators: keys or instances, or a single one of them. n_guesses, seed, memory, progress: as in `sample`.
-        subspace: whether to compute /subspace. By default only where it is cheap: at most `CHEAP` of `subspace_work`.
+        estimators: a key or an instance, or a list of these. n_guesses, seed, memory, progress: as in `sample`.
+        subspace: whether to compute /subspace. By default it is computed if `subspace_work` is at most `CHEAP`.
 
     Returns:
-        DataTree with /measured and /predicted, the same variables over (step, estimator, space, layer), and /subspace,
-        see `subspaces`. An estimator with fewer groups than another has NaN in ``gram`` and 0 in ``group_size`` for
-        those that it lacks. The attribute ``not_looked_at`` is that of `sample`.
+        DataTree with /measured and /predicted, which have the same variables over (step, estimator, space, layer), and
+        /subspace (see `subspaces`). If estimators have different numbers of groups, the missing groups have NaN in
+        ``gram`` and 0 in ``group_size``. The attribute ``not_looked_at`` is that of `sample`.
 
     Raises:
-        ValueError: no estimator, an unknown one, or two that have the same label; no snapshot, two of the same step, or
-            two of different networks, batch sizes or data types; other wrong arguments; and what the first estimator
-            failed with where none could be measured.
+        ValueError: no estimator, an unknown estimator, or two with the same label; no snapshot, two of the same step,
+            or two of different networks, batch sizes or data types; other wrong arguments. If no estimator could be
+            measured, the error of the first.
     """
     chosen, snapshots = _estimators(estimators), _snapshots(snapshot)
     check_settings(n_guesses, seed, memory, progress)
@@ -78,7 +78,7 @@ def diagnose(
 
 
 def _estimators(given: Any) -> dict[str, Estimator]:
-    """By label."""
+    """The estimators by label. Refuses two with the same label or the same stable name."""
     estimators = [resolve(item) for item in (given if isinstance(given, list | tuple) else [given])]
     names = [label(estimator) for estimator in estimators]
     if not names or len(set(names)) < len(names):
@@ -171,12 +171,12 @@ def _predicted(snapshots: Sequence[Snapshot], chosen: Mapping[str, Estimator]) -
 
 
 def _of_no_known_law(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-    """A stand-in, without closed form, for an estimator whose prediction failed."""
+    """Replaces an estimator whose prediction failed: it has no closed form, so all predictions are NaN."""
     raise NotImplementedError
 
 
 def _subspaces(snapshots: Sequence[Snapshot], asked: bool | None) -> tuple[xr.Dataset | None, dict[str, str]]:
-    """/subspace, or None with the attribute that says why it is missing. No reason is given where it is not wanted."""
+    """/subspace, or None with the attribute that says why it is missing; without a reason if ``asked`` is False."""
     work = sum(map(subspace_work, snapshots))
     if asked is None and work > CHEAP:
         reason = f"about {work:.0e} multiplications, above {CHEAP:.0e}: ask for it with subspace=True"
@@ -199,7 +199,7 @@ def _stacked(
     failed: Mapping[tuple[int, str], Exception],
     unknown: Callable[[Snapshot, str], xr.Dataset],
 ) -> xr.Dataset:
-    """All results over step and estimator. Those that failed are made by ``unknown`` (snapshot, label)."""
+    """All results over step and estimator. ``unknown`` (snapshot, label) gives the result of a failed estimator."""
     steps = []
     for snapshot in snapshots:
         row = [

@@ -1,7 +1,9 @@
-"""Subspaces of gradients stacked over the steps of a training, which are never held: summaries that add and merge.
+"""Subspaces of all gradients of a training, from summaries that need not hold the gradients and can be merged.
 
-`StreamingSubspace` keeps a Gram matrix and is exact but for rounding; `IncrementalSubspace` keeps a few leading modes
-and says how much it lost. What arrays they take and refuse: see `fganalysis.subspace`.
+`StreamingSubspace` keeps a Gram matrix and is exact up to rounding. `IncrementalSubspace` keeps a few leading modes and
+bounds its error. `fganalysis.subspace` says which arrays they take.
+
+Source: docs/mathematics.md#summaries-that-merge.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ __all__ = ["IncrementalSubspace", "StreamingSubspace"]
 
 @dataclass(frozen=True, eq=False)
 class StreamingSubspace(Generic[ArrayOrTensor]):
-    """The spectrum of gradients stacked over steps, which are never held: their Gram matrix Σ g gᵀ, (unit, unit).
+    """The spectrum of gradients stacked over steps, from their Gram matrix Σ g gᵀ, (unit, unit).
 
-    Exact but for rounding: squared singular values are good to unit · 2e-16 of the largest. Smaller ones count as zero,
-    so singular values below √unit · 1.5e-8 of the largest are not seen. Summaries add in any order.
+    Exact up to rounding: squared singular values have an error of unit · 2e-16 of the largest. Smaller ones count as
+    zero, so singular values below √unit · 1.5e-8 of the largest are lost. The order of merging does not matter.
 
     n_examples: gradients seen. scaled_gram: their Gram matrix in units of scale², scale a power of two, as squares of
     tiny or huge gradients leave the range of a double. precision: the coarsest of the gradients', for which singular
@@ -98,17 +100,19 @@ class StreamingSubspace(Generic[ArrayOrTensor]):
 class IncrementalSubspace(Generic[ArrayOrTensor]):
     """The ``rank`` leading modes of gradients stacked over steps, for units too many for a Gram matrix.
 
-    ``rows`` B (≤ rank, unit), S Vᵀ of a truncated singular value decomposition, stand for all gradients A seen. Each
-    truncation drops a positive part of AᵀA: its largest eigenvalue is added to remainder², its trace to lost². So
+    ``rows`` B (≤ rank, unit), S Vᵀ of a truncated singular value decomposition, stand for all gradients A. Each
+    truncation drops a positive semidefinite part of AᵀA. Its largest eigenvalue is added to remainder², and its trace
+    to lost². So
 
         values_i² ≤ σ_i² ≤ values_i² + remainder²    ‖A‖_F² = Σ values_i² + lost²    0 ≤ ‖Av‖² − ‖Bv‖² ≤ remainder² ‖v‖²
 
-    Exact while no more than ``rank`` directions were seen. A long tail makes the remainder large: read it. Where a
-    truncation cut through equal singular values, which of their directions are kept is arbitrary: `modes` then refuses
-    the ``rank`` leading directions, as it does wherever the last value kept is not above the remainder.
+    Exact as long as the gradients span at most ``rank`` directions. Check ``remainder``, which a long tail of singular
+    values makes large. If a truncation separates equal singular values, it is arbitrary which of their directions are
+    kept. `Modes` then refuses to give the ``rank`` leading directions, and always if the last value is not above the
+    remainder.
 
-    n_examples: gradients seen. remainder, lost: in the gradients' units. precision: the coarsest of the gradients', for
-    which singular values count as equal.
+    n_examples: number of gradients. remainder, lost: in the units of the gradients. precision: the coarsest precision
+    of the gradients, which decides whether singular values count as equal.
     """
 
     rank: int
@@ -171,7 +175,7 @@ class IncrementalSubspace(Generic[ArrayOrTensor]):
 
 
 def _truncated(rows: Tensor, rank: int) -> tuple[Tensor, float, float]:
-    """The leading ``rank`` rows of S Vᵀ (mode, unit), with the largest and the root of squares of the σ left out."""
+    """The leading ``rank`` rows of S Vᵀ (mode, unit), and the largest and the 2-norm of the σ left out."""
     scale = power_of_two(rows, 2)
     values, right = torch.linalg.svd(rows / scale, full_matrices=False)[1:]
     values = in_range(values * scale[0], "singular values")

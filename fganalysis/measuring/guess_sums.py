@@ -1,4 +1,4 @@
-"""What stays of guesses that are drawn in blocks: sums over groups of guesses, and two numbers a guess."""
+"""What is kept of guesses that are drawn in blocks: sums over groups of guesses, and two numbers for each guess."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from fganalysis.results import schema
 
 @dataclass(frozen=True)
 class BlockSums:
-    """What one block leaves behind beside its scalars: how many guesses, and sums over them, a metric's each."""
+    """What is kept of a block besides its scalars.
+
+    Attributes:
+        size: number of guesses. total: their sum, for each tap. kept: for each metric, the sums that it needs.
+    """
 
     size: int
     total: Sums
@@ -25,9 +29,9 @@ class GroupSums:
     """Running sums of guesses in a fixed number of disjoint groups; block i belongs to group i modulo that number."""
 
     def __init__(self, n_groups: int, block: BlockSums):
-        """``block`` tells the shapes. The sums are allocated here, once, and not by the threads that draw blocks.
+        """``block`` gives the shapes. The sums are allocated here, once, and not by the threads that draw blocks.
 
-        totals: of the guesses, a group each. kept: of each metric, a group each.
+        totals: the sum of the guesses of each group. kept: for each metric, its sums for each group.
         """
         self.sizes = np.zeros(n_groups, dtype=np.int64)
         self.totals: list[Sums] = [tuple(map(torch.zeros_like, block.total)) for _ in range(n_groups)]
@@ -43,14 +47,14 @@ class GroupSums:
                 total.add_(part)
 
     def means(self) -> list[Sums]:
-        """The mean of every group; the sums are turned into it in place, so nothing can be added after."""
+        """The mean guess of every group. It is computed in place, so no block can be added afterwards."""
         return [tuple(t.div_(int(n)) for t in total) for total, n in zip(self.totals, self.sizes, strict=True)]
 
 
 class GuessScalars:
     """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in arrays that are allocated before any block is drawn.
 
-    Small arrays of each block's would keep the memory of the threads that made them from being given back.
+    If each block allocated small arrays, the memory of the threads that draw blocks could not be returned.
     """
 
     def __init__(self, guess: Estimates, snapshot: Snapshot, n_guesses: int):
@@ -62,7 +66,7 @@ class GuessScalars:
             self._known[:] = [bool(layer.taps) for layer in snapshot.weights]
 
     def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
-        """Those of a block whose first guess is number ``start``.
+        """Writes the scalars of a block whose first guess has the number ``start``.
 
         Raises:
             ValueError: a guess that is NaN or infinite, or whose squared norm is.

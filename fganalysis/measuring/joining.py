@@ -1,4 +1,4 @@
-"""Results of several estimators or steps put together, with the reasons for what could not be measured."""
+"""Joins the results of several estimators or steps, and the reasons for what could not be measured."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
 
 
 def along(dim: str, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Datasets put together along a dimension, old or new.
+    """Datasets joined along a dimension that they have, or a new dimension.
 
-    Where some have fewer groups, ``gram`` is NaN and ``group_size`` zero for those that they lack. Attributes that
-    differ become a text of all of them; reasons by label are merged, and parameters that any left out are listed.
+    A dataset with fewer groups gets NaN in ``gram`` and 0 in ``group_size`` for the missing groups. Attributes that
+    differ become a text with all values. Reasons are merged by label, and the parameters left out by any are listed.
     """
     by_name: dict[str, list[object]] = {}
     for dataset in datasets:
@@ -54,7 +54,7 @@ def along(dim: str, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def _with_groups_numbered(dataset: xr.Dataset) -> xr.Dataset:
-    """With coordinates for the groups, so that datasets with fewer of them can be put beside each other."""
+    """The dataset with coordinates for the groups, so that datasets with different numbers of groups can be joined."""
     dims = [dim for dim in (schema.GROUP, schema.OTHER_GROUP) if dim in dataset.dims]
     return dataset.assign_coords({dim: np.arange(dataset.sizes[dim]) for dim in dims})
 

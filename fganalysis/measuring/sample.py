@@ -29,7 +29,9 @@ from fganalysis.measuring.sampled_dataset import RawNumbers, sampled_dataset
 from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
 from fganalysis.results import schema
 
-NUMBERS_PER_BLOCK = 2**20  # A block that fits the caches: larger ones spend their time on page faults.
+# The sizes of a block are tuned for speed: to tune them again, change them and run `python -m studies.throughput`. A
+# change gives other random numbers, because each block has its own generator.
+NUMBERS_PER_BLOCK = 2**20  # Fits the caches. Larger blocks spend their time on page faults.
 MOST_GUESSES_PER_BLOCK = 16
 MOST_GROUPS = 64
 BYTES_OF_GROUPS = 2**29
@@ -38,10 +40,11 @@ SCALAR_BYTES = 8  # Of a scalar or a sum in double precision.
 
 
 def check_settings(n_guesses: object, seed: object, memory: object, progress: object) -> None:
-    """What is the same for every estimator.
+    """Checks the settings that do not depend on the estimator.
 
     Raises:
-        ValueError: fewer than two guesses, a wrong seed, another number of bytes than a whole one, another flag.
+        ValueError: fewer than two guesses, a wrong seed, a ``memory`` that is not a positive whole number of bytes, or
+            a ``progress`` that is not True or False.
     """
     check_whole("n_guesses", n_guesses, 2)
     check_seed("seed", seed)
@@ -60,30 +63,30 @@ def sample(
     workers: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Measures an estimator: bias, variance, cosine and the rest of `schema.QUANTITIES`, each with error and interval.
+    """Measures an estimator: all of `schema.QUANTITIES`, such as bias, variance and cosine, with errors and intervals.
 
     Args:
         snapshot: from `capture`.
         estimator: a key of `ESTIMATORS` or an instance.
-        n_guesses: how many guesses.
-        seed: of the noise; the same seed gives the same numbers.
-        block_size: guesses per block; part of what determines the numbers. Default: what fits the caches, at most 16.
-        memory: bytes of working space: sums over groups of guesses, two numbers a guess, layer and space, and blocks
-            in flight. Bounds how many blocks are in flight, not the numbers.
+        n_guesses: number of guesses.
+        seed: of the noise. The same seed gives the same numbers.
+        block_size: guesses in a block. Another size gives other noise. Default: what fits the caches, at most 16.
+        memory: bytes for sums over groups of guesses, for two numbers for each guess, layer and space, and for the
+            blocks that are computed at the same time. It limits the number of such blocks, and changes no result.
         workers: threads on the CPU; default the number of cores (one on a GPU or in
             forward mode).
         progress: shows a bar on the terminal.
 
     Returns:
-        Dataset over (space, layer), the layers being the taps' names and "all"; with the raw scalars per guess and the
-        Gram matrix of group means, from which everything else was derived. The attribute ``not_looked_at`` is a JSON
-        list of the network's trainable parameters that are in no layer. Neither autocast nor torch's default data type
-        changes the numbers.
+        Dataset over (space, layer); the layers are the names of the taps and "all". It also has the scalars of every
+        guess and the Gram matrix of group means, from which all estimates are computed. The attribute
+        ``not_looked_at`` is a JSON list of the network's trainable parameters that are in no layer. Neither autocast
+        nor torch's default data type changes the numbers.
 
     Raises:
-        ValueError: n_guesses below 2, an unknown estimator, memory too small for one block, a seed below 0, no
-            snapshot, a gradient that is not finite, guesses that are not as many as asked for, of another shape
-            or data type than the gradient, or not finite.
+        ValueError: n_guesses below 2; an unknown estimator; memory too small for one block; a seed below 0; no
+            snapshot; a gradient that is not finite; guesses of a wrong number, of another shape or data type than the
+            gradient, or not finite.
     """
     check_arguments(snapshot, seed)
     check_settings(n_guesses, seed, memory, progress)

@@ -1,4 +1,4 @@
-"""The Dataset of a sample: raw numbers of guesses and groups, and the estimates that are made of them."""
+"""The Dataset of a sample: raw numbers of guesses and groups, and the estimates that follow from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fganalysis.statistics.quantities import quantities
 
 @dataclass(frozen=True)
 class RawNumbers:
-    """What every estimate is made of, all layers together appended; shapes as in `fganalysis.statistics.quantities`."""
+    """The numbers that estimates follow from, with layer "all"; shapes as in `fganalysis.statistics.quantities`."""
 
     inner_product: np.ndarray
     squared_norm: np.ndarray
@@ -44,9 +44,9 @@ class RawNumbers:
 def sampled_dataset(
     snapshot: Snapshot, name: str, raw: RawNumbers, estimates: Sequence[Mapping[str, Estimate]]
 ) -> xr.Dataset:
-    """``estimates``: of what every result has, and of each metric."""
+    """The Dataset of `sample`. ``estimates``: of the quantities that every result has, then of each metric."""
     grid, known = (schema.SPACE, schema.LAYER), schema.variables()
-    found, *of_metrics = (
+    of_quantities, *of_metrics = (
         {
             variable: (known[variable].dims, part)
             for quantity, estimate in by_name.items()
@@ -56,7 +56,7 @@ def sampled_dataset(
     )
     levels = list(schema.COSINE_QUANTILES.values())
     cosines = cosine_quantiles(raw.inner_product, raw.squared_norm, raw.squared_gradient, levels)
-    variables: dict[str, tuple] = found | {
+    variables: dict[str, tuple] = of_quantities | {
         quantile: (grid, values) for quantile, values in zip(schema.COSINE_QUANTILES, cosines, strict=True)
     }
     variables["gradient_norm"] = (grid, np.sqrt(raw.squared_gradient))

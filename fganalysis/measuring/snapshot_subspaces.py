@@ -1,4 +1,4 @@
-"""The subspaces that a snapshot's gradient lives in, and what they say of the upstream guesses: /subspace of a tree."""
+"""The subspaces in which a snapshot's gradient lies, and what follows for upstream guesses: /subspace of a tree."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def precision(array: ArrayOrTensor) -> float:
 
 
 def power_of_two(tensor: Tensor, n_dims: int) -> Tensor:
-    """The largest power of two up to the largest entry of each array of the last ``n_dims`` dimensions, which stay.
+    """The largest power of two up to the largest entry, over the last ``n_dims`` dimensions, which are kept.
 
     Dividing by it changes no digit, and keeps squares within the range of a double. 1 for arrays of zeros.
     """

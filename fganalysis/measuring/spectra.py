@@ -5,15 +5,16 @@ For each tap the singular values σ_i and effective ranks of four matrices:
     activation_gradient g (example, unit)       layer_input x (example, input)
     weight_gradient G = gᵀx (unit, input)       upstream_jacobian J_b (next_unit, unit), a mean over examples
 
-and the overlap of the activation gradient with the k leading right singular vectors V_k of its own example's Jacobian,
+and, for each example b, the overlap of the activation gradient with the k leading right singular vectors V_k of J_b,
 
     o_k² = ‖V_kᵀ g_b‖² / ‖g_b‖²
 
 A random subspace of R^d has the overlap k/d on average. A random subspace of the row space of J_b, of r dimensions, has
-k/r, and g_b lies in this row space in any network, as g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant subspace is
-no evidence that descending in it works (Song et al. 2025). The vectors of equal singular values are only one basis of
-many (those of an orthogonal weight are all equal). o_k² is then its expectation for a random basis of their span, which
-rises linearly in k. Ranks and overlaps have no unit, singular values have the unit of their matrix.
+k/r, and g_b lies in this row space in any network, because g_b = J_bᵀ g_{l+1,b}. A high overlap with a dominant
+subspace is not evidence that descent within it works (Song et al. 2025). The vectors of equal singular values are an
+arbitrary basis of their span; all singular values of an orthogonal weight are equal. o_k² is then the expectation for a
+random basis of the span, which rises linearly in k. Ranks and overlaps have no unit, and singular values have the unit
+of their matrix.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ def _modes_of_gram(rows: Tensor) -> subspace.Modes[Tensor]:
 def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:
     """Singular values, energies and effective ranks over (matrix, layer, mode); overlaps over (layer, mode).
 
-    modes: `upstream_modes` of every tap but the last, or empty where the upstream Jacobians are unknown: their entries
-    are then NaN, as they are at the output tap and for layer "all".
+    modes: `upstream_modes` of every tap but the last, or empty if the upstream Jacobians are unknown. Entries about
+    unknown Jacobians are NaN, and so are those of the output tap and of layer "all".
     """
     layers = [*snapshot.layers, schema.ALL_LAYERS]
     values = _singular_values(snapshot, modes)
@@ -139,7 +140,7 @@ def spectra(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> xr.Dataset:
 
 
 def _singular_values(snapshot: Snapshot, modes: Sequence[UpstreamModes]) -> list[list[Array | None]]:
-    """(layer, matrix) → singular values (matrices of the batch, mode): one row, or one an example for the Jacobian."""
+    """Singular values (row, mode) of each layer and matrix: one row, or for the Jacobian a row for each example."""
     columns = []
     for number, layer in enumerate(snapshot.weights):
         matrices: list[Tensor | None] = [None, None, snapshot.weight_gradients[number]]
@@ -187,6 +188,6 @@ def _overlaps(modes: UpstreamModes, units: int, n_modes: int) -> dict[str, Array
 
 
 def _mean(rows: Array) -> Array:
-    """Mean over the first axis, without NaN; NaN where all rows are."""
+    """Mean over the rows without NaN; NaN if there is no such row."""
     known = rows[np.isfinite(rows).all(tuple(range(1, rows.ndim)))]
     return known.mean(0) if len(known) else np.full(rows.shape[1:], np.nan)

@@ -34,11 +34,14 @@ Array = NDArray[np.float64]
 def variance_parts(
     estimator: Subsampled, snapshot: Snapshot, n_draws: int, generator: torch.Generator
 ) -> VarianceParts:
-    """Measures both parts with ``n_draws`` draws of rows, two guesses each.
+    """Measures both parts of tr Cov ĝ, with their 95 % intervals, (space, layer).
+
+    Args:
+        n_draws: number of draws of rows; each has two guesses.
 
     Raises:
-        ValueError: another estimator than a `Subsampled` one, no snapshot, fewer than 32 draws, no generator or one of
-            another device, a subset's size that the batch does not have, or guesses that are not finite.
+        ValueError: an estimator that is not a `Subsampled`, no snapshot, fewer than 32 draws, no generator or a
+            generator of another device, more rows than the batch has, or guesses that are not finite.
     """
     check_kind("estimator", estimator, Subsampled, "a fganalysis.estimators.Subsampled")
     check_arguments(snapshot, 0)

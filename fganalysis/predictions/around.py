@@ -1,4 +1,4 @@
-"""Closed forms of the estimators around another: each asks for the closed form of the estimator inside."""
+"""Closed forms of estimators that wrap another, from the closed form of the wrapped estimator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LookUp = Callable[[Any], ClosedForm]
 
 @dataclass(frozen=True)
 class Around:
-    """``look_up`` gives the closed form of the estimator inside."""
+    """The closed form of a wrapping estimator. ``look_up`` gives that of the wrapped estimator."""
 
     look_up: LookUp
 
@@ -46,6 +46,6 @@ def averaged(look_up: LookUp) -> ClosedForm:
 
 
 def subsampled(look_up: LookUp) -> ClosedForm:
-    """Of a part of a part of the batch nothing is known."""
+    """Unknown: no closed form covers a part of a part of the batch."""
     around = Around(look_up)
     return ClosedForm(around.subsampled, needs=around.needs)

@@ -1,4 +1,4 @@
-"""Closed forms of the feedback family: guesses that are the same every time, given their matrices."""
+"""Closed forms of the feedback family, whose guesses are deterministic given their matrices."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _learned(snapshot: Snapshot, estimator: estimators.ForwardDirectFeedback) ->
         fourth=[estimator.noise.fourth(n) for n in units],
         pair=[estimator.noise.pair(n) for n in units],
     )
-    # With steps of learning within the guess, every guess has a history of its own.
+    # If the matrices learn within the guess, every guess has a different history of matrices.
     return Guess([law.moments() for law in laws], certain=estimator.steps == 0)
 
 

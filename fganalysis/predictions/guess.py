@@ -1,4 +1,4 @@
-"""What theory knows of one guess on one snapshot: two moments, and what needs more of its law than these."""
+"""The closed form of one guess on one snapshot: two moments, and the quantities that need more than two moments."""
 
 from __future__ import annotations
 
@@ -34,11 +34,15 @@ class WeightMoments:
 class Guess:
     """What is known of one guess; everything is unknown by default.
 
-    activations: `theory.linear_guess.Moments` a tap, of a guess made at the activations. weights: `WeightMoments` of a
-    guess made at the weights. certain: whether all guesses are alike, so that the cosine and the descent follow from
-    the mean. more: called for whatever needs more than two moments, by name: "cosine" and "descent_probability",
-    (space, layer), NaN where unknown. factors: A a tap, of a guess along A ε. directions: orthonormal directions of
-    every example, (example, unit, mode) a tap but the last, of a guess in their span.
+    Attributes:
+        activations: for a guess made at the activations, `theory.linear_guess.Moments` for each tap.
+        weights: for a guess made at the weights, its `WeightMoments`.
+        certain: whether all guesses are equal, so that cosine and descent probability follow from the mean.
+        more: gives the quantities that need more than two moments, by name: "cosine" and "descent_probability",
+            (space, layer), NaN where unknown.
+        factors: for a guess along A ε, A for each tap.
+        directions: for a guess in the span of some directions of each example, these orthonormal directions,
+            (example, unit, mode) for each tap but the last.
     """
 
     activations: Sequence[Moments] | None = None
@@ -73,8 +77,10 @@ class Guess:
 class GuessOnRows:
     """What is known of one guess on ``size`` random rows of the batch; everything is unknown by default.
 
-    pairs: moments of the guess on the whole batch, and of the same guess with a slope for each example, a tap each.
-    weights: moments of a guess made at the weights, on random rows. more: as in `Guess`.
+    Attributes:
+        pairs: for each tap, the moments of the guess on the whole batch, and of the same guess with example slopes.
+        weights: moments of a guess made at the weights, on random rows.
+        more: as in `Guess`.
     """
 
     pairs: Sequence[tuple[Moments, Moments]] | None = None
@@ -128,7 +134,7 @@ def _of_activations(snapshot: Snapshot, moments: Sequence[Moments]) -> Predictio
 
 
 def _of_certain(found: Prediction) -> Prediction:
-    """Cosine and descent of guesses that are all alike, from the shrinkage and the efficiency of their mean."""
+    """Cosine and descent probability of a deterministic guess, from its shrinkage and efficiency."""
     along = found["shrinkage"]
     cosines = np.where(along == 0, 0.0, np.sign(along) * np.sqrt(found["efficiency"]))
     return {"cosine": cosines, "descent_probability": np.where(np.isnan(along), np.nan, along > 0)}

@@ -1,4 +1,4 @@
-"""Closed forms of all guesses along y = A ε: what follows from the factors A is the same for every family."""
+"""Closed forms of all guesses along y = A ε, from the factors A alone, whatever the family."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from theory.spectrum import spectrum
 
 
 def identity(snapshot: Snapshot) -> Diagonal:
-    """A of the output tap, whose noise every family adds as it is."""
+    """A = I of the output tap, where the direction of every family is the noise itself."""
     return Diagonal(np.ones(snapshot.taps[-1].outputs.shape))
 
 
@@ -74,12 +74,12 @@ def on_rows(
 
 
 def distributional(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]) -> Prediction:
-    """What needs more of the guess than two moments: the probability of descent, and the mean cosine.
+    """The quantities that need more than two moments: the descent probability and the mean cosine.
 
-    The cosine has a closed form for independent noise and example slopes, in activation space only: in weight space the
-    examples' directions meet in one norm. A batch of one example has it in both, and no switch matters there but
-    ``layers``. On the sphere instead of Gaussian noise only the length is another, which the cosine of one example's
-    layer with a pass of its own does not feel; and that t² is not negative holds there as well.
+    The cosine has a closed form for independent noise and example slopes, in activation space only, because in weight
+    space one norm contains the directions of all examples. For a batch of one example it is known in both spaces, and
+    of the switches only ``layers`` matters. Noise on the sphere differs from Gaussian noise in its length only. This
+    does not change the cosine of a single example and layer in a separate pass, nor that t² is not negative.
     """
     if not is_isotropic(estimator.noise):
         return {}

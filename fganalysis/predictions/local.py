@@ -41,9 +41,10 @@ def _local_loss(snapshot: Snapshot, estimator: estimators.LocalLoss) -> Guess:
 
 
 def _cross_entropies(snapshot: Snapshot) -> float | None:
-    """How many times the mean cross-entropy against class indices the loss is; None where it is none.
+    """The factor c if the loss is c times the mean cross-entropy against class indices, and otherwise None.
 
-    By its values on three batches of logits and by its exact gradient at the outputs, in units of their own size.
+    The factor follows from the values of the loss on three batches of logits and from its exact gradient at the
+    outputs. These are compared relative to their sizes.
     """
     targets, error = snapshot.targets.cpu().numpy(), double(snapshot.gradients)[-1]
     if targets.ndim != 1 or targets.dtype.kind not in "iu" or snapshot.outputs.shape != error.shape:

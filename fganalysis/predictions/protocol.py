@@ -1,12 +1,12 @@
-"""What a closed form is: what theory knows of a class of estimators, as functions of a snapshot and an estimator.
+"""The closed form of a class of estimators: predictions as functions of a snapshot and an estimator.
 
     guess(snapshot, estimator)              → Guess          one guess on the whole batch
     averaged(snapshot, estimator, n)        → Guess          the mean of n independent guesses (`Averaged`)
     subsampled(snapshot, estimator, size)   → GuessOnRows    a guess on ``size`` random rows (`Subsampled`)
-    needs(estimator)                        → names          what is read of the snapshot beside gradients and inputs
+    needs(estimator)                        → names          what it reads of the snapshot besides gradients and inputs
 
-Only the first must be given. Two moments of a mean of guesses always follow from those of one guess; of a guess on
-random rows nothing is known unless the closed form says it.
+Only the first must be given. Two moments of a mean of guesses always follow from those of one guess. A guess on random
+rows is unknown unless the closed form covers it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which closed form belongs to which class of estimators: one table, looked up along a class's bases.
 
-A user's own closed form is registered in one call. Here for a guess ĝ = c g at the activations, the same every time:
+You register your own closed form in one call. This example is for a deterministic guess ĝ = c g at the activations:
 
     from fganalysis.predictions import ClosedForm, Guess, Moments
 
@@ -42,15 +42,15 @@ from fganalysis.predictions.weights import MULTI_TANGENT, WEIGHT
 
 
 def closed_form_of(estimator: Any) -> ClosedForm:
-    """That of the estimator's class, or of the nearest of its bases that has one; `UNKNOWN` without any."""
+    """The closed form of the estimator's class, or of the nearest base class that has one; otherwise `UNKNOWN`."""
     known = (CLOSED_FORMS[kind] for kind in type(estimator).__mro__ if kind in CLOSED_FORMS)
     return next(known, UNKNOWN)
 
 
 def register_closed_form(estimator_class: type, closed_form: ClosedForm | None) -> None:
-    """Says what theory knows of a class of estimators: `predict` and `diagnose` show it from then on.
+    """Registers the closed form of a class of estimators, which `predict` and `diagnose` use from then on.
 
-    A subclass inherits the closed form, and may have another one. An entry that is there is replaced.
+    A subclass inherits the closed form, unless it has one itself. An existing entry is replaced.
 
     Args:
         estimator_class: the class of the estimator, whose instances are called with (snapshot, n_guesses, generator).

@@ -1,4 +1,4 @@
-"""What the energy curves of a snapshot predict of the upstream guesses (docs/mathematics.md#energy-curves)."""
+"""Predictions for the upstream guesses from the energy curves of a snapshot (docs/mathematics.md#energy-curves)."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def _both(
 
 
 def _styled(measured: xr.Dataset) -> list[tuple[dict[str, Any], str]]:
-    """Every estimator with its colour, from a palette that colour-blind readers can tell apart, and its marker."""
+    """Every estimator with its colour, from a palette for colour-blind readers, and its marker."""
     import seaborn
 
     estimators = [str(name) for name in measured[schema.ESTIMATOR].values]
@@ -200,7 +200,7 @@ def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, s
 
 
 def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, list[list[float]]]:
-    """A measured value and how far its 95 % interval reaches below and above it, as error bars are given."""
+    """A measured value, and the distances of the bounds of its 95 % interval below and above it, for error bars."""
     value, low, high = (float(dataset[name + suffix]) * scale for suffix in ("", schema.LOW, schema.HIGH))
     return value, [[max(value - low, 0.0)], [max(high - value, 0.0)]]
 

@@ -59,7 +59,7 @@ BESIDE = (SE, LOW, HIGH, WIDE, SHORT)
 # Those of registered metrics that are compared with their predictions, wherever a result has them.
 ALSO_COMPARED: list[str] = []
 
-# Those with a tail of their own, whose shape k̂ stands beside them (`_tail`): an interval is short from k̂ = 1/2 on.
+# Quantities with a tail, whose shape k̂ is also reported (`_tail`): an interval is marked as short from k̂ = 1/2 on.
 # All norms of mean guesses have that of `bias`.
 TAILED = ("bias", "shrinkage", "variance", "mse", "cosine", "efficiency", "best_scale")
 

@@ -203,8 +203,8 @@ def _finished_cells(path: Path) -> list[Path]:
             return [path]
         if not path.exists():
             raise ValueError(f"there is no result at {path}: run the study first")
-        found = [Path(folder) / name for folder, _, names in os.walk(path, onerror=refuse) for name in names]
-        files = sorted(file for file in found if _is_cell(file))
+        paths = [Path(folder) / name for folder, _, names in os.walk(path, onerror=refuse) for name in names]
+        files = sorted(file for file in paths if _is_cell(file))
     except OSError as error:
         place = "" if error.filename in (None, str(path)) else f" at {error.filename}"
         raise ValueError(

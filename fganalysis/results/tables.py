@@ -53,15 +53,15 @@ RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
     """A row per step, estimator, space and layer; a column per quantity, its error, its interval and its prediction.
 
-    Spaces in which an estimator makes no guess are left out, whichever quantities are asked for; what is not known in
-    a row is NaN. Numbers are not rounded; see `formatted`. Two columns are there only where they have something to say:
-    ``not_looked_at`` names trainable parameters that are in no layer, ``not_measured`` says why a row is NaN.
+    Spaces in which an estimator makes no guess are left out. Unknown numbers are NaN. Numbers are not rounded; see
+    `formatted`. Two columns exist only if they are not empty: ``not_looked_at`` names trainable parameters that are in
+    no layer, and ``not_measured`` says why a row is NaN.
 
     Args:
         tree: from `fganalysis.diagnose`. quantities: names from `fganalysis.schema`.
 
     Raises:
-        ValueError: an unknown quantity, or a tree without /measured, /predicted or what is asked for in them.
+        ValueError: an unknown quantity, or a tree without /measured, /predicted or these quantities in them.
     """
     measured, predicted = node(tree, "measured"), node(tree, "predicted")
     check_names("quantities", quantities)
@@ -89,8 +89,8 @@ def _with_remarks(frame: pd.DataFrame, measured: xr.Dataset) -> pd.DataFrame:
         frame[schema.NOT_LOOKED_AT] = unseen
     if frame["_failed"].any():
         reasons = json.loads(str(measured.attrs.get(schema.NOT_MEASURED, "{}")))
-        told = frame[schema.ESTIMATOR].map(lambda name: reasons.get(name, "no reason is stored"))
-        frame[schema.NOT_MEASURED] = told.where(frame["_failed"], "")
+        reason_of_row = frame[schema.ESTIMATOR].map(lambda name: reasons.get(name, "no reason is stored"))
+        frame[schema.NOT_MEASURED] = reason_of_row.where(frame["_failed"], "")
     return frame
 
 
@@ -120,12 +120,12 @@ def not_looked_at(measured: xr.Dataset) -> str:
 def formatted(frame: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """The same rows as text: ``measured ± standard error | predicted``, rounded by the standard error.
 
-    ``±≤`` where the interval is wide, so that it may cover far more than 95 %, ``±≥`` where it may be too short. What
-    is smaller than the rounding of an exact estimator's numbers is 0; relative to the column ``gradient_norm`` where
-    there is one.
+    ``±≤`` marks a wide interval, which may cover far more than 95 %, and ``±≥`` an interval that may be too short.
+    Numbers below the rounding errors of an exact estimator are printed as 0; these errors are relative to the column
+    ``gradient_norm`` if there is one.
 
     Args:
-        frame: from `summary`, or with columns of one's own. quantities: names of its columns.
+        frame: from `summary`, or with your own columns. quantities: names of its columns.
 
     Raises:
         ValueError: no table, or a column that it does not have.
@@ -149,7 +149,7 @@ def _size(name: str, gradient_norm: float) -> float:
 
 
 def agreement(tree: xr.DataTree) -> pd.DataFrame:
-    """How often |z| exceeds 3 and 4, a row per quantity, beside what chance would give.
+    """How often |z| exceeds 3 and 4, and how often it would by chance: a row per quantity.
 
     See `z_scores`. z counts as 0 where difference and error are both below the rounding of single precision. A quantity
     without a closed form has no row.

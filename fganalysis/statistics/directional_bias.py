@@ -9,17 +9,28 @@ from fganalysis.statistics.guess_scalars import group_means
 from fganalysis.statistics.intervals import Array, Estimate, mean
 from fganalysis.statistics.squared_norm import LEAST_GROUPS, SquaredNorm, mean_over_pairs, squared_norm
 
-CLEAR = 5.0  # Standard errors that the mean guess must have along the gradient before it has a direction.
-NEARLY_ALL = 0.9  # Of the range from 0 to 1: an interval that leaves out no more says next to nothing.
+# Both are tuned by `python -m studies.calibration`. To tune them again, change them, run the study with `--out` a new
+# folder, and read the rows of `directional_bias` on its page: no cell may be tight, and every wide cell must be marked
+# wide. A larger CLEAR gives fewer intervals.
+CLEAR = 5.0  # ⟨ḡ, g⟩ must be this many standard errors from zero: otherwise the mean guess has no known direction.
+NEARLY_ALL = 0.9  # An interval that covers more than this share of the range from 0 to 1 is wide.
 
 
 def directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray[np.int64], g2: Array) -> Estimate:
-    """sin² = 1 − ⟨ḡ, g⟩²/(‖ḡ‖²‖g‖²) = tan²/(1 + tan²), the squared tangent being the squared norm of the mean guess
-    across the gradient, over its component along it, c: influence vectors (m_a⊥ − (m̄⊥/c)(c_a − c))/c.
+    """sin² = 1 − ⟨ḡ, g⟩²/(‖ḡ‖²‖g‖²) = tan²/(1 + tan²), with the interval of tan².
 
-    NaN where c is less than 5 of its standard errors. Where noise makes the estimate of tan² negative, sin² is 0, as a
-    bias is: x/(1 + x) has a pole at −1, which many dimensions and few guesses come near. Wide where hardly a value
-    between 0 and 1 is left out.
+    tan = ‖ḡ⊥‖/c, where ḡ⊥ is the part of the mean guess across the gradient and c its component along the gradient.
+    tan² is a squared norm, with the influence vectors (m_a⊥ − (m̄⊥/c)(c_a − c))/c of the groups a.
+
+    NaN if c is less than 5 standard errors from zero. If noise makes the estimate of tan² negative, sin² is 0, because
+    x/(1 + x) has a pole at −1, which estimates in many dimensions from few guesses come near. The interval is wide if
+    it covers nearly all values from 0 to 1.
+
+    Args:
+        gram: ⟨m_a − g, m_b − g⟩, (…, group, group). sizes: guesses in each group, (group,). p: ⟨ĝ, g⟩, (…, guess).
+        group_of_guess: (guess,). g2: ‖g‖², (…).
+
+    Source: docs/mathematics.md#interval-of-the-directional-bias.
     """
     if gram.shape[-1] < LEAST_GROUPS:
         return Estimate.missing(p.shape[:-1])
@@ -32,7 +43,7 @@ def directional_bias(gram: Array, sizes: Array, p: Array, group_of_guess: NDArra
 
 
 def squared_tangent(gram: Array, sizes: Array, p: Array, group_of_guess: NDArray[np.int64], g2: Array) -> SquaredNorm:
-    """tan² of the mean guess to the gradient, and its law: see `directional_bias`."""
+    """tan² of the angle between the mean guess and the gradient, and its law. Arguments as in `directional_bias`."""
     groups = gram.shape[-1]
     length = np.sqrt(g2)[..., None]
     weights = sizes / sizes.sum()

@@ -1,4 +1,4 @@
-"""What the inner product and squared norm of every guess say: its error, its cosine, means over groups of guesses.
+"""Errors and cosines of guesses from their inner products and squared norms, and means over groups of guesses.
 
 p and q are (…, guess), as in `fganalysis.statistics.quantities`.
 """
@@ -12,13 +12,13 @@ from fganalysis.statistics.intervals import Array
 
 
 def errors_about(scale: Array, p: Array, q: Array, squared_gradient: Array) -> Array:
-    """‖ĝ − s g‖² of every guess, (…, guess), for a number s: a square, which rounding alone makes negative."""
+    """‖ĝ − s g‖² of every guess, (…, guess). scale: s (…). Values that rounding makes negative are set to 0."""
     errors: Array = np.maximum(q - 2 * scale[..., None] * p + (scale**2 * squared_gradient)[..., None], 0.0)
     return errors
 
 
 def cosines(p: Array, q: Array, g2: Array) -> Array:
-    """Of every guess with the gradient, (…, guess); 0 where the guess is zero, NaN where ``g2`` is."""
+    """The cosine of every guess with the gradient, (…, guess). 0 for a guess of zero, NaN where ``g2`` is NaN."""
     lengths = np.sqrt(q) * np.sqrt(g2[..., None])
     unknown = np.where(np.isnan(lengths), np.nan, np.zeros_like(p))
     return np.clip(np.divide(p, lengths, out=unknown, where=lengths > 0), -1.0, 1.0)

@@ -1,7 +1,7 @@
 """95 % intervals of means, smooth functions of means and proportions, for skewed samples: NumPy arrays only.
 
 What is averaged over guesses, above all squared norms, is skewed, as squares and products of noise are. The studentised
-mean T = (estimate − truth)/SE then has a skewness of its own, and T ± 1.96 misses too often on one side. With n
+mean T = (estimate − truth)/SE is then skewed too, and T ± 1.96 misses too often on one side. With n
 guesses, γ the skewness of the influence values and s = 1/√n, to first order in s
 
     g(T) = T + s (a T²/3 + d) + (s a)² T³/27      a = γ + 3c/2      d = γ/6 + c/2 − b
@@ -14,8 +14,8 @@ interval wide, where a few guesses make up most of the variance.
 
 Limits of these intervals:
 
-- No sample shows events that it has not met. An estimator that owes its mean to events rarer than about 20 in the
-  number of guesses has intervals that are too short, and nothing says so.
+- No sample shows events that have not occurred in it. If the mean of an estimator comes from events of which fewer than
+  about 20 are expected in the sample, intervals are too short, and nothing indicates it.
 - Fewer than 256 guesses show too little of common tails too. Their intervals are widened: at 64 guesses by a third, and
   those of norms by two thirds. Fewer than 32 guesses have no interval.
 - `Estimate.wide` marks intervals that may cover far more than 95 %.
@@ -39,7 +39,7 @@ Z95 = 1.959963984540054
 TAIL_PROBABILITY = 0.025  # Of a 95 % interval, on each side.
 
 # The next four are tuned by `python -m studies.calibration`. To tune them again, change them, run the study with
-# `--out` a new folder, and read its page: no cell may be tight, and every wide cell must say so. Smaller values of
+# `--out` a new folder, and read its page: no cell may be tight, and every wide cell must be marked. Smaller values of
 # ENOUGH and FEW make shorter intervals for few guesses, until a cell is tight.
 LEAST = 32  # Fewest guesses that have an interval.
 ENOUGH = 256  # Guesses from which on the intervals are not widened.
@@ -133,10 +133,9 @@ class Shape:
 
 
 def shape(values: Array) -> Shape:
-    """Over the last axis; NaN for fewer than two values.
+    """Standard error of the mean, skewness and kurtosis over the last axis; NaN for fewer than two values.
 
-    Standard error, skewness and kurtosis as those of `scipy.stats`, at once: importing that takes a second, and its
-    powers of numbers far from 1 leave the range of double precision.
+    `scipy.stats` has the same numbers, but takes a second to import, and its powers of numbers far from 1 overflow.
     """
     n = values.shape[-1]
     if n < 2:
@@ -154,7 +153,7 @@ def shape(values: Array) -> Shape:
 
 
 def power_of_two(sizes: Array) -> Array:
-    """For each size the largest power of two up to it; 1 where a size is not positive. Such units round nothing."""
+    """The largest power of two up to each size; 1 where a size is not positive. Dividing by it rounds nothing."""
     usable = (sizes > 0) & np.isfinite(sizes)
     return np.where(usable, np.ldexp(1.0, np.frexp(np.where(usable, sizes, 1.0))[1] - 1), 1.0)
 
@@ -184,7 +183,7 @@ def mean(values: Array) -> Estimate:
 
 
 def proportion(hits: Array, n: int) -> Estimate:
-    """A proportion with Agresti and Coull's interval, which has a width at 0 and 1 and is never too tight.
+    """A proportion with Agresti and Coull's interval, which has a positive length at 0 and 1 too.
 
     Counts are discrete. Where fewer than ten guesses are on one side, no interval covers exactly 95 %: this one covers
     more and is marked as wide.

@@ -1,15 +1,15 @@
 """How heavy the tail of a sample is: the shape k of a generalised Pareto law fitted to its largest values.
 
 Beyond a high cutoff u the excess x − u of nearly every law has, in the limit, the density (1 + k x/σ)^(−1−1/k)/σ
-(Pickands 1975). Moments of an order from 1/k on do not exist: from k = 1/2 on there is no variance, so that a mean has
-no standard error and no interval drawn from one has the coverage that it states. That is the limit; a sample shows the
-k of the tail as far as it has met it. A log-normal law, which has all moments, looks as a law of some k > 1/2 does
-until very many values are there, and its intervals are as wrong until then.
+(Pickands 1975). Moments of order 1/k and above do not exist. From k = 1/2 on there is no variance, so a mean has no
+standard error, and its interval does not have the stated coverage. This holds in the limit; a sample shows the tail
+only as far as its largest values. A log-normal law has all moments, but a sample of it has k̂ > 1/2 until there are
+very many values, and its intervals are too short until then.
 
-The fit is that of Zhang and Stephens 2009, Technometrics 51, 316–325 (a quasi-Bayesian estimate: k is the mean of
-log(1 − b x) at the mean of b under its profile likelihood), with the number of values in the tail, the prior of ten
-values with k = 1/2 and the use of both tails of Vehtari, Simpson, Gelman, Yao and Gabry 2024, JMLR 25(72). So k here is
-the k̂ of ArviZ and of R's loo and posterior, sign included. NumPy arrays only.
+The fit is that of Zhang and Stephens 2009, Technometrics 51, 316–325: a quasi-Bayesian estimate, in which k is the mean
+of log(1 − b x) at the mean of b under its profile likelihood. The number of values in the tail, the prior of ten values
+with k = 1/2 and the use of both tails are those of Vehtari, Simpson, Gelman, Yao and Gabry 2024, JMLR 25(72), and so
+are the constants. So k̂ is that of ArviZ and of R's packages loo and posterior, with the same sign. NumPy arrays only.
 """
 
 from __future__ import annotations

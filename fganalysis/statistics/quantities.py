@@ -1,12 +1,12 @@
 """From raw per-guess scalars to reported quantities and their 95 % intervals: NumPy arrays only.
 
 Raw material, per space and layer: the inner product p_i = ⟨ĝ_i, g⟩ and squared norm q_i = ‖ĝ_i‖² of every guess i, and
-the Gram matrix K_ab = ⟨m_a − g, m_b − g⟩ of the means m_a of disjoint groups of guesses. A squared norm of a mean,
-‖m̄ − g‖², overshoots the squared bias by tr Cov / n; the sum over pairs of *different* groups does not.
+the Gram matrix K_ab = ⟨m_a − g, m_b − g⟩ of the means m_a of disjoint groups of guesses. The squared norm of the mean
+error, ‖m̄ − g‖², exceeds the squared bias by tr Cov/n on average; the mean over pairs of *different* groups does not.
 
-Means and smooth functions of (p, q) have influence values, one a guess: see `fganalysis.statistics.intervals`. Norms of
-means come from Gram matrices: see `fganalysis.statistics.squared_norm`. Intervals have bounds of their own, as few of
-these laws are symmetric; value ± 1.96 se is the interval in the limit of many guesses only.
+Means and smooth functions of (p, q) have influence values, one for each guess: see `fganalysis.statistics.intervals`.
+Norms of means come from Gram matrices: see `fganalysis.statistics.squared_norm`. Few of these estimates have a
+symmetric law, so every interval has two bounds. It is value ± 1.96 SE only in the limit of many guesses.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fganalysis.statistics.squared_norm import root, squared_norm
 from fganalysis.statistics.variance import about_scaled_gradient, variance
 
 NORMS = ("squared_bias", "bias", "relative_bias", "directional_bias")
-LENGTHS, SQUARES = ("bias",), ("squared_bias", "variance", "mse")  # The others have no unit.
-ROOTS = ("squared_bias", "efficiency")  # Squares whose roots are known to a rounding error.
-SIGNED = ("shrinkage", "best_scale")  # Without limits. The others are at least 0 but for these:
+LENGTHS, SQUARES = ("bias",), ("squared_bias", "variance", "mse")  # All other quantities have no unit.
+ROOTS = ("squared_bias", "efficiency")  # Squares of numbers with a known rounding error.
+SIGNED = ("shrinkage", "best_scale")  # Quantities without limits. The limits of these follow, of all others 0 and ∞:
 LIMITS = {"cosine": (-1.0, 1.0)} | dict.fromkeys(("directional_bias", "efficiency", "descent_probability"), (0.0, 1.0))
 
 
@@ -42,14 +42,14 @@ def quantities(
 ) -> dict[str, Estimate]:
     """Every reported quantity with its standard error and interval (docs/mathematics.md#reported-quantities).
 
-    All is computed in units of the gradient's own norm (of the guesses' where it is zero), so that it does not matter
-    in which units the loss is. No bound is nearer to its value than what rounding may have done to the guesses, and
-    none lies where no truth can.
+    Everything is computed in units of the norm of the gradient (or of the guesses, if the gradient is zero), so the
+    unit of the loss does not matter. Every bound is at least as far from its value as rounding may have moved it, and
+    within the limits of the quantity.
 
     Args:
-        inner_product, squared_length: p and q, (…, guess). gram: (…, group, group). group_of_guess: (guess,), the group
-            of each. squared_gradient: (…), exact ‖g‖². precision: the relative rounding error of the numbers that the
-            guesses consist of.
+        inner_product, squared_length: p and q, (…, guess). gram: K, (…, group, group). group_of_guess: the group of
+            each guess, (guess,). squared_gradient: the exact ‖g‖², (…). precision: that of the data type of the
+            guesses.
 
     Returns:
         name → Estimate of shape (…); relative quantities are NaN where the gradient is zero.
@@ -63,12 +63,12 @@ def quantities(
     bias_law = squared_norm(gram, sizes)
     errors = errors_about(np.ones_like(whole), p, q, whole)
     shrinkage = mean(p / g2[..., None])
-    # Of the scales that are not ruled out, the one nearest to the gradient.
+    # The scale nearest to 1 in the interval of the shrinkage: see `variance`.
     scale = np.where(np.isnan(shrinkage.low), 1.0, np.clip(1.0, shrinkage.low, shrinkage.high))
     about_mean = about_scaled_gradient(scale, p, q, gram, group_of_guess, whole)
     squared_bias = replace(bias_law.estimate(), tail=tail_shape(np.sqrt(about_mean[0])))
     bias = root(squared_bias)
-    found = {
+    estimates = {
         "squared_bias": squared_bias,
         "bias": bias,
         "relative_bias": bias.scaled(1 / np.sqrt(g2)),
@@ -82,12 +82,12 @@ def quantities(
         "descent_probability": _positive(p, precision * np.sqrt(q * whole[..., None])),
     }
     allowed = rounding_allowed(p, q, g2, whole, bias_law.value, precision)
-    for name, estimate in found.items():
+    for name, estimate in estimates.items():
         wider = _of_few(name, estimate, p.shape[-1])
         rounded = of_root(wider, allowed[name]) if name in ROOTS else wider.of_rounding(allowed[name])
         unit = length if name in LENGTHS else square if name in SQUARES else np.ones_like(length)
-        found[name] = _limited(name, rounded).scaled(unit)
-    return found
+        estimates[name] = _limited(name, rounded).scaled(unit)
+    return estimates
 
 
 def _unit(squared_length: Array, squared_gradient: Array) -> Array:
@@ -105,9 +105,12 @@ def _limited(name: str, estimate: Estimate) -> Estimate:
 
 
 def _positive(p: Array, rounding: Array) -> Estimate:
-    """Bounds from the guesses whose inner product is positive, or may be, whatever rounding did to it."""
+    """P(p > 0), with bounds that allow for the inner products to whose sign rounding may have contributed.
+
+    The lower bound counts the products that are positive in spite of rounding, the upper one those that may be.
+    """
     n, known = p.shape[-1], np.asarray(~np.isnan(p).any(-1))
-    surely, found, possibly = (
+    surely, positive, possibly = (
         proportion((p > least).sum(-1).astype(float), n).where(known) for least in (rounding, 0.0, -rounding)
     )
-    return replace(found, low=surely.low, high=possibly.high)
+    return replace(positive, low=surely.low, high=possibly.high)

@@ -1,11 +1,11 @@
 """How far a measured quantity may lie from a correct prediction, at error probabilities of 10⁻⁴ to 10⁻⁶: NumPy only.
 
-Many comparisons at a small total alpha leave each of them such a probability. There, value ± z SE with a normal z is
-far too short: squares and products of noise are skewed, their variance is estimated, and few guesses make up much of
-it. Instead:
+Many comparisons at a small total alpha leave each comparison such a probability. At this level, value ± z SE with a
+normal z is far too short: squares and products of noise are skewed, and their variance is an estimate that depends on a
+few large guesses. Instead:
 
-* A mean is tested with Hall's correction and the quantiles of Student's t (`fganalysis.statistics.intervals`), and with
-  room for three more guesses as far out as the furthest. A prediction of a function of means is turned into a
+* A mean is tested with Hall's correction and the quantiles of Student's t (`fganalysis.statistics.intervals`), as if
+  three more guesses were as far out as the furthest. A prediction of a function of means is turned into a
   prediction of a mean: the best scale c by E(p − c q) = 0, the efficiency by its root.
 * The squared norm of a bias or a tangent is tested with the variance that it would have at the prediction
   (`SquaredNorm.reach`).
@@ -32,7 +32,7 @@ from fganalysis.statistics.squared_norm import SquaredNorm, squared_norm
 
 @dataclass(frozen=True)
 class Margin:
-    """A value beside its prediction, on the scale on which they are compared.
+    """A value and its prediction, on the scale on which they are compared.
 
     Attributes:
         value, prediction: on that scale; for a norm it is that of the square.

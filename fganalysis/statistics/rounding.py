@@ -9,18 +9,26 @@ import numpy as np
 from fganalysis.statistics.intervals import Array, Estimate
 
 DOUBLE = float(np.finfo(np.float64).eps)
-ROUNDING = 32.0  # What rounding may add to a guess, its products and sums, in units of the data type's precision.
+# What rounding may add to a guess, its products and sums, in units of the data type's precision. No study tunes it: a
+# test in tests/unit/statistics/test_quantities.py fails if it is far too small, and larger values only lengthen
+# intervals of quantities that do not vary.
+ROUNDING = 32.0
 
 
 def rounding_allowed(
     p: Array, q: Array, g2: Array, squared_gradient: Array, squared_bias: Array, precision: float
 ) -> dict[str, Array]:
-    """What rounding may have done to every quantity, to the root of those of `ROOTS`.
+    """How far rounding may have moved every quantity, (…); for `squared_bias` and `efficiency`, how far their root.
 
-    The rounding of a guess is relative to the guess. What of it differs from guess to guess is part of the noise; so it
-    is the length of the mean guess that counts. Gram matrices and differences from the gradient have double precision.
+    The rounding error of a guess is relative to the guess. The part of it that differs between guesses is part of the
+    noise, so only the length of the mean guess matters. Gram matrices and differences from the gradient have double
+    precision.
+
+    Args:
+        p, q: ⟨ĝ, g⟩ and ‖ĝ‖², (…, guess). g2: ‖g‖², (…), NaN where it is zero; squared_gradient: the same with zeros.
+        squared_bias: ‖ḡ − g‖², (…). precision: that of the guesses.
     """
-    gradient, one = np.sqrt(squared_gradient), np.ones_like(squared_gradient)
+    gradient, ones = np.sqrt(squared_gradient), np.ones_like(squared_gradient)
     along = np.abs(p.mean(-1)) / np.sqrt(g2)
     single, double = ROUNDING * precision, ROUNDING * DOUBLE
     # ‖ḡ‖² = ‖ḡ − g‖² + 2⟨ḡ, g⟩ − ‖g‖², known to double precision of ‖g‖², at most E‖ĝ‖² and at least ⟨ḡ, g⟩²/‖g‖².
@@ -37,10 +45,10 @@ def rounding_allowed(
         "directional_bias": _over(single * guess * (guess + gradient) + double * (guess + gradient) ** 2, along**2),
         "variance": of_square,
         "mse": of_square,
-        "cosine": single * one,
-        "efficiency": single * one,
+        "cosine": single * ones,
+        "efficiency": single * ones,
         "best_scale": 2 * single * _over(gradient, np.sqrt(second)),
-        "descent_probability": 0.0 * one,
+        "descent_probability": 0.0 * ones,
     }
 
 

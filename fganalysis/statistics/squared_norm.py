@@ -15,10 +15,10 @@ interval is then too short where U is too small and too long where U is too larg
 8 tr C³/A³ + 24ℓ²/θ. This is exact in one dimension without a bias, and normal in many dimensions. The variances are
 estimated, so the quantiles are those of Student's t, with degrees of freedom after Satterthwaite.
 
-**ℓ at other θ.** The estimate ℓ̂ comes from the same groups as U, so noise that makes U too large makes ℓ̂ too large. Its
-regression on U corrects for that: ℓ(θ) = ℓ̂ − β(U − θ), with β the slope of the regression. For noise in one dimension
-this is exact, both for a bias along the noise (ℓ = cθ/A) and for a bias across it (ℓ = 0). Truncated upstream guesses
-are biased across their noise.
+**ℓ at other θ.** The estimate ℓ̂ comes from the same groups as U, so noise that makes U too large makes ℓ̂ too large.
+Its regression on U corrects for that: ℓ(θ) = ℓ̂ − β(U − θ), with β the slope of the regression. For noise in one
+dimension this is exact, both for a bias along the noise (ℓ = cθ/A) and for a bias across it (ℓ = 0). Truncated upstream
+guesses are biased across their noise.
 
 **Near zero.** At θ = 0 only a large U can speak against θ. All 5 % of the error lie on that side, and the interval is
 [0, upper]. From θ = 2√Var U on, each side has 2.5 %. Between these points the shares change linearly. So the interval
@@ -41,13 +41,13 @@ from scipy import special
 from fganalysis.statistics.intervals import Z95, Estimate, power_of_two
 
 Array = NDArray[np.float64]
-LEAST_GROUPS = 4
+LEAST_GROUPS = 4  # tr C² is a sum divided by A(A − 3).
 MOST_SKEWNESS = np.sqrt(8.0)  # Skewness of the square of a normal number.
 TWO_SIDED_SKEWNESS = 2.2  # A gamma law of smaller skewness reaches 1.96 standard deviations below its mean.
 
 # The next four are tuned by `python -m studies.calibration`. To tune them again, change them, run the study with
-# `--out` a new folder, and read the rows of the biases on its page: no cell may be tight, and every wide cell must say
-# so. Smaller values of MATTERS and larger ones of RESOLVED mark more intervals as wide.
+# `--out` a new folder, and read the rows of the biases on its page: no cell may be tight, and every wide cell must be
+# marked. Smaller values of MATTERS and larger values of RESOLVED mark more intervals as wide.
 TWO_SIDED_FROM = 2.0  # θ over the standard deviation of U from which on both sides of the interval have 2.5 %.
 NOISE_IN_ALONG = 5.0  # ℓ̂ below this many standard deviations of its noise is treated mostly as noise.
 MATTERS = 0.4  # An interval can be wide where the bias may add more than this part of v₀ to the variance of U,
@@ -191,7 +191,7 @@ def root(squared: Estimate) -> Estimate:
 
 
 def _last(holds: Callable[[Array], Array], start: Array, stop: Array) -> Array:
-    """The end of the range from ``start`` in which a condition holds, ``start`` where it does so nowhere.
+    """The end of the range from ``start`` in which a condition holds; ``start`` if it holds nowhere.
 
     SciPy's elementwise root finder takes 1.1 to 2 times as long, and has no answer where the condition holds nowhere.
     """

@@ -38,7 +38,7 @@ class Checkpoint:
     training: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with ``prefix.``, by the rest of their names."""
+        """The tensors whose names begin with ``prefix.``, by their names without this prefix."""
         start = f"{prefix}."
         return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
@@ -103,9 +103,8 @@ def save_checkpoint(
     """Writes ``out/step_NNNNNN.safetensors``: the states of network, optimiser, schedule and estimator; atomically.
 
     Args:
-        settings: what made the run, by name, see `fganalysis.training.run_settings`. loss: of the network as saved, on
-        examples
-            on which a run that goes on from here can take it again.
+        settings: the settings of the run by name, see `fganalysis.training.run_settings`.
+        loss: of the network as saved, on examples on which a continued run can compute it again.
 
     Raises:
         ValueError: a state that holds what is neither a tensor nor plain numbers and texts.
@@ -130,7 +129,7 @@ def states_of(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     estimator_state: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a checkpoint by name, and the rest of its states as JSON knows it. Raises as `save_checkpoint`."""
+    """The tensors of a checkpoint by name, and its other states as JSON. Raises as `save_checkpoint`."""
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"estimator.{name}": value for name, value in estimator_state.items()}
     state = optimizer.state_dict()
@@ -251,7 +250,7 @@ def _optimizer_form(optimizer: torch.optim.Optimizer) -> str:
 
 
 def _schedule_state(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """The state of a schedule without its functions: the schedule given when a run is continued has its own."""
+    """The state of a schedule without its functions, which a continued run takes from the schedule that it is given."""
     return {name: value for name, value in scheduler.state_dict().items() if not _only_functions(value)}
 
 

@@ -1,4 +1,4 @@
-"""The files of public datasets: where they may lie, what they must contain, and their download when they are nowhere.
+"""The files of public datasets: where they are searched, what they must contain, and how they are downloaded.
 
 The folders searched, in this order: `FGA_DATA`, the user's cache folder for fganalysis, `./data` (where torchvision's
 users have them) and the folder of Debian's dataset packages. Content is checked against known hashes, wherever it is
@@ -26,7 +26,7 @@ class Source:
     """Where the files of a dataset may lie below a data folder, the SHA-256 of their content, where they come from.
 
     `content` maps the plain name of a file to the SHA-256 of what is in it once decompressed: distributors recompress.
-    `downloads` are the compressed files at `url`, whose content is checked like that of any file found.
+    `downloads` are the compressed files at `url`, whose content is checked like that of files in the data folders.
     """
 
     folders: tuple[str, ...]
@@ -145,7 +145,7 @@ class Damaged(ValueError):
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Renames a damaged file, so that it can be looked at and is in nobody's way, and says so on the terminal."""
+    """Renames a damaged file, so that it is kept but no longer read, and names it on the terminal."""
     aside = path.with_name(f"{path.name}.damaged-{uuid4().hex[:8]}")
     try:
         os.replace(path, aside)

@@ -316,7 +316,7 @@ def _generate_mnist1d(seed: int) -> Dataset:
 
 def _save(dataset: Dataset, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes may write the same file at once: each writes one of its own, and the last rename wins.
+    # Two processes may write the same file at once: each writes a temporary file, and the last rename wins.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as stream:

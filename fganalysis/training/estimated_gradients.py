@@ -36,22 +36,27 @@ def estimate_gradient(
     n_guesses: int = 1,
     autodiff: Autodiff = "reverse",
 ) -> Tensor:
-    """Adds the mean of ``n_guesses`` guesses to every parameter's ``.grad``, for a training loop of one's own.
+    """Adds the mean of ``n_guesses`` guesses to every parameter's ``.grad``, for your own training loop.
 
-    As ``loss.backward()`` it adds to what is there: call ``optimizer.zero_grad()`` first, or let batches add up.
+    Like ``loss.backward()`` it adds to the gradients that are there: call ``optimizer.zero_grad()`` first, or let
+    several batches accumulate. A stateful estimator guesses with its present state; `fill_gradients` says how the state
+    learns from step to step.
+
+    Network and loss are checked as by `capture`, once for each pair of a network and a loss function, on the first
+    examples of the first batch, because checks at every step would take too long. Functions made from the same code
+    count as the same.
+
+    Args:
+        generator: of the noise, on the device of the inputs. n_guesses: guesses that are averaged. autodiff: "forward"
+            takes slopes by forward mode, without a backward pass.
 
     Returns:
         The mean loss on the batch, detached. ``optimizer.step()`` may follow as usual.
 
-    What `capture` checks of network and loss is checked on the first examples of the first batch with which a network
-    and a loss function meet here, and not again: every step would pay for it. Functions made by the same code count
-    as one. A stateful estimator guesses with the state that it has; how it learns from step to step, see
-    `fill_gradients`.
-
     Raises:
-        ValueError: an empty batch, a parameter outside every tap, a module that lets examples interact or draws noise
-            of its own, a loss that is not a mean over examples, NaN activations, no guess or one that is not finite or
-            does not fit, in forward mode a gradient that takes a backward pass.
+        ValueError: an empty batch; a parameter outside every tap; a module that lets examples interact or draws its own
+            noise; a loss that is not a mean over examples; NaN activations; no guess, or a guess that is not finite or
+            has another shape than the gradient; in forward mode a gradient that takes a backward pass.
     """
     check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
     check_loss(loss_fn)
@@ -75,14 +80,17 @@ def estimate_gradient(
 def fill_gradients(
     snapshot: Snapshot, estimator: str | Estimator, n_guesses: int, generator: torch.Generator, compare: bool = False
 ) -> dict[str, float]:
-    """Adds a mean of guesses to ``.grad`` of the snapshot's network, for a loop that keeps the snapshot.
+    """Adds a mean of guesses to ``.grad`` of the snapshot's network, for a training loop that keeps the snapshot.
 
-    Parameters that require no gradient are in no tap and get none. A stateful estimator wants the snapshot for
-    ``estimator.advanced(snapshot, generator)`` after the step. With ``compare``, returns the mean's cosine with the
-    exact gradient and its relative error; otherwise NaN for both.
+    Parameters that require no gradient are in no tap and get none. With a stateful estimator, call
+    ``estimator.advanced(snapshot, generator)`` after the step.
+
+    Returns:
+        The cosine of the mean guess with the exact gradient, and its relative error, in weight space for all layers
+        together. Both are NaN without ``compare`` and in forward mode.
 
     Raises:
-        ValueError: guesses of another shape or type than the weights, or another number of them.
+        ValueError: guesses of another shape or type than the weights, or a wrong number of guesses.
         NonFiniteActivations: guesses that are NaN or infinite.
     """
     check_kind("snapshot", snapshot, Snapshot, "what fganalysis.capture or freeze returns")
@@ -111,7 +119,7 @@ def fill_gradients(
 def _mean_guess(
     snapshot: Snapshot, estimator: Estimator, n_guesses: int, generator: torch.Generator
 ) -> Sequence[Tensor]:
-    """The mean of so many guesses, (unit, input) a layer, checked."""
+    """The mean of ``n_guesses`` guesses, (unit, input) for each layer. Refuses guesses that are not finite."""
     guesses = guesses_of(estimator, snapshot, n_guesses, generator)
     if isinstance(guesses, ActivationEstimates):
         for name in snapshot.untapped_parameters:
@@ -126,7 +134,7 @@ def _mean_guess(
 
 
 def check_generator(generator: object, device: torch.device) -> None:
-    """A generator that draws where the batch is."""
+    """Raises ValueError unless this is a torch generator on the type of device of the inputs."""
     check_kind("generator", generator, torch.Generator, "a torch.Generator")
     assert isinstance(generator, torch.Generator)
     if generator.device.type != device.type:
@@ -134,5 +142,5 @@ def check_generator(generator: object, device: torch.device) -> None:
 
 
 def check_loss(loss_fn: object) -> None:
-    """A function, or a module such as ``torch.nn.CrossEntropyLoss()``."""
+    """Raises ValueError unless this is a function, or a module such as ``torch.nn.CrossEntropyLoss()``."""
     check_callable("loss_fn", loss_fn, "a function of (outputs, targets)")

@@ -1,7 +1,7 @@
 """train(): a network trained by backpropagation or by any gradient estimator, with checkpoints and a log.
 
-The order of the examples depends on (seed, epoch) and the noise on (seed, step), never on what ran before: a run
-continued from any checkpoint is the uninterrupted run, bit for bit on the CPU.
+The order of the examples depends only on (seed, epoch), and the noise only on (seed, step). So a run that is continued
+from a checkpoint gives the same numbers as an uninterrupted run, bit for bit on the CPU.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ DEFAULT_BATCH = 512
 class Run:
     """The result of training: the trained network, the log over ``step``, and the checkpoint file of each step.
 
-    Where the run diverged, ``log.attrs["diverged_at_step"]`` says at which step; the network is the one that it was.
+    If the run diverged, ``log.attrs["diverged_at_step"]`` is the step, and the network is that of this step.
     """
 
     network: torch.nn.Module
@@ -88,34 +88,34 @@ def train(
     continue_from: str | Path | None = None,
     progress: bool = False,
 ) -> Run:
-    """Trains a copy of ``network`` on ``data``; the network given is not changed.
+    """Trains a copy of ``network`` on ``data``.
 
-    Parameters that require no gradient stay as they are.
+    The given network does not change, and neither do parameters that require no gradient.
 
     Args:
-        network: any module for backpropagation; for an estimator, every trained weight must sit in a tap.
+        network: any module for backpropagation. For an estimator, every trained weight must be in a tap.
         data: from `fganalysis.datasets.load`, or anything with the same four arrays.
         gradient: a key or an instance of an estimator. Several guesses per step (``n_guesses``) are averaged.
         epochs: passes over the training set; the last batch of a pass may be smaller.
         checkpoints: steps (0 is before the first update) at which network and optimiser are saved under ``out``.
-        batch_size: 512 unless given, or the whole training set where that is smaller.
-        optimizer: makes the optimiser from the parameters, any but LBFGS, which wants several gradients a step.
-            schedule: makes its learning-rate schedule, advanced a step at a time (ReduceLROnPlateau by the loss of the
-            batch).
-        autodiff: "forward" takes slopes by forward mode, so that no backward pass runs through the network; the log
-            then has no cosine. The gradient of a head of `LocalLoss` is its own.
-        seed: of the order of examples and of the noise; several: `train_seeds`.
+        batch_size: by default 512, or the whole training set if it is smaller.
+        optimizer: makes the optimiser from the parameters. LBFGS is refused, because it needs several gradients a step.
+        schedule: makes the learning-rate schedule of the optimiser. It advances after every step (ReduceLROnPlateau by
+            the loss of the batch).
+        autodiff: "forward" takes slopes by forward mode, without a backward pass through the network. The log then has
+            no cosine. The gradient of a head of `LocalLoss` comes from a backward pass through the head.
+        seed: of the order of examples and of the noise. For several seeds see `train_seeds`.
         log_every: steps between two rows of the log, which also has the first and the last step.
-        continue_from: a checkpoint of the same run to go on from. All settings must be those of the run, but for
-            ``epochs``, ``log_every`` and where results go; what differs is refused by name. A run with other settings
-            starts from the checkpoint's network, see `fganalysis.training.checkpoints.load_checkpoint`.
+        continue_from: a checkpoint from which the same run continues. All settings must be those of the run, except
+            ``epochs``, ``log_every`` and where results go; a difference is refused by name. To start a run with other
+            settings from a checkpoint's network, use `fganalysis.training.checkpoints.load_checkpoint`.
 
     Raises:
-        ValueError: arguments of another kind; checkpoints without ``out`` or beyond the last step, sizes below 1, a
-            batch larger than the training set, data that the network or the loss does not take, such as a class index
-            that no output has, an optimiser of other parameters, a network without parameters to train, a parameter
-            outside every tap, a checkpoint that is damaged, of another run or of a later step than the last, LBFGS, or
-            in forward mode a gradient that takes a backward pass.
+        ValueError: arguments of another kind; checkpoints without ``out`` or beyond the last step; sizes below 1; a
+            batch larger than the training set; data that the network or the loss does not take, such as a class index
+            beyond the outputs; an optimiser of other parameters, or LBFGS; a network without parameters to train; a
+            parameter outside every tap; a checkpoint that is damaged, of another run, or of a step after the last; in
+            forward mode a gradient that takes a backward pass.
     """
     estimator = resolve(gradient)
     data = checked_data(data)

@@ -28,16 +28,18 @@ def train_seeds(
     out: str | Path | None = None,
     **settings: Any,
 ) -> tuple[xr.Dataset, dict[int, Run]]:
-    """`train` once for each of several seeds, from ``make_network(seed)``.
+    """Trains once for each seed, by `train` with the network ``make_network(seed)``.
 
     Args:
-        out: checkpoints of a seed go to its folder ``seed_N``. settings: of `train`, the same for all.
+        out: folder of the checkpoints; those of a seed N go to its folder ``seed_N``.
+        settings: other arguments of `train`, the same for all seeds.
 
     Returns:
         The logs over (seed, step), NaN where a run has no row, and the runs by seed.
 
     Raises:
-        ValueError: seeds that are no list of different seeds, what makes no network, an unknown setting; as `train`.
+        ValueError: seeds that are not a list of different seeds; a ``make_network`` that is not a function or fails; an
+            unknown setting; and as `train`.
     """
     if isinstance(make_network, torch.nn.Module):
         raise ValueError("make_network must be a function from a seed to a network, got a network")

@@ -1,4 +1,4 @@
-"""What `train` is given besides numbers, checked before anything is trained: network, optimiser, schedule, steps."""
+"""Checks of the arguments of `train` that are not numbers: network, optimiser, schedule and checkpoints."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def advance(
     loss: float,
     step: int,
 ) -> None:
-    """A step of both, ReduceLROnPlateau's by the loss. Raises ValueError where one of them fails."""
+    """Advances optimiser and schedule by a step, ReduceLROnPlateau with the loss. Raises ValueError if either fails."""
     at_work: object = optimizer
     try:
         optimizer.step()

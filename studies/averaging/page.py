@@ -13,6 +13,8 @@ from studies.kit import pages
 from studies.kit.seeds import Interval, over_seeds
 from studies.kit.signed import signed_root
 
+EXAMPLES = ("weight", "activity")  # The estimators that the page's first sentence names.
+
 
 def page(dataset: xr.Dataset) -> str:
     """The page docs/results/averaging.md."""
@@ -22,6 +24,7 @@ def page(dataset: xr.Dataset) -> str:
 def values(dataset: xr.Dataset) -> dict[str, object]:
     """Everything that the template names."""
     names = [str(name) for name in dataset["guess_kind"].values]
+    at_a_glance = _at_a_glance(dataset)
     return {
         "settings": dataset.attrs,
         "largest": int(dataset["averaged"][-1]),
@@ -34,7 +37,8 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "without_draws": [f"`{name}`" for name in names if draws_nothing(dataset, name)],
         "agreement": agreement(dataset),
         "verdicts": [(name, _verdict(dataset.sel(guess_kind=name))) for name in names],
-        "at_a_glance": _at_a_glance(dataset),
+        "at_a_glance": at_a_glance,
+        "examples": [row for row in at_a_glance if row[0] in EXAMPLES] or at_a_glance[:1],
         "changes": _changes(dataset),
         "needed": [
             (space, str(trained), _needed(dataset.sel(space=space, trained=trained, layer=schema.ALL_LAYERS)))
@@ -45,21 +49,24 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
 
 
 def _verdict(dataset: xr.Dataset) -> dict[str, Interval | float | str]:
-    """What the ceilings in weight space say, measured ones where none are predicted: a case and its numbers."""
+    """Which cosines averaging reaches in weight space: a case and its numbers.
+
+    The case follows from the predicted ceilings, and from the measured ones where there is no prediction.
+    """
     weights = dataset.sel(space="weight")
-    own = weights.sel(layer=schema.ALL_LAYERS)
-    if bool(own["squared_ceiling_predicted"].isnull().any()):
+    together = weights.sel(layer=schema.ALL_LAYERS)
+    if bool(together["squared_ceiling_predicted"].isnull().any()):
         return {
             "case": "measured",
-            "ceiling": over_seeds(signed_root(own["squared_ceiling"].mean(["width", "trained"]))),
+            "ceiling": over_seeds(signed_root(together["squared_ceiling"].mean(["width", "trained"]))),
         }
-    if float(own["squared_ceiling_predicted"].min()) > 1 - EXACT:
-        if float(own["relative_squared_bias_predicted"].max()) > EXACT:
-            return {"case": "scale", "least": float(own["relative_squared_bias_predicted"].min())}
-        exact = float(own["relative_variance_predicted"].max()) == 0
+    if float(together["squared_ceiling_predicted"].min()) > 1 - EXACT:
+        if float(together["relative_squared_bias_predicted"].max()) > EXACT:
+            return {"case": "scale", "least": float(together["relative_squared_bias_predicted"].min())}
+        exact = float(together["relative_variance_predicted"].max()) == 0
         return {"case": "exact" if exact else "unbiased"}
     hidden = weights.isel(layer=slice(-2))
-    whole, single = (_range(signed_root(part["squared_ceiling_predicted"].values)) for part in (own, hidden))
+    whole, single = (_range(signed_root(part["squared_ceiling_predicted"].values)) for part in (together, hidden))
     return {"case": "biased", "whole": whole, "single": single}
 
 
@@ -68,27 +75,28 @@ def _range(cosines: NDArray[np.float64]) -> str:
 
 
 def _at_a_glance(dataset: xr.Dataset) -> list[list[str]]:
-    """How many guesses the middle cosine takes, measured, a row a kind."""
-    own = dataset.sel(space="weight", layer=schema.ALL_LAYERS, target=_middle(dataset))
-    columns = [(trained, width) for trained in own["trained"].values for width in own["width"].values]
+    """The measured number of guesses for the middle cosine: a row for each kind of guess."""
+    middle = dataset.sel(space="weight", layer=schema.ALL_LAYERS, target=_middle(dataset))
+    columns = [(trained, width) for trained in middle["trained"].values for width in middle["width"].values]
     return [
-        [str(name), *(_measured(own.sel(guess_kind=name, trained=t, width=w)).split(" (")[0] for t, w in columns)]
-        for name in own["guess_kind"].values
+        [str(name), *(_measured(middle.sel(guess_kind=name, trained=t, width=w)).split(" (")[0] for t, w in columns)]
+        for name in middle["guess_kind"].values
     ]
 
 
 def _middle(dataset: xr.Dataset) -> float:
+    """The middle one of the cosines to reach."""
     return float(dataset["target"][dataset.sizes["target"] // 2])
 
 
 def _changes(dataset: xr.Dataset) -> list[list[str]]:
-    """What training and width do to the number of guesses, measured, in weight space."""
+    """The factors by which training and width change the measured number of guesses in weight space."""
     needed = dataset["needed"].sel(space="weight", layer=schema.ALL_LAYERS, target=_middle(dataset))
     rows = []
     for name in needed["guess_kind"].values:
-        own = needed.sel(guess_kind=name).transpose("width", "trained", "seed").values
-        by_training = [_factor(own[w, 1], own[w, 0]) for w in range(len(own))]
-        by_width = [_factor(own[-1, t], own[0, t]) for t in range(own.shape[1])]
+        counts = needed.sel(guess_kind=name).transpose("width", "trained", "seed").values
+        by_training = [_factor(counts[w, 1], counts[w, 0]) for w in range(len(counts))]
+        by_width = [_factor(counts[-1, t], counts[0, t]) for t in range(counts.shape[1])]
         rows.append([str(name), *by_training, *by_width])
     return rows
 
@@ -103,11 +111,12 @@ def _factor(counts: NDArray[np.float64], others: NDArray[np.float64]) -> str:
     return f"{np.exp(logs.mean):.2g} ({np.exp(logs.low):.2g} – {np.exp(logs.high):.2g})"
 
 
-def _needed(own: xr.Dataset) -> list[list[str]]:
+def _needed(together: xr.Dataset) -> list[list[str]]:
+    """Ceilings and numbers of guesses, measured and predicted: a row for each kind of guess and width."""
     rows = []
-    for name in own["guess_kind"].values:
-        for width in own["width"].values:
-            point = own.sel(guess_kind=name, width=width)
+    for name in together["guess_kind"].values:
+        for width in together["width"].values:
+            point = together.sel(guess_kind=name, width=width)
             if np.isnan(point["relative_error"].values).all():
                 continue
             ceiling = over_seeds(signed_root(point["squared_ceiling"].values))
@@ -117,23 +126,23 @@ def _needed(own: xr.Dataset) -> list[list[str]]:
                 for number, text, unknown in ((ceiling.mean, str(ceiling), "unclear"), (known, f"{known:.3f}", "–"))
             )
             cells = [str(name), str(width), f"{measured} \\| {predicted}"]
-            for target in own["target"].values:
-                one = point.sel(target=target)
-                predicted = _count(one["needed_predicted"].values, "").split(" (")[0]
-                known_count = predicted if one["needed_predicted"].notnull().any() else "–"
-                cells.append(f"{_measured(one)} \\| {known_count}")
+            for target in together["target"].values:
+                at_target = point.sel(target=target)
+                predicted = _count(at_target["needed_predicted"].values, "").split(" (")[0]
+                known_count = predicted if at_target["needed_predicted"].notnull().any() else "–"
+                cells.append(f"{_measured(at_target)} \\| {known_count}")
             rows.append(cells)
     return rows
 
 
-def _measured(own: xr.Dataset) -> str:
-    """The count over seeds, with a star where one that is printed lies beyond the largest m."""
-    beyond = bool((own["extrapolated"] * np.isfinite(own["needed"])).any())
-    return _count(own["needed"].values, "*" if beyond else "")
+def _measured(point: xr.Dataset) -> str:
+    """The measured number of guesses over seeds, with a star if a seed's number lies beyond the largest m."""
+    beyond = bool((point["extrapolated"] * np.isfinite(point["needed"])).any())
+    return _count(point["needed"].values, "*" if beyond else "")
 
 
 def _count(needed: NDArray[np.float64], star: str) -> str:
-    """Geometric mean over seeds with its interval; "never" where no number of guesses will do."""
+    """Geometric mean over seeds with its interval; "never" where no number of guesses reaches the cosine."""
     known = needed[~np.isnan(needed)]
     never = int(np.isinf(known).sum())
     if not len(known):

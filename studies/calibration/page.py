@@ -17,16 +17,17 @@ from studies.kit import pages
 Array = NDArray[np.float64]
 FIRST_VERDICT = round(FIRST_BLOCK * (1 + GROWTH)) * BLOCKS  # Guesses at the second look.
 WANTED = (0.935, 0.965)
-MOST_MISSING = 0.1  # Of the samples: cells with more have no coverage to speak of.
+MOST_MISSING = 0.1  # Share of samples without an interval: with more, the coverage of a cell says little.
 Z_SHOWN = ("squared_bias", "shrinkage", "variance", "mse", "cosine", "efficiency", "best_scale", "wang2025_variance")
 
 
 def cells(tree: xr.DataTree) -> xr.Dataset:
-    """One row a (guesses, estimator, quantity, space, layer): coverage, its binomial interval, and what to make of it.
+    """A cell for each (guesses, estimator, quantity, space, layer): coverage, its binomial interval, and its kind.
 
-    ``kind``: "held" within 93.5–96.5 % or not distinguishable from it, "wide" above, "tight" below; "seldom" where more
-    than a tenth of the samples have no interval; "discrete" for probabilities that a sample meets fewer than ten times.
-    ``said_wide``, ``said_short``: the share of intervals that are said to be wide, or perhaps too short.
+    ``kind``: "held" if the coverage is within 93.5–96.5 % or does not differ from it significantly, "wide" above,
+    "tight" below; "seldom" if more than a tenth of the samples have no interval; "discrete" for probabilities of events
+    of which a sample expects fewer than ten.
+    ``said_wide``, ``said_short``: the share of intervals that are marked as wide, or as perhaps too short.
     """
     rows = []
     for name in sorted(tree["coverage"].children, key=int):
@@ -47,13 +48,14 @@ def cells(tree: xr.DataTree) -> xr.Dataset:
 
 
 def _binomial(hits: np.ndarray, n: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Clopper and Pearson's 95 % interval."""
+    """The 95 % interval of Clopper and Pearson for a proportion."""
     low = np.where(hits > 0, special.betaincinv(np.maximum(hits, 1), n - hits + 1, 0.025), 0.0)
     high = np.where(hits < n, special.betaincinv(hits + 1, np.maximum(n - hits, 1), 0.975), 1.0)
     return low, high
 
 
 def _kinds(flat: xr.Dataset, n_guesses: int) -> np.ndarray:
+    """The kind of each cell, as `cells` defines it."""
     truth = flat["truth"].values
     kinds = np.full(len(truth), "held", dtype="<U8")
     kinds[flat["coverage_low"].values > WANTED[1]] = "wide"
@@ -72,9 +74,9 @@ def page(tree: xr.DataTree) -> str:
 def values(tree: xr.DataTree) -> dict[str, object]:
     """Everything that the template names."""
     everything = cells(tree)
-    found = usual(everything)
+    usual_cells = usual(everything)
     repeats = int(next(iter(tree["coverage"].children.values())).attrs["repeats"])
-    counted = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
+    counted = usual_cells.isel(cell=np.flatnonzero(np.isin(usual_cells["kind"], ["held", "wide", "tight"])))
     widened = (counted["guesses"] < ENOUGH).values
     alarms, power = tree["false_alarms"].to_dataset(), tree["power"].to_dataset()
     return {
@@ -83,7 +85,7 @@ def values(tree: xr.DataTree) -> dict[str, object]:
         "repeats_of_parts": REPEATS_OF_PARTS,
         "heavy": list(HEAVY),
         "enough": ENOUGH,
-        "by_guesses": [(guesses, _by_quantity(found, guesses)) for guesses in _numbers_of_guesses(found)],
+        "by_guesses": [(guesses, _by_quantity(usual_cells, guesses)) for guesses in _numbers_of_guesses(usual_cells)],
         "below": _counts(counted.isel(cell=np.flatnonzero(widened))) if widened.any() else None,
         "above": _counts(counted.isel(cell=np.flatnonzero(~widened))),
         "hard": _hard(everything),
@@ -98,69 +100,77 @@ def values(tree: xr.DataTree) -> dict[str, object]:
     }
 
 
-def _numbers_of_guesses(found: xr.Dataset) -> list[int]:
-    return sorted(set(found["guesses"].values.tolist()))
+def _numbers_of_guesses(all_cells: xr.Dataset) -> list[int]:
+    return sorted(set(all_cells["guesses"].values.tolist()))
 
 
-def usual(found: xr.Dataset) -> xr.Dataset:
+def usual(all_cells: xr.Dataset) -> xr.Dataset:
     """The cells of all estimators but the hard ones."""
-    return found.isel(cell=np.flatnonzero(np.isin(found["estimator"].values, list(ESTIMATORS))))
+    return all_cells.isel(cell=np.flatnonzero(np.isin(all_cells["estimator"].values, list(ESTIMATORS))))
 
 
-def _hard(found: xr.Dataset) -> dict[str, object] | None:
-    """A row a hard setting and quantity, a column a number of guesses; how many cells hold, or say that they do not."""
-    names = [name for name in HARD if name in found["estimator"].values]
+def _hard(all_cells: xr.Dataset) -> dict[str, object] | None:
+    """Coverage in the hard settings, and counts of their cells by kind; None where there are no hard settings.
+
+    ``rows`` has a row for each hard setting and quantity, with a column for each number of guesses.
+    """
+    names = [name for name in HARD if name in all_cells["estimator"].values]
     if not names:
         return None
-    guesses = _numbers_of_guesses(found)
-    settled = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
+    guesses = _numbers_of_guesses(all_cells)
+    settled = all_cells.isel(cell=np.flatnonzero(np.isin(all_cells["kind"], ["held", "wide", "tight"])))
     rows = []
     for name in names:
         for quantity in COUNTED:
-            own = settled.isel(cell=np.flatnonzero((settled["estimator"] == name) & (settled["quantity"] == quantity)))
-            by_guesses = [own.isel(cell=np.flatnonzero(own["guesses"] == n)) for n in guesses]
-            if own.sizes["cell"]:
+            chosen = (settled["estimator"] == name) & (settled["quantity"] == quantity)
+            of_setting = settled.isel(cell=np.flatnonzero(chosen))
+            by_guesses = [of_setting.isel(cell=np.flatnonzero(of_setting["guesses"] == n)) for n in guesses]
+            if of_setting.sizes["cell"]:
                 rows.append([name, f"`{quantity}`", *(_span(part) for part in by_guesses)])
     of_hard = settled.isel(cell=np.flatnonzero(np.isin(settled["estimator"].values, names)))
-    silent = ~np.where(of_hard["kind"] == "wide", _says_so(of_hard), of_hard["said_short"].values >= 0.5)
+    unmarked = ~np.where(of_hard["kind"] == "wide", _marked_wide(of_hard), of_hard["said_short"].values >= 0.5)
     outside = (of_hard["kind"] != "held").values
     tails = np.isin(of_hard["estimator"].values, TAILS)
     return {
         "guesses": guesses,
         "rows": rows,
-        "n": len(silent),
+        "n": len(unmarked),
         "held": int((~outside).sum()),
         "wide": int((of_hard["kind"] == "wide").sum()),
         "tight": int((of_hard["kind"] == "tight").sum()),
         "with_tails": int((outside & tails).sum()),
-        "silent": int((outside & silent).sum()),
+        "silent": int((outside & unmarked).sum()),
     }
 
 
-def _span(own: xr.Dataset) -> str:
-    """Lowest to highest coverage of some cells, marked by what most of the samples of one of them say."""
-    if not own.sizes["cell"]:
+def _span(some_cells: xr.Dataset) -> str:
+    """Lowest to highest coverage of some cells; ≤ or ≥ if a cell is marked as wide or short in most of its samples."""
+    if not some_cells.sizes["cell"]:
         return "–"
-    low, high = (100 * float(bound) for bound in (own["coverage"].min(), own["coverage"].max()))
-    wide, short = (bool((own[said] >= 0.5).any()) for said in ("said_wide", "said_short"))
+    low, high = (100 * float(bound) for bound in (some_cells["coverage"].min(), some_cells["coverage"].max()))
+    wide, short = (bool((some_cells[mark] >= 0.5).any()) for mark in ("said_wide", "said_short"))
     return f"{low:.1f}–{high:.1f}" + " ≤" * wide + " ≥" * short
 
 
 def _half(repeats: int) -> float:
+    """Half-width of the 95 % interval of a coverage of 95 % that is measured with this many samples."""
     return float(1.96 * np.sqrt(0.95 * 0.05 / repeats))
 
 
-def _percent(row: xr.Dataset) -> str:
-    coverage, low, high = (float(row[name]) * 100 for name in ("coverage", "coverage_low", "coverage_high"))
+def _percent(cell: xr.Dataset) -> str:
+    """The coverage of one cell with its binomial interval, in percent."""
+    coverage, low, high = (float(cell[name]) * 100 for name in ("coverage", "coverage_low", "coverage_high"))
     return f"{coverage:.1f} ({low:.1f}–{high:.1f})"
 
 
-def _by_quantity(found: xr.Dataset, guesses: int) -> list[list[str]]:
+def _by_quantity(some_cells: xr.Dataset, guesses: int) -> list[list[str]]:
+    """Coverage and counts of cells at a number of guesses: a row for each quantity."""
     rows = []
     for quantity in COUNTED:
-        own = found.isel(cell=np.flatnonzero((found["quantity"] == quantity) & (found["guesses"] == guesses)))
-        kinds = own["kind"].values
-        kept = own.isel(cell=np.flatnonzero(np.isin(kinds, ["held", "wide", "tight"])))
+        chosen = (some_cells["quantity"] == quantity) & (some_cells["guesses"] == guesses)
+        of_quantity = some_cells.isel(cell=np.flatnonzero(chosen))
+        kinds = of_quantity["kind"].values
+        kept = of_quantity.isel(cell=np.flatnonzero(np.isin(kinds, ["held", "wide", "tight"])))
         if not kept.sizes["cell"]:
             continue
         order = np.argsort(kept["coverage"].values)
@@ -173,7 +183,7 @@ def _by_quantity(found: xr.Dataset, guesses: int) -> list[list[str]]:
                 _percent(lowest),
                 _percent(highest),
                 *(str(int((kinds == kind).sum())) for kind in ("tight", "wide")),
-                str(int(((kinds == "wide") & _says_so(own)).sum())),
+                str(int(((kinds == "wide") & _marked_wide(of_quantity)).sum())),
                 *(str(int((kinds == kind).sum())) for kind in ("seldom", "discrete")),
             ]
         )
@@ -181,7 +191,7 @@ def _by_quantity(found: xr.Dataset, guesses: int) -> list[list[str]]:
 
 
 def _counts(counted: xr.Dataset) -> dict[str, float]:
-    """How many intervals hold, are wide or tight, and what is said of them."""
+    """How many cells are of each kind, and how many are marked in most of their samples."""
     kinds, shares = counted["kind"].values, counted["coverage"].values
     heavy = np.isin(counted["estimator"].values, HEAVY)
     held, wide, tight = (kinds == kind for kind in ("held", "wide", "tight"))
@@ -191,7 +201,7 @@ def _counts(counted: xr.Dataset) -> dict[str, float]:
         "held": int(held.sum()),
         "by_chance": int(by_chance.sum()),
         "wide": int(wide.sum()),
-        "said_wide": int((wide & _says_so(counted)).sum()),
+        "said_wide": int((wide & _marked_wide(counted)).sum()),
         "tight": int(tight.sum()),
         "said_short": int((counted["said_short"].values >= 0.5).sum()),
         "heavy": int(heavy.sum()),
@@ -202,52 +212,53 @@ def _counts(counted: xr.Dataset) -> dict[str, float]:
     }
 
 
-def _says_so(found: xr.Dataset) -> NDArray[np.bool_]:
-    return np.asarray(found["said_wide"].values >= 0.5)
+def _marked_wide(some_cells: xr.Dataset) -> NDArray[np.bool_]:
+    """Whether a cell is marked as wide in at least half of its samples."""
+    return np.asarray(some_cells["said_wide"].values >= 0.5)
 
 
-def _exceptions(found: xr.Dataset) -> list[list[str]]:
+def _exceptions(all_cells: xr.Dataset) -> list[list[str]]:
     """Every cell outside the range, grouped by estimator, quantity and guesses."""
     rows = []
-    kinds, few = found["kind"].values, found["guesses"].values < ENOUGH
-    outside = found.isel(cell=np.flatnonzero(np.where(few, kinds == "tight", kinds != "held")))
+    kinds, few = all_cells["kind"].values, all_cells["guesses"].values < ENOUGH
+    outside = all_cells.isel(cell=np.flatnonzero(np.where(few, kinds == "tight", kinds != "held")))
     keys = list(
         zip(*(outside[name].values.tolist() for name in ("kind", "estimator", "quantity", "guesses")), strict=True)
     )
     order = {kind: place for place, kind in enumerate(("tight", "wide", "seldom", "discrete"))}
-    for key in sorted(set(keys), key=lambda one: (order[one[0]], one[1:])):
-        own = outside.isel(cell=[place for place, other in enumerate(keys) if other == key])
+    for key in sorted(set(keys), key=lambda key: (order[key[0]], key[1:])):
+        group = outside.isel(cell=[place for place, other in enumerate(keys) if other == key])
         places = ", ".join(
             f"{space} {'all' if layer == 0 else layer}"
-            for space, layer in zip(own[schema.SPACE].values, own["layer"].values, strict=True)
+            for space, layer in zip(group[schema.SPACE].values, group["layer"].values, strict=True)
         )
         columns = ("coverage", "said_wide", "said_short")
-        shares = (f"{100 * own[name].min():.1f}–{100 * own[name].max():.1f}" for name in columns)
+        shares = (f"{100 * group[name].min():.1f}–{100 * group[name].max():.1f}" for name in columns)
         rows.append([key[0], key[1], f"`{key[2]}`", str(key[3]), places, *shares])
     return rows
 
 
 def z_shown(tree: xr.DataTree) -> list[str]:
-    """The numbers of guesses whose z are looked at: where intervals are not widened on purpose, if there are any."""
+    """The numbers of guesses whose z scores are shown: those without intervals widened on purpose, if there are any."""
     names = sorted(tree["coverage"].children, key=int)
     return [name for name in names if int(name) >= ENOUGH] or names
 
 
 def _z_spread(tree: xr.DataTree) -> list[dict[str, float | str]]:
-    """How far the quantiles of z are from those of a normal law, at every number of guesses that is looked at."""
+    """How far the quantiles of z are from normal quantiles, at every number of guesses that is shown."""
     expected = stats.norm.ppf(LEVELS)
     spreads: list[dict[str, float | str]] = []
     for name in z_shown(tree):
         quantiles = of_usual(tree, name).sel(quantity=[*shown(tree)])
-        own = quantiles.transpose("level", ...).values.reshape(len(LEVELS), -1)
-        own = own[:, ~np.isnan(own).any(0)]
-        spread = np.sqrt((own**2).mean())
+        by_level = quantiles.transpose("level", ...).values.reshape(len(LEVELS), -1)
+        by_level = by_level[:, ~np.isnan(by_level).any(0)]
+        spread = np.sqrt((by_level**2).mean())
         spreads.append(
             {
                 "guesses": name,
                 "rms": float(spread),
                 "normal": float(np.sqrt((expected**2).mean())),
-                "furthest": float(np.abs(own.mean(1) - expected).max()),
+                "furthest": float(np.abs(by_level.mean(1) - expected).max()),
             }
         )
     return spreads
@@ -260,11 +271,13 @@ def of_usual(tree: xr.DataTree, guesses: str) -> xr.DataArray:
 
 
 def shown(tree: xr.DataTree) -> list[str]:
+    """The quantities of `Z_SHOWN` that the result has."""
     known = next(iter(tree["coverage"].children.values())).to_dataset()["quantity"].values.tolist()
     return [name for name in Z_SHOWN if name in known]
 
 
 def _alarm_rows(alarms: xr.Dataset) -> list[list[str]]:
+    """Runs and false alarms: a row for each unbiased estimator."""
     rows = []
     for name in alarms["estimator"].values:
         hits, runs = (int(alarms[key].sel(estimator=name)) for key in ("false_alarms", "runs"))
@@ -274,31 +287,35 @@ def _alarm_rows(alarms: xr.Dataset) -> list[list[str]]:
 
 
 def _bound_rows(alarms: xr.Dataset, power: xr.Dataset) -> list[list[str]]:
+    """How often each bound is wrong: a row for each estimator."""
     runs = [(f"{name}, unbiased", alarms.sel(estimator=name)) for name in alarms["estimator"].values]
     runs += [(f"weight perturbation less {bias:.0%}", power.sel(bias=bias)) for bias in power["bias"].values]
     rows = []
-    for name, own in runs:
-        findings = int(own["findings"])
+    for name, counts in runs:
+        findings = int(counts["findings"])
         shares = []
         for key in ("lower_wrong", "upper_wrong", "scale_wrong"):
-            low, high = _binomial(np.array([int(own[key])]), findings)
-            shares.append(f"{int(own[key]) / findings:.2%} ({low[0]:.2%}–{high[0]:.2%})")
+            low, high = _binomial(np.array([int(counts[key])]), findings)
+            shares.append(f"{int(counts[key]) / findings:.2%} ({low[0]:.2%}–{high[0]:.2%})")
         rows.append([name, str(findings), *shares])
     return rows
 
 
 def _power_rows(power: xr.Dataset) -> list[list[str]]:
+    """Guesses until a bias is detected, measured and promised: a row for each bias."""
     rows = []
     for bias in power["bias"].values:
         needed = power["guesses_needed"].sel(bias=bias).values
-        found = needed[~np.isnan(needed)]
-        middle = f"{np.median(found):.0f}" if len(found) else "–"
-        span = f"{found.min():.0f}–{found.max():.0f}" if len(found) else "–"
-        rows.append([f"{bias:g}", f"{len(found)} of {len(needed)}", middle, span, f"{promised(bias):.0f}"])
+        detected = needed[~np.isnan(needed)]
+        middle = f"{np.median(detected):.0f}" if len(detected) else "–"
+        span = f"{detected.min():.0f}–{detected.max():.0f}" if len(detected) else "–"
+        rows.append([f"{bias:g}", f"{len(detected)} of {len(needed)}", middle, span, f"{promised(bias):.0f}"])
     return rows
 
 
 def promised(bias: Array) -> Array:
-    """Guesses until a bias is found, as the docstring of `fganalysis.assertions.unbiased` says, no fewer than a verdict
-    takes."""
+    """Guesses until a bias is detected, as the docstring of `fganalysis.assertions.unbiased` promises.
+
+    No fewer than the first look that can end in a verdict.
+    """
     return np.maximum(30 * 2 * (1 - bias) ** 2 / bias**2, FIRST_VERDICT)

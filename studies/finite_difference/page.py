@@ -11,8 +11,8 @@ from studies.kit.markdown import scientific
 from studies.kit.seeds import Interval, over_seeds
 
 NAMES = {"tanh": "tanh", "relu": "ReLU"}
-LOW, HIGH = 2.0**-12, 2.0**-5  # Where orders are read off.
-ORDERS = {"one-sided": "1", "central": "2"}
+LOW, HIGH = 2.0**-12, 2.0**-5  # The range of ε in which the order of the error is fitted.
+ORDERS = {"one-sided": "1", "central": "2"}  # The order for a smooth loss.
 
 
 def page(dataset: xr.Dataset) -> str:
@@ -39,7 +39,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
 
 
 def _refused(dataset: xr.Dataset) -> str | None:
-    """The largest step in float32 that the estimator refused."""
+    """The largest step in float32 that the estimator refused; None if it refused no step."""
     tried = dataset["slope_error"].sel(dtype="float32")
     tried = tried.where(dataset["epsilon"] >= 2.0 ** dataset.attrs["smallest_float32"], drop=True)
     refused = tried.isnull().any(["seed", "scheme", "activation"])
@@ -47,21 +47,22 @@ def _refused(dataset: xr.Dataset) -> str | None:
 
 
 def _best(dataset: xr.Dataset) -> list[list[str]]:
+    """The best ε and the error there, measured and predicted: a row for each network, type and difference."""
     rows = []
-    for activation, dtype, scheme, own in _cases(dataset):
-        measured, predicted = _power(own["best_epsilon"].values), _power(own["best_epsilon_predicted"].values)
-        errors = [scientific(over_seeds(own[f"least_error{suffix}"])) for suffix in ("", "_predicted")]
+    for activation, dtype, scheme, case in _cases(dataset):
+        measured, predicted = _power(case["best_epsilon"].values), _power(case["best_epsilon_predicted"].values)
+        errors = [scientific(over_seeds(case[f"least_error{suffix}"])) for suffix in ("", "_predicted")]
         rows.append([NAMES[activation], dtype, scheme, measured, predicted, *errors])
     return rows
 
 
 def _one_against_two(dataset: xr.Dataset) -> list[tuple[str, str, Interval]]:
-    """The one-sided difference's least error over the central one's, by network and type."""
+    """The smallest error of the one-sided difference over that of the central difference, by network and type."""
     ratios = []
     for activation in dataset["activation"].values:
         for dtype in dataset["dtype"].values:
-            own = dataset["least_error"].sel(activation=activation, dtype=dtype)
-            ratio = over_seeds(own.sel(scheme="one-sided").values / own.sel(scheme="central").values)
+            least = dataset["least_error"].sel(activation=activation, dtype=dtype)
+            ratio = over_seeds(least.sel(scheme="one-sided").values / least.sel(scheme="central").values)
             ratios.append((NAMES[str(activation)], str(dtype), ratio))
     return ratios
 
@@ -73,12 +74,12 @@ def _orders(dataset: xr.Dataset) -> list[list[str]]:
     rows = []
     for activation in part["activation"].values:
         for scheme in part["scheme"].values:
-            own = part.sel(activation=activation, scheme=scheme)
-            found = []
+            errors = part.sel(activation=activation, scheme=scheme)
+            orders = []
             for name in ("slope_error", "slope_error_predicted"):
-                logs = np.log(own[name].transpose("epsilon", "seed").to_numpy())
-                found.append(str(over_seeds(np.polyfit(x, logs, 1)[0])))
-            rows.append([NAMES[str(activation)], str(scheme), *found, ORDERS[str(scheme)]])
+                logs = np.log(errors[name].transpose("epsilon", "seed").to_numpy())
+                orders.append(str(over_seeds(np.polyfit(x, logs, 1)[0])))
+            rows.append([NAMES[str(activation)], str(scheme), *orders, ORDERS[str(scheme)]])
     return rows
 
 
@@ -87,25 +88,27 @@ def _relu(dataset: xr.Dataset) -> dict[str, str]:
     if "relu" not in dataset["activation"].values:
         return {}
     best = dataset["best_epsilon"].sel(activation="relu", scheme="central")
-    found = {dtype: _power(best.sel(dtype=dtype).values) for dtype in ("float32", "float64")}
-    return found | {"kinks": _power(dataset["nearest_kink"].sel(activation="relu").values)}
+    by_dtype = {dtype: _power(best.sel(dtype=dtype).values) for dtype in ("float32", "float64")}
+    return by_dtype | {"kinks": _power(dataset["nearest_kink"].sel(activation="relu").values)}
 
 
 def _rounding(dataset: xr.Dataset) -> list[list[str]]:
+    """The rounding error of a loss, its lower limit and their ratio: a row for each network."""
     rows = []
     for activation in dataset["activation"].values:
-        own = dataset.sel(activation=activation)
-        ratio = over_seeds(own["rounding"].values / own["representation"].values)
-        rows.append([NAMES[str(activation)], *(scientific(over_seeds(own[n])) for n in ("rounding", "representation"))])
-        rows[-1].append(str(ratio))
+        network = dataset.sel(activation=activation)
+        errors = [scientific(over_seeds(network[name])) for name in ("rounding", "representation")]
+        ratio = over_seeds(network["rounding"].values / network["representation"].values)
+        rows.append([NAMES[str(activation)], *errors, str(ratio)])
     return rows
 
 
 def _agreement(dataset: xr.Dataset) -> list[list[str]]:
+    """Measured over predicted errors above and below the best ε: a row for each network, type and difference."""
     rows = []
-    for activation, dtype, scheme, own in _cases(dataset):
-        best = float(np.exp(np.log(own["best_epsilon"]).mean()))
-        ratios = (own["slope_error"] / own["slope_error_predicted"]).transpose("seed", "epsilon")
+    for activation, dtype, scheme, case in _cases(dataset):
+        best = float(np.exp(np.log(case["best_epsilon"]).mean()))
+        ratios = (case["slope_error"] / case["slope_error_predicted"]).transpose("seed", "epsilon")
         logs = np.log(ratios.to_numpy())
         epsilon = dataset["epsilon"].values
         cells = []

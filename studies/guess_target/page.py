@@ -41,6 +41,7 @@ def values(tree: xr.DataTree) -> dict[str, object]:
         "targets": list(TARGETS),
         "projections": list(PROJECTIONS),
         "in_short": _in_short(weight),
+        "lead": _lead(weight),
         "claim": _claim(weight),
         "against": {noise: _verdict(weight, noise) for noise in ("random", "live")},
         "noise_at_start": [over_seeds(noise.sel(projection=projection).values) for projection in PROJECTIONS],
@@ -56,39 +57,48 @@ def _in_short(weight: xr.Dataset) -> list[tuple[str, int, list[tuple[str, list[s
     """The cosines of trained and frozen heads and of noise, at the first and at the last step."""
     lines = []
     for index, when in ((0, "first"), (-1, "last")):
-        own = weight["cosine"].sel(target="global").isel(step=index)
+        cosine = weight["cosine"].sel(target="global").isel(step=index)
         cosines = [
-            (NAMES[guess], [_shown(over_seeds(own.sel(guess=guess, projection=p).values)) for p in PROJECTIONS])
+            (NAMES[guess], [_shown(over_seeds(cosine.sel(guess=guess, projection=p).values)) for p in PROJECTIONS])
             for guess in ("mlp head", "linear head", "mlp frozen", "random")
         ]
         lines.append((when, int(weight["step"][index]), cosines))
     return lines
 
 
+def _lead(weight: xr.Dataset) -> list[Interval]:
+    """The cosine of the trained MLP head minus that of noise, in activation space, at the first and the last step."""
+    cosine = weight["cosine"].sel(target="global", projection="activation").isel(step=[0, -1])
+    differences = cosine.sel(guess="mlp head") - cosine.sel(guess="random")
+    return [over_seeds(differences.isel(step=index).values) for index in (0, 1)]
+
+
 def _claim(weight: xr.Dataset) -> list[list[str]]:
+    """The cosine of noise, and by how much each guess exceeds it: a row for each step and space of the projection."""
     cosine = weight["cosine"].sel(target="global")
     rows = []
     for step in cosine["step"].values:
         for projection in PROJECTIONS:
-            own = cosine.sel(step=step, projection=projection)
-            noise = own.sel(guess="random").values
-            differences = [over_seeds(own.sel(guess=guess).values - noise) for guess in (*HEADS, NOISE[-1])]
+            cosines = cosine.sel(step=step, projection=projection)
+            noise = cosines.sel(guess="random").values
+            differences = [over_seeds(cosines.sel(guess=guess).values - noise) for guess in (*HEADS, NOISE[-1])]
             rows.append([str(step), projection, str(over_seeds(noise)), *map(_shown, differences)])
     return rows
 
 
 def _verdict(weight: xr.Dataset, against: str) -> list[list[str]]:
-    """For every step and space, which heads are above the noise, which below, with the interval clear of zero."""
+    """The heads that are significantly above the noise, below it, or neither: a row for each step and space."""
     rows = []
     for step in weight["step"].values:
         for projection in PROJECTIONS:
-            own = weight["cosine"].sel(step=step, projection=projection, target="global")
-            noise = own.sel(guess=against).values
+            cosines = weight["cosine"].sel(step=step, projection=projection, target="global")
+            noise = cosines.sel(guess=against).values
             sides: dict[str, list[str]] = {side: [] for side in SIDES}
             for guess in HEADS:
-                sides[_side(over_seeds(own.sel(guess=guess).values - noise))].append(NAMES[guess].replace(" head,", ""))
-            said = [listed(names) if names else "none" for names in sides.values()]
-            rows.append([str(step), projection, *said])
+                difference = over_seeds(cosines.sel(guess=guess).values - noise)
+                sides[_side(difference)].append(NAMES[guess].replace(" head,", ""))
+            lists = [listed(names) if names else "none" for names in sides.values()]
+            rows.append([str(step), projection, *lists])
     return rows
 
 
@@ -100,6 +110,7 @@ def _shown(interval: Interval) -> str:
 
 
 def _side(difference: Interval) -> str:
+    """On which side of zero the whole interval lies, if it does not include zero."""
     if difference.low > 0:
         return SIDES[0]
     return SIDES[1] if difference.high < 0 else SIDES[2]
@@ -114,35 +125,43 @@ def _by_step(weight: xr.Dataset, name: str) -> list[tuple[int, Interval, list[li
 
 
 def _cells(values: xr.DataArray) -> list[list[str]]:
+    """A row for each guess, a column for each target and space of the projection."""
     columns = [(target, projection) for target in TARGETS for projection in PROJECTIONS]
     rows = []
     for guess in GUESSES:
-        own = [over_seeds(values.sel(guess=guess, target=t, projection=p).values) for t, p in columns]
-        rows.append([NAMES[guess], *map(_shown, own)])
+        intervals = [over_seeds(values.sel(guess=guess, target=t, projection=p).values) for t, p in columns]
+        rows.append([NAMES[guess], *map(_shown, intervals)])
     return rows
 
 
-def _at_activations(found: xr.Dataset) -> list[list[str]]:
-    own = found["cosine"].sel(space="activation", layer=HIDDEN, projection="activation")
+def _at_activations(measured: xr.Dataset) -> list[list[str]]:
+    """Cosines in activation space: a row for each guess, a column for each target and step."""
+    cosine = measured["cosine"].sel(space="activation", layer=HIDDEN, projection="activation")
     rows = []
     for guess in GUESSES:
-        cells = [over_seeds(own.sel(guess=guess, target=t, step=s).values) for t in TARGETS for s in own["step"].values]
-        rows.append([NAMES[guess], *map(_shown, cells)])
+        intervals = [
+            over_seeds(cosine.sel(guess=guess, target=target, step=step).values)
+            for target in TARGETS
+            for step in cosine["step"].values
+        ]
+        rows.append([NAMES[guess], *map(_shown, intervals)])
     return rows
 
 
-def _isotropic(found: xr.Dataset) -> list[list[str]]:
-    own = found["cosine"].sel(guess="random", target="global", projection="weight", space="weight")
+def _isotropic(measured: xr.Dataset) -> list[list[str]]:
+    """The cosine of random weight guesses, predicted and measured: a row for each tap, a column for each step."""
+    cosine = measured["cosine"].sel(guess="random", target="global", projection="weight", space="weight")
     rows = []
-    for layer in own["layer"].values[:-1]:
-        predicted = f"{float(found['isotropic_cosine'].sel(layer=layer)):.5f}"
-        cells = [over_seeds(own.sel(layer=layer, step=step).values) for step in own["step"].values]
+    for layer in cosine["layer"].values[:-1]:
+        predicted = f"{float(measured['isotropic_cosine'].sel(layer=layer)):.5f}"
+        cells = [over_seeds(cosine.sel(layer=layer, step=step).values) for step in cosine["step"].values]
         within = listed("yes" if cell.low <= float(predicted) <= cell.high else "no" for cell in cells)
         rows.append([str(layer), predicted, *map(_shown, cells), within])
     return rows
 
 
 def _accuracies(trained: xr.Dataset) -> list[list[str]]:
+    """Training and test accuracy after the last step: a row for each way of training."""
     last = trained.isel(step=-1)
     rows = []
     for way in last["way"].values:
@@ -152,11 +171,11 @@ def _accuracies(trained: xr.Dataset) -> list[list[str]]:
 
 
 def _alignment_against_training(weight: xr.Dataset, trained: xr.Dataset) -> dict[str, Interval]:
-    """Whether what is better aligned trains better: the trained linear head's two targets, in activation space."""
+    """Global minus local target of the trained linear head in activation space: cosine, and accuracy after training."""
     cosine = weight["cosine"].isel(step=-1).sel(guess="linear head", projection="activation")
     accuracy = trained["train_accuracy"].isel(step=-1)
-    aligned = over_seeds(cosine.sel(target="global").values - cosine.sel(target="local").values)
-    better = over_seeds(
+    cosine_gain = over_seeds(cosine.sel(target="global").values - cosine.sel(target="local").values)
+    accuracy_gain = over_seeds(
         accuracy.sel(way="global, linear head, activation").values - accuracy.sel(way="local, linear head").values
     )
-    return {"cosine": aligned, "accuracy": better}
+    return {"cosine": cosine_gain, "accuracy": accuracy_gain}

@@ -15,8 +15,8 @@ QUANTITIES = {
     "squared_error": "squared norm of the guess's error over that of the gradient",
 }
 ROUTES = ("direct", "rotated")
-Z95 = float(special.ndtri(0.975))  # Standard errors are widened as Student's law asks: ± this many cover 95 %.
-STRIDE = 2  # Every other power of two of k is shown: six lines can be told apart, eleven cannot.
+Z95 = float(special.ndtri(0.975))  # Standard errors are already widened for Student's t: ± this many cover 95 %.
+STRIDE = 2  # Every other power of two of k is shown: a reader can distinguish six lines, but not eleven.
 
 
 def page(dataset: xr.Dataset) -> str:
@@ -36,6 +36,9 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "draws": dataset.attrs["draws"],
         "least_draws": int(draws.where(draws > 0).min()),
         "needed": _needed(dataset, largest),
+        "least": {
+            combine: [int(needed.sel(combine=combine)[i]) for i in (0, -1)] for combine in ("mean", "orthogonal")
+        },
         "ratios": [(float(ratios[i]), float(ratios["target"][i])) for i in (0, -1)],
         "norm": {combine: float(norm.sel(combine=combine)) for combine in ("mean", "orthogonal")},
         "comparison": _comparison(dataset.sel(n=largest)),
@@ -44,31 +47,33 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
 
 
 def _needed(dataset: xr.Dataset, largest: int) -> list[list[str]]:
-    """How many tangents a mean cosine takes."""
+    """How many tangents a mean cosine takes: a row for each way of combining and each cosine."""
     rows = []
     for combine in dataset["combine"].values:
-        own = dataset.sel(combine=combine, n=largest)
+        largest_n = dataset.sel(combine=combine, n=largest)
         for target in dataset["target"].values:
-            low, high = _bracket(own, float(target))
-            rows.append([str(combine), f"{target:g}", f"{int(own['tangents_needed'].sel(target=target))}", low, high])
+            low, high = _bracket(largest_n, float(target))
+            needed = int(largest_n["tangents_needed"].sel(target=target))
+            rows.append([str(combine), f"{target:g}", f"{needed}", low, high])
     return rows
 
 
-def _bracket(own: xr.Dataset, target: float) -> tuple[str, str]:
-    """The largest k whose measured interval lies below the target and the smallest whose lies above."""
-    rotated = own.sel(route="rotated")
-    best = rotated.where(rotated["draws"] > 0, own.sel(route="direct"))
+def _bracket(over_k: xr.Dataset, target: float) -> tuple[str, str]:
+    """The largest k whose measured interval lies below the target, and the smallest k whose interval lies above it."""
+    rotated = over_k.sel(route="rotated")
+    best = rotated.where(rotated["draws"] > 0, over_k.sel(route="direct"))
     half = Z95 * best["cosine_se"]
     below = best["k"].values[(best["cosine"] + half < target).values]
     above = best["k"].values[(best["cosine"] - half > target).values]
     return (str(below.max()) if len(below) else "–", str(above.min()) if len(above) else "–")
 
 
-def _comparison(own: xr.Dataset) -> list[list[str]]:
+def _comparison(largest_n: xr.Dataset) -> list[list[str]]:
+    """Measured and predicted values at the largest n: a row for each way of combining and each k."""
     rows = []
-    for combine in own["combine"].values:
-        for k in own["k"].values[::STRIDE]:
-            point = own.sel(combine=combine, k=k)
+    for combine in largest_n["combine"].values:
+        for k in largest_n["k"].values[::STRIDE]:
+            point = largest_n.sel(combine=combine, k=k)
             cells = [str(combine), str(k)]
             for name in QUANTITIES:
                 for route in ROUTES:
@@ -80,6 +85,7 @@ def _comparison(own: xr.Dataset) -> list[list[str]]:
 
 
 def _agreement(dataset: xr.Dataset) -> list[list[str]]:
+    """How many z scores are large, and how many would be by chance: a row for each quantity and route."""
     rows = []
     for name in QUANTITIES:
         for route in ROUTES:

@@ -1,17 +1,17 @@
-"""Subspaces that gradients live in: spectra, effective ranks, overlaps, principal angles. Arrays only.
+"""Subspaces of gradients: spectra, effective ranks, overlaps, principal angles. Arrays only.
 
 Every function takes NumPy arrays or torch tensors of float32 or float64, on any device, all of one kind in one call; it
 computes in double precision and returns double precision of the same kind, on the same device. A matrix is
 (example, unit): gradients, inputs, or the next layer's units against this layer's for an upstream Jacobian; leading
 dimensions are a batch of matrices. Its modes are its right singular vectors, in descending order of singular values.
-Multiply an array by a constant and no share, rank, overlap or angle changes.
+Multiplying an array by a constant changes no share, rank, overlap or angle.
 
-Singular vectors are known up to their signs, and those of equal singular values are any basis of what they span. No
-function here returns a number that depends on which basis a library chose: `Modes.leading` refuses a part of such a
-span, `overlap_curve` gives the mean over all its bases.
+Singular vectors are determined up to their signs, and those of equal singular values are an arbitrary basis of their
+span. No function here returns a number that depends on the basis that a library chose: `Modes.leading` refuses a part
+of such a span, and `overlap_curve` gives the mean over all its bases.
 
-A high overlap of the gradient with a dominant subspace is no evidence that descending inside it works (Song et al.
-2025), and no overlap means anything without a random subspace's beside it: `random_overlap`, `random_alignment`.
+A high overlap of the gradient with a dominant subspace is not evidence that descent within it works (Song et al. 2025).
+Every overlap must be compared with that of a random subspace: `random_overlap`, `random_alignment`.
 
 Raises ValueError throughout for other data types, masked arrays, mixed kinds, empty arrays, NaN or infinite entries,
 shapes that do not fit each other, and results that leave the range of a double.

@@ -1,4 +1,4 @@
-"""How many directions a spectrum has: shares of its energy and effective ranks, from singular values alone."""
+"""The number of directions that matter in a spectrum: shares of energy and effective ranks from singular values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def modes_for_energy(values: ArrayOrTensor, share: float = 0.9) -> ArrayOrTensor
 
 
 def _shares(values: ArrayOrTensor) -> Tensor:
-    """σ_i² / Σ σ²: divided by the largest first, as squares of tiny values underflow."""
+    """σ_i² / Σ σ². Values are first divided by the largest, because squares of tiny values underflow."""
     sigma = double(values, "values", 1)
     if bool((sigma < 0).any()):
         raise ValueError("singular values must not be negative")

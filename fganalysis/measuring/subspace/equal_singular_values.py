@@ -1,4 +1,4 @@
-"""Which singular values count as equal, and means over the spans of their vectors, any basis of which is as good."""
+"""Which singular values count as equal, and means over all bases of the span of their vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ GAP_ROUNDING = 10.0  # torch's orthogonal matrices in single precision have gaps
 
 
 def rounding_gap(smaller_side: int, precision: float) -> float:
-    """Singular values closer than this, relative to the largest, are equal but for the rounding of their matrix."""
+    """Singular values closer than this share of the largest may differ only by rounding errors of the matrix."""
     return max(LEAST_GAP, GAP_ROUNDING * math.sqrt(smaller_side) * precision)
 
 
 def spread_evenly(parts: Tensor, distinct: Tensor) -> Tensor:
-    """Parts (…, mode) with those of equal singular values replaced by their mean; distinct: see `Modes`."""
+    """Parts (…, mode), where the parts of equal singular values are replaced by their mean. distinct: see `Modes`."""
     if bool(distinct.all()):
         return parts
     span = _spans(distinct).expand(parts.shape)

@@ -26,11 +26,11 @@ ORTHONORMAL_TOLERANCE = 1e4  # in units of the basis' own machine precision
 def overlap_curve(gradient: ArrayOrTensor, basis: ArrayOrTensor | Modes[ArrayOrTensor]) -> ArrayOrTensor:
     """k ↦ o_k² = ‖V_kᵀg‖²/‖g‖², the share of a gradient's square in the first k directions of a basis, (…, mode).
 
-    gradient: (…, unit). basis: (…, unit, mode), orthonormal or zero columns in order; leading dimensions broadcast.
-    Columns are taken as they come; of `Modes`, a k between equal singular values gets what a random basis of their span
-    is expected to give, which rises linearly from one end of the span to the other and does not see the basis drawn.
-    Where modes were left out that may belong to the last span, this is NaN from the first k inside it. A zero gradient
-    gives NaN. Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
+    gradient: (…, unit). basis: (…, unit, mode), orthonormal or zero columns in order; leading dimensions broadcast. For
+    an array the columns are used in their order. For `Modes`, a k between equal singular values gives the expectation
+    for a random basis of their span. It rises linearly through the span and does not depend on the given basis. If
+    modes that may belong to the last span were left out, the curve is NaN inside this span. A zero gradient gives NaN.
+    Raises ValueError for a basis that is not orthonormal to 1e4 times its precision.
     """
     basis_modes = basis if isinstance(basis, Modes) else None
     basis = basis.vectors if isinstance(basis, Modes) else basis
@@ -53,9 +53,9 @@ def principal_angles(first: ArrayOrTensor, second: ArrayOrTensor) -> ArrayOrTens
     """Principal angles in radians, the smallest first, between the spans of two orthonormal bases.
 
     first: (…, unit, k). second: (…, unit, m); leading dimensions broadcast. Result (…, min(k, m)). Angles below 45° are
-    taken from their sines, others from their cosines: none loses digits. (SciPy 1.17 lists the largest first, and takes
-    a small angle beside a large one from its cosine: 1e-9 becomes 0.) Raises ValueError for a basis that is not
-    orthonormal to 1e4 times its precision. Source: Björck and Golub 1973.
+    computed from their sines and others from their cosines, so that none loses digits. (SciPy 1.17 lists the largest
+    first, and computes a small angle from its cosine if there is a large one: 1e-9 becomes 0.) Raises ValueError for a
+    basis that is not orthonormal to 1e4 times its precision. Source: Björck and Golub 1973.
     """
     wide, narrow = double(first, "first", 2), double(second, "second", 2)
     same_kind(first, second)

@@ -1,4 +1,4 @@
-"""What overlaps and angles are for random subspaces, without which no overlap means anything."""
+"""Overlaps and angles of random subspaces, with which every measured overlap must be compared."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ def random_alignment(k: int | NDArray[np.int64], other_k: int | NDArray[np.int64
 
         E tr(PQ) = km/d        Var tr(PQ) = 2km(d−k)(d−m) / (d²(d−1)(d+2))
 
-    Single ordered angles have no such elementary form. k, other_k (m): whole numbers, or NumPy arrays of them that
-    broadcast. Raises ValueError outside 0 … unit (d), and for none or no whole numbers.
+    Single ordered angles have no such elementary form. k, other_k (m): whole numbers, or NumPy arrays of whole numbers
+    that broadcast. Raises ValueError for numbers outside 0 … unit (d) or not whole, and for empty arrays.
+
+    Source: docs/mathematics.md#random-subspaces.
     """
     check_whole("unit", unit, 1, LARGEST_UNIT)
     first, second = _dimensions("k", k, unit), _dimensions("other_k", other_k, unit)

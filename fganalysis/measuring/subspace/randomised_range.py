@@ -18,16 +18,17 @@ MOST_POWER_ITERATIONS = 1000  # two are enough; a mistyped number would run for 
 
 @dataclass(frozen=True, eq=False)
 class RandomisedModes(Generic[ArrayOrTensor]):
-    """k modes of a large matrix A, with what is known of their error.
+    """k leading modes of a large matrix A, with bounds of their errors.
 
-    modes: values (mode,) and vectors (unit, mode). error (mode,): the residual ‖Aᵀu − σv‖/√2; some exact singular value
-    lies within it of each value. remainder: ‖A − AQQᵀ‖_F of the sketched range Q. Missed modes show in it:
+    Vectors depend on the start, by about their error over the distance of their singular value to the next. If singular
+    values are closer than their errors, the vectors are an arbitrary basis of their span. `modes.leading(k)` refuses k
+    if values k and k + 1 of the sketch are equal, and without oversampling if value k is not above the remainder.
 
-        values_i² ≤ σ_i² ≤ values_i² + remainder²
-
-    Vectors depend on the start, by about error over the distance of their singular value to the next; those of singular
-    values closer than their errors are any basis. `modes.leading(k)` asks whether values k and k + 1 of the sketch are
-    equal, and without oversampling whether value k is above the remainder.
+    Attributes:
+        modes: values (mode,) and vectors (unit, mode).
+        error: the residual ‖Aᵀu − σv‖/√2, (mode,). Some exact singular value differs from σ by at most this error.
+        remainder: ‖A − AQQᵀ‖_F for the sketched range Q. It bounds what missed modes can add:
+            values_i² ≤ σ_i² ≤ values_i² + remainder².
     """
 
     modes: Modes[ArrayOrTensor]
@@ -40,8 +41,8 @@ def randomised_modes(
 ) -> RandomisedModes[ArrayOrTensor]:
     """The k leading modes of one large matrix (example, unit) by a randomised range finder with power iterations.
 
-    The start is Gaussian, drawn on the CPU from ``seed``. The bounds of `RandomisedModes` hold whatever was drawn; only
-    how tight they are is chance. Raises ValueError for k outside 1 … min(example, unit). Source: Halko, Martinsson and
+    The start is Gaussian, drawn on the CPU from ``seed``. The bounds of `RandomisedModes` hold for every start; only
+    their tightness is random. Raises ValueError for k outside 1 … min(example, unit). Source: Halko, Martinsson and
     Tropp 2011.
     """
     rows = double(matrix, "matrix", 2)

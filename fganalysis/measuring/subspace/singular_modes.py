@@ -23,11 +23,15 @@ from fganalysis.measuring.subspace.equal_singular_values import LEAST_GAP, round
 
 @dataclass(frozen=True, eq=False)
 class Modes(Generic[ArrayOrTensor]):
-    """Singular values (…, mode), descending, and right singular vectors (…, unit, mode); both zero beyond the rank.
+    """Singular values and right singular vectors of matrices; both are zero beyond the rank.
 
-    gap: singular values this close, relative to the largest, are equal. Their vectors are any basis of what they span.
-    A nonzero one as close to zero is kept; its vector is known no better than the matrix's precision times σ₁/σ.
-    beyond: the singular value after the last of these, or what it is at most, where a summary left modes out.
+    Attributes:
+        values: (…, mode), descending, in the units of the matrix.
+        vectors: (…, unit, mode).
+        gap: singular values that differ by at most this share of the largest count as equal. Their vectors are an
+            arbitrary basis of their span. A nonzero value this close to zero is kept; the error of its vector is about
+            the precision of the matrix times σ₁/σ.
+        beyond: the singular value after the last, or an upper bound of it, if modes were left out.
     """
 
     values: ArrayOrTensor
@@ -46,7 +50,7 @@ class Modes(Generic[ArrayOrTensor]):
 
     @property
     def rank(self) -> ArrayOrTensor:
-        """How many singular values count as nonzero, (…)."""
+        """The number of nonzero singular values, (…)."""
         return (self.values > 0).sum(-1)
 
     @property
@@ -64,9 +68,9 @@ class Modes(Generic[ArrayOrTensor]):
     def leading(self, k: int) -> ArrayOrTensor:
         """The basis (…, unit, k) of the k leading modes.
 
-        Raises ValueError where that subspace is not determined: k outside 1 … rank of every matrix, or singular values
-        k and k+1 that are equal or, where modes were left out, may be, so that any mixture of their modes would do as
-        well.
+        Raises ValueError if this subspace is not determined: for k outside 1 … rank of every matrix, and if singular
+        values k and k + 1 are equal, or may be equal because modes were left out. Any mixture of their modes would then
+        be as good.
         """
         check_whole("k", k, None)
         least = int(self.rank.min())

@@ -1,7 +1,7 @@
-"""The metrics of Wang et al. 2025, exactly as their paper prints them, under names that carry its key.
+"""The metrics of Wang et al. 2025, exactly as their paper prints them, with names that begin with ``wang2025_``.
 
-Neither its bias nor its variance is the one that every result has: see `theory.wang2025` for the formulas. What is
-measured (`measured`, `intervals`) and what is predicted (`predicted`) share no code and meet in `METRIC` alone.
+Its bias and its variance differ from those of every result: `theory.wang2025` has the formulas. Measurement
+(`measured`, `intervals`) and prediction (`predicted`) share no code and meet only in `METRIC`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from fganalysis.statistics.rounding import DOUBLE, ROUNDING
 from fganalysis.statistics.squared_norm import LEAST_GROUPS, root, squared_norm
 from fganalysis.statistics.variance import NOT_KNOWN
 
-ROOM_IN_GROUPS = 6.0  # Groups like the largest met that the interval of the variance leaves room for.
+# Tuned by `python -m studies.calibration`. To tune it again, change it, run the study with `--out` a new folder, and
+# read the rows of `wang2025_variance` on its page: no cell may be tight, and every wide cell must be marked wide.
+ROOM_IN_GROUPS = 6.0  # The interval of the variance allows for this many further groups like the noisiest one.
 
 
 def bias_and_variance(
@@ -22,9 +24,9 @@ def bias_and_variance(
 
     Args:
         second_moment, error: means over the guesses of a group, and over examples, of s = (ĝ_b − g_b)² and
-            e = ĝ_b − g_b, (…, group, unit). sizes: (group,), guesses in each.
-        gradient_norm: (…), root of the mean over examples of ‖g_b‖². precision: the relative rounding error of
-            the numbers that the guesses consist of, for what rounding may have done to differences from the gradient.
+            e = ĝ_b − g_b, (…, group, unit). sizes: guesses in each group, (group,).
+        gradient_norm: root of the mean over examples of ‖g_b‖², (…). precision: that of the data type of the guesses.
+            Both serve to bound the rounding errors of differences from the gradient.
     """
     length = power_of_two(np.sqrt(np.abs(second_moment).max((-2, -1))))
     error, second_moment = error / length[..., None, None], second_moment / length[..., None, None] ** 2
@@ -42,8 +44,10 @@ def bias_and_variance(
 
 
 def _norm_of_variance(second_moment: Array, error: Array, sizes: Array, least_bias: Array) -> Estimate:
-    """‖E s − (E e)²‖ with the influence of every group. Wide where the longest would make it notably longer still, and
-    where much of what varies is the error times its mean, which may be zero: then it is not what varies.
+    """‖E s − (E e)²‖ with the influence of every group; NaN for fewer than 4 groups.
+
+    The interval is wide in two cases: if further groups like the noisiest one would make it notably longer, and if much
+    of the variation comes from the product of the error and its mean while the mean may be zero.
     """
     groups = len(sizes)
     if groups < LEAST_GROUPS:
@@ -62,8 +66,8 @@ def _norm_of_variance(second_moment: Array, error: Array, sizes: Array, least_bi
     not_known = (of_error**2).sum(-1) > NOT_KNOWN * (influence**2).sum(-1)
     # What is across the vector makes it longer: ‖v + ξ‖ ≈ ‖v‖ + ξ∥ + ‖ξ⊥‖²/2‖v‖.
     across = (parts**2).sum((-2, -1)) - (influence**2).sum(-1)
-    found = skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
+    of_norm = skewed(value, shape(influence), bias=across / (groups * (groups - 1)) / (2 * length))
     higher = value + ROOM_IN_GROUPS * influence.max(-1) / groups
-    wide = higher > found.high + NOTABLE * (found.high - found.low)
+    wide = higher > of_norm.high + NOTABLE * (of_norm.high - of_norm.low)
     wide = np.asarray(wide | (not_known & (least_bias <= 0)))
-    return replace(found, high=np.maximum(found.high, higher), wide=wide)
+    return replace(of_norm, high=np.maximum(of_norm.high, higher), wide=wide)

@@ -11,7 +11,10 @@ from theory import wang2025
 
 
 def theory(snapshot: Snapshot, guess: Guess) -> Prediction:
-    """Over (layer,), NaN for all layers together: from the moments, the factors and the directions of the guess."""
+    """The metrics in closed form, (layer,), from moments, factors and directions of the guess.
+
+    NaN where one of these is unknown, and for all layers together.
+    """
     gradients, known = double(snapshot.gradients), {}
     if guess.activations is not None:
         pairs = list(zip(gradients, guess.activations, strict=True))

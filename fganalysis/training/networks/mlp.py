@@ -21,8 +21,9 @@ def mlp(
     """Build a fully connected network: linear layers with an activation between each two, none after the last.
 
     Weights are uniform on ±1/√fan_in, which is Kaiming's law with a = √5, and so are biases, as torch draws both by
-    default. They come from a generator of the network's own, so a seed names one network and the global generator is
-    neither read nor advanced. They are drawn in float32 and then converted: a float64 network has the same weights.
+    default. A generator with the given seed draws them, so a seed always gives the same network, and the global
+    generator is neither read nor advanced. They are drawn in float32 and then converted: a float64 network has the same
+    weights.
 
     Parameters
     ----------
