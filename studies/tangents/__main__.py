@@ -12,6 +12,7 @@ theory.multi_tangent and theory.projection. Two routes through the same estimato
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -175,13 +176,9 @@ def _needed(ns: list[int]) -> xr.DataArray:
     """The least k whose predicted mean cosine reaches each target, (combine, n, target)."""
     found = np.empty((len(COMBINES), len(ns), len(TARGETS)), dtype=np.int64)
     for i, j, t in np.ndindex(found.shape):
-        n = ns[j]
-        low, high = 0, n if COMBINES[i] == "orthogonal" else 100 * n
-        while high - low > 1:
-            middle = (low + high) // 2
-            reached = _predicted(COMBINES[i], middle, n)[0] >= TARGETS[t]
-            low, high = (low, middle) if reached else (middle, high)
-        found[i, j, t] = high
+        combine, n = COMBINES[i], ns[j]
+        most = n if combine == "orthogonal" else 100 * n  # The mean cosine of k tangents rises with k.
+        found[i, j, t] = bisect_left(range(most), TARGETS[t], lo=1, key=lambda k: _predicted(combine, k, n)[0])
     attributes = {"units": "1", "long_name": "predicted: least number of tangents for a mean cosine"}
     coords = {"combine": list(COMBINES), "n": ns, "target": list(TARGETS)}
     return xr.DataArray(found, coords, ("combine", "n", "target"), attrs=attributes)
