@@ -11,7 +11,6 @@ theory.multi_tangent and theory.projection. Two routes through the same estimato
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from fganalysis.estimators import MultiTangent
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 from fganalysis.results import store
 from studies.kit import command_line, pages
-from studies.kit.kept_cells import kept
+from studies.kit.kept_cells import depends_on, kept
 from studies.kit.seeds import half_widths
 from studies.tangents import figures
 from studies.tangents import page as tangents_page
@@ -99,9 +98,8 @@ def main(settings: Settings) -> xr.Dataset:
 
 
 def _row(settings: Settings, n: int) -> xr.Dataset:
-    chosen = {
-        key: value for key, value in dataclasses.asdict(settings).items() if key not in ("out", "page", "largest_n")
-    }
+    chosen = depends_on(settings)
+    del chosen["largest_n"]  # One file for each n.
     return kept(settings.out / "cells" / f"n_{n:05d}.nc", {"n": n} | chosen, lambda: _qualities(settings, n))
 
 
