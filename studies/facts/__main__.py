@@ -16,7 +16,7 @@ import xarray as xr
 
 from studies.facts import figures
 from studies.facts import page as facts_page
-from studies.facts.cells import PARTS, Sizes
+from studies.facts.cells import TABLE_2, TABLE_5, joint_pass, paper_table, same_law
 from studies.kit import command_line, kept_cells, pages
 
 
@@ -54,16 +54,31 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.DataTree:
-    tree = xr.DataTree.from_dict({name: _part(settings, name, make) for name, make in PARTS.items()})
+    made = parts(settings)
+    tree = xr.DataTree.from_dict({name: _part(settings, name, make) for name, make in made.items()})
     text = facts_page.page(tree)
     pages.write("facts", text, {"": figures.figure(tree)}, settings.out, settings.page)
     print(text)
     return tree
 
 
-def _part(settings: Settings, name: str, make: Callable[[Sizes], xr.Dataset]) -> xr.Dataset:
+def parts(settings: Settings) -> dict[str, Callable[[], xr.Dataset]]:
+    """What makes each part of the answer, by the name of its file."""
+    facts = {"width": settings.width, "examples": settings.examples, "seed": settings.seed}
+    tables = {"batch": settings.batch, "guesses": settings.table_guesses, "seed": settings.seed}
+    sizes_2 = {"width": settings.width, "epochs": settings.table_2_epochs}
+    sizes_5 = {"width": settings.table_5_width, "epochs": settings.table_5_epochs}
+    return {
+        "same_law": lambda: same_law(guesses=settings.guesses, **facts),
+        "joint_pass": lambda: joint_pass(guesses=settings.table_guesses, n_seeds=settings.seeds, **facts),
+        "table_2": lambda: paper_table(TABLE_2, **sizes_2, **tables),
+        "table_5": lambda: paper_table(TABLE_5, **sizes_5, **tables),
+    }
+
+
+def _part(settings: Settings, name: str, make: Callable[[], xr.Dataset]) -> xr.Dataset:
     """One part of the answer: read where it is finished with these settings, otherwise computed and written."""
-    return kept_cells.kept(settings.out / f"{name}.nc", kept_cells.depends_on(settings), lambda: make(settings))
+    return kept_cells.kept(settings.out / f"{name}.nc", kept_cells.depends_on(settings), make)
 
 
 if __name__ == "__main__":

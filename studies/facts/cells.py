@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 import numpy as np
 import torch
 import xarray as xr
@@ -38,7 +35,8 @@ SAME_LAW: dict[str, Estimator] = {
     "activity": ActivityPerturbation(layers="separate"),
 }
 # guess → estimator, then what is printed: variance, bias, covariance norm (none in table 5).
-TABLE_2: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
+Table = dict[str, tuple[Estimator, tuple[float, float, float]]]
+TABLE_2: Table = {
     "upstream": (Upstream(), (1.50e-4, 2.75e-4, 0.084)),
     "orthogonal, bottom": (OrthogonalUpstream(k=10, which="bottom"), (1.30e-5, 2.83e-4, 0.085)),
     "orthogonal": (OrthogonalUpstream(k=10), (1.03e-5, 2.86e-5, 0.085)),
@@ -46,26 +44,11 @@ TABLE_2: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
 # W̃^P as the paper computes it, directions of zero singular values kept: where the next layer is as wide, the law of
 # plain activity perturbation. `PreconditionedUpstream` drops them.
 AS_PRINTED = ActivityPerturbation()
-TABLE_5: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
+TABLE_5: Table = {
     "orthogonal": (OrthogonalUpstream(k=10), (6.33e-6, 3.63e-5, np.nan)),
     "preconditioned": (AS_PRINTED, (1.75e-4, 1.35e-8, np.nan)),
     "upstream": (Upstream(), (7.04e-5, 1.68e-4, np.nan)),
 }
-
-
-class Sizes(Protocol):
-    """The settings that the parts depend on; `studies.facts.__main__.Settings` says what each is."""
-
-    width: int
-    guesses: int
-    examples: int
-    seeds: int
-    table_guesses: int
-    batch: int
-    table_2_epochs: int
-    table_5_width: int
-    table_5_epochs: int
-    seed: int
 
 
 def _snapshot(width: int, seed: int, inputs: Tensor, targets: Tensor) -> Snapshot:
@@ -73,12 +56,12 @@ def _snapshot(width: int, seed: int, inputs: Tensor, targets: Tensor) -> Snapsho
     return fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
 
 
-def _same_law(settings: Sizes) -> xr.Dataset:
+def same_law(width: int, examples: int, guesses: int, seed: int) -> xr.Dataset:
     """Facts 1–3 at initialisation, in double precision, over (guess_kind, layer) in activation space."""
     data = fga.datasets.load("mnist1d")
-    inputs, targets = data.batch(settings.examples)
-    snapshot = _snapshot(settings.width, settings.seed, inputs.double(), targets)
-    tree = fga.diagnose(snapshot, list(SAME_LAW.values()), settings.guesses, settings.seed, subspace=False)
+    inputs, targets = data.batch(examples)
+    snapshot = _snapshot(width, seed, inputs.double(), targets)
+    tree = fga.diagnose(snapshot, list(SAME_LAW.values()), guesses, seed, subspace=False)
     where = {"space": "activation", "layer": HIDDEN, "step": 0}
     measured, predicted = (tree[node].to_dataset().sel(where, drop=True) for node in ("measured", "predicted"))
     squares = measured["gradient_norm"] ** 2
@@ -124,24 +107,24 @@ def _distances(snapshot: Snapshot, estimator: Estimator) -> list[float]:
     return distances
 
 
-def _joint_pass(settings: Sizes) -> xr.Dataset:
+def joint_pass(width: int, examples: int, guesses: int, seed: int, n_seeds: int) -> xr.Dataset:
     """Fact 4: variance with one pass for all layers over that with a pass a layer, (inputs, seed, layer)."""
     data, kinds = fga.datasets.load("mnist1d"), ["gaussian", "mnist1d"]
-    data.batch(settings.examples)  # Refuses more examples than there are, which a slice of rows would not.
-    found = np.empty((3, len(kinds), settings.seeds, len(HIDDEN)))
-    for index, seed in np.ndindex(len(kinds), settings.seeds):
-        generator = torch.Generator().manual_seed(settings.seed + seed)
+    data.batch(examples)  # Refuses more examples than there are, which a slice of rows would not.
+    found = np.empty((3, len(kinds), n_seeds, len(HIDDEN)))
+    for index, seed in np.ndindex(len(kinds), n_seeds):
+        generator = torch.Generator().manual_seed(seed + seed)
         if kinds[index] == "gaussian":
-            inputs = torch.randn(settings.examples, 40, generator=generator)
-            targets = torch.randint(0, 10, (settings.examples,), generator=generator)
+            inputs = torch.randn(examples, 40, generator=generator)
+            targets = torch.randint(0, 10, (examples,), generator=generator)
         else:
-            rows = torch.randperm(len(data.train_inputs), generator=generator)[: settings.examples]
+            rows = torch.randperm(len(data.train_inputs), generator=generator)[:examples]
             inputs, targets = data.train_inputs[rows], data.train_targets[rows]
-        snapshot = _snapshot(settings.width, settings.seed + seed, inputs, targets)
+        snapshot = _snapshot(width, seed + seed, inputs, targets)
         joint, separate = ActivityPerturbation(), ActivityPerturbation(layers="separate")
         predicted = [fga.predict(snapshot, passes)["variance"] for passes in (joint, separate)]
         found[0, index, seed] = _in_hidden(predicted[0] / predicted[1])
-        samples = [fga.sample(snapshot, passes, settings.table_guesses, settings.seed) for passes in (joint, separate)]
+        samples = [fga.sample(snapshot, passes, guesses, seed) for passes in (joint, separate)]
         ratio = samples[0]["variance"] / samples[1]["variance"]
         squared = [(sample["variance_se"] / sample["variance"]) ** 2 for sample in samples]
         found[1, index, seed] = _in_hidden(ratio)
@@ -149,7 +132,7 @@ def _joint_pass(settings: Sizes) -> xr.Dataset:
     dims = ("inputs", "seed", "layer")
     dataset = xr.Dataset(
         {name: (dims, values) for name, values in zip(("ratio_predicted", "ratio", "ratio_se"), found, strict=True)},
-        coords={"inputs": kinds, "seed": settings.seed + np.arange(settings.seeds), "layer": HIDDEN},
+        coords={"inputs": kinds, "seed": seed + np.arange(n_seeds), "layer": HIDDEN},
     )
     return described(dataset, {"ratio": ("variance in a joint pass over variance in a pass for the layer alone", "1")})
 
@@ -158,26 +141,16 @@ def _in_hidden(array: xr.DataArray) -> Array:
     return array.sel(space="activation", layer=HIDDEN).to_numpy()
 
 
-def _table_2(settings: Sizes) -> xr.Dataset:
-    return _table(settings, TABLE_2, settings.width, settings.table_2_epochs)
-
-
-def _table_5(settings: Sizes) -> xr.Dataset:
-    return _table(settings, TABLE_5, settings.table_5_width, settings.table_5_epochs)
-
-
-def _table(
-    settings: Sizes, table: dict[str, tuple[Estimator, tuple[float, float, float]]], width: int, epochs: int
-) -> xr.Dataset:
+def paper_table(table: Table, width: int, epochs: int, batch: int, guesses: int, seed: int) -> xr.Dataset:
     """The paper's metrics over (guess_kind, layer), predicted and measured, and those printed over (guess_kind)."""
     data = fga.datasets.load("mnist1d")
-    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=settings.seed)
-    run = fga.train(network, data, epochs=epochs, seed=settings.seed, log_every=10**6, progress=True)
-    inputs, targets = data.batch(settings.batch)
+    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
+    run = fga.train(network, data, epochs=epochs, seed=seed, log_every=10**6, progress=True)
+    inputs, targets = data.batch(batch)
     snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, inputs, targets)
     rows = []
     for name, (estimator, printed) in tqdm(table.items(), desc=f"width {width}", unit="guess"):
-        sampled = fga.sample(snapshot, estimator, settings.table_guesses, settings.seed)
+        sampled = fga.sample(snapshot, estimator, guesses, seed)
         measured, predicted = (
             part.sel(layer=HIDDEN).drop_vars("estimator") for part in (sampled, fga.predict(snapshot, estimator))
         )
@@ -198,11 +171,3 @@ def _table(
     dataset = described(xr.concat(rows, dim="guess_kind", data_vars="all"), names, PRINTED)
     dataset.attrs |= {"width": width, "epochs": epochs, "train_accuracy": float(run.log["train_accuracy"][-1])}
     return dataset
-
-
-PARTS: dict[str, Callable[[Sizes], xr.Dataset]] = {
-    "same_law": _same_law,
-    "joint_pass": _joint_pass,
-    "table_2": _table_2,
-    "table_5": _table_5,
-}

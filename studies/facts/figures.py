@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fganalysis.estimators import Estimator, label
+from fganalysis.estimators import label
 from fganalysis.statistics.intervals import Z95
-from studies.facts.cells import SAME_LAW, TABLE_2, TABLE_5
+from studies.facts.cells import SAME_LAW
 from studies.facts.page import EXPECTED
 from studies.kit.figures import colour, panels, shades, styles
 
@@ -72,14 +72,10 @@ def _name_layers(axes: Axes, dataset: xr.Dataset) -> None:
 def _draw_tables(axes: Axes, tree: xr.DataTree, metric: str, unit: str) -> None:
     """Circles are measured and squares printed, in the colour of the estimator."""
     names: list[str] = []
-    tables: tuple[tuple[int, dict[str, tuple[Estimator, tuple[float, float, float]]]], ...] = (
-        (2, TABLE_2),
-        (5, TABLE_5),
-    )
-    for number, printed in tables:
+    for number in (2, 5):
         own = tree[f"table_{number}"].to_dataset().isel(layer=0)
         for name in map(str, own["guess_kind"].to_numpy()):
-            shade, place = colour(label(printed[name][0])), np.array([float(len(names))])
+            shade, place = colour(name), np.array([float(len(names))])
             point, first = own.sel(guess_kind=[name]), not names
             _points(axes, place, point, metric, shade, "")
             axes.plot(place, point[f"{metric}_printed"], "s", mfc="none", ms=10, color=shade)

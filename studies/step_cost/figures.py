@@ -36,7 +36,6 @@ def figures(dataset: xr.Dataset) -> dict[str, Figure]:
             axes.axvline(MOST_STEPS, color="0.5", lw=1, ls="--")
         axes.set(xscale="log", title=f"width {width}")
         axes.set_yticks(range(len(names)), names, fontsize=8)
-    figure.supxlabel(
-        f"backpropagation steps [1]: median and range over rounds; dashed: {MOST_STEPS} steps", fontsize=10
-    )
+    bound = f"; dashed: {MOST_STEPS} steps" if JUDGED["width"] in widths else ""
+    figure.supxlabel(f"backpropagation steps [1]: median and range over rounds{bound}", fontsize=10)
     return {"ratio": figure}
