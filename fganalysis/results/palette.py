@@ -44,7 +44,7 @@ STYLES: dict[str, Style] = {
 # Markers of estimators that have no line: none of the table's, so that no style is that of another estimator.
 OTHER_MARKERS = ("<", ">", "p", "*", "H")
 MARKERS = (*dict.fromkeys(style.marker for style in STYLES.values()), *OTHER_MARKERS)
-DARKEST, LIGHTEST = 0.5, 0.55  # How far the shades of a colour go towards black and towards white.
+DARKEST, LIGHTEST = 0.45, 0.4  # How far the shades of a colour go towards black and towards white.
 
 
 def key_of(label: str) -> str:

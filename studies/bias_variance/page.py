@@ -48,7 +48,7 @@ def values(tree: xr.DataTree, log: xr.Dataset, settings: Mapping[str, object]) -
 
 
 def _best(own: pd.DataFrame) -> dict[str, object]:
-    """The estimator with noise of which one guess makes the largest part of the exact step's progress, at one step."""
+    """The estimator with noise of which one guess makes the largest share of the exact step's progress, at one step."""
     row = own.loc[own["efficiency"].idxmax()]
     return {"step": int(row["step"]), "estimator": str(row["estimator"]), "efficiency": float(row["efficiency"])}
 

@@ -26,13 +26,13 @@ def figure(tree: xr.DataTree) -> Figure:
     _draw_joint_pass(grid[0, 1], tree["joint_pass"].to_dataset())
     _draw_tables(grid[1, 0], tree, "variance", "(loss per unit of activation)²")
     _draw_tables(grid[1, 1], tree, "bias", "loss per unit of activation")
-    grid[1, 1].set_ylim(bottom=3e-9)
     for axes in grid.flat:
         axes.set_yscale("log")
         legend = axes.legend(
-            fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, title="×: predicted"
+            fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False, title="×: predicted"
         )
         legend.get_title().set_fontsize(8)
+    grid[1, 1].set_ylim(bottom=3e-9)
     return drawn
 
 
@@ -44,7 +44,7 @@ def _draw_same_law(axes: Axes, same_law: xr.Dataset) -> None:
         _points(
             axes, places, same_law.sel(guess_kind=name), "relative_variance", style.colour, name, marker=style.marker
         )
-    axes.set(ylabel="total variance / squared gradient norm [1]", title="Facts 2 and 3: one law, one variance")
+    axes.set(ylabel="total variance / squared gradient norm [1]", title="Facts 2 and 3: one distribution, one variance")
     _name_layers(axes, same_law)
 
 
@@ -54,12 +54,13 @@ def _draw_joint_pass(axes: Axes, joint_pass: xr.Dataset) -> None:
         for place in range(joint_pass.sizes["layer"]):
             own = joint_pass.sel(inputs=kind).isel(layer=place)
             places = place + 0.4 * (index - 0.5) + np.linspace(-0.15, 0.15, own.sizes["seed"])
-            text = f"activity, {kind} inputs, each initial weights" if place == 0 else ""
+            text = f"activity, {kind} inputs" if place == 0 else ""
             _points(axes, places, own, "ratio", shade, text)
     middles = np.arange(joint_pass.sizes["layer"])
     axes.hlines(EXPECTED, middles - 0.4, middles + 0.4, color="black", lw=1, label="1 + 6 + 36 + …")
     axes.set(
-        ylabel="variance in a joint pass / in a pass for the layer alone [1]", title="Fact 4: the other layers' noise"
+        ylabel="variance in a pass for all layers /\nin a pass for the layer alone [1]",
+        title="Fact 4: the other layers' noise",
     )
     _name_layers(axes, joint_pass)
 

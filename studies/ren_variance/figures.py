@@ -31,7 +31,7 @@ def figure(dataset: xr.Dataset) -> Figure:
             axes.errorbar(own["value"], own["variance"], yerr=bars, label=name, **mark)
             axes.plot(own["value"], own["predicted"], color=style.colour, lw=1)
         axes.set(xscale="log", yscale="log", xlabel=axis)
-    grid[0, 0].set_ylabel("variance of the gradient of one weight\n[(loss per unit of weight)²]")
+    grid[0, 0].set_ylabel("variance of one weight's\ngradient [(loss per\nunit of weight)²]")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     drawn.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, title="marks: measured; lines: formulas"

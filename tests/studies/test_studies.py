@@ -49,7 +49,7 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
     # Accuracy, table and agreement are those of the first run, from what was kept.
     text = (folder / "bias_variance.md").read_text(encoding="utf-8")
     assert text in again and text in shown
-    assert re.search(r"`(activity|upstream)` makes [\d.e-]+ of the progress of the exact gradient at step 0 and", text)
+    assert re.search(r"`(activity|upstream)` at step 0 \([\d.e-]+\) and `(activity|upstream)` at step 3 \(", text)
     for figure in re.findall(r"\]\((\w+\.png)\)", text):
         assert (folder / figure).exists()
     damage(cells[1])
