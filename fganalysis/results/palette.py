@@ -36,7 +36,7 @@ STYLES: dict[str, Style] = {
     "multi_tangent": Style("#332288", "d"),
     "finite_difference": Style("#999933", "8"),
     "feedback_alignment": Style("#7f7f7f", "v"),
-    "direct_feedback": Style("#ca9161", "^"),
+    "direct_feedback": Style("#b2182b", "^"),
     "forward_direct_feedback": Style("#44aa99", "D"),
     "local_loss": Style("#aa4499", "s"),
     "minibatch": Style("#4d4d4d", "o"),
