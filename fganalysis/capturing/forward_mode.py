@@ -18,7 +18,7 @@ from fganalysis.capturing.batch import called, differentiable, functionally_call
 from fganalysis.capturing.calls import Calls
 from fganalysis.capturing.tap import Layer, Layers, Loss, Tap
 
-EXAMPLES_AT_ONCE = 64  # Whose slopes are taken in one pass through a loss that is no mean over examples.
+EXAMPLES_IN_A_PASS = 64  # Whose slopes are taken in one pass through a loss that is no mean over examples.
 
 
 class Frozen(Protocol):
@@ -167,5 +167,5 @@ def _by_parts(
         return slope
 
     examples = torch.eye(snapshot.n_examples, dtype=at[0].dtype, device=at[0].device)
-    slopes: Tensor = torch.func.vmap(of_example, chunk_size=EXAMPLES_AT_ONCE)(examples)
+    slopes: Tensor = torch.func.vmap(of_example, chunk_size=EXAMPLES_IN_A_PASS)(examples)
     return slopes

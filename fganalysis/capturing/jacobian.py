@@ -28,7 +28,7 @@ WRITTEN_OUT = 2**26  # Numbers of all examples' Jacobians together that may be w
 DECOMPOSED = 2**22  # Up to so many numbers they are decomposed exactly where the randomised method could do.
 # Of the randomised method: vectors beyond k, and powers of JᵀJ. To tune them again, change them and run
 # tests/unit/capturing/test_jacobian.py, which compares the energy that is found with LAPACK's.
-OVERSAMPLING, POWERS = 8, 6
+BEYOND, POWERS = 8, 6
 VECTORS_AT_ONCE = 2**22  # Numbers at the taps of the vectors that are multiplied at once.
 
 
@@ -180,7 +180,7 @@ class Jacobian:
     def _found(self, k: int, powers: int) -> tuple[Tensor, Tensor, Tensor]:
         """The range finder of Halko, Martinsson & Tropp (2011), for all examples at once."""
         n_next, n = self.shape
-        size = min(k + OVERSAMPLING, n_next, n)
+        size = min(k + BEYOND, n_next, n)
         generator = torch.Generator().manual_seed(START_SEED)
         # The same start for every example, so that what is found depends on the example alone.
         starts = torch.randn(size, 1, n_next, generator=generator, dtype=torch.float64).to(self.tap.outputs)

@@ -10,15 +10,13 @@ import numpy as np
 import xarray as xr
 
 from fganalysis.arguments import check_choice, check_kind, check_names, check_path
-from fganalysis.results import schema
+from fganalysis.results import palette, schema
 from fganalysis.results.tables import node, not_looked_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "h", "<", ">", "p")
 LEAST_VARIANCE_SHOWN = 1e-4  # Smaller relative variances are rounding errors and are not drawn on the logarithmic axis.
 
 
@@ -154,15 +152,9 @@ def _both(
 
 
 def _styled(measured: xr.Dataset) -> list[tuple[dict[str, Any], str]]:
-    """Every estimator with its colour, from a palette for colour-blind readers, and its marker."""
-    import seaborn
-
-    estimators = [str(name) for name in measured[schema.ESTIMATOR].values]
-    colours = seaborn.color_palette("colorblind", len(estimators))
-    return [
-        ({"color": colour, "marker": MARKERS[index % len(MARKERS)], "ls": ""}, name)
-        for index, (colour, name) in enumerate(zip(colours, estimators, strict=True))
-    ]
+    """Every estimator with its colour and its marker, the same in every figure."""
+    styles = palette.styles([str(name) for name in measured[schema.ESTIMATOR].values])
+    return [({"color": style.colour, "marker": style.marker, "ls": ""}, name) for name, style in styles.items()]
 
 
 def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, str]]]]:

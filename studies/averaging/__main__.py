@@ -31,10 +31,22 @@ from studies.averaging.kinds import GUESSES
 from studies.averaging.streams import RATIO
 from studies.kit import command_line, pages
 from studies.kit.kept_cells import kept
+from studies.kit.long_names import described
 from studies.kit.signed import signed_root
 from theory import averaging
 
 Array = NDArray[np.float64]
+
+QUANTITIES = {
+    "relative_error": "squared error of the mean of m guesses over squared gradient norm",
+    "cosine": "cosine of the mean of m guesses and the gradient",
+    "squared_ceiling": "squared cosine of the mean of all guesses and the gradient, with the cosine's sign",
+    "relative_squared_bias": "squared bias over squared gradient norm",
+    "relative_variance": "total variance of one guess over squared gradient norm",
+    "relative_squared_mean": "squared norm of the mean of all guesses over squared gradient norm",
+    "needed": "guesses that the cosine takes",
+    "extrapolated": "whether needed is beyond the largest m, from ceiling, variance and mean as measured",
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,8 @@ def main(settings: Settings) -> xr.Dataset:
     coords = {"width": list(settings.widths), "trained": moments_of_training}
     coords |= {"seed": list(settings.seeds), "guess_kind": list(settings.guess_kinds)}
     dataset = _joined(cells.tolist(), names).assign_coords(coords)
-    dataset = _described(_with_needed(dataset, settings.cosines))
+    units_of = {name: (long_name, "1") for name, long_name in QUANTITIES.items()}
+    dataset = described(_with_needed(dataset, settings.cosines), units_of)
     dataset.attrs = {"guesses": settings.guesses, "batch": settings.batch, "epochs": settings.epochs}
     store.write(dataset, settings.out / "averaging.nc")
     text = averaging_page.page(dataset)
@@ -149,24 +162,6 @@ def _crossing(cosines: Array, sizes: NDArray[np.int64], target: float) -> float:
         return float(sizes[index])
     share = (left**-2 - target**-2) / (left**-2 - right**-2)
     return float(np.ceil(1 / (1 / sizes[index - 1] + share * (1 / sizes[index] - 1 / sizes[index - 1])) - 1e-9))
-
-
-def _described(dataset: xr.Dataset) -> xr.Dataset:
-    names = {
-        "relative_error": "squared error of the mean of m guesses over squared gradient norm",
-        "cosine": "cosine of the mean of m guesses and the gradient",
-        "squared_ceiling": "squared cosine of the mean of all guesses and the gradient, with the cosine's sign",
-        "relative_squared_bias": "squared bias over squared gradient norm",
-        "relative_variance": "total variance of one guess over squared gradient norm",
-        "relative_squared_mean": "squared norm of the mean of all guesses over squared gradient norm",
-        "needed": "guesses that the cosine takes",
-        "extrapolated": "whether needed is beyond the largest m, from ceiling, variance and mean as measured",
-    }
-    kinds = {"_se": "standard error of: ", "_predicted": "predicted: "}
-    for name, array in dataset.data_vars.items():
-        suffix = next((suffix for suffix in kinds if str(name).endswith(suffix)), "")
-        array.attrs = {"units": "1", "long_name": kinds.get(suffix, "") + names[str(name).removesuffix(suffix)]}
-    return dataset
 
 
 if __name__ == "__main__":

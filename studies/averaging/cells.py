@@ -23,10 +23,10 @@ from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import Estimates
-from fganalysis.results import schema
+from fganalysis.results import schema, store
 from fganalysis.statistics.guess_scalars import cosines
 from fganalysis.statistics.quantities import quantities
-from fganalysis.training.checkpoints import load_checkpoint
+from fganalysis.training.checkpoints import load_checkpoint, read_checkpoint
 from studies.averaging.streams import RATIO, means_of_guesses
 from studies.kit.seeds import half_widths
 from studies.kit.signed import signed_root
@@ -38,7 +38,10 @@ GRID = (schema.SPACE, schema.LAYER)
 
 
 def trainer(epochs: int, batch: int, out: Path) -> Callable[[int, int, bool], Snapshot]:
-    """A function to the snapshot of (width, seed, trained), which trains each network once, when it is first asked."""
+    """A function to the snapshot of (width, seed, trained), which trains each network once, when it is first asked.
+
+    A checkpoint that is damaged is renamed, never deleted, named on the terminal, and its network is trained anew.
+    """
     data = fga.datasets.load("mnist1d")
     examples = data.batch(batch)
     last = epochs * -(-len(data.train_inputs) // 512)
@@ -48,7 +51,8 @@ def trainer(epochs: int, batch: int, out: Path) -> Callable[[int, int, bool], Sn
         network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
         folder = out / f"width_{width}" / f"seed_{seed}" / "checkpoints"
         finished = {step: folder / f"step_{step:06d}.safetensors" for step in (0, last)}
-        if all(path.exists() for path in finished.values()):
+        # Each is read, so that a network with two damaged checkpoints is trained anew once.
+        if all([_is_whole(path) for path in finished.values()]):
             return finished
         return fga.train(
             network, data, epochs=epochs, checkpoints=[0, last], out=folder, seed=seed, log_every=10**6
@@ -62,6 +66,18 @@ def trainer(epochs: int, batch: int, out: Path) -> Callable[[int, int, bool], Sn
         return fga.capture(network, torch.nn.functional.cross_entropy, *examples, step=step)
 
     return snapshot
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint is there and can be read; one that cannot be read is set aside."""
+    if not path.exists():
+        return False
+    try:
+        read_checkpoint(path)
+    except ValueError as damage:
+        print(f"{damage}; the file is now {store.set_aside(path).name}, and the network is trained anew", flush=True)
+        return False
+    return True
 
 
 def cell(snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int) -> xr.Dataset:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from fganalysis.estimators import label
 from fganalysis.results import schema
-from studies.averaging.kinds import family_of
+from studies.averaging.kinds import GUESSES, family_of
+from studies.kit.figures import Style, geometric, panels, points, styles
 from studies.kit.seeds import half_widths
 from studies.kit.signed import signed_root
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKS = (("o", 6.0), ("s", 4.5), ("^", 3.5), ("D", 2.5))  # Marker and size: of marks in one place each is seen.
+SIZES = (6.0, 4.5, 3.5, 2.5)  # Of the marks of a family: of marks in one place each is seen.
 MOST = 1e6  # Guesses to which the predicted cosines are drawn.
 LEAST = 1e-12  # A squared error below is zero, which has no place on a logarithmic axis.
 
@@ -28,31 +30,22 @@ def figures(dataset: xr.Dataset) -> dict[str, Figure]:
 
 
 def _panels(own: xr.Dataset, name: str) -> Figure:
-    import matplotlib.pyplot as plt
-    import seaborn
-
     families: dict[str, list[str]] = {}
     for kind in own["guess_kind"].values:
         families.setdefault(family_of(str(kind)), []).append(str(kind))
     columns = [(trained, width) for trained in own["trained"].values for width in own["width"].values]
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(
-            len(families),
-            len(columns),
-            figsize=(1.25 * len(columns) + 2.4, 1.35 * len(families) + 0.6),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+    size = (1.25 * len(columns) + 2.4, 1.35 * len(families) + 0.6)
+    figure, grid = panels(len(families), len(columns), size, sharex=True, sharey=True)
     for row, (family, kinds) in zip(grid, families.items(), strict=True):
-        styles = list(zip(kinds, seaborn.color_palette("colorblind", len(MARKS)), MARKS, strict=False))
+        labels = [label(GUESSES[kind]) for kind in kinds]
+        known_styles = styles(labels)
+        marks = [(kind, known_styles[of], ms) for kind, of, ms in zip(kinds, labels, SIZES, strict=False)]
         for axes, (trained, width) in zip(row, columns, strict=True):
-            for kind, colour, mark in styles:
-                _curve(axes, own.sel(width=width, trained=trained, guess_kind=kind), name, colour, mark)
+            for kind, style, ms in marks:
+                _curve(axes, own.sel(width=width, trained=trained, guess_kind=kind), name, style, ms)
             _scaled(axes, own, name)
         known = own["relative_error_predicted"].notnull().any(["width", "trained", "seed", "averaged"])
-        _legend(row[-1], styles, family, {kind: bool(known.sel(guess_kind=kind)) for kind in kinds})
+        _legend(row[-1], marks, family, {kind: bool(known.sel(guess_kind=kind)) for kind in kinds})
     for axes, (trained, width) in zip(grid[0], columns, strict=True):
         axes.set_title(f"{trained},\nwidth {width}", fontsize=8)
     figure.supxlabel("m, guesses averaged [1]     (marks: measured, lines: predicted)", fontsize=10)
@@ -72,15 +65,22 @@ def _scaled(axes: Axes, own: xr.Dataset, name: str) -> None:
     axes.set_yticks([0, *own["target"].values, 1])
 
 
-def _legend(
-    axes: Axes, styles: list[tuple[str, Any, tuple[str, float]]], family: str, predicted: dict[str, bool]
-) -> None:
+def _legend(axes: Axes, marks: list[tuple[str, Style, float]], family: str, predicted: dict[str, bool]) -> None:
     """Beside a row of panels, titled with the family; kinds without a prediction have no line."""
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colour, ls="-" if predicted[kind] else "", marker=marker, ms=size, mfc="none", label=kind)
-        for kind, colour, (marker, size) in styles
+        Line2D(
+            [],
+            [],
+            color=style.colour,
+            ls="-" if predicted[kind] else "",
+            marker=style.marker,
+            ms=size,
+            mfc="none",
+            label=kind,
+        )
+        for kind, style, size in marks
     ]
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False}
     found = axes.legend(
@@ -89,7 +89,7 @@ def _legend(
     found.get_title().set_fontweight("bold")
 
 
-def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any, mark: tuple[str, float]) -> None:
+def _curve(axes: Axes, own: xr.Dataset, name: str, style: Style, size: float) -> None:
     """Means over seeds, geometric ones of errors, with their intervals, and the mean of the predicted curves."""
     sizes = own["averaged"].values
     end = sizes[-1] if name == "relative_error" else MOST
@@ -102,15 +102,12 @@ def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any, mark: tuple[str,
     if name == "cosine":
         curve = signed_root(ceiling / (1 + variance / square / m)).mean(0)
         middle, half = values.mean(0), half_widths(values, 0)
-        low, high = middle - half, middle + half
+        interval = (middle - half, middle, middle + half)
     else:
         curve = np.exp(_logs(bias + variance / m).mean(0))
-        centre, half = _logs(values).mean(0), half_widths(_logs(values), 0)
-        low, middle, high = (np.exp(centre + side * half) for side in (-1, 0, 1))
-    axes.plot(m, curve, color=colour, lw=1)
-    marker, size = mark
-    bars = [middle - low, high - middle]
-    axes.errorbar(sizes, middle, yerr=bars, ls="", marker=marker, ms=size, mfc="none", mew=0.8, color=colour, lw=1)
+        interval = geometric(_logs(values))
+    axes.plot(m, curve, color=style.colour, lw=1)
+    points(axes, sizes, interval, style.colour, style.marker, size)
 
 
 def _logs(squares: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import stats
 
 from fganalysis.assertions.error_blocks import BLOCKS, FIRST_BLOCK, GROWTH
 from fganalysis.results import schema
@@ -13,6 +13,7 @@ from fganalysis.statistics.intervals import ENOUGH
 from studies.calibration.cells import COUNTED, LEVELS, REPEATS_OF_PARTS
 from studies.calibration.estimators import ESTIMATORS, HARD, HEAVY, TAILS
 from studies.kit import pages
+from studies.kit.shares import clopper_pearson
 
 Array = NDArray[np.float64]
 FIRST_VERDICT = round(FIRST_BLOCK * (1 + GROWTH)) * BLOCKS  # Guesses at the second look.
@@ -37,7 +38,7 @@ def cells(tree: xr.DataTree) -> xr.Dataset:
         wrong = (flat["above_truth"] + flat["below_truth"]).values
         repeats = flat["repeats"].values
         flat["coverage"] = ("cell", 1 - wrong / repeats)
-        bounds = _binomial(repeats - wrong, repeats)
+        bounds = clopper_pearson(repeats - wrong, repeats)
         flat["coverage_low"], flat["coverage_high"] = (("cell", bound) for bound in bounds)
         flat["guesses"] = ("cell", np.full(len(wrong), int(name)))
         flat["kind"] = ("cell", _kinds(flat, int(name)))
@@ -45,13 +46,6 @@ def cells(tree: xr.DataTree) -> xr.Dataset:
             flat[said] = ("cell", flat[said].values / np.maximum(repeats - flat["missing"].values, 1))
         rows.append(flat)
     return xr.concat(rows, dim="cell", data_vars="all")
-
-
-def _binomial(hits: np.ndarray, n: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of Clopper and Pearson for a proportion."""
-    low = np.where(hits > 0, special.betaincinv(np.maximum(hits, 1), n - hits + 1, 0.025), 0.0)
-    high = np.where(hits < n, special.betaincinv(hits + 1, np.maximum(n - hits, 1), 0.975), 1.0)
-    return low, high
 
 
 def _kinds(flat: xr.Dataset, n_guesses: int) -> np.ndarray:
@@ -281,8 +275,8 @@ def _alarm_rows(alarms: xr.Dataset) -> list[list[str]]:
     rows = []
     for name in alarms["estimator"].values:
         hits, runs = (int(alarms[key].sel(estimator=name)) for key in ("false_alarms", "runs"))
-        low, high = _binomial(np.array([hits]), runs)
-        rows.append([str(name), str(runs), str(hits), f"{hits / runs:.2%} ({low[0]:.2%}–{high[0]:.2%})"])
+        low, high = clopper_pearson(hits, runs)
+        rows.append([str(name), str(runs), str(hits), f"{hits / runs:.2%} ({low:.2%}–{high:.2%})"])
     return rows
 
 
@@ -295,8 +289,8 @@ def _bound_rows(alarms: xr.Dataset, power: xr.Dataset) -> list[list[str]]:
         findings = int(counts["findings"])
         shares = []
         for key in ("lower_wrong", "upper_wrong", "scale_wrong"):
-            low, high = _binomial(np.array([int(counts[key])]), findings)
-            shares.append(f"{int(counts[key]) / findings:.2%} ({low[0]:.2%}–{high[0]:.2%})")
+            low, high = clopper_pearson(int(counts[key]), findings)
+            shares.append(f"{int(counts[key]) / findings:.2%} ({low:.2%}–{high:.2%})")
         rows.append([name, str(findings), *shares])
     return rows
 

@@ -8,57 +8,16 @@ Then variance, bias and covariance norm as Wang et al. (2025) define them, besid
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 import xarray as xr
-from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import tqdm
 
-import fganalysis as fga
-from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import (
-    ActivityPerturbation,
-    Estimator,
-    OrthogonalUpstream,
-    PreconditionedUpstream,
-    Upstream,
-)
-from studies.facts import report
-from studies.facts.report import METRICS
-from studies.kit import command_line, kept_cells
-from theory import upstream
-
-Array = NDArray[np.float64]
-HIDDEN = ["0", "2", "4"]  # The taps of layers 1, 2 and 3.
-# A pass a layer: the other layers' noise, fact 4, would hide the bias that is looked for. W̃^P is decomposed, as its
-# definition has it: left to choose, it takes fact 3 for granted.
-SAME_LAW: dict[str, Estimator] = {
-    "orthogonal, k = 10": OrthogonalUpstream(k=10, layers="separate"),
-    "orthogonal, k = rank": OrthogonalUpstream(k="rank", layers="separate"),
-    "activity, live units": ActivityPerturbation(active_only=True, layers="separate"),
-    "preconditioned": PreconditionedUpstream(exact=True, layers="separate"),
-    "activity": ActivityPerturbation(layers="separate"),
-}
-# guess → estimator, then what is printed: variance, bias, covariance norm (none in table 5).
-TABLE_2: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
-    "upstream": (Upstream(), (1.50e-4, 2.75e-4, 0.084)),
-    "orthogonal, bottom": (OrthogonalUpstream(k=10, which="bottom"), (1.30e-5, 2.83e-4, 0.085)),
-    "orthogonal": (OrthogonalUpstream(k=10), (1.03e-5, 2.86e-5, 0.085)),
-}
-# W̃^P as the paper computes it, directions of zero singular values kept: where the next layer is as wide, the law of
-# plain activity perturbation. `PreconditionedUpstream` drops them.
-AS_PRINTED = ActivityPerturbation()
-TABLE_5: dict[str, tuple[Estimator, tuple[float, float, float]]] = {
-    "orthogonal": (OrthogonalUpstream(k=10), (6.33e-6, 3.63e-5, np.nan)),
-    "preconditioned": (AS_PRINTED, (1.75e-4, 1.35e-8, np.nan)),
-    "upstream": (Upstream(), (7.04e-5, 1.68e-4, np.nan)),
-}
+from studies.facts import figures
+from studies.facts import page as facts_page
+from studies.facts.cells import TABLE_2, TABLE_5, joint_pass, paper_table, same_law
+from studies.kit import command_line, kept_cells, pages
 
 
 @dataclass(frozen=True)
@@ -86,175 +45,40 @@ class Settings:
     seed: int = 0
     """Seed of weights, batches and noise."""
     out: Path = Path("results/facts")
-    """Where results and the figure go; what is finished there is not computed again."""
+    """Where results go, a file for each part; what is finished there is not computed again."""
+    page: Path | None = None
+    """Where facts.md and its figure go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
         command_line.check(self)
 
 
-def main(settings: Settings) -> None:
-    same_law = _cell(settings, "same_law", _same_law)
-    joint_pass = _cell(settings, "joint_pass", _joint_pass)
-    tables = [_cell(settings, "table_2", _table_2), _cell(settings, "table_5", _table_5)]
-    report.draw(same_law, joint_pass, tables, settings.out / "facts.png")
-    report.print_same_law(same_law)
-    report.print_joint_pass(joint_pass)
-    for number, table in zip((2, 5), tables, strict=True):
-        report.print_table(number, table)
-    print(f"\nResults and figure are in {settings.out}")
+def main(settings: Settings) -> xr.DataTree:
+    made = parts(settings)
+    tree = xr.DataTree.from_dict({name: _part(settings, name, make) for name, make in made.items()})
+    text = facts_page.page(tree)
+    pages.write("facts", text, {"": figures.figure(tree)}, settings.out, settings.page)
+    print(text)
+    return tree
 
 
-def _cell(settings: Settings, name: str, make: Callable[[Settings], xr.Dataset]) -> xr.Dataset:
+def parts(settings: Settings) -> dict[str, Callable[[], xr.Dataset]]:
+    """What makes each part of the answer, by the name of its file."""
+    facts = {"width": settings.width, "examples": settings.examples, "seed": settings.seed}
+    tables = {"batch": settings.batch, "guesses": settings.table_guesses, "seed": settings.seed}
+    sizes_2 = {"width": settings.width, "epochs": settings.table_2_epochs}
+    sizes_5 = {"width": settings.table_5_width, "epochs": settings.table_5_epochs}
+    return {
+        "same_law": lambda: same_law(guesses=settings.guesses, **facts),
+        "joint_pass": lambda: joint_pass(guesses=settings.table_guesses, n_seeds=settings.seeds, **facts),
+        "table_2": lambda: paper_table(TABLE_2, **sizes_2, **tables),
+        "table_5": lambda: paper_table(TABLE_5, **sizes_5, **tables),
+    }
+
+
+def _part(settings: Settings, name: str, make: Callable[[], xr.Dataset]) -> xr.Dataset:
     """One part of the answer: read where it is finished with these settings, otherwise computed and written."""
-    path = settings.out / f"{name}.nc"
-    chosen = {key: value for key, value in dataclasses.asdict(settings).items() if key != "out"}
-    tree = kept_cells.finished(path, chosen)
-    if tree is not None:
-        print(f"{name} is finished: {path}")
-        return tree.to_dataset()
-    dataset = make(settings)
-    kept_cells.write(dataset, path, chosen)
-    return dataset
-
-
-def _snapshot(width: int, seed: int, inputs: Tensor, targets: Tensor) -> Snapshot:
-    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed, dtype=inputs.dtype)
-    return fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
-
-
-def _same_law(settings: Settings) -> xr.Dataset:
-    """Facts 1–3 at initialisation, in double precision, over (guess_kind, layer) in activation space."""
-    data = fga.datasets.load("mnist1d")
-    inputs, targets = data.batch(settings.examples)
-    snapshot = _snapshot(settings.width, settings.seed, inputs.double(), targets)
-    tree = fga.diagnose(snapshot, list(SAME_LAW.values()), settings.guesses, settings.seed, subspace=False)
-    where = {"space": "activation", "layer": HIDDEN, "step": 0}
-    measured, predicted = (tree[node].to_dataset().sel(where, drop=True) for node in ("measured", "predicted"))
-    squares = measured["gradient_norm"] ** 2
-    variables = {}
-    for name, source, scale in (("relative_bias", "relative_bias", 1.0), ("relative_variance", "variance", squares)):
-        variables[name] = measured[source] / scale
-        variables[name + "_se"] = measured[source + "_se"] / scale
-        variables[name + "_predicted"] = predicted[source] / scale
-    distances = np.array([_distances(snapshot, estimator) for estimator in SAME_LAW.values()])
-    variables["covariance_distance"] = xr.DataArray(distances, dims=("estimator", "layer"))
-    dataset = xr.Dataset(variables).drop_vars("estimator").rename(estimator="guess_kind")
-    return _described(
-        dataset.assign_coords(guess_kind=list(SAME_LAW)),
-        {
-            "relative_bias": "norm of the bias over norm of the gradient",
-            "relative_variance": "total variance of one guess over squared norm of the gradient",
-            "covariance_distance": "largest element of Sigma - M",
-        },
-    )
-
-
-def _distances(snapshot: Snapshot, estimator: Estimator) -> list[float]:
-    """The largest |Σ − M| for k = rank and for W̃^P, a number a layer; NaN for the others.
-
-    And NaN below a layer with fewer units: there the directions are fewer too.
-    """
-    distances = []
-    for jacobian in snapshot.upstream:
-        weight, derivative = (array.double().numpy() for array in (jacobian.weight, jacobian.derivative))
-        if weight.shape[0] < weight.shape[1] or estimator not in (
-            SAME_LAW["orthogonal, k = rank"],
-            SAME_LAW["preconditioned"],
-        ):
-            distances.append(float("nan"))
-            continue
-        whitened = estimator == SAME_LAW["preconditioned"]
-        factor = (
-            upstream.preconditioned(weight, derivative) if whitened else upstream.orthogonal(weight, derivative, "rank")
-        )
-        mask = np.eye(derivative.shape[1]) * (derivative != 0)[:, None, :]
-        difference = factor.left @ factor.left.transpose(0, 2, 1) - mask
-        distances.append(float(np.abs(difference).max()))
-    return distances
-
-
-def _joint_pass(settings: Settings) -> xr.Dataset:
-    """Fact 4: variance with one pass for all layers over that with a pass a layer, (inputs, seed, layer)."""
-    data, kinds = fga.datasets.load("mnist1d"), ["gaussian", "mnist1d"]
-    found = np.empty((3, len(kinds), settings.seeds, len(HIDDEN)))
-    for index, seed in np.ndindex(len(kinds), settings.seeds):
-        generator = torch.Generator().manual_seed(settings.seed + seed)
-        if kinds[index] == "gaussian":
-            inputs = torch.randn(settings.examples, 40, generator=generator)
-            targets = torch.randint(0, 10, (settings.examples,), generator=generator)
-        else:
-            rows = torch.randperm(len(data.train_inputs), generator=generator)[: settings.examples]
-            inputs, targets = data.train_inputs[rows], data.train_targets[rows]
-        snapshot = _snapshot(settings.width, settings.seed + seed, inputs, targets)
-        joint, separate = ActivityPerturbation(), ActivityPerturbation(layers="separate")
-        predicted = [fga.predict(snapshot, one)["variance"] for one in (joint, separate)]
-        found[0, index, seed] = _in_hidden(predicted[0] / predicted[1])
-        samples = [fga.sample(snapshot, one, settings.table_guesses, settings.seed) for one in (joint, separate)]
-        ratio = samples[0]["variance"] / samples[1]["variance"]
-        squared = [(one["variance_se"] / one["variance"]) ** 2 for one in samples]
-        found[1, index, seed] = _in_hidden(ratio)
-        found[2, index, seed] = _in_hidden(ratio * (squared[0] + squared[1]) ** 0.5)
-    dims = ("inputs", "seed", "layer")
-    dataset = xr.Dataset(
-        {name: (dims, values) for name, values in zip(("ratio_predicted", "ratio", "ratio_se"), found, strict=True)},
-        coords={"inputs": kinds, "seed": settings.seed + np.arange(settings.seeds), "layer": HIDDEN},
-    )
-    return _described(dataset, {"ratio": "variance in a joint pass over variance in a pass of the layer's own"})
-
-
-def _in_hidden(array: xr.DataArray) -> Array:
-    return array.sel(space="activation", layer=HIDDEN).to_numpy()
-
-
-def _table_2(settings: Settings) -> xr.Dataset:
-    return _table(settings, TABLE_2, settings.width, settings.table_2_epochs)
-
-
-def _table_5(settings: Settings) -> xr.Dataset:
-    return _table(settings, TABLE_5, settings.table_5_width, settings.table_5_epochs)
-
-
-def _table(
-    settings: Settings, table: dict[str, tuple[Estimator, tuple[float, float, float]]], width: int, epochs: int
-) -> xr.Dataset:
-    """The paper's metrics over (guess_kind, layer), predicted and measured, and those printed over (guess_kind)."""
-    data = fga.datasets.load("mnist1d")
-    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=settings.seed)
-    run = fga.train(network, data, epochs=epochs, seed=settings.seed, log_every=10**6, progress=True)
-    inputs, targets = data.batch(settings.batch)
-    snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, inputs, targets)
-    rows = []
-    for name, (estimator, printed) in tqdm(table.items(), desc=f"width {width}", unit="guess"):
-        sampled = fga.sample(snapshot, estimator, settings.table_guesses, settings.seed)
-        measured, predicted = (
-            one.sel(layer=HIDDEN).drop_vars("estimator") for one in (sampled, fga.predict(snapshot, estimator))
-        )
-        # Layer 3 has ten units above, where W̃^P has ten directions.
-        known = xr.ones_like(predicted["wang2025_bias"]) * ([1, 1, np.nan] if estimator == AS_PRINTED else 1)
-        variables = {}
-        for metric, value in zip(METRICS, printed, strict=True):
-            source = f"wang2025_{metric}"
-            variables[f"{metric}_predicted"] = predicted[source] * known
-            variables[f"{metric}_printed"] = xr.DataArray(value)
-            if source in measured:
-                variables[metric] = measured[source] * known
-                variables[f"{metric}_se"] = measured[f"{source}_se"] * known
-        rows.append(xr.Dataset(variables).expand_dims(guess_kind=[name]))
-    described = {metric: fga.schema.variables()[f"wang2025_{metric}"].long_name for metric in METRICS}
-    dataset = _described(xr.concat(rows, dim="guess_kind", data_vars="all"), described)
-    dataset.attrs |= {"width": width, "epochs": epochs, "train_accuracy": float(run.log["train_accuracy"][-1])}
-    return dataset
-
-
-def _described(dataset: xr.Dataset, names: dict[str, str]) -> xr.Dataset:
-    """Gives every variable the long name of its quantity and its units."""
-    units = {"variance": fga.schema.SQUARED_UNITS, "bias": fga.schema.GRADIENT_UNITS}
-    kinds = {"_se": "standard error of: ", "_predicted": "predicted: ", "_printed": "printed by Wang et al. 2025: "}
-    for name, array in dataset.data_vars.items():
-        suffix = next((suffix for suffix in kinds if str(name).endswith(suffix)), "")
-        quantity = str(name).removesuffix(suffix)
-        array.attrs = {"units": units.get(quantity, "1"), "long_name": kinds.get(suffix, "") + names[quantity]}
-    return dataset
+    return kept_cells.kept(settings.out / f"{name}.nc", kept_cells.depends_on(settings), make)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Bacho & Chu (2023) against weight- and activity-perturbed forward gradients, on 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,8 @@ from studies.fdfa import training as fdfa_training
 from studies.fdfa import variance as fdfa_variance
 from studies.kit import command_line, pages
 from studies.kit.command_line import DatasetName
-from studies.kit.kept_cells import kept
+from studies.kit.kept_cells import depends_on, kept
+from studies.kit.long_names import described
 
 STAGES = ("initial", "trained")
 
@@ -105,10 +105,6 @@ def main(settings: Settings) -> xr.DataTree:
     return tree
 
 
-def _chosen(settings: Settings, *names: str) -> dict[str, object]:
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name in names}
-
-
 def _variance(settings: Settings, data: Dataset) -> xr.Dataset:
     """Frozen weights: (width, stage, rate, time, space, layer), NaN where a rate is not looked at."""
     sizes = fdfa_variance.Sizes(settings.histories, settings.pooled, settings.longest, settings.guesses)
@@ -121,8 +117,8 @@ def _variance(settings: Settings, data: Dataset) -> xr.Dataset:
             epochs = settings.trained_epochs if stage == "trained" else 0
             snapshot_of = partial(fdfa_variance.snapshot_of, data, width, epochs, settings.examples, settings.seed)
             make = partial(_measured, snapshot_of, rates, sizes, settings.seed)
-            described = _chosen(settings, *named) | {"rates": rates}
-            cells.append(kept(settings.out / "cells" / f"width_{width:04d}_{stage}.nc", described, make))
+            chosen = depends_on(settings, *named) | {"rates": rates}
+            cells.append(kept(settings.out / "cells" / f"width_{width:04d}_{stage}.nc", chosen, make))
         both = xr.concat(cells, dim="stage", data_vars="all", combine_attrs="drop")
         rows.append(both.assign_coords(stage=list(STAGES)))
     dataset = xr.concat(rows, dim="width", data_vars="all", join="outer", combine_attrs="drop")
@@ -165,11 +161,8 @@ def _described(dataset: xr.Dataset) -> xr.Dataset:
         "ratio": "stationary variance over alpha/(2 - alpha) times the pooled one",
         "step": "step of the mark, -1 where it was not reached",
     }
-    words = {"": "", "_se": "standard error of: ", "_predicted": "predicted: "}
-    for name, array in dataset.data_vars.items():
-        plain = str(name).removesuffix("_se").removesuffix("_predicted")
-        units = "1" if plain in ("ratio", "step", "efficiency") else squared
-        array.attrs = {"units": units, "long_name": words[str(name).removeprefix(plain)] + known[plain]}
+    plain = ("ratio", "step", "efficiency")
+    described(dataset, {name: (words, "1" if name in plain else squared) for name, words in known.items()})
     dataset["time"].attrs = {"units": "1", "long_name": "alpha times step"}
     dataset["rate"].attrs = {"units": "1", "long_name": "alpha, rate of the moving average"}
     return dataset
@@ -203,11 +196,11 @@ def _training(settings: Settings, data: Dataset) -> xr.Dataset:
 def _log(settings: Settings, data: Dataset, name: str, learning_rate: float, seed: int) -> xr.Dataset:
     """One training, read where it is finished."""
     estimator = fdfa_training.gradients(settings.training_rates, settings.adam_rate)[name](seed)
-    described = _chosen(settings, "dataset", "width", "epochs", "batch", "adam_rate")
-    described |= {"gradient": name, "learning_rate": learning_rate, "seed": seed}
+    chosen = depends_on(settings, "dataset", "width", "epochs", "batch", "adam_rate")
+    chosen |= {"gradient": name, "learning_rate": learning_rate, "seed": seed}
     sizes = (settings.width, settings.epochs, settings.batch)
     path = settings.out / "cells" / f"{_file_name(name)}_{learning_rate:g}_{seed}.nc"
-    return kept(path, described, lambda: fdfa_training.run(data, estimator, *sizes, learning_rate, seed))
+    return kept(path, chosen, lambda: fdfa_training.run(data, estimator, *sizes, learning_rate, seed))
 
 
 def _file_name(name: str) -> str:

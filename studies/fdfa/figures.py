@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from fganalysis.statistics.intervals import Z95
 from studies.fdfa.page import OTHERS, SHOWN, swept
+from studies.fdfa.training import ACTIVITY, WEIGHT
+from studies.kit import figures as kit
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 TERMS = {"variance": "variance", "lag": "squared lag", "spread": "squared spread", "mse": "mean squared error"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+MARKERS = ("D", "P", "X", "h", "d", "8", "<", ">", "p")  # None of those of the estimators beside FDFA.
 
 
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
@@ -33,28 +36,31 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
     }
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, Any]:
-    import matplotlib.pyplot as plt
-    import seaborn
-
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
-    return figure, grid
+def _learned(names: Sequence[object] | NDArray[Any]) -> list[tuple[Any, str, str]]:
+    """Rates or widths of FDFA with shades of its colour and markers."""
+    return list(zip(names, kit.shades(kit.colour("forward_direct_feedback"), len(names)), MARKERS, strict=False))
 
 
-def _colours(n: int) -> list[Any]:
-    import seaborn
+def _others() -> list[tuple[str, str, str]]:
+    """The estimators that FDFA stands beside, each with its colour and its marker."""
+    return [(name, kit.colour(name), kit.marker(name)) for name in OTHERS]
 
-    return list(seaborn.color_palette("colorblind", n))
+
+def _gradients(names: list[str]) -> list[tuple[str, str, str]]:
+    """What trains with its colour and its marker: FDFA's rates, and its rule by Adam, are shades of one colour."""
+    keys = {WEIGHT: "weight", ACTIVITY: "activity"}
+    learned = {name: style for name, *style in _learned([name for name in names if name.startswith("FDFA")])}
+    fixed = {name: (kit.colour(keys.get(name, name)), kit.marker(keys.get(name, name))) for name in names}
+    return [(name, *learned.get(name, fixed[name])) for name in names]
 
 
 def _ratio(variance: xr.Dataset) -> Figure:
-    figure, grid = _panels(1, 2, (8.4, 3.4), sharey=True)
+    figure, grid = kit.panels(1, 2, (8.4, 3.4), sharey=True)
     widths = variance["width"].values
     stationary = variance["ratio"].notnull().any(["width", "stage", "space", "layer"])
     rates = variance["rate"].values[stationary.values]
     for axes, space in zip(grid[0], variance["space"].values, strict=True):
-        for index, (width, colour, marker) in enumerate(zip(widths, _colours(len(widths)), MARKERS, strict=False)):
+        for index, (width, colour, marker) in enumerate(_learned(widths)):
             own = variance.sel(width=width, space=space, rate=rates).isel(layer=slice(-1))
             points = own["ratio"].stack(point=("stage", "layer")).transpose("rate", "point").values
             errors = own["ratio_se"].stack(point=("stage", "layer")).transpose("rate", "point").values
@@ -67,7 +73,7 @@ def _ratio(variance: xr.Dataset) -> Figure:
         axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         axes.set(xlabel="α, rate of the moving average [1]", title=f"{space} space")
     grid[0, 0].set_ylabel("stationary variance /\n(α/(2−α) · pooled variance) [1]")
-    _legend(figure, [(f"width {w}", c, m, "") for w, c, m in zip(widths, _colours(len(widths)), MARKERS, strict=False)])
+    _legend(figure, [(f"width {width}", colour, marker, "") for width, colour, marker in _learned(widths)])
     return figure
 
 
@@ -80,10 +86,12 @@ def _legend(figure: Figure, entries: list[tuple[str, Any, str, str]], title: str
 
 
 def _terms(variance: xr.Dataset) -> Figure:
+    import seaborn
+
     own = variance.sel(width=variance.attrs["width"], stage="initial", space="weight")
     rates, layers = _spaced(own["rate"].values, 4), own["layer"].values[:-1]
-    figure, grid = _panels(len(layers), len(rates), (9.6, 4.8), sharey=True, sharex="col")
-    colours = dict(zip(TERMS, [*_colours(3), "black"], strict=True))
+    figure, grid = kit.panels(len(layers), len(rates), (9.6, 4.8), sharey=True, sharex="col")
+    colours = dict(zip(TERMS, [*seaborn.color_palette("colorblind", 3), "black"], strict=True))
     for row, layer in enumerate(layers):
         for axes, rate in zip(grid[row], rates, strict=True):
             point = own.sel(layer=layer, rate=rate)
@@ -123,12 +131,12 @@ def _predicted(point: xr.Dataset, steps: Array) -> dict[str, Array]:
 
 
 def _efficiency(variance: xr.Dataset) -> Figure:
-    figure, grid = _panels(1, 2, (8.6, 3.6), sharey=True)
+    figure, grid = kit.panels(1, 2, (8.6, 3.6), sharey=True)
     rates = variance["rate"].values
     for axes, stage in zip(grid[0], variance["stage"].values, strict=True):
         own = variance.sel(SHOWN | {"width": variance.attrs["width"], "stage": stage})
         square = float(own["squared_gradient"])
-        for rate, colour, marker in zip(rates, _colours(len(rates)), MARKERS, strict=False):
+        for rate, colour, marker in _learned(rates):
             point = own.sel(rate=rate)
             axis = np.geomspace(1, 10 / rate, 200)
             axes.plot(axis, _predicted_efficiency(point, axis), color=colour, lw=1.2)
@@ -136,12 +144,13 @@ def _efficiency(variance: xr.Dataset) -> Figure:
             measured, error = point["efficiency"].values[known], point["efficiency_se"].values[known]
             style = {"fmt": marker, "ms": 3.5, "color": colour, "lw": 0.9}
             axes.errorbar(point["step"].values[known], measured, yerr=Z95 * error, **style)
-        for name, line in zip(OTHERS, ("--", ":"), strict=True):
-            axes.axhline(square / (square + float(own[f"{name}_variance_predicted"])), color="black", ls=line, lw=1)
+        for (name, colour, _), line in zip(_others(), ("--", ":"), strict=True):
+            axes.axhline(square / (square + float(own[f"{name}_variance_predicted"])), color=colour, ls=line, lw=1.4)
         axes.set(xscale="log", yscale="log", xlabel="step of the history", title=f"{stage} weights")
     grid[0, 0].set_ylabel("efficiency [1]\n(weight space, hidden layers)")
-    entries = [(f"FDFA, α = {r:g}", c, m, "-") for r, c, m in zip(rates, _colours(len(rates)), MARKERS, strict=False)]
-    entries += [(f"{name} perturbation", "black", "", line) for name, line in zip(OTHERS, ("--", ":"), strict=True)]
+    entries = [(f"FDFA, α = {rate:g}", colour, marker, "-") for rate, colour, marker in _learned(rates)]
+    lines = zip(_others(), ("--", ":"), strict=True)
+    entries += [(f"{name} perturbation", colour, "", line) for (name, colour, _), line in lines]
     _legend(figure, entries, "line: predicted\npoint: measured")
     return figure
 
@@ -157,10 +166,11 @@ def _predicted_efficiency(point: xr.Dataset, steps: Array) -> Array:
 
 
 def _width(variance: xr.Dataset) -> Figure:
-    figure, grid = _panels(1, 2, (8.6, 3.6), sharey=True)
+    figure, grid = kit.panels(1, 2, (8.6, 3.6), sharey=True)
     rates, widths = swept(variance), variance["width"].values
-    names = [*OTHERS, *rates]
-    colours = _colours(len(names) + 1)
+    learned = [(f"FDFA, α = {rate:g}", colour, marker) for rate, colour, marker in _learned(rates)]
+    marks = [(f"{name} perturbation", colour, marker) for name, colour, marker in _others()]
+    marks += [*learned, ("FDFA, squared spread", "black", "+")]
     for axes, stage in zip(grid[0], variance["stage"].values, strict=True):
         own = variance.sel(SHOWN | {"stage": stage})
         curves = [(own[f"{n}_variance"], own[f"{n}_variance_se"], own[f"{n}_variance_predicted"]) for n in OTHERS]
@@ -168,19 +178,12 @@ def _width(variance: xr.Dataset) -> Figure:
             last = own.sel(rate=rate).isel(time=-1)
             curves.append((last["variance"], last["variance_se"], own["stationary_variance_predicted"].sel(rate=rate)))
         curves.append((own["spread"], own["spread_se"], own["spread_predicted"]))
-        for (measured, error, predicted), colour, marker in zip(curves, colours, MARKERS, strict=False):
-            _curve(
-                axes, widths, [one / own["squared_gradient"] for one in (measured, error, predicted)], colour, marker
-            )
+        for terms, (_, colour, marker) in zip(curves, marks, strict=True):
+            _curve(axes, widths, [term / own["squared_gradient"] for term in terms], colour, marker)
         axes.set_xscale("log", base=2)
         axes.set(yscale="log", xlabel="width of the hidden layers [units]", title=f"{stage} weights")
     grid[0, 0].set_ylabel("term / squared gradient norm [1]\n(weight space, hidden layers)")
-    words = [*(f"{n} perturbation" for n in OTHERS), *(f"FDFA, α = {r:g}" for r in rates), "FDFA, squared spread"]
-    _legend(
-        figure,
-        [(w, c, m, "-") for w, c, m in zip(words, colours, MARKERS, strict=False)],
-        "variance of a guess,\nline: predicted",
-    )
+    _legend(figure, [(*mark, "-") for mark in marks], "variance of a guess,\nline: predicted")
     return figure
 
 
@@ -191,14 +194,14 @@ def _curve(axes: Axes, x: Array, curve: list[xr.DataArray], colour: Any, marker:
 
 
 def _training(training: xr.Dataset) -> Figure:
-    figure, grid = _panels(1, 2, (9.2, 3.8))
+    figure, grid = kit.panels(1, 2, (9.2, 3.8))
     names = [str(name) for name in training["gradient"].values]
-    colours, steps = _colours(len(names)), training["step"].values
+    marks, steps = _gradients(names), training["step"].values
     spacing = max(1, len(steps) // 3)
     for axes, (quantity, label) in zip(
         grid[0], {"loss": "training loss [loss]", "test_accuracy": "test accuracy [1]"}.items(), strict=True
     ):
-        for index, (name, colour, marker) in enumerate(zip(names, colours, MARKERS, strict=False)):
+        for index, (name, colour, marker) in enumerate(marks):
             values = training[quantity].sel(gradient=name).transpose("seed", "step").values
             mean, half = values.mean(0), half_widths(values, 0)
             axes.plot(steps, mean, color=colour, lw=1)
@@ -209,5 +212,5 @@ def _training(training: xr.Dataset) -> Figure:
             axes.errorbar(steps[shown], mean[shown], yerr=[below, half[shown]], **style)
         axes.set(xlabel="training step", ylabel=label)
     grid[0, 0].set_yscale("log")
-    _legend(figure, [(n, c, m, "-") for n, c, m in zip(names, colours, MARKERS, strict=False)], "mean, 95 % interval")
+    _legend(figure, [(*mark, "-") for mark in marks], "mean, 95 % interval")
     return figure

@@ -26,6 +26,7 @@ from studies.finite_difference import page as finite_difference_page
 from studies.finite_difference.cells import ACTIVATIONS, Network, cell
 from studies.kit import command_line, pages
 from studies.kit.kept_cells import kept
+from studies.kit.long_names import described
 
 Array = NDArray[np.float64]
 WINDOW = 5  # Powers of two on either side of the least error that the fit takes in.
@@ -33,6 +34,15 @@ FITTED = {
     "best_epsilon": ("step of the least slope error", "1"),
     "least_error": ("least slope error over the norm of the gradient", "1"),
 }
+QUANTITIES = {
+    "slope_error": ("root mean square error of the slope over the norm of the gradient", "1"),
+    "truncation": ("coefficient of epsilon (one-sided) or epsilon^2 (central) in the slope error", "1"),
+    "rounding": ("standard deviation of a float32 loss's rounding error over the norm of the gradient", "1"),
+    "representation": ("the same from rounding the loss to float32 alone", "1"),
+    "nearest_kink": ("step at which the nearest kink is a standard deviation of z away", "1"),
+    "gradient_norm": ("norm of the gradient", "loss per unit of weight"),
+    "loss": ("mean loss", "loss"),
+} | FITTED
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ def main(settings: Settings) -> xr.Dataset:
             rows.append(xr.concat(row, dim="seed", data_vars="all", combine_attrs="drop"))
     dataset = xr.concat(rows, dim="activation", data_vars="all")
     dataset = dataset.assign_coords(activation=list(settings.activations), seed=list(settings.seeds))
-    dataset = _described(_with_best(dataset))
+    dataset = described(_with_best(dataset), QUANTITIES)
     dataset.attrs = {
         name: getattr(settings, name) for name in ("width", "batch", "draws", "rounding_at", "smallest_float32")
     }
@@ -146,24 +156,6 @@ def _best(epsilons: Array, errors: Array) -> Array:
     best = (log_b - log_a - np.log(order) / 2) / (1 + order)
     least = np.logaddexp(2 * (log_a + order * best), 2 * (log_b - best)) / 2
     return np.array([np.exp(best + exponents[lowest]), np.exp(least)])
-
-
-def _described(dataset: xr.Dataset) -> xr.Dataset:
-    names = {
-        "slope_error": ("root mean square error of the slope over the norm of the gradient", "1"),
-        "truncation": ("coefficient of epsilon (one-sided) or epsilon^2 (central) in the slope error", "1"),
-        "rounding": ("standard deviation of a float32 loss's rounding error over the norm of the gradient", "1"),
-        "representation": ("the same from rounding the loss to float32 alone", "1"),
-        "nearest_kink": ("step at which the nearest kink is a standard deviation of z away", "1"),
-        "gradient_norm": ("norm of the gradient", "loss per unit of weight"),
-        "loss": ("mean loss", "loss"),
-    } | FITTED
-    kinds = {"_se": "standard error of: ", "_predicted": "predicted: "}
-    for name, array in dataset.data_vars.items():
-        suffix = next((suffix for suffix in kinds if str(name).endswith(suffix)), "")
-        long_name, units = names[str(name).removesuffix(suffix)]
-        array.attrs = {"units": units, "long_name": kinds.get(suffix, "") + long_name}
-    return dataset
 
 
 if __name__ == "__main__":

@@ -8,29 +8,20 @@ import numpy as np
 import xarray as xr
 
 from studies.finite_difference.page import NAMES
+from studies.kit.figures import geometric, panels, points
 from studies.kit.markdown import capital
-from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def figure(dataset: xr.Dataset) -> Figure:
-    import matplotlib.pyplot as plt
     import seaborn
     from matplotlib.lines import Line2D
 
     activations, dtypes = dataset["activation"].values, dataset["dtype"].values
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        drawn, grid = plt.subplots(
-            len(activations),
-            len(dtypes),
-            figsize=(3.4 * len(dtypes) + 1.2, 2.8 * len(activations) + 0.4),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+    size = (3.4 * len(dtypes) + 1.2, 2.8 * len(activations) + 0.4)
+    drawn, grid = panels(len(activations), len(dtypes), size, sharex=True, sharey=True)
     styles = list(zip(dataset["scheme"].values, seaborn.color_palette("colorblind"), ("o", "s"), strict=False))
     for row, activation in enumerate(activations):
         for axes, dtype in zip(grid[row], dtypes, strict=True):
@@ -38,11 +29,8 @@ def figure(dataset: xr.Dataset) -> Figure:
                 own = dataset.sel(activation=activation, dtype=dtype, scheme=scheme).transpose("seed", ...)
                 logs = np.log(own["slope_error"].values)
                 seen = np.isfinite(logs).all(0)
-                middle, half = logs[:, seen].mean(0), half_widths(logs[:, seen], 0)
-                value = np.exp(middle)
-                bars = [value - np.exp(middle - half), np.exp(middle + half) - value]
                 x = dataset["epsilon"].values
-                axes.errorbar(x[seen], value, yerr=bars, ls="", marker=marker, ms=3.5, mfc="none", color=colour, lw=1)
+                points(axes, x[seen], geometric(logs[:, seen]), colour, marker, 3.5)
                 predicted = np.exp(np.log(own["slope_error_predicted"].values).mean(0))
                 axes.plot(x[seen], predicted[seen], color=colour, lw=1)
             axes.set_xscale("log", base=2)

@@ -1,39 +1,24 @@
-"""The style of the figures that studies draw: one colour and one marker an estimator, whatever the study."""
+"""The style of the figures that studies draw; colours and markers of estimators are those of the whole package."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Places in seaborn's palette for colour-blind readers, and markers, by the estimator's key. Estimators that share a
-# place are variants that no figure shows side by side.
-PLACES = {
-    "weight": 0,
-    "finite_difference": 0,
-    "activity": 1,
-    "upstream": 2,
-    "orthogonal": 3,
-    "newton_schulz": 5,
-    "preconditioned": 6,
-    "backpropagation": 4,
-    "feedback_alignment": 7,
-    "direct_feedback": 8,
-    "forward_direct_feedback": 9,
-}
-MARKERS = {"weight": "o", "activity": "s", "upstream": "^", "orthogonal": "D", "backpropagation": "v"}
+import numpy as np
+from numpy.typing import NDArray
 
+from fganalysis.results.palette import Style, colour, marker, shades, styles
+from studies.kit.seeds import half_widths
 
-def colour(estimator: str) -> Any:
-    """The colour of an estimator, by its key; settings behind a comma (``orthogonal, k = 10``) change nothing."""
-    import seaborn
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    return seaborn.color_palette("colorblind")[PLACES[_key(estimator)]]
+__all__ = ["Style", "colour", "geometric", "marker", "panels", "points", "shades", "style", "styles"]
 
-
-def marker(estimator: str) -> str:
-    """The marker of an estimator, by its key."""
-    return MARKERS.get(_key(estimator), "P")
+Array = NDArray[np.float64]
 
 
 @contextmanager
@@ -45,5 +30,22 @@ def style() -> Iterator[None]:
         yield
 
 
-def _key(estimator: str) -> str:
-    return estimator.split(",")[0]
+def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, NDArray[Any]]:
+    """A figure of so many inches and its axes, (row, column)."""
+    import matplotlib.pyplot as plt
+
+    with style():
+        return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
+
+
+def geometric(logs: Array) -> tuple[Array, Array, Array]:
+    """Low end, geometric mean and high end of the 95 % interval over seeds, from logarithms (seed, …)."""
+    centre, half = logs.mean(0), half_widths(logs, 0)
+    return np.exp(centre - half), np.exp(centre), np.exp(centre + half)
+
+
+def points(axes: Axes, x: Any, interval: tuple[Array, Array, Array], colour: str, marker: str, size: float) -> None:
+    """Hollow marks with their intervals (low, middle, high), without a line between them."""
+    low, middle, high = interval
+    bars = [middle - low, high - middle]
+    axes.errorbar(x, middle, yerr=bars, ls="", marker=marker, ms=size, mfc="none", mew=0.8, color=colour, lw=1)

@@ -7,17 +7,28 @@ it may be whole.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import xarray as xr
 
 from fganalysis.results import store
+from studies.kit.command_line import FOLDERS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Settings = Mapping[str, object]
 Part = TypeVar("Part")
+
+
+def depends_on(settings: DataclassInstance, *names: str) -> dict[str, object]:
+    """The settings of these names; without names all of them, except where results go."""
+    values = dataclasses.asdict(settings)
+    return {name: values[name] for name in names or values if name not in FOLDERS}
 
 
 def kept(path: Path, settings: Settings, make: Callable[[], xr.Dataset]) -> xr.Dataset:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Z95
+from studies.kit.figures import colour as colour_of
+from studies.kit.figures import marker, panels
 from studies.kit.seeds import half_widths
 from studies.subspaces.cells import METHODS
 from studies.subspaces.collection import Key
@@ -30,7 +32,7 @@ NAMES = {
     "orthogonal": "trained by W̃⊥",
     "upstream": "trained by W̃ᵀ",
 }
-MARKERS = dict(zip(METHODS, ("o", "s", "^", "D"), strict=True))
+UNTRAINED = ("0.4", "o")  # The colour and the marker of networks before training.
 BRANCH_NAMES = {
     "whole": "gradient",
     "dominant": "Hessian's leading directions",
@@ -60,7 +62,7 @@ def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
     """Per hidden layer and state, over k: the overlap, random subspaces', and efficiency, predicted and sampled."""
     layers = _hidden(trainings, width)
     figure, grid = _grid(len(layers), len(METHODS), 1.75, 1.35)
-    colours = _palette(4)
+    blue, of_guess = _palette(1)[0], colour_of("orthogonal")
     for column, method in enumerate(METHODS):
         spaces = _over_seeds(trainings, width, method, "subspace").isel(step=-1).sel(space="activation")
         measured = _over_seeds(trainings, width, method, "measured").isel(step=-1).sel(space="activation")
@@ -68,10 +70,10 @@ def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
             axes, own = grid[row, column], spaces.sel(layer=layer)
             ks = own["mode"].values[:width]
             curves = (
-                ("overlap", "overlap o² of the gradient", colours[0], "-"),
-                ("random_overlap_in_range", "o² of a random subspace of J's row space", colours[0], "--"),
-                ("random_overlap", "o² of a random subspace", colours[0], ":"),
-                ("orthogonal_efficiency", "efficiency of W̃⊥, predicted", colours[1], "-"),
+                ("overlap", "overlap o² of the gradient", blue, "-"),
+                ("random_overlap_in_range", "o² of a random subspace of J's row space", blue, "--"),
+                ("random_overlap", "o² of a random subspace", blue, ":"),
+                ("orthogonal_efficiency", "efficiency of W̃⊥, predicted", of_guess, "-"),
             )
             for name, label, colour, style in curves:
                 rows = own[name].transpose("seed", "mode").values[:, : len(ks)]
@@ -184,13 +186,14 @@ def overlap_by_width(collected: xr.Dataset, k: int) -> Figure:
     figure, grid = _grid(1, len(layers), 3.6, 3.0)
     for axes, layer in zip(grid[0], layers, strict=True):
         common = collected.sel(moment="common", layer=layer)
-        for colour, method in zip(_palette(len(METHODS)), METHODS, strict=True):
+        for method in METHODS:
+            colour, mark = _style(method)
             values = common["overlap"].sel(trained_by=method).transpose("seed", "width").values
             axes.errorbar(
                 common["width"],
                 values.mean(0),
                 half_widths(values, 0),
-                marker=MARKERS[method],
+                marker=mark,
                 ms=5,
                 mfc="none",
                 lw=1.2,
@@ -218,7 +221,7 @@ def weights(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
     first = _over_seeds(trainings, width, trained[0], "weights")
     layers = [str(name) for name in first["layer"].values]
     figure, grid = _grid(1, len(layers), 2.4, 2.5)
-    colours = dict(zip(METHODS, _palette(len(METHODS)), strict=True))
+    colours = {method: _style(method)[0] for method in METHODS}
     for axes, layer in zip(grid[0], layers, strict=True):
         for method in METHODS:
             step = 0 if method == "initialisation" else -1
@@ -300,6 +303,11 @@ def _tick_decades(axes: Axes, highest: int) -> None:
     axes.minorticks_off()
 
 
+def _style(method: str) -> tuple[str, str]:
+    """Colour and marker of what a network was trained by."""
+    return UNTRAINED if method == "initialisation" else (colour_of(method), marker(method))
+
+
 def _palette(n_colours: int) -> list[Any]:
     import seaborn
 
@@ -307,19 +315,8 @@ def _palette(n_colours: int) -> list[Any]:
 
 
 def _grid(rows: int, columns: int, width: float, height: float, share: bool = True) -> tuple[Figure, NDArray[Any]]:
-    import matplotlib.pyplot as plt
-    import seaborn
-
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(
-            rows,
-            columns,
-            figsize=(width * columns + 0.8, height * rows + 1.0),
-            sharex=share,
-            sharey=share,
-            squeeze=False,
-            layout="constrained",
-        )
+    size = (width * columns + 0.8, height * rows + 1.0)
+    figure, grid = panels(rows, columns, size, sharex=share, sharey=share)
     axes: Axes
     for axes in grid.flat:
         axes.tick_params(labelsize=8)

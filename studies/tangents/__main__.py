@@ -11,7 +11,7 @@ theory.multi_tangent and theory.projection. Two routes through the same estimato
 
 from __future__ import annotations
 
-import dataclasses
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ from fganalysis.estimators import MultiTangent
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 from fganalysis.results import store
 from studies.kit import command_line, pages
-from studies.kit.kept_cells import kept
+from studies.kit.kept_cells import depends_on, kept
 from studies.kit.seeds import half_widths
 from studies.tangents import figures
 from studies.tangents import page as tangents_page
@@ -98,9 +98,8 @@ def main(settings: Settings) -> xr.Dataset:
 
 
 def _row(settings: Settings, n: int) -> xr.Dataset:
-    chosen = {
-        key: value for key, value in dataclasses.asdict(settings).items() if key not in ("out", "page", "largest_n")
-    }
+    chosen = depends_on(settings)
+    del chosen["largest_n"]  # One file for each n.
     return kept(settings.out / "cells" / f"n_{n:05d}.nc", {"n": n} | chosen, lambda: _qualities(settings, n))
 
 
@@ -175,13 +174,9 @@ def _needed(ns: list[int]) -> xr.DataArray:
     """The least k whose predicted mean cosine reaches each target, (combine, n, target)."""
     found = np.empty((len(COMBINES), len(ns), len(TARGETS)), dtype=np.int64)
     for i, j, t in np.ndindex(found.shape):
-        n = ns[j]
-        low, high = 0, n if COMBINES[i] == "orthogonal" else 100 * n
-        while high - low > 1:
-            middle = (low + high) // 2
-            reached = _predicted(COMBINES[i], middle, n)[0] >= TARGETS[t]
-            low, high = (low, middle) if reached else (middle, high)
-        found[i, j, t] = high
+        combine, n = COMBINES[i], ns[j]
+        most = n if combine == "orthogonal" else 100 * n  # The mean cosine of k tangents rises with k.
+        found[i, j, t] = bisect_left(range(most), TARGETS[t], lo=1, key=lambda k: _predicted(combine, k, n)[0])
     attributes = {"units": "1", "long_name": "predicted: least number of tangents for a mean cosine"}
     coords = {"combine": list(COMBINES), "n": ns, "target": list(TARGETS)}
     return xr.DataArray(found, coords, ("combine", "n", "target"), attrs=attributes)

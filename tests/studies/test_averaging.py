@@ -20,11 +20,12 @@ from fganalysis.estimators import (
 )
 from studies.averaging import __main__ as averaging
 from studies.averaging import figures
-from studies.averaging.cells import cell
+from studies.averaging.cells import cell, trainer
 from studies.averaging.kinds import FAMILIES, GUESSES, family_of, switches
 from studies.averaging.page import _count
 from studies.averaging.streams import means_of_guesses
 from tests import laws
+from tests.unit.results.damaged import damage
 
 TINY = {
     "widths": (8, 12),
@@ -223,3 +224,20 @@ def test_counts_say_never_and_unclear() -> None:
 def test_bad_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         averaging.Settings(**change)
+
+
+def test_a_damaged_checkpoint_is_set_aside_named_and_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = trainer(1, 8, tmp_path)(8, 0, True)
+    first, last = sorted(tmp_path.rglob("*.safetensors"))
+    damage(last)
+    first.write_bytes(b"not a checkpoint")
+    again = trainer(1, 8, tmp_path)(8, 0, True)
+    for one, other in zip(before.gradients, again.gradients, strict=True):
+        assert torch.equal(one, other)
+    kept = {path.name for path in last.parent.iterdir()}
+    assert kept == {name for path in (first, last) for name in (path.name, f"{path.name}.damaged")}
+    shown = capsys.readouterr().out
+    for path in (first, last):
+        assert str(path) in shown and f"the file is now {path.name}.damaged, and the network is trained anew" in shown

@@ -1,13 +1,14 @@
-"""What all pages and figures of the studies share: templates that name what they show, and a colour an estimator."""
+"""What all pages and figures of the studies share: templates that name what they show, and a style."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pytest
 
-from fganalysis.estimators.registry import ESTIMATORS
+from fganalysis.results import palette
 from studies.kit import figures, pages
 from studies.kit.seeds import Interval
 
@@ -38,8 +39,13 @@ def test_a_name_that_has_no_value_is_an_error(study: Path) -> None:
         pages.render("made_up", {})
 
 
-def test_every_colour_is_an_estimators_and_settings_change_none() -> None:
-    assert set(figures.PLACES) <= set(ESTIMATORS)
-    assert figures.colour("orthogonal, k = 10") == figures.colour("orthogonal")
-    shown = ("weight", "activity", "upstream", "orthogonal", "backpropagation")
-    assert len({figures.colour(name) for name in shown}) == len({figures.marker(name) for name in shown}) == len(shown)
+def test_the_studies_draw_estimators_in_the_colours_of_the_package() -> None:
+    assert figures.colour("orthogonal, k = 10") == palette.colour("orthogonal")
+    assert figures.marker("weight") == palette.marker("weight")
+
+
+def test_an_interval_of_logarithms_is_one_of_geometric_means() -> None:
+    logs = np.log(np.array([[1.0, 2.0], [4.0, 8.0]]))
+    low, middle, high = figures.geometric(logs)
+    np.testing.assert_allclose(middle, [2, 4])
+    np.testing.assert_allclose(low * high, middle**2)

@@ -16,16 +16,14 @@ from fganalysis.estimators import ESTIMATORS, label, resolve
 from fganalysis.estimators.local import heads
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply
 from studies.step_cost import __main__ as step_cost
-from studies.step_cost import arithmetic
+from studies.step_cost import arithmetic, cells, page
 
 
 def test_every_estimator_that_can_train_is_timed() -> None:
-    timed = {label(resolve(one)).split("(")[0] for one in step_cost.STEPS.values()}
+    timed = {label(resolve(one)).split("(")[0] for one in cells.STEPS.values()}
     assert set(ESTIMATORS) - timed == set()
-    assert {step_cost.MLP_HEAD, step_cost.CNN_HEAD, step_cost.PROJECTED, step_cost.PRECONDITIONED} <= set(
-        step_cost.STEPS
-    )
-    assert {*step_cost.LARGE_HEADS, *step_cost.SMALL_HEADS, *step_cost.FAST, *step_cost.SLOW} <= set(step_cost.STEPS)
+    assert {cells.MLP_HEAD, cells.CNN_HEAD, cells.PROJECTED, cells.PRECONDITIONED} <= set(cells.STEPS)
+    assert {*page.LARGE_HEADS, *page.SMALL_HEADS, *page.FAST, *cells.SLOW} <= set(cells.STEPS)
     assert step_cost.Settings().slow_rounds >= 3
 
 
@@ -36,9 +34,9 @@ def test_a_tiny_run_times_every_step_and_writes_its_page(tmp_path: Path) -> None
     dataset = step_cost.main(settings)
     seconds = dataset["seconds"].sel(width=16)
     taken = seconds.notnull().sum("round")
-    assert all(int(taken.sel(gradient=name)) == (1 if name in step_cost.SLOW else 2) for name in step_cost.STEPS)
+    assert all(int(taken.sel(gradient=name)) == (1 if name in cells.SLOW else 2) for name in cells.STEPS)
     np.testing.assert_array_equal(dataset["ratio"].sel(gradient="backpropagation"), 1)
-    assert (tmp_path / "page" / "step_cost.md").read_text(encoding="utf-8") == step_cost.page(dataset)
+    assert (tmp_path / "page" / "step_cost.md").read_text(encoding="utf-8") == page.page(dataset)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["step_cost.nc"]
 
 
@@ -52,19 +50,18 @@ def test_slow_steps_are_timed_on_some_examples_and_multiplied(monkeypatch: pytes
 
         return run
 
-    monkeypatch.setattr(step_cost, "_step", step)
-    monkeypatch.setattr(step_cost.time, "perf_counter", lambda: clock[0])
-    settings = step_cost.Settings(widths=(16,), batch=64, rounds=2, slow_rounds=1, slow_examples=8)
+    monkeypatch.setattr(cells, "_step", step)
+    monkeypatch.setattr(cells.time, "perf_counter", lambda: clock[0])
     before = clock[0]
-    seconds = step_cost._measure(settings, 16)
+    seconds = cells.measure(16, batch=64, rounds=2, slow_rounds=1, slow_examples=8)
     assert np.nanmin(seconds) == np.nanmax(seconds) == 64
-    fast = len(step_cost.STEPS) - len(step_cost.SLOW)
-    assert clock[0] - before == fast * 64 * 3 + len(step_cost.SLOW) * 8  # The fast ones are warmed by a step.
+    fast = len(cells.STEPS) - len(cells.SLOW)
+    assert clock[0] - before == fast * 64 * 3 + len(cells.SLOW) * 8  # The fast ones are warmed by a step.
 
 
 def known(times: dict[str, list[float]], other: float = 1.0, widths: tuple[int, ...] = (512,)) -> xr.Dataset:
     """Two rounds in which backpropagation takes 1 and 2 s, and what is not told ``other`` times that."""
-    names = list(step_cost.STEPS)
+    names = list(cells.STEPS)
     found = np.array([[1.0, 2.0]] * len(names)) * other
     found[names.index("backpropagation")] = [1, 2]
     for name, values in times.items():
@@ -80,54 +77,54 @@ def known(times: dict[str, list[float]], other: float = 1.0, widths: tuple[int, 
 
 def test_ratios_are_taken_round_by_round() -> None:
     """The machine is twice as slow in the second round: the ratio is 20 in both, and of the medians it is not asked."""
-    page = step_cost.page(known({step_cost.EXACT: [20, 40]}))
-    assert "20.0 × faster (orthogonal (W̃⊥), Krylov; the fastest round with an SVD over its slowest is 10.0 ×)" in page
-    assert "| orthogonal (W̃⊥), SVD of every example* | 3e+04 (2e+04–4e+04) | 20 (20–20) | 2 | – | – |" in page
-    assert "Steps with * are timed on 64 examples and multiplied by 8" in page
-    assert "| 512 | upstream (W̃ᵀ) | 0.65 | 1.5 |" in page
+    text = page.page(known({cells.EXACT: [20, 40]}))
+    assert "20.0 × faster (orthogonal (W̃⊥), Krylov; the fastest round with an SVD over its slowest is 10.0 ×)" in text
+    assert "| orthogonal (W̃⊥), SVD of every example* | 3e+04 (2e+04–4e+04) | 20 (20–20) | 2 | – | – |" in text
+    assert "Steps with * are timed on 64 examples and multiplied by 8" in text
+    assert "| 512 | upstream (W̃ᵀ) | 0.65 | 1.5 |" in text
 
 
 def test_the_page_says_that_the_bounds_hold_where_they_do() -> None:
-    page = step_cost.page(known({step_cost.EXACT: [15, 30]}))
-    assert "at least 15 × faster than with an SVD of every example holds, by the median" in page
-    assert "every other step costs at most 3 backpropagation steps holds too." in page
-    assert "| orthogonal (W̃⊥), Krylov | 1500 (1000–2000) | 1 (1–1) | 2 | SVD at least 15 × slower | yes |" in page
-    assert "| weight | 1500 (1000–2000) | 1 (1–1) | 2 | at most 3 × | yes |" in page
-    assert "bound" not in step_cost.page(known({}, widths=(128,)))  # Asked for at width 512 alone.
+    text = page.page(known({cells.EXACT: [15, 30]}))
+    assert "at least 15 × faster than with an SVD of every example holds, by the median" in text
+    assert "every other step costs at most 3 backpropagation steps holds too." in text
+    assert "| orthogonal (W̃⊥), Krylov | 1500 (1000–2000) | 1 (1–1) | 2 | SVD at least 15 × slower | yes |" in text
+    assert "| weight | 1500 (1000–2000) | 1 (1–1) | 2 | at most 3 × | yes |" in text
+    assert "bound" not in page.page(known({}, widths=(128,)))  # Asked for at width 512 alone.
 
 
 def test_the_page_names_what_breaks_its_bound_and_says_why() -> None:
-    page = step_cost.page(
+    text = page.page(
         known(
             {
-                step_cost.EXACT: [20, 40],
+                cells.EXACT: [20, 40],
                 "orthogonal (W̃⊥), Krylov": [2, 4],
                 "weight": [4, 8],
-                step_cost.MLP_HEAD: [12, 24],
-                step_cost.NEWTON_SCHULZ: [300, 600],
-                step_cost.PROJECTED: [4, 8],
+                cells.MLP_HEAD: [12, 24],
+                cells.NEWTON_SCHULZ: [300, 600],
+                cells.PROJECTED: [4, 8],
             }
         )
     )
-    assert "SVD of every example does not hold for orthogonal (W̃⊥), Krylov, by the" in page
-    assert "at most 3 backpropagation steps holds but for these:" in page
-    assert "- local loss, MLP head, 3 × 1024, 12 ×: a forward pass through its heads takes 7.9 million" in page
-    assert "the network 0.55 million; forward and back to the blocks the heads take 9.7 backpropagation steps" in page
-    assert "- Newton–Schulz (W̃⊥-NS), 300 ×: it takes a polynomial of degree 16807 of every example's" in page
-    assert "and 82.3 by 511 of those, without which no polynomial of J takes given values at 256 singular" in page
-    assert "4 ×: it draws ten directions of all weights" in page
-    assert "- weight, 4 ×: no reason is known." in page
-    assert "\n- activity" not in page
+    assert "SVD of every example does not hold for orthogonal (W̃⊥), Krylov, by the" in text
+    assert "at most 3 backpropagation steps holds except for these:" in text
+    assert "- local loss, MLP head, 3 × 1024, 12 ×: a forward pass through its heads takes 7.9 million" in text
+    assert "the network 0.55 million. Forward and back to the blocks, the heads take 9.7 backpropagation steps" in text
+    assert "- Newton–Schulz (W̃⊥-NS), 300 ×: it takes a polynomial of degree 16807 of every example's" in text
+    assert "and 82.3 by 511 such products, without which no polynomial of J takes given values at 256 singular" in text
+    assert "4 ×: it draws ten directions of all weights" in text
+    assert "- weight, 4 ×: no reason is known." in text
+    assert "\n- activity" not in text
 
 
 def test_the_page_says_whether_small_heads_keep_the_bound() -> None:
-    exact = {step_cost.EXACT: [20.0, 40.0]}
-    kept = step_cost.page(known({**exact, step_cost.CNN_HEAD: [9, 18]}))
+    exact = {cells.EXACT: [20.0, 40.0]}
+    kept = page.page(known({**exact, cells.CNN_HEAD: [9, 18]}))
     assert "convolutions of so few channels run far below the speed of matrix products." in kept
-    assert "keep the bound: MLP head, 3 × 128 (1 ×) and CNN head, 4 channels (1 ×)." in kept
-    broken = step_cost.page(known({**exact, step_cost.CNN_HEAD: [9, 18], step_cost.SMALL_CNN: [4, 8]}))
-    assert "heads smaller than the network do not all keep the bound." in broken
-    assert "heads smaller" not in step_cost.page(known({**exact, step_cost.SMALL_CNN: [4, 8]}))
+    assert "keep the bound, MLP head, 3 × 128 (1 ×) and CNN head, 4 channels (1 ×)." in kept
+    broken = page.page(known({**exact, cells.CNN_HEAD: [9, 18], cells.SMALL_CNN: [4, 8]}))
+    assert "Heads smaller than the network do not all keep the bound: MLP" in broken
+    assert "smaller than the network" not in page.page(known({**exact, cells.SMALL_CNN: [4, 8]}))
 
 
 def test_multiply_adds_are_those_of_the_modules_themselves() -> None:
@@ -165,8 +162,8 @@ def test_newton_schulz_multiplies_as_counted_and_fewer_products_leave_it_out_of_
 
 
 def test_the_page_says_where_newton_schulz_is_slower_than_the_decomposition() -> None:
-    slower = step_cost.page(known({step_cost.EXACT: [20, 40], step_cost.NEWTON_SCHULZ: [30, 60]}, widths=(128,)))
+    slower = page.page(known({cells.EXACT: [20, 40], cells.NEWTON_SCHULZ: [30, 60]}, widths=(128,)))
     assert "At width 128 W̃⊥-NS is 1.5 × slower here than an SVD of every example; in the paper 6.7 × faster." in slower
-    assert "W̃⊥-NS does not spare time on every machine" in slower
-    faster = step_cost.page(known({step_cost.EXACT: [20, 40], step_cost.NEWTON_SCHULZ: [10, 20]}, widths=(128,)))
+    assert "W̃⊥-NS does not save time on every machine" in slower
+    faster = page.page(known({cells.EXACT: [20, 40], cells.NEWTON_SCHULZ: [10, 20]}, widths=(128,)))
     assert "At width 128 W̃⊥-NS is 2 × faster here" in faster and "on every machine" not in faster

@@ -1,0 +1,112 @@
+"""What `studies.step_cost` times: a training step of every estimator, in turn, round after round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+import fganalysis as fga
+from fganalysis.capturing.capture import freeze
+from fganalysis.estimators import Estimator, LocalLoss, MultiTangent, OrthogonalUpstream, Stateful, resolve
+from fganalysis.estimators.local.heads import DEFAULT_WIDTHS
+from fganalysis.training.estimated_gradients import fill_gradients
+from studies.step_cost import arithmetic
+
+EXACT = "orthogonal (W̃⊥), SVD of every example"
+NEWTON_SCHULZ = "Newton–Schulz (W̃⊥-NS)"
+PRECONDITIONED = "preconditioned (W̃^P)"
+MLP_HEAD, SMALL_MLP = f"local loss, MLP head, 3 × {DEFAULT_WIDTHS['mlp']}", "local loss, MLP head, 3 × 128"
+CNN_HEAD, SMALL_CNN = f"local loss, CNN head, {DEFAULT_WIDTHS['cnn']} channels", "local loss, CNN head, 4 channels"
+PROJECTED = "multi-tangent, k = 10, orthogonal"
+
+STEPS: dict[str, str | Estimator] = {
+    "backpropagation": "backpropagation",
+    "weight": "weight",
+    "activity": "activity",
+    "upstream (W̃ᵀ)": "upstream",
+    "activation mixing": "activation_mixing",
+    "multi-tangent, k = 1": MultiTangent(k=1),
+    "multi-tangent, k = 4, orthogonal": MultiTangent(k=4, combine="orthogonal"),
+    PROJECTED: MultiTangent(k=10, combine="orthogonal"),
+    "finite difference": "finite_difference",
+    "feedback alignment": "feedback_alignment",
+    "direct feedback": "direct_feedback",
+    "forward direct feedback": "forward_direct_feedback",
+    "local loss, linear head": "local_loss",
+    MLP_HEAD: LocalLoss(head="mlp"),
+    CNN_HEAD: LocalLoss(head="cnn"),
+    SMALL_MLP: LocalLoss(head="mlp", width=128),
+    SMALL_CNN: LocalLoss(head="cnn", width=4),
+    "minibatch": fga.estimators.Minibatch(size=64),
+    "orthogonal (W̃⊥), 1 iteration": OrthogonalUpstream(iterations=1),
+    "orthogonal (W̃⊥), Krylov": OrthogonalUpstream(),
+    EXACT: OrthogonalUpstream(exact=True),
+    NEWTON_SCHULZ: "newton_schulz",
+    PRECONDITIONED: "preconditioned",
+}
+SLOW = (EXACT, NEWTON_SCHULZ)
+
+
+def measure(width: int, batch: int, rounds: int, slow_rounds: int, slow_examples: int) -> xr.DataArray:
+    """Seconds of a step, (gradient, round); NaN where an estimator did not take part in the round.
+
+    The `SLOW` ones take part in the first ``slow_rounds`` rounds, with ``slow_examples`` of the batch's examples; their
+    times are multiplied up to the batch.
+    """
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(batch, 40, generator=generator)
+    targets = torch.randint(0, 10, (batch,), generator=generator)
+    examples = {name: min(slow_examples, batch) if name in SLOW else batch for name in STEPS}
+    steps = {
+        name: _step(resolve(estimator), width, inputs[: examples[name]], targets[: examples[name]])
+        for name, estimator in STEPS.items()
+    }
+    for name, step in steps.items():
+        if name not in SLOW:
+            step()  # The first one allocates.
+    times = np.full((len(steps), rounds), np.nan)
+    for turn in tqdm(range(rounds), desc=f"width {width}", unit="round"):
+        for row, (name, step) in enumerate(steps.items()):
+            if name not in SLOW or turn < slow_rounds:
+                start = time.perf_counter()
+                step()
+                times[row, turn] = (time.perf_counter() - start) * batch / examples[name]
+    return xr.DataArray(times, dims=("gradient", "round"), coords={"gradient": list(steps)})
+
+
+def _step(estimator: Estimator, width: int, inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:
+    """One step of training on a network of its own: estimate, update, and the state of an estimator that has one."""
+    network = fga.networks.mlp(arithmetic.sizes(width), bias=False, seed=0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    loss_fn = torch.nn.functional.cross_entropy
+    if isinstance(estimator, Stateful):
+        estimator = estimator.initialised(fga.capture(network, loss_fn, inputs, targets))
+
+    def plain() -> None:
+        optimizer.zero_grad()
+        loss_fn(network(inputs), targets).backward()
+        optimizer.step()
+
+    def estimated() -> None:
+        optimizer.zero_grad()
+        fga.estimate_gradient(network, loss_fn, inputs, targets, estimator, generator)
+        optimizer.step()
+
+    def stateful() -> None:
+        nonlocal estimator
+        optimizer.zero_grad()
+        snapshot = freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
+        fill_gradients(snapshot, estimator, 1, generator)
+        assert isinstance(estimator, Stateful)
+        estimator = estimator.advanced(snapshot, generator)
+        optimizer.step()
+
+    if isinstance(estimator, fga.estimators.Backpropagation):
+        return plain
+    return stateful if isinstance(estimator, Stateful) else estimated
