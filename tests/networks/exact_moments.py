@@ -53,7 +53,7 @@ def dense(case: Case, names: Sequence[str]) -> Dense:
         first = length
         for leaves, given in zip(known[name], gradients[name], strict=True):
             starts[name].append(length)
-            stretches.append(given[0].flatten(1))
+            stretches.append(given[0].detach().flatten(1))
             owners.append(_owners(given[0]).flatten())
             length += leaves[0].numel()
         places[name] = slice(first, length)
@@ -64,7 +64,7 @@ def dense(case: Case, names: Sequence[str]) -> Dense:
             size = case.network.get_parameter(parameter).numel()
             matrix = jacobians.setdefault(parameter, torch.zeros(size, length, dtype=by_example.dtype))
             for start, leaves in zip(starts[name], calls, strict=True):
-                written = leaves[0].reshape(-1, size)
+                written = leaves[0].detach().reshape(-1, size)
                 matrix[:, start : start + len(written)] += written.T
     return Dense(places, jacobians, by_example, torch.cat(owners))
 
@@ -77,15 +77,14 @@ def moments(known: Dense, slope: str = "example", kurtosis: float = 3.0, mixing:
     batch = slopes.sum(0)
     shared = torch.full_like(known.owners, slope == "batch", dtype=torch.bool) | (known.owners == SHARED)
     read = torch.where(shared[:, None], batch, slopes[known.owners])
+    # ‖M_p‖² + tr M_p² as a form in A's row, and M_p's diagonal.
+    pairs = (mixed @ mixed.T) * (read @ read.T) + (mixed @ read.T) * (read @ mixed.T)
+    diagonals = mixed * read
     found: Moments = {}
     for parameter, jacobian in known.jacobians.items():
-        means, variances = [], []
-        for row in jacobian:
-            form = (row[:, None] * mixed).T @ read
-            means.append(form.trace())
-            excess = (kurtosis - 3) * form.diagonal().square().sum()
-            variances.append(form.square().sum() + (form * form.T).sum() + excess)
-        found[parameter] = torch.stack(means), torch.stack(variances)
+        along = jacobian @ diagonals
+        variance = ((jacobian @ pairs) * jacobian).sum(1) + (kurtosis - 3) * along.square().sum(1)
+        found[parameter] = along.sum(1), variance
     return found
 
 

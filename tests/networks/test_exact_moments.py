@@ -15,8 +15,6 @@ from tests.networks.exact_moments import SHARED, Dense, dense, moments
 from tests.networks.zoo import EXAMPLES, ZOO, Case, build, class_parts, normal
 
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
-# The dense forms of the others take seconds.
-SMALL = [name for name in ZOO if name not in {"resnet", "mixer", "gpt", "gpt_tied", "vit", "transposed_conv"}]
 
 
 class Halves(nn.Module):
@@ -56,7 +54,7 @@ def test_moments_are_those_of_every_sign(slope: str) -> None:
 
 
 @pytest.mark.parametrize("slope", ["example", "batch"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ZOO)
 def test_guesses_are_unbiased_on_every_network(name: str, slope: str) -> None:
     case = ZOO[name]()
     found = moments(dense(case, taps(case.network, case.inputs)), slope)
