@@ -8,7 +8,7 @@ is ĝ_i = y_i ⟨g_e(i), y⟩, e(i) the example that s_i belongs to. By the loca
 
     E Ĝ_p = tr M_p,    Var Ĝ_p = ‖M_p‖² + tr M_p² + (κ − 3) Σ_j (M_p)_jj²
 
-With batch slopes, or where s_i serves all examples, d_i = Bᵀ Σ_e g_e. B = 1 is activity perturbation.
+With batch slopes, or where s_i serves several examples, d_i = Bᵀ Σ_e g_e. B = 1 is activity perturbation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Dense:
     """A case around its parameters: everything that a guess at modules' outputs sees of it.
 
     ``places`` gives each module's stretch of s, ``jacobians`` by parameter (number of weights, s), ``by_example``
-    (example, s), ``owners`` (s,): the example each number belongs to, `SHARED` where it serves all.
+    (example, s), ``owners`` (s,): the example each number belongs to, `SHARED` where it serves several.
     """
 
     places: dict[str, slice]
@@ -96,7 +96,7 @@ def _owners(gradients: torch.Tensor) -> torch.Tensor:
     """
     depends = gradients != 0
     owners = depends.int().argmax(0)
-    owners[depends.sum(0) == len(gradients)] = SHARED
+    owners[depends.sum(0) > 1] = SHARED
     idle = ~depends.any(0)
     if not idle.any():
         return owners

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
 
 import fganalysis as fga
 from fganalysis.estimators import ActivityPerturbation
-from tests.networks.brute_force import gradient, taps, untapped
+from tests.networks.brute_force import taps
 from tests.networks.exact_moments import Dense, Moments, dense, moments
 from tests.networks.zoo import ZOO, Case
 
@@ -45,22 +44,6 @@ def test_variances_with_batch_slopes_are_the_exact_ones(name: str) -> None:
     case = ZOO[name]()
     scores = z_scores(case, "batch", moments(dense(case, taps(case.network, case.inputs)), "batch"))
     assert max(abs(score) for score in scores.values()) <= MOST_ERRORS, scores
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_exact_gradients_are_those_of_the_brute_force(name: str) -> None:
-    case = ZOO[name]()
-    snapshot = fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
-    exact = gradient(case.network, case.loss_fn, case.inputs, case.targets)
-    assert [tap.name for tap in snapshot.taps if not (tap.number or tap.place)] == taps(case.network, case.inputs)
-    found: dict[str, torch.Tensor] = {}
-    assert snapshot.exact_gradients is not None
-    for layer, value in zip(snapshot.weights, snapshot.weight_gradients, strict=True):
-        found |= layer.by_parameter(value)
-    assert set(found) == set(exact)
-    assert set(untapped(case.network, case.inputs)) == set(snapshot.untapped_gradients)
-    for parameter, value in found.items():
-        torch.testing.assert_close(value, exact[parameter], rtol=1e-9, atol=1e-12)
 
 
 def test_rows_given_to_the_wrong_example_are_seen() -> None:

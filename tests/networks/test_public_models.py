@@ -1,10 +1,11 @@
-"""The brute force on models of public packages: what the tests of the package on them stand on."""
+"""Models of public packages: the brute force agrees with itself, and what the package measures agrees with it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+import fganalysis as fga
 from tests.networks.brute_force import (
     call,
     example_slopes,
@@ -17,7 +18,9 @@ from tests.networks.brute_force import (
     trainable,
     untapped,
 )
+from tests.networks.exact_moments import dense, moments
 from tests.networks.public_models import PUBLIC, USED_OUTSIDE
+from tests.networks.test_measured_moments import MOST_ERRORS, z_scores
 from tests.networks.zoo import EXAMPLES, Case
 
 # Some of the packages compute a softmax, rotations or means of squares in float32.
@@ -72,3 +75,27 @@ def test_gradients_at_outputs_pulled_back_are_the_gradient(name: str, case: Case
             assert not torch.allclose(value, exact[parameter], rtol=0.1)
         else:
             torch.testing.assert_close(value, exact[parameter], **CLOSE)
+
+
+def test_what_is_measured_is_what_is_exact(name: str, case: Case) -> None:
+    if name in USED_OUTSIDE:
+        with pytest.raises(ValueError, match=f"'{USED_OUTSIDE[name][0]}'"):
+            fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
+        return
+    snapshot = fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
+    exact = gradient(case.network, case.loss_fn, case.inputs, case.targets)
+    for layer, value in zip(snapshot.weights, snapshot.weight_gradients, strict=True):
+        for parameter, part in layer.by_parameter(value).items():
+            torch.testing.assert_close(part, exact[parameter], **CLOSE)
+    scores = z_scores(case, "example", moments(dense(case, taps(case.network, case.inputs))))
+    assert len(scores) == len([layer for layer in snapshot.weights if layer.taps])
+    assert max(abs(score) for score in scores.values()) <= MOST_ERRORS, scores
+
+
+@pytest.mark.parametrize("estimator", ["weight", "upstream", "orthogonal"])
+def test_guesses_are_drawn(name: str, case: Case, estimator: str) -> None:
+    if name in USED_OUTSIDE:
+        pytest.skip("is not captured")
+    snapshot = fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
+    measured = fga.sample(snapshot, estimator, 64, seed=0).sel(space="weight", layer="all")
+    assert float(measured.mse) > 0
