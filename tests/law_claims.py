@@ -32,7 +32,6 @@ from fganalysis.estimators import (
     MultiTangent,
     NewtonSchulzUpstream,
     OrthogonalUpstream,
-    PreconditionedUpstream,
     Subsampled,
     Upstream,
     WeightPerturbation,
@@ -64,7 +63,6 @@ class Row:
 
 
 TABLE = [
-    Row(Backpropagation(), (*UNBIASED, PREDICTED)),
     Row(WeightPerturbation(), (*UNBIASED, PREDICTED)),
     Row(WeightPerturbation(noise=Sphere(), layers="separate"), (*UNBIASED, PREDICTED)),
     Row(WeightPerturbation(shared=False), (*UNBIASED, PREDICTED)),
@@ -78,7 +76,6 @@ TABLE = [
     Row(OrthogonalUpstream(k=1, which="bottom"), (*BIASED, PREDICTED)),
     Row(OrthogonalUpstream(k="rank"), (*UNBIASED, PREDICTED)),
     Row(NewtonSchulzUpstream(k=1), (*BIASED, PREDICTED)),
-    Row(PreconditionedUpstream(), (*UNBIASED, PREDICTED)),
     Row(ActivationMixing(), (*BIASED, PREDICTED)),
     Row(ActivationMixing(normalise=False, slope="batch", layers="separate"), (*BIASED, PREDICTED)),
     Row(MultiTangent(k=2), (*UNBIASED, PREDICTED)),
@@ -89,9 +86,6 @@ TABLE = [
     Row(FiniteDifference(epsilon=1e-4, central=False, noise=Rademacher()), BIASED),
     Row(FeedbackAlignment(), FIXED),
     Row(DirectFeedback(seed=1, scale=2.0), FIXED),
-    Row(ForwardDirectFeedback(), (*BIASED, "state")),
-    Row(ForwardDirectFeedback(rate=0.3, steps=2), (*BIASED, "state")),
-    Row(ForwardDirectFeedbackAdam(rate=0.1, steps=1), (*BIASED, "state")),
     Row(LocalLoss(), FIXED),
     Row(LocalLoss("mlp", space="weight", width=4), FIXED),
     Row(LocalLoss(target="local", seed=1), (*FIXED, "state")),

@@ -18,6 +18,13 @@ You register your own closed form in one call. This example is for a determinist
         return Guess(still, certain=True)
 
     fga.register_closed_form(Scaled, ClosedForm(scaled))
+
+The closed form of a guess at the weights has `WeightMoments`: the means E Ĝ_l, (unit, input) a layer, and the parts of
+tr Cov Ĝ_l within and between random rows, each (layer,), the second zero on the whole batch. For Ĝ = c G:
+
+    def scaled_at_weights(snapshot, estimator):
+        means = [estimator.factor * gradient.double().numpy() for gradient in snapshot.weight_gradients]
+        return Guess(weights=WeightMoments(means, np.zeros(len(means)), np.zeros(len(means))), certain=True)
 """
 
 from __future__ import annotations

@@ -89,10 +89,10 @@ def test_a_state_put_away_goes_on(estimator: Stateful) -> None:
 
 
 def test_every_estimator_of_the_table_is_tested_and_every_law_is_claimed_knowingly() -> None:
-    tested = {type(row.estimator) for row in law_claims.TABLE}
+    tested = {type(row.estimator) for row in law_claims.rows()}
     assert set(ESTIMATORS.values()) | {Averaged, Subsampled, ForwardDirectFeedbackAdam} <= tested
     known = {*CAUGHT, "biased", law_claims.PREDICTED}
-    assert {claim for row in law_claims.TABLE for claim in row.claims} == known
+    assert {claim for row in law_claims.rows() for claim in row.claims} == known
 
 
 @dataclass(frozen=True)
