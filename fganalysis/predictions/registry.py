@@ -2,7 +2,10 @@
 
 You register your own closed form in one call. This example is for a deterministic guess ĝ = c g at the activations:
 
-    from fganalysis.predictions import ClosedForm, Guess, Moments
+    from dataclasses import dataclass
+    import numpy as np
+    import fganalysis as fga
+    from fganalysis.predictions import ClosedForm, Guess, Moments, WeightMoments
 
     @dataclass(frozen=True)
     class Scaled:
