@@ -3,6 +3,8 @@
 `fganalysis.estimators` has every name of this module, so there is nothing in it but the table.
 """
 
+from __future__ import annotations
+
 from fganalysis.estimators.backpropagation import Backpropagation
 from fganalysis.estimators.feedback.direct_feedback import DirectFeedback
 from fganalysis.estimators.feedback.feedback_alignment import FeedbackAlignment
