@@ -3,6 +3,11 @@
 A metric keeps sums over the guesses of a group, computes estimates with intervals from them, and may have predictions.
 This is the mean absolute error of an entry of a guess, for guesses made at the activations:
 
+    import numpy as np
+    import fganalysis as fga
+    from fganalysis import schema
+    from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
+
     def keep(snapshot, guesses):  # sums over the guesses of one block, a tensor a layer; nothing for other guesses
         if not isinstance(guesses, ActivationEstimates):
             return ()
@@ -16,8 +21,26 @@ This is the mean absolute error of an entry of a guess, for guesses made at the 
     error = schema.Variable("mean absolute error of an entry of a guess", schema.GRADIENT_UNITS, (schema.LAYER,))
     fga.register_metric(fga.metrics.Metric("absolute_error", {"mean_absolute_error": error}, keep, estimates))
 
-From then on `fga.sample` and `fga.diagnose` report ``mean_absolute_error`` with its error, interval and flags, and
-`fga.summary(tree, ["mean_absolute_error"])` shows it.
+A variable over (layer,) is one at the activations. A variable of guesses made at the weights is over (space, layer),
+NaN in the space in which nothing is kept; here the same error, of one weight:
+
+    def keep_at_weights(snapshot, guesses):
+        if not isinstance(guesses, WeightEstimates):
+            return ()
+        written = [c[:, None, None] * v for c, v in zip(guesses.coefficients.T, guesses.directions)]
+        pairs = zip(written, snapshot.weight_gradients)
+        return tuple((guess - gradient).abs().mean((1, 2)).double().sum() for guess, gradient in pairs)
+
+    def estimates_at_weights(snapshot, groups):
+        layers = np.stack([*groups.averages(), np.full(len(groups.sizes), np.nan)])
+        spaces = np.stack([np.full_like(layers, np.nan), layers])  # (space, layer, group): activation, weight
+        return {"weight_error": fga.metrics.mean_of_groups(spaces, groups.sizes)}
+
+    error = schema.Variable("mean absolute error of a guess at a weight", schema.GRADIENT_UNITS)
+    fga.register_metric(fga.metrics.Metric("weights", {"weight_error": error}, keep_at_weights, estimates_at_weights))
+
+From then on `fga.sample` and `fga.diagnose` report both variables with error, interval and flags, and
+`fga.summary(tree, ["mean_absolute_error"])` shows one.
 """
 
 from __future__ import annotations
@@ -99,7 +122,10 @@ class Metric:
         return sums
 
     def estimated(self, snapshot: Snapshot, groups: Groups) -> dict[str, Estimate]:
-        """Every variable of the metric, NaN without anything kept. Raises ValueError for another name or shape."""
+        """Every variable of the metric, NaN without anything kept.
+
+        Raises ValueError for another name or shape, and for a variable over (layer,) of guesses made at the weights.
+        """
         estimates = self.estimates(snapshot, groups) if groups.kept and groups.kept[0] else {}
         shapes = {name: _shape(snapshot, variable) for name, variable in self.variables.items()}
         for name, estimate in estimates.items():
@@ -110,6 +136,12 @@ class Metric:
                 got = described(estimate) if shape is None else f"the shape {shape}"
                 expected = f"an Estimate of shape {shapes[name]} for {name!r}"
                 raise ValueError(f"the metric {self.name!r} must give {expected}, got {got}")
+            at_weights = _only_at_weights(groups) and not np.isnan(estimate.value).all()
+            if at_weights and self.variables[name].dims == DIMS[1:]:
+                # A table shows a variable without a space in the rows of the activations, which such guesses lack.
+                what = f"the metric {self.name!r} has estimated {name!r}, a variable at the activations,"
+                way_out = "give the variable the dims ('space', 'layer')"
+                raise ValueError(f"{what} of guesses made at the weights: {way_out}")
         return {name: estimates.get(name, Estimate.missing(shape)) for name, shape in shapes.items()}
 
     def predicted(self, snapshot: Snapshot, guess: Any) -> dict[str, Array]:
@@ -123,6 +155,12 @@ class Metric:
                 shape = f"shape {_shape(snapshot, known[name])}, got {np.shape(values)}"
                 raise ValueError(f"the theory of the metric {self.name!r} must give {name!r} in {shape}")
         return predictions
+
+
+def _only_at_weights(groups: Groups) -> bool:
+    """Whether the guesses were made at the weights: they have no error at the activations."""
+    activation, weight = (np.isnan(errors).all() for errors in groups.estimates["mse"].value)
+    return bool(activation and not weight)
 
 
 def mean_of_groups(values: Array, sizes: Array) -> Estimate:

@@ -1,14 +1,22 @@
-"""The table of estimators under test, and which of the laws of tests/laws.py each one claims.
+"""The estimators under test, and which of the laws of tests/laws.py each one claims.
 
-`claiming` gives a test its estimators. A law that a row leaves out is false of that estimator, and the comment beside
-the row, or beside the group of laws that it claims, says why.
+`claiming` gives a test its estimators. A class of the registry needs no row: with its default settings it claims every
+law of guesses without a state, and to be biased or not as its line in the README's table says. Where that is wrong, or
+where other settings are worth a test, the class has rows: in ``CLAIMS``, a list in its own test file, or in `TABLE`.
+A law that a row leaves out is false of that estimator, and the comment beside the row, or beside the group of laws
+that it claims, says why.
 """
 
 from __future__ import annotations
 
+import importlib
+import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from fganalysis.estimators import (
+    ESTIMATORS,
     ActivationMixing,
     ActivityPerturbation,
     Averaged,
@@ -24,12 +32,16 @@ from fganalysis.estimators import (
     MultiTangent,
     NewtonSchulzUpstream,
     OrthogonalUpstream,
-    PreconditionedUpstream,
     Subsampled,
     Upstream,
     WeightPerturbation,
 )
 from fganalysis.estimators.noise import Rademacher, Sphere
+from fganalysis.predictions import closed_form_of
+from fganalysis.predictions.protocol import UNKNOWN
+
+ROOT = Path(__file__).resolve().parent.parent
+ESTIMATOR_TESTS = ROOT / "tests" / "unit" / "estimators"
 
 # Of everything that guesses: the loss scales it; a seed, forward mode, blocks and the factored form do not change it.
 ALWAYS = ("scaling", "seeded", "modes", "blocks", "extends", "factored", "decomposed")
@@ -51,7 +63,6 @@ class Row:
 
 
 TABLE = [
-    Row(Backpropagation(), (*UNBIASED, PREDICTED)),
     Row(WeightPerturbation(), (*UNBIASED, PREDICTED)),
     Row(WeightPerturbation(noise=Sphere(), layers="separate"), (*UNBIASED, PREDICTED)),
     Row(WeightPerturbation(shared=False), (*UNBIASED, PREDICTED)),
@@ -65,7 +76,6 @@ TABLE = [
     Row(OrthogonalUpstream(k=1, which="bottom"), (*BIASED, PREDICTED)),
     Row(OrthogonalUpstream(k="rank"), (*UNBIASED, PREDICTED)),
     Row(NewtonSchulzUpstream(k=1), (*BIASED, PREDICTED)),
-    Row(PreconditionedUpstream(), (*UNBIASED, PREDICTED)),
     Row(ActivationMixing(), (*BIASED, PREDICTED)),
     Row(ActivationMixing(normalise=False, slope="batch", layers="separate"), (*BIASED, PREDICTED)),
     Row(MultiTangent(k=2), (*UNBIASED, PREDICTED)),
@@ -76,9 +86,6 @@ TABLE = [
     Row(FiniteDifference(epsilon=1e-4, central=False, noise=Rademacher()), BIASED),
     Row(FeedbackAlignment(), FIXED),
     Row(DirectFeedback(seed=1, scale=2.0), FIXED),
-    Row(ForwardDirectFeedback(), (*BIASED, "state")),
-    Row(ForwardDirectFeedback(rate=0.3, steps=2), (*BIASED, "state")),
-    Row(ForwardDirectFeedbackAdam(rate=0.1, steps=1), (*BIASED, "state")),
     Row(LocalLoss(), FIXED),
     Row(LocalLoss("mlp", space="weight", width=4), FIXED),
     Row(LocalLoss(target="local", seed=1), (*FIXED, "state")),
@@ -98,11 +105,44 @@ TABLE = [
 ]
 
 
+def says_unbiased(key: str) -> bool:
+    """Whether the README calls an estimator exact or unbiased in the column "mean", with its default settings."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = re.search(rf"^\| `{key}` \|(?:[^|]*\|){{2}} (exact|unbiased|biased)\b", readme, flags=re.MULTILINE)
+    assert line is not None, f"the README's table must say in the column mean whether {key!r} is biased or unbiased"
+    return line[1] != "biased"
+
+
+def by_default(key: str) -> Row:
+    """The row of an estimator that has none: its default settings, and what the README says of them."""
+    estimator = ESTIMATORS[key]()
+    predicted = () if closed_form_of(estimator) is UNKNOWN else (PREDICTED,)
+    return Row(estimator, (*(UNBIASED if says_unbiased(key) else BIASED), *predicted))
+
+
+def declared() -> list[Row]:
+    """The rows of the test files that have ``CLAIMS``."""
+    files = [
+        path.stem
+        for path in sorted(ESTIMATOR_TESTS.glob("test_*.py"))
+        if re.search(r"^CLAIMS\b", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    ]
+    return [row for name in files for row in importlib.import_module(f"tests.unit.estimators.{name}").CLAIMS]
+
+
+@cache
+def rows() -> list[Row]:
+    """All rows. Read them outside of the test file of an estimator, whose ``CLAIMS`` may not be there yet."""
+    given = [*TABLE, *declared()]
+    having = {type(row.estimator) for row in given}
+    return [*given, *(by_default(key) for key, kind in ESTIMATORS.items() if kind not in having)]
+
+
 def claiming(law: str) -> list[Estimator]:
     """The estimators of which a law is claimed."""
-    return [row.estimator for row in TABLE if law in row.claims]
+    return [row.estimator for row in rows() if law in row.claims]
 
 
 def lacking(law: str) -> list[Estimator]:
     """The estimators that guess and of which it is not."""
-    return [row.estimator for row in TABLE if law not in row.claims and "seeded" in row.claims]
+    return [row.estimator for row in rows() if law not in row.claims and "seeded" in row.claims]

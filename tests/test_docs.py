@@ -77,7 +77,7 @@ def test_the_five_lines_in_a_fresh_file_catch_what_is_wrong_and_pass_what_is_men
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_wrong.py", "test_mended.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -80,7 +80,10 @@ class Sphere:
         return n / (n + 2.0)
 
 
+# Defaults of fields: Ruff refuses a call there, since it would look as if it were made anew for each instance.
 GAUSSIAN = Gaussian()
+RADEMACHER = Rademacher()
+ON_SPHERE = Sphere()
 NUMBERS_IN_PART = 2**18
 
 

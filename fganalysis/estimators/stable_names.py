@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fganalysis.estimators.names import resolve
 from fganalysis.estimators.protocol import Estimator
-from fganalysis.estimators.registry import ESTIMATORS, resolve
+from fganalysis.estimators.registry import ESTIMATORS
 
 
 def stable_name(estimator: str | Estimator) -> str:

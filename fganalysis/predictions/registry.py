@@ -2,7 +2,10 @@
 
 You register your own closed form in one call. This example is for a deterministic guess ĝ = c g at the activations:
 
-    from fganalysis.predictions import ClosedForm, Guess, Moments
+    from dataclasses import dataclass
+    import numpy as np
+    import fganalysis as fga
+    from fganalysis.predictions import ClosedForm, Guess, Moments, WeightMoments
 
     @dataclass(frozen=True)
     class Scaled:
@@ -18,6 +21,13 @@ You register your own closed form in one call. This example is for a determinist
         return Guess(still, certain=True)
 
     fga.register_closed_form(Scaled, ClosedForm(scaled))
+
+The closed form of a guess at the weights has `WeightMoments`: the means E Ĝ_l, (unit, input) a layer, and the parts of
+tr Cov Ĝ_l within and between random rows, each (layer,), the second zero on the whole batch. For Ĝ = c G:
+
+    def scaled_at_weights(snapshot, estimator):
+        means = [estimator.factor * gradient.double().numpy() for gradient in snapshot.weight_gradients]
+        return Guess(weights=WeightMoments(means, np.zeros(len(means)), np.zeros(len(means))), certain=True)
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ An estimator is known by its key, which opens its label: ``orthogonal`` in ``ort
 10``. The estimators that figures show side by side most often have colours that colour-blind readers can tell apart; a
 reader who sees no colour has the marker. Settings of one estimator are shades of its colour.
 
-To add an estimator, give it a line in `STYLES`. One without a line, such as a user's own, has a style that follows from
-its key alone, so it is the same in every figure and in every process.
+An estimator without a line in `STYLES`, such as a new one or a user's own, has a style that follows from its key alone,
+so it is the same in every figure and in every process.
 """
 
 from __future__ import annotations

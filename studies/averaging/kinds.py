@@ -1,4 +1,4 @@
-"""The estimators that `studies.averaging` compares: one of every key at least, in families, and what each perturbs."""
+"""The estimators that `studies.averaging` compares, in families, and what each perturbs."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,29 @@ def test_groups_of_other_sizes_count_by_their_guesses() -> None:
     np.testing.assert_allclose(found.value, (values * sizes).sum(-1) / sizes.sum())
     few = mean_of_groups(values[:, :3], sizes[:3])
     assert np.isfinite(few.value).all() and np.isnan(few.low).all()
+
+
+def test_the_examples_of_the_module_run_as_printed() -> None:
+    printed = [line for line in (fga.metrics.__doc__ or "").splitlines() if line.startswith("    ") or not line]
+    exec(textwrap.dedent("\n".join(printed)), {})
+    tree = fga.diagnose(SNAPSHOT, ["activity", "weight"], n_guesses=256)
+    frame = fga.summary(tree, ["mean_absolute_error"])
+    assert set(frame["estimator"]) == {"activity"} and frame["mean_absolute_error"].gt(0).all()
+    frame = fga.summary(tree, ["weight_error"]).query("estimator == 'weight' and layer != 'all'")
+    assert set(frame["space"]) == {"weight"} and frame["weight_error"].gt(0).all()
+    for name in ("absolute_error", "weights"):
+        fga.metrics.withdraw_metric(name)
+
+
+@pytest.mark.usefixtures("registered")
+def test_guesses_at_the_weights_have_no_variable_at_the_activations() -> None:
+    def keep_all(snapshot: Snapshot, guesses: Estimates) -> Sums:
+        return tuple(torch.ones(3, len(snapshot.taps), dtype=torch.float64).sum(0))
+
+    fga.register_metric(replace(METRIC, keep=keep_all))
+    assert fga.sample(SNAPSHOT, "activity", 64)["mean_absolute_error"].notnull().any()
+    with pytest.raises(ValueError, match=r"at the weights: give the variable the dims \('space', 'layer'\)$"):
+        fga.sample(SNAPSHOT, "weight", 64)
 
 
 BIAS = {"bias": VARIABLE}

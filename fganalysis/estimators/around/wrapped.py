@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators.names import resolve
 from fganalysis.estimators.protocol import Stateful
-from fganalysis.estimators.registry import resolve
 
 
 def wrap(wrapper: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
     ESTIMATORS,
@@ -89,10 +90,24 @@ def test_a_state_put_away_goes_on(estimator: Stateful) -> None:
 
 
 def test_every_estimator_of_the_table_is_tested_and_every_law_is_claimed_knowingly() -> None:
-    tested = {type(row.estimator) for row in law_claims.TABLE}
+    tested = {type(row.estimator) for row in law_claims.rows()}
     assert set(ESTIMATORS.values()) | {Averaged, Subsampled, ForwardDirectFeedbackAdam} <= tested
     known = {*CAUGHT, "biased", law_claims.PREDICTED}
-    assert {claim for row in law_claims.TABLE for claim in row.claims} == known
+    assert {claim for row in law_claims.rows() for claim in row.claims} == known
+
+
+def test_a_class_of_the_table_is_public_and_claims_what_its_line_in_the_readme_says() -> None:
+    for kind in ESTIMATORS.values():
+        assert vars(estimators)[kind.__name__] is kind
+    for key, claims in (("weight", law_claims.UNBIASED), ("upstream", law_claims.BIASED)):
+        assert law_claims.by_default(key) == law_claims.Row(ESTIMATORS[key](), (*claims, law_claims.PREDICTED))
+    assert law_claims.by_default("finite_difference").claims == law_claims.BIASED, "nobody knows its closed form"
+    with pytest.raises(AssertionError, match="must say in the column mean whether 'guesswork' is biased or unbiased"):
+        law_claims.says_unbiased("guesswork")
+
+
+def test_the_claims_of_a_test_file_are_read() -> None:
+    assert ForwardDirectFeedbackAdam in {type(row.estimator) for row in law_claims.declared()}
 
 
 @dataclass(frozen=True)

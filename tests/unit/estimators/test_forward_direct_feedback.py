@@ -16,9 +16,15 @@ from fganalysis.estimators.feedback.matrices import output_changes
 from fganalysis.estimators.noise import GAUSSIAN
 from fganalysis.testing import exact_moments, signs, three_points
 from tests import laws
+from tests.law_claims import BIASED, Row
 from theory import feedback as theory
 from theory.feedback import LearnedFeedback
 
+CLAIMS = [
+    Row(ForwardDirectFeedback(), (*BIASED, "state")),
+    Row(ForwardDirectFeedback(rate=0.3, steps=2), (*BIASED, "state")),
+    Row(ForwardDirectFeedbackAdam(rate=0.1, steps=1), (*BIASED, "state")),
+]
 SNAPSHOT = laws.tiny_snapshot((3, 5, 4, 2), n_examples=6, bias=True)
 STATEFUL = [ForwardDirectFeedback, ForwardDirectFeedbackAdam]
 Kind = type[ForwardDirectFeedback] | type[ForwardDirectFeedbackAdam]

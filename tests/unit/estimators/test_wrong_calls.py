@@ -20,8 +20,7 @@ ANYTHING: list[Any] = [
     *[None, True, 0, 1, -1, 1.5, float("nan"), float("inf"), 1j, np.float64(2), "", "a", "all", b"a", []],
     *[(), {}, [1], np.ones(2), torch.ones(2), torch.tensor(1), object(), int, torch.nn.Linear, len, lambda: None],
 ]
-PUBLIC = [getattr(estimators, name) for name in estimators.__all__]
-CLASSES = [value for value in PUBLIC if dataclasses.is_dataclass(value) and isinstance(value, type)]
+CLASSES = [value for value in vars(estimators).values() if dataclasses.is_dataclass(value) and isinstance(value, type)]
 REQUIRED: dict[str, Any] = {"estimator": "activity", "n_averaged": 2, "size": 2}
 FIELDS = [(cls, field) for cls in CLASSES for field in dataclasses.fields(cls)]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from fganalysis.estimators import (
     WeightPerturbation,
 )
 from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
-from fganalysis.predictions import CLOSED_FORMS, ClosedForm, Guess, Moments, WeightMoments
+from fganalysis.predictions import CLOSED_FORMS, ClosedForm, Guess, Moments, WeightMoments, registry
 
 
 def captured() -> Snapshot:
@@ -100,6 +102,19 @@ def test_a_users_closed_form_takes_one_call() -> None:
     measured, theory = (tree[name].to_dataset().sel(estimator="Scaled") for name in ("measured", "predicted"))
     for name in ("shrinkage", "relative_bias", "mse", "efficiency", "cosine"):
         np.testing.assert_allclose(measured[name], theory[name], rtol=1e-10)
+
+
+def test_the_examples_of_the_registry_run_as_printed() -> None:
+    printed = [line for line in (registry.__doc__ or "").splitlines() if line.startswith("    ") or not line]
+    names: dict[str, Any] = {}
+    # Without this file's future annotations, which a dataclass looks up in its module.
+    exec(compile(textwrap.dedent("\n".join(printed)), "registry", "exec", dont_inherit=True), names)
+    predicted = fga.predict(SNAPSHOT, names["Scaled"](0.25))
+    np.testing.assert_allclose(predicted["shrinkage"], 0.25)
+    fga.register_closed_form(Scaled, ClosedForm(names["scaled_at_weights"]))
+    at_weights = fga.predict(SNAPSHOT, Scaled(0.25))
+    for name in ("shrinkage", "variance", "cosine"):
+        np.testing.assert_allclose(at_weights[name].sel(space="weight"), predicted[name].sel(space="weight"))
 
 
 def test_a_subclass_inherits_the_closed_form_unless_it_has_another() -> None:
