@@ -10,22 +10,21 @@ from torch import Tensor
 Node = tuple[Any, int]
 
 
-def following(outputs: Sequence[Tensor]) -> list[int | None]:
-    """For every tap the next tap downstream that its outputs reach without passing through another, or None.
+def downstream(outputs: Sequence[Tensor]) -> list[list[int]]:
+    """For every tap the taps that its outputs reach without passing through another, the one that runs first in front.
 
-    outputs: with their graphs, in the order of the forward pass. Of several the one that runs first, so that skip paths
-    between the two are part of the map from one to the other.
+    outputs: with their graphs, in the order of the forward pass. The first is the next tap: skip paths between the two
+    are part of the map from one to the other. Where there are more, a branch goes around the next tap.
     """
     places: dict[Node, int] = {}
     for index, output in enumerate(outputs):
         if output.grad_fn is not None:
             places[(output.grad_fn, output.output_nr)] = index
-    first: list[int | None] = [None] * len(outputs)
+    reached: list[list[int]] = [[] for _ in outputs]
     for index, output in enumerate(outputs):
-        for reached in _reached(output, places, index):
-            if first[reached] is None:
-                first[reached] = index
-    return first
+        for earlier in _reached(output, places, index):
+            reached[earlier].append(index)
+    return reached
 
 
 def _reached(output: Tensor, places: dict[Node, int], own: int) -> set[int]:

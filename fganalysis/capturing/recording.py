@@ -78,6 +78,7 @@ class TapPlan:
     shared: bool
     following: int | None
     elementwise: bool
+    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,10 +207,10 @@ def plan_of(
             None if pulled is None else pulled[index],
         )
         found_owners.append(ownership(observed, kind.layout, n_examples, weights))
-    return _planned(recording, found_owners, graph.following(recording.outputs_at_taps))
+    return _planned(recording, found_owners, graph.downstream(recording.outputs_at_taps))
 
 
-def _planned(recording: Recorded, found: Sequence[Ownership], following: Sequence[int | None]) -> Plan:
+def _planned(recording: Recorded, found: Sequence[Ownership], downstream: Sequence[Sequence[int]]) -> Plan:
     interacting = [
         site.call.name
         for site, whose in zip(recording.sites, found, strict=True)
@@ -217,9 +218,20 @@ def _planned(recording: Recorded, found: Sequence[Ownership], following: Sequenc
     ]
     taps = []
     for index, (site, whose) in enumerate(zip(recording.sites, found, strict=True)):
+        following = downstream[index][0] if downstream[index] else None
         order = None if whose.owners is None else whose.owners.order
-        elementwise = _elementwise(recording, index, following[index]) is not None
-        taps.append(TapPlan(site.key, whose.layout.unit_axes, order, whose.shared, following[index], elementwise))
+        elementwise = _elementwise(recording, index, following) is not None
+        taps.append(
+            TapPlan(
+                site.key,
+                whose.layout.unit_axes,
+                order,
+                whose.shared,
+                following,
+                elementwise,
+                len(downstream[index]) > 1,
+            )
+        )
     interaction = _why_interacting(recording.network, interacting[-1]) if interacting else ""
     return Plan(tuple(taps), recording.n_examples, interaction=interaction)
 
@@ -368,6 +380,7 @@ def snapshot_of(
                 weight=packing.packed(by_name),
                 arriving=given[0].detach().flatten(0, -2) if linear_here and given[0].ndim > 1 else None,
                 following=known.following,
+                branches=known.branches,
                 derivative=derivative,
                 upstream=upstream,
             )

@@ -57,7 +57,7 @@ def device_of(network: torch.nn.Module) -> torch.device:
 
 
 def n_examples(inputs: object, targets: object) -> int:
-    """The number of examples: of the targets where some axis of the inputs has as many places, else of the inputs.
+    """The number of examples: of the targets where the inputs have as many, else of the inputs.
 
     Raises:
         CannotMeasure: an empty batch, or inputs and targets of different numbers of examples.
@@ -68,8 +68,9 @@ def n_examples(inputs: object, targets: object) -> int:
         raise CannotMeasure("inputs must have a dimension of examples, got tensors without dimensions")
     if not all(sizes) or not all(asked):
         raise CannotMeasure("the batch is empty: inputs have no examples")
-    everywhere = {size for tensor in tensors_in(inputs) for size in tensor.shape}
-    number = asked[0] if asked and asked[0] in everywhere else sizes[0]
+    # Sequences may come with their positions first, (position, example, …).
+    seconds = [tensor.shape[1] for tensor in tensors_in(inputs) if tensor.ndim > 2]
+    number = asked[0] if asked and asked[0] in (*sizes, *seconds) else sizes[0]
     if asked and asked[0] % number:
         raise CannotMeasure(f"inputs have {number} examples but targets {asked[0]}")
     return number

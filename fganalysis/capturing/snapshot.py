@@ -165,7 +165,7 @@ class Snapshot:
         """
         jacobians = []
         for index, tap in enumerate(self.taps[:-1]):
-            if tap.upstream is None or tap.following != index + 1:
+            if tap.upstream is None or tap.following != index + 1 or tap.branches:
                 raise ValueError(
                     f"the network is no chain of Linear modules: between tap {tap.name!r} and the next one there must "
                     "be elementwise functions only, and no branch around them"

@@ -35,6 +35,7 @@ class Tap:
         weight: that matrix.
         arriving: what a Linear module reads, (row, input), whichever of its parameters are frozen; None elsewhere.
         following: index of the next tap downstream on the graph; None for an output tap.
+        branches: whether other taps read it too, by a branch around the next one.
         derivative: φ'(s), (row, unit), where elementwise functions alone stand between this tap and a Linear module.
         upstream: the upstream Jacobian in that case.
     """
@@ -51,6 +52,7 @@ class Tap:
     weight: Tensor
     arriving: Tensor | None = None
     following: int | None = None
+    branches: bool = False
     derivative: Tensor | None = None
     upstream: UpstreamJacobian | None = None
 

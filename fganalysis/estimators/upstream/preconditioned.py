@@ -105,13 +105,13 @@ class PreconditionedUpstream:
         in_law = not self.shared and is_isotropic(self.noise)
         if not self.exact and next_units < units:
             key = ("preconditioned by gram", in_law, index)
-            return snapshot.remember(key, lambda: _by_gram(of_tap, jacobian, in_law))
+            return snapshot.remember(key, lambda: _by_gram(jacobian, in_law))
         if not self.exact and in_law:
-            return snapshot.remember(("preconditioned in law", index), lambda: _in_law(of_tap, jacobian))
+            return snapshot.remember(("preconditioned in law", index), lambda: _in_law(jacobian))
         return snapshot.remember(("preconditioned", index), lambda: per_example(of_tap, _partial_isometry(jacobian)))
 
 
-def _by_gram(of_tap: Jacobian, jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
+def _by_gram(jacobian: UpstreamJacobian, in_law: bool = False) -> Factor:
     """A = Jᵀ (J Jᵀ)^(−½), computed from the SVD for examples whose J Jᵀ is too ill-conditioned.
 
     ``in_law`` gives Jᵀ L⁻ᵀ with J Jᵀ = L Lᵀ instead, which has the same law for isotropic noise.
@@ -124,7 +124,7 @@ def _by_gram(of_tap: Jacobian, jacobian: UpstreamJacobian, in_law: bool = False)
     root, ratio = _inverse_factor(gram) if in_law else _inverse_root(gram)
     far = ratio <= LEAST_RATIO
     by_root = root.to(jacobian.weight)
-    return _with_decomposed(of_tap, jacobian, far, lambda noise: jacobian.transposed_product(_times(noise, by_root)))
+    return _with_decomposed(jacobian, far, lambda noise: jacobian.transposed_product(_times(noise, by_root)))
 
 
 def _inverse_root(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ def _inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor]:
     return inverse, torch.where(failed == 0, 1 / size, 0.0)
 
 
-def _in_law(of_tap: Jacobian, jacobian: UpstreamJacobian) -> Factor:
+def _in_law(jacobian: UpstreamJacobian) -> Factor:
     """The shortcut: noise at the live units. Examples whose columns may be dependent get their partial isometry."""
     units = jacobian.weight.shape[1]
     sizes = jacobian.derivative.abs() * (jacobian.weight.abs().amax(0) > 0)
@@ -154,7 +154,7 @@ def _in_law(of_tap: Jacobian, jacobian: UpstreamJacobian) -> Factor:
     tolerance = max(jacobian.weight.shape) * torch.finfo(torch.float64).eps
     dependent = (most > 0) & (_condition(jacobian.weight) * least <= tolerance * most)
     live = 1 - dead
-    return _with_decomposed(of_tap, jacobian, dependent, lambda noise: noise[..., :units] * live)
+    return _with_decomposed(jacobian, dependent, lambda noise: noise[..., :units] * live)
 
 
 def _condition(weight: Tensor) -> float:
@@ -181,9 +181,7 @@ def _condition(weight: Tensor) -> float:
     return ratio if ratio > 0 and not int(failed) else 0.0
 
 
-def _with_decomposed(
-    of_tap: Jacobian, jacobian: UpstreamJacobian, chosen: Tensor, direct: Callable[[Tensor], Tensor]
-) -> Factor:
+def _with_decomposed(jacobian: UpstreamJacobian, chosen: Tensor, direct: Callable[[Tensor], Tensor]) -> Factor:
     """``direct``, with the partial isometry in its place for the ``chosen`` examples (example,)."""
     (rows,) = chosen.nonzero(as_tuple=True)
     decomposed = _partial_isometry(UpstreamJacobian(jacobian.weight, jacobian.derivative[rows]))
@@ -194,7 +192,7 @@ def _with_decomposed(
             directions[:, rows] = _times(noise[:, rows], decomposed)
         return directions
 
-    return Factor(jacobian.weight.shape[0], apply, of_tap.following)
+    return Factor(jacobian.weight.shape[0], apply)
 
 
 def _times(noise: Tensor, matrices: Tensor) -> Tensor:

@@ -76,11 +76,26 @@ def test_mistakes_are_refused_by_name() -> None:
     )
     with pytest.raises(ValueError, match="the product is zero at the start of Lanczos"):
         curvature.dominant(curvature.hessian_product(flat), flat, 2)
-    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
-    normed = fga.capture(network, torch.nn.functional.cross_entropy, torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1]))
-    for make in PRODUCTS.values():
-        with pytest.raises(ValueError, match=r"parameter '1\.weight' is in no Linear module"):
-            make(normed)
+
+
+def test_the_hessian_is_that_of_every_trained_parameter() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2)).double()
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.tensor([0, 1, 0, 1, 1])
+    normed = fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
+    parameters = list(network.parameters())
+    vector = torch.randn(34, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    along: dict[str, torch.Tensor] = {}
+    parts = vector.split([layer.weight.numel() for layer in normed.weights])
+    for layer, part in zip(normed.weights, parts, strict=True):
+        along |= layer.by_parameter(part.view(layer.weight.shape))
+    loss = torch.nn.functional.cross_entropy(network(inputs), targets)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    slope = sum((g * along[name]).sum() for g, (name, _) in zip(gradients, network.named_parameters(), strict=True))
+    exact = dict(zip([n for n, _ in network.named_parameters()], torch.autograd.grad(slope, parameters), strict=True))
+    found = curvature.hessian_product(normed)(vector)
+    expected = torch.cat([layer.columns(exact).flatten() for layer in normed.weights])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
