@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from fganalysis.assertions.guess_errors import GuessErrors, bytes_needed
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.tap import Tap
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.blocks import Seeds, in_order
@@ -63,9 +64,13 @@ class Blocks:
             # Also makes what is made once per snapshot, on the main thread.
             probe = guesses_of(estimator, snapshot, 1, torch.Generator(snapshot.device).manual_seed(0))
             gradients: dict[str, tuple[Tensor, ...]] = {"weight": snapshot.weight_gradients}
+            names = {"weight": snapshot.layers, "activation": _names(snapshot.taps)}
             self._at_activations = isinstance(probe, ActivationEstimates)
             if self._at_activations:
-                gradients = {"activation": snapshot.gradients, **gradients}
+                # There is no guess for parameters of no tap.
+                names["weight"] = tuple(layer.name for layer in snapshot.weights if layer.taps)
+                at_weights = self._of_tapped(snapshot.weight_gradients)
+                gradients = {"activation": snapshot.gradients, "weight": at_weights}
         if space is not None and space not in gradients:
             raise ValueError(f"the estimator makes no guess in {space!r} space, only in: {', '.join(gradients)}")
         exact = {name: gradients[name] for name in gradients if space in (None, name)}
@@ -73,9 +78,19 @@ class Blocks:
         self._workers = self._workers_within(memory, workers, exact)
         self.precision = ROUNDING * torch.finfo(snapshot.dtype).eps
         self.errors = [
-            GuessErrors(name, snapshot.layers, [_double(gradient) for gradient in tensors], BLOCKS, self.precision)
+            GuessErrors(name, names[name], [_double(gradient) for gradient in tensors], BLOCKS, self.precision)
             for name, tensors in exact.items()
         ]
+
+    @property
+    def not_looked_at(self) -> tuple[str, ...]:
+        """The trainable parameters for which there is no guess."""
+        return self._snapshot.untapped_parameters if self._at_activations else ()
+
+    def _of_tapped(self, of_layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What belongs to the layers that have taps."""
+        pairs = zip(self._snapshot.weights, of_layers, strict=True)
+        return tuple(tensor for layer, tensor in pairs if layer.taps)
 
     def _workers_within(self, memory: int, workers: int | None, exact: dict[str, tuple[Tensor, ...]]) -> int:
         kept = sum(
@@ -123,9 +138,19 @@ class Blocks:
                 totals = [old + more for old, more in zip(totals, new, strict=True)] if totals else new
             sums = {"activation": totals, "weight": totals}
             if self._at_activations:
-                sums["weight"] = list(self._snapshot.at_weights([total.unsqueeze(0) for total in totals]))
+                at_weights = self._snapshot.at_weights([total.unsqueeze(0) for total in totals])
+                sums["weight"] = list(self._of_tapped(at_weights))
             flat = [torch.cat([total.flatten() for total in sums[errors.space]]) for errors in self.errors]
             return [array.cpu().numpy() for array in flat]
+
+
+def _names(taps: Sequence[Tap]) -> tuple[str, ...]:
+    """The taps' names; a module that is called again, or returns several tensors, has a number for each."""
+    names = [tap.name for tap in taps]
+    return tuple(
+        name if names.count(name) == 1 else f"{name}, output {names[:index].count(name) + 1}"
+        for index, name in enumerate(names)
+    )
 
 
 def _double(gradient: Tensor) -> NDArray[np.float64]:

@@ -37,10 +37,16 @@ class Place:
     unit: int = -1
 
 
+def rows_are_examples(space: str, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether the same row of all taps belongs together: at the activations, where all have as many rows."""
+    return AXES[space][0] == "example" and len({rows for rows, _ in shapes}) == 1
+
+
 def bytes_needed(space: str, shapes: Sequence[tuple[int, ...]], n_blocks: int) -> int:
     """The memory of `GuessErrors` in bytes. shapes: those of the exact gradients, (row, column) for each tap."""
     n_coordinates = sum(rows * columns for rows, columns in shapes)
-    n_rows = shapes[0][0] if AXES[space][0] == "example" else sum(rows for rows, _ in shapes)
+    alike = rows_are_examples(space, shapes)
+    n_rows = shapes[0][0] if alike else sum(rows for rows, _ in shapes)
     n_shares = 1 + len(shapes) + n_rows + sum(columns for _, columns in shapes)
     return 8 * (n_blocks * (n_coordinates + n_blocks) + ARRAYS * (n_shares + n_coordinates))
 
@@ -75,8 +81,8 @@ class GuessErrors:
         self.gradient = np.ldexp(gradient, -self._exponent)
         self.norm = float(np.linalg.norm(self.gradient))
         self.n_guesses = 0
-        self._rows_are_examples = AXES[space][0] == "example"
         self._layers, self._shapes = layers, [gradient.shape for gradient in gradients]
+        self._rows_are_examples = rows_are_examples(space, self._shapes)
         self._lengths = np.sqrt(self._shares(self.gradient**2))
         n_scales, n_coordinates = 1 + len(layers), len(self.gradient)
         sizes = [n_scales, len(self._lengths) - n_scales, n_coordinates, len(LEARNED)]

@@ -86,7 +86,7 @@ class Verdict:
         guesses_needed: if undecided, an estimate of the total number of guesses for a verdict: for "biased" if there is
             already at least half of the evidence for it, and otherwise for "unbiased". A bias may show earlier.
         findings: a `Finding` for each space in which the estimator guesses; the space that decided comes first.
-        not_looked_at: trainable parameters outside the Linear modules, about which the verdict says nothing.
+        not_looked_at: trainable parameters for which there is no guess, about which the verdict says nothing.
     """
 
     outcome: Outcome
@@ -113,7 +113,7 @@ class Verdict:
             return ""
         names = ", ".join(map(repr, self.not_looked_at[:NAMED_IN_VERDICT]))
         more = len(self.not_looked_at) - NAMED_IN_VERDICT
-        return f" Not looked at, as they are in no Linear module: {names}{f' and {more} more' if more > 0 else ''}."
+        return f" Not looked at, as there is no guess for them: {names}{f' and {more} more' if more > 0 else ''}."
 
     def _reason(self) -> str:
         # Four digits of 1 - 1e-6 would be a confidence of 1.
@@ -211,7 +211,7 @@ def check_unbiased(
         n_guesses=n_guesses,
         guesses_needed=_whole(n_guesses * max(1.0, _factor_needed(blocks.errors, bounds, tolerance, share))),
         findings=tuple(findings),
-        not_looked_at=snapshot.untapped_parameters,
+        not_looked_at=blocks.not_looked_at,
     )
 
 
