@@ -64,7 +64,9 @@ class Kind:
 def kind_of(called: Called) -> Kind:
     """The kernel of the module's class, or the module map."""
     maker = MAKERS.get(type(called.module).forward)
-    kind = maker(called) if maker is not None and called.input is not None else None
+    # A weight that is computed from other parameters is none of its own.
+    plain = called.input is not None and {"weight", "bias"}.issuperset(called.trained)
+    kind = maker(called) if maker is not None and plain else None
     return kind if kind is not None else _any(called)
 
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_measured_is_refused_by_its_cause(name: str) -> None:
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("name", ["batch mean", "functional dropout", "tied by hand", "masked by a hook", "RReLU"])
+@pytest.mark.parametrize("name", ["functional dropout", "tied by hand", "masked by a hook", "RReLU"])
 def test_training_in_forward_mode_checks_the_same_without_a_backward_pass(name: str) -> None:
     network = REFUSED[name][0]()
     x, y = batch() if name != "tied by hand" else (batch()[0], batch()[0])
@@ -313,6 +313,11 @@ def test_examples_that_interact_have_a_slope_of_the_batch_alone(kind: str) -> No
     assert fga.check_unbiased("weight", snapshot, tolerance=0.2).outcome == "unbiased"
 
 
+def test_examples_that_interact_are_refused_in_training_in_forward_mode() -> None:
+    with pytest.raises(CannotMeasure, match="examples interact"):
+        checked_for_training(Forward(batch_mean), F.cross_entropy, *batch(), autodiff="forward")
+
+
 def test_a_weight_that_is_computed_from_others_is_a_parameter_of_its_module() -> None:
     x, y = batch()
     network = weight_normed()
@@ -368,6 +373,15 @@ def test_autocast_and_inference_mode_around_a_capture_change_nothing() -> None:
 
 
 def test_reverse_mode_needs_no_forward_mode() -> None:
+    x, y = batch()
+    network = weight_normed()  # Its derivative has no forward mode.
+    snapshot = fga.capture(network, F.cross_entropy, x, y)
+    assert norm(snapshot) == pytest.approx(autograd_norm(network, F.cross_entropy, x, y), rel=1e-5)
+    with pytest.raises(CannotMeasure, match="use autodiff='reverse'"):
+        fga.capture(network, F.cross_entropy, x, y, autodiff="forward")
+
+
+def test_fused_attention_is_written_out_for_forward_mode() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -379,10 +393,9 @@ def test_reverse_mode_needs_no_forward_mode() -> None:
 
     x, y = batch()
     network = Attention()
-    snapshot = fga.capture(network, F.cross_entropy, x, y)
-    assert norm(snapshot) == pytest.approx(autograd_norm(network, F.cross_entropy, x, y), rel=1e-5)
-    with pytest.raises(CannotMeasure, match="use autodiff='reverse'"):
-        fga.capture(network, F.cross_entropy, x, y, autodiff="forward")
+    forward, reverse = (fga.capture(network, F.cross_entropy, x, y, autodiff=mode) for mode in ("forward", "reverse"))
+    drawn = [torch.randn(3, *tap.outputs.shape, generator=torch.Generator().manual_seed(0)) for tap in forward.taps]
+    torch.testing.assert_close(forward.slopes(drawn), reverse.slopes(drawn), rtol=1e-4, atol=1e-6)
 
 
 def test_forward_mode_from_two_threads_gives_what_one_gives() -> None:
