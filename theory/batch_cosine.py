@@ -93,30 +93,51 @@ def mean_cosine(blocks: Blocks, squared_gradient: float) -> float:
 
 
 def activation_cosines(
-    spectra: Sequence[tuple[Array, Array]], squared_gradients: ArrayLike, *, layers: Layers
+    spectra: Sequence[tuple[Array, Array]],
+    squared_gradients: ArrayLike,
+    *,
+    layers: Layers,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> Array:
     """E cos in activation space of each layer and of all layers together, (layer + 1,).
 
     For independent Gaussian noise and example slopes.
 
     spectra: eigenvalues and components (example, mode) of every layer, from `theory.spectrum.spectrum`.
-    squared_gradients: ‖g_l‖² (layer,), summed over examples. Raises ValueError for an unknown ``layers``.
+    squared_gradients: ‖g_l‖² (layer,), summed over examples. groups: which of the given layers make up each layer that
+    is asked for; each by itself by default. Raises ValueError for an unknown ``layers``.
     """
     check_switches("example", layers)
     squares = np.asarray(squared_gradients, np.float64)
-    strengths = np.stack([np.sum(values * parts, axis=1) for values, parts in spectra])
+    asked = [[layer] for layer in range(len(spectra))] if groups is None else groups
+    of_group = [float(squares[list(group)].sum()) for group in asked]
+    everything = list(range(len(spectra)))
+    if layers == "separate":
+        blocks = [_stacked([spectra[layer] for layer in group]) for group in [*asked, everything]]
+        return np.array([mean_cosine(b, s) for b, s in zip(blocks, [*of_group, float(squares.sum())], strict=True)])
+    merged = [_side_by_side([spectra[layer] for layer in group]) for group in asked]
+    strengths = np.stack([np.sum(values * parts, axis=1) for values, parts in merged])
     others = of_others(strengths, "example", layers)
-    blocks = [_plain_blocks(*spectrum, other) for spectrum, other in zip(spectra, others, strict=True)]
-    cosines = [mean_cosine(block, float(square)) for block, square in zip(blocks, squares, strict=True)]
-    if layers == "joint":
-        together = [np.concatenate(parts, axis=1) for parts in zip(*spectra, strict=True)]
-        whole = _plain_blocks(together[0], together[1], np.zeros(strengths.shape[1]))
-    else:
-        widest = max(values.shape[1] for values, _ in spectra)
-        padded = [[np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in spectrum] for spectrum in spectra]
-        stacked = [np.concatenate(parts) for parts in zip(*padded, strict=True)]
-        whole = _plain_blocks(stacked[0], stacked[1], np.zeros(strengths.size))
+    cosines = [
+        mean_cosine(_plain_blocks(*spectrum, other), square)
+        for spectrum, other, square in zip(merged, others, of_group, strict=True)
+    ]
+    whole = _plain_blocks(*_side_by_side(spectra), np.zeros(strengths.shape[1]))
     return np.array([*cosines, mean_cosine(whole, float(squares.sum()))])
+
+
+def _side_by_side(spectra: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Spectra of one slope, (example, mode)."""
+    values, parts = (np.concatenate(side, axis=1) for side in zip(*spectra, strict=True))
+    return values, parts
+
+
+def _stacked(spectra: Sequence[tuple[Array, Array]]) -> Blocks:
+    """Spectra with slopes of their own."""
+    widest = max(values.shape[1] for values, _ in spectra)
+    padded = [[np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in spectrum] for spectrum in spectra]
+    values, parts = (np.concatenate(side) for side in zip(*padded, strict=True))
+    return _plain_blocks(values, parts, np.zeros(len(values)))
 
 
 def of_one_example(
@@ -135,12 +156,8 @@ def of_one_example(
     if layers == "joint":
         cosines[-1] = cosine.of_one_example(spectra, kappa, squares)
         return cosines
-    widest = max(values.shape[1] for values, _ in spectra)
-    padded = [[np.pad(a, ((0, 0), (0, widest - a.shape[1]))) for a in spectrum] for spectrum in spectra]
-    values, parts = (np.concatenate(side) for side in zip(*padded, strict=True))
-    cosines[-1] = mean_cosine(
-        _plain_blocks(values, kappa[:, None] * parts, np.zeros_like(kappa)), float(kappa @ squares)
-    )
+    blocks = _stacked([(values, weight * parts) for (values, parts), weight in zip(spectra, kappa, strict=True)])
+    cosines[-1] = mean_cosine(blocks, float(kappa @ squares))
     return cosines
 
 
@@ -157,7 +174,13 @@ def separate_weight_perturbation(squared_norms: ArrayLike, sizes: ArrayLike) -> 
 
 
 def _plain_blocks(eigenvalues: Array, components: Array, others: Array) -> Blocks:
-    return Blocks(eigenvalues, components, (eigenvalues > 0).astype(np.float64), others)
+    """A mode a dimension, or one mode for all where every dimension that is there has the same eigenvalue."""
+    counts = (eigenvalues > 0).astype(np.float64)
+    largest = eigenvalues.max(1, keepdims=True, initial=0.0)
+    if bool(np.all((eigenvalues == largest) | (eigenvalues == 0))):
+        kept = np.sum(components * counts, axis=1, keepdims=True)
+        return Blocks(largest, kept, counts.sum(1, keepdims=True), others)
+    return Blocks(eigenvalues, components, counts, others)
 
 
 def _integrand(blocks: Blocks, slopes: Array, traces: Array, reach: float) -> Array:

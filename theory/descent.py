@@ -57,6 +57,8 @@ def descent_probability(
     factors: Sequence[Factor],
     kernels: Sequence[Array] | None = None,
     *,
+    mixed: Sequence[Array] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
     shared: bool,
     slope: Slope,
     layers: Layers,
@@ -64,8 +66,9 @@ def descent_probability(
     """P(⟨ĝ, g⟩_K > 0) of every layer, (layer + 1,), all layers together last; Gaussian noise.
 
     gradients: g_l (example, unit). factors: A_l. kernels: X Xᵀ (example, example) for weight space, None for activation
-    space. shared, slope, layers: the switches of docs/notation.md#the-three-switches.
-    NaN for a layer whose inner product is always zero.
+    space. mixed: WᵀG in place of K g, (example, unit), where weights are no matrix or shared. groups: which of the
+    given layers make up each layer that is asked for; each by itself by default. shared, slope, layers: the switches of
+    docs/notation.md#the-three-switches. NaN for a layer whose inner product is always zero.
 
     Raises ValueError for unknown switches and for sequences of different lengths.
     """
@@ -75,7 +78,9 @@ def descent_probability(
             f"gradients, factors and kernels must have one entry a layer, got {len(gradients)}, {len(factors)} and "
             f"{None if kernels is None else len(kernels)}"
         )
-    mixed = gradients if kernels is None else [kernel @ g for kernel, g in zip(kernels, gradients, strict=True)]
+    if mixed is None:
+        mixed = gradients if kernels is None else [kernel @ g for kernel, g in zip(kernels, gradients, strict=True)]
+    asked = [[layer] for layer in range(len(gradients))] if groups is None else groups
     slopes = [factor.pull(gradient) for factor, gradient in zip(factors, gradients, strict=True)]
     inners = [factor.pull(gradient) for factor, gradient in zip(factors, mixed, strict=True)]
     if slope == "batch":
@@ -83,9 +88,10 @@ def descent_probability(
     weights_of = _shared_weights if shared else _paired_weights
     if layers == "separate":
         weights = [weights_of(a, h) for a, h in zip(slopes, inners, strict=True)]
-        return np.array([*map(positive, weights), positive(np.concatenate(weights))])
+        grouped = [np.concatenate([weights[layer] for layer in group]) for group in asked]
+        return np.array([*map(positive, grouped), positive(np.concatenate(weights))])
     together = np.concatenate(slopes, axis=1)
-    chosen = [_embedded(inners, layer) for layer in range(len(inners))]
+    chosen = [_embedded(inners, group) for group in asked]
     return np.array([positive(weights_of(together, h)) for h in (*chosen, np.concatenate(inners, axis=1))])
 
 
@@ -110,9 +116,9 @@ def _merged(noise: Array, shared: bool) -> Array:
     return merged
 
 
-def _embedded(inners: Sequence[Array], layer: int) -> Array:
-    """The coefficients h of one layer with zeros for the noise of the others."""
-    return np.concatenate([h if index == layer else np.zeros_like(h) for index, h in enumerate(inners)], axis=1)
+def _embedded(inners: Sequence[Array], group: Sequence[int]) -> Array:
+    """The coefficients h of some layers with zeros for the noise of the others."""
+    return np.concatenate([h if index in group else np.zeros_like(h) for index, h in enumerate(inners)], axis=1)
 
 
 def _paired_weights(slopes: Array, inners: Array) -> Array:

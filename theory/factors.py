@@ -10,6 +10,9 @@ The methods below are all that second moments of a guess need, so a diagonal or 
     crossed    (A_c a_b)·(A_b a_c)
     fourth_pairs   Σ_j a_bj a_cj (A_bᵀA_c)_jj
     squared_covariance   ‖Σ‖_F²
+    restricted   the same A with the columns of some noise alone, the others zero
+
+Where an example has several rows at a tap, its units are the numbers of all of them, row after row.
 
 Arrays are float64. Raises ValueError for arrays of another type or number of dimensions, or that do not fit together.
 """
@@ -58,6 +61,9 @@ class Factor(Protocol):
     def squared_covariance(self) -> Array:
         """(example,)."""
 
+    def restricted(self, mask: Array) -> Factor:
+        """mask: ones and zeros, (noise,)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Diagonal:
@@ -95,6 +101,9 @@ class Diagonal:
 
     def squared_covariance(self) -> Array:
         return np.sum(self.scale**4, axis=1)
+
+    def restricted(self, mask: Array) -> Diagonal:
+        return Diagonal(self.scale * mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +152,9 @@ class Masked:
         square = self.scale**2
         return np.sum(square * (square @ (self.matrix.T @ self.matrix) ** 2), axis=1)
 
+    def restricted(self, mask: Array) -> Masked:
+        return Masked(self.scale, self.matrix * mask[:, None])
+
     def _rows(self, units: slice) -> Array:
         return self.scale[:, units, None] * self.matrix.T[units]
 
@@ -184,6 +196,9 @@ class Dense:
     def squared_covariance(self) -> Array:
         wide = self.array if self.array.shape[1] < self.array.shape[2] else self.array.transpose(0, 2, 1)
         return np.array([np.sum(gram(matrix) ** 2) for matrix in wide])
+
+    def restricted(self, mask: Array) -> Dense:
+        return Dense(self.array * mask)
 
     def _rows(self, units: slice) -> Array:
         return self.array[:, units]
@@ -236,6 +251,9 @@ class LowRank:
             self.right.transpose(0, 2, 1), self.right
         )
         return np.einsum("bmn,bnm->b", inner, inner)
+
+    def restricted(self, mask: Array) -> LowRank:
+        return LowRank(self.left, self.right * mask[:, None])
 
     def _weighted(self, weights: Array) -> Array:
         """Σ_j w_j A_uj² = L_u (Rᵀ diag(w) R) L_uᵀ for weights (example, noise)."""

@@ -9,6 +9,10 @@ symmetric, of unit variance, with
 
     E ε_i ε_j ε_k ε_m = pair (δ_ij δ_km + δ_ik δ_jm + δ_im δ_jk) + (fourth − 3 pair) δ_ijkm.
 
+Where an example has several rows at a layer, its units are the numbers of all of them, and ε is made of one noise
+vector for each row: entries of different vectors have pair = 1. Below, each term in pair or fourth is then a sum over
+these vectors, and what is between them counts once.
+
 With ``layers`` "separate", the slope of a layer leaves the other layers out. Let a_b = A_bᵀ g_b, so that
 t_b = Σ_l a_l,b·ε_l,b.
 
@@ -34,7 +38,7 @@ Sources: Ren et al. 2023 for one layer and Gaussian noise; the general forms are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,12 +88,49 @@ class Moments:
         return float(np.trace(self.products) if kernel is None else np.sum(kernel * self.products))
 
 
+@dataclass(frozen=True)
+class Law:
+    """E ε_i⁴ and, within a noise vector, E ε_i² ε_j²; how many noise vectors of one length make an example's ε."""
+
+    fourth: float
+    pair: float
+    vectors: int = 1
+
+    @property
+    def excess(self) -> float:
+        """What a fourth moment of a single entry has beyond that of a rotation-invariant law."""
+        return self.fourth - 3.0 * self.pair
+
+
+def noise_vectors(
+    factor: Factor, noise: Array, law: Law, *, beyond_one: bool = False
+) -> Iterator[tuple[float, Factor, Array, Array]]:
+    """The terms of fourth order: weight, A and a of some noise, and which noise (noise,), zeros elsewhere.
+
+    All of the noise has the weight 1, and each noise vector its pair less 1 more. With a single vector both are one
+    term. ``beyond_one`` leaves out the first.
+    """
+    every = np.ones(noise.shape[1])
+    if law.vectors == 1:
+        weight = law.pair - 1.0 if beyond_one else law.pair
+        if weight != 0.0:
+            yield weight, factor, noise, every
+        return
+    if not beyond_one:
+        yield 1.0, factor, noise, every
+    if law.pair != 1.0:
+        for mask in np.repeat(np.eye(law.vectors), noise.shape[1] // law.vectors, axis=1):
+            yield law.pair - 1.0, factor.restricted(mask), noise * mask, mask
+
+
 def moments(
     gradients: Sequence[Array],
     factors: Sequence[Factor],
     fourth: Sequence[float],
     pair: Sequence[float],
+    vectors: Sequence[int] | None = None,
     *,
+    outside: Array | None = None,
     shared: bool,
     slope: Slope,
     layers: Layers,
@@ -97,35 +138,46 @@ def moments(
     """Mean and second moments of one guess for both spaces, a `Moments` for each layer.
 
     gradients: g_l (example, unit), loss per unit of activation. factors: A_l. fourth, pair: E ε_i⁴ and E ε_i² ε_j² of
-    each layer's noise. shared, slope, layers: the switches of docs/notation.md#the-three-switches.
+    each layer's noise. vectors: how many noise vectors an example has at each layer, one by default. outside: Cov(o_b,
+    o_c) (example, example) of what is in the slopes of a joint pass beside these layers, t_b = Σ_l a_l,b·ε_l,b + o_b.
+    shared, slope, layers: the switches of docs/notation.md#the-three-switches.
 
     Raises ValueError for unknown switches, for sequences of different lengths and for shapes that do not fit.
     """
     check_switches(slope, layers)
     _check_shapes(gradients, factors, fourth, pair)
+    counts = [1] * len(factors) if vectors is None else vectors
+    laws = [Law(*law) for law in zip(fourth, pair, counts, strict=True)]
     pulled = [factor.pull(gradient) for factor, gradient in zip(factors, gradients, strict=True)]
+    beside = from_outside(len(gradients[0]), outside, slope, layers)
     if not shared:
-        return _independent(factors, pulled, fourth, pair, slope, layers)
+        return _independent(factors, pulled, laws, beside, slope, layers)
     if slope == "batch":
         pulled = [np.broadcast_to(noise.sum(0), noise.shape) for noise in pulled]
-    return _shared(factors, pulled, fourth, pair, slope, layers)
+    return _shared(factors, pulled, laws, beside, slope, layers)
+
+
+def from_outside(n_examples: int, outside: Array | None, slope: Slope, layers: Layers) -> Array:
+    """Covariances of what is in two examples' slopes from elsewhere, (example, example)."""
+    if outside is None or layers == "separate":
+        return np.zeros((n_examples, n_examples))
+    return outside if slope == "example" else np.full_like(outside, outside.sum())
 
 
 def _independent(
     factors: Sequence[Factor],
     pulled: Sequence[Array],
-    fourth: Sequence[float],
-    pair: Sequence[float],
+    laws: Sequence[Law],
+    beside: Array,
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
     strengths = np.stack([np.sum(noise**2, axis=1) for noise in pulled])  # ‖a‖², (layer, example)
-    others = of_others(strengths, slope, layers)
+    others = of_others(strengths, slope, layers) + np.diagonal(beside)
     moments = []
-    for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
+    for other, factor, noise, law in zip(others, factors, pulled, laws, strict=True):
         mean = factor.push(noise)
-        strength = others[layer] + pair[layer] * strengths[layer]
-        variances = _variances(factor, noise, mean, strength, fourth[layer], pair[layer])
+        variances = _variances(factor, noise, mean, other, law)
         moments.append(Moments(mean, variances, independent_covariances(mean, variances, slope)))
     return moments
 
@@ -161,33 +213,40 @@ def independent_covariances(mean: Array, variances: Array, slope: Slope) -> Arra
 def _shared(
     factors: Sequence[Factor],
     pulled: Sequence[Array],
-    fourth: Sequence[float],
-    pair: Sequence[float],
+    laws: Sequence[Law],
+    beside: Array,
     slope: Slope,
     layers: Layers,
 ) -> list[Moments]:
     products = np.stack([gram(noise) for noise in pulled])  # s_b·s_c, (layer, example, example)
-    others = _left_out(products) if layers == "joint" else np.zeros_like(products)
+    others = (_left_out(products) if layers == "joint" else np.zeros_like(products)) + beside
     moments = []
-    for layer, (factor, noise) in enumerate(zip(factors, pulled, strict=True)):
+    for other, factor, noise, law in zip(others, factors, pulled, laws, strict=True):
         mean = factor.push(noise)
-        strength = others[layer] + pair[layer] * products[layer]
-        # With the batch slope both crossed terms are inner products of means; one of them cancels the squared mean.
-        crossed = gram(mean) if slope == "batch" else factor.crossed(noise)
-        covariances = strength * factor.traces() + pair[layer] * crossed + (pair[layer] - 1.0) * gram(mean)
-        excess = fourth[layer] - 3.0 * pair[layer]
-        if excess != 0.0:
-            covariances = covariances + excess * factor.fourth_pairs(noise)
-        variances = _variances(factor, noise, mean, np.diagonal(strength), fourth[layer], pair[layer])
+        strength, rest = other, -gram(mean)
+        for weight, part, own, _ in noise_vectors(factor, noise, law):
+            if part is factor:  # Every example has the same trace of all noise, which is computed once.
+                strength = strength + weight * gram(own)
+            else:
+                rest = rest + weight * gram(own) * part.traces()
+            pushed = gram(part.push(own))
+            # With the batch slope both crossed terms are inner products of means.
+            rest = rest + weight * (pushed + (pushed if slope == "batch" else part.crossed(own)))
+        covariances = strength * factor.traces() + rest
+        if law.excess != 0.0:
+            covariances = covariances + law.excess * factor.fourth_pairs(noise)
+        variances = _variances(factor, noise, mean, np.diagonal(other), law)
         moments.append(Moments(mean, variances, covariances))
     return moments
 
 
-def _variances(factor: Factor, noise: Array, mean: Array, strength: Array, fourth: float, pair: float) -> Array:
-    """Var ĝ_bu, (example, unit). strength: O + pair ‖a‖² of the slope, (example,)."""
-    variances = strength[:, None] * factor.diagonal() + (2.0 * pair - 1.0) * mean**2
-    excess = fourth - 3.0 * pair
-    return variances + excess * factor.fourth(noise) if excess != 0.0 else variances
+def _variances(factor: Factor, noise: Array, mean: Array, others: Array, law: Law) -> Array:
+    """Var ĝ_bu, (example, unit). others: O, the slope's variance from elsewhere, (example,)."""
+    variances = others[:, None] * factor.diagonal() - mean**2
+    for weight, part, own, _ in noise_vectors(factor, noise, law):
+        strength = weight * np.sum(own**2, axis=1)
+        variances += strength[:, None] * part.diagonal() + 2.0 * weight * part.push(own) ** 2
+    return variances + law.excess * factor.fourth(noise) if law.excess != 0.0 else variances
 
 
 def check_switches(slope: str, layers: str) -> None:

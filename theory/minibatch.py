@@ -74,6 +74,16 @@ def gradient_moments(gradient: Array, size: int) -> Moments:
     return subsampled_moments(still, still, size)
 
 
+def summed_moments(gradients: Array, size: int) -> Moments:
+    """The moments of (B/m) Σ_{e ∈ S} g_e at rows that serve all examples, (1, unit). gradients: g_e (example, unit)."""
+    examples = len(gradients)
+    inclusion(examples, size)  # Checks them.
+    total, squares = gradients.sum(0, keepdims=True), np.sum(gradients**2, axis=0, keepdims=True)
+    spread = (examples - size) / size
+    variances = np.maximum(spread * (squares - (total**2 - squares) / max(examples - 1, 1)), 0.0)
+    return Moments(total, variances, variances.sum(1, keepdims=True))
+
+
 def subsampled_moments(whole: Moments, by_example: Moments, size: int) -> Moments:
     """The moments of a linear guess on a part of the batch.
 
@@ -95,28 +105,44 @@ def parts(whole: Moments, by_example: Moments, size: int, kernel: Array | None =
     return Parts(*(float(np.trace(part) if kernel is None else np.sum(kernel * part)) for part in both))
 
 
-def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, Array]:
-    """E_S Cov(ĝ | S): variances (example, unit) and covariances (example, example). Rows outside S have zero guesses.
+def given_rows(whole: Array, by_example: Array, size: int) -> Array:
+    """E_S tr Cov(ĝ_b, ĝ_c | S), (example, example), zero off the sample, in any space, from that of the whole batch.
 
     The variance of a row from its own slope has the factor f. The variance from the slopes of other rows and the
     covariance of two rows have the factor f₂.
     """
+    row, pair = inclusion(len(whole), size)
+    covariances = whole * (pair / row**2)
+    own = np.diagonal(by_example)
+    np.fill_diagonal(covariances, own / row + (np.diagonal(whole) - own) * (pair / row**2))
+    return covariances
+
+
+def between_rows(products: Array, size: int) -> Array:
+    """tr Cov E(ĝ | S) in the same form: of a minibatch of fixed rows, by f₂/f² − 1 = −(1 − f)/(f (B − 1)).
+
+    products: inner products of the examples' means, (example, example), in any space.
+    """
+    examples = len(products)
+    inclusion(examples, size)  # Checks them.
+    spread = (examples - size) / size  # (1 − f)/f
+    covariances = products * (-spread / max(examples - 1, 1))
+    np.fill_diagonal(covariances, spread * np.diagonal(products))
+    return covariances
+
+
+def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, Array]:
+    """E_S Cov(ĝ | S): variances (example, unit) and covariances (example, example)."""
     row, pair = inclusion(len(whole.mean), size)
     variances = by_example.variances / row + (whole.variances - by_example.variances) * (pair / row**2)
-    covariances = whole.covariances * (pair / row**2)
+    covariances = given_rows(whole.covariances, by_example.covariances, size)
     np.fill_diagonal(covariances, variances.sum(1))
     return variances, covariances
 
 
 def _between_rows(mean: Array, size: int) -> tuple[Array, Array]:
-    """Cov E(ĝ | S) in the same form: that of a minibatch of fixed rows, by f₂/f² − 1 = −(1 − f)/(f (B − 1))."""
-    examples = len(mean)
-    inclusion(examples, size)  # Checks them.
-    spread = (examples - size) / size  # (1 − f)/f
-    variances = spread * mean**2
-    covariances = gram(mean) * (-spread / max(examples - 1, 1))
-    np.fill_diagonal(covariances, variances.sum(1))
-    return variances, covariances
+    """Cov E(ĝ | S) in the same form."""
+    return (len(mean) - size) / size * mean**2, between_rows(gram(mean), size)
 
 
 def cosines_and_descents(products: Sequence[Array], size: int) -> tuple[Array, Array]:

@@ -54,18 +54,39 @@ def moments(
     Raises ValueError for unknown switches; for shared noise with the batch slope, whose mean has no closed form; for
     noise that is not rotation-invariant (fourth ≠ 3 pair); and for sequences of lengths that do not fit.
     """
-    check_switches(slope, layers)
-    if shared and slope == "batch" and len(gradients[-1]) > 1:
-        raise ValueError("shared noise with the batch's slope has no closed form: its mean holds products of examples")
-    if abs(fourth - 3 * pair) > 1e-12:
-        raise ValueError("rescaled directions have a closed form for rotation-invariant noise only: fourth = 3 pair")
     if not len(gradients) - 1 == len(weights) == len(derivatives):
         raise ValueError(
             "weights and derivatives must have one entry for every tap but the last, "
             f"got {len(weights)} and {len(derivatives)} for {len(gradients)} taps"
         )
-    parts = [_rescaled(*layer) for layer in zip(gradients, weights, derivatives, strict=False)]
-    parts.append(_plain(gradients[-1], pair))
+    triplets = [singular_triplets(*layer) for layer in zip(weights, derivatives, strict=True)]
+    spectra = [(values, vectors) for _, values, vectors in triplets]
+    return moments_of(gradients, [*spectra, None], fourth=fourth, pair=pair, shared=shared, slope=slope, layers=layers)
+
+
+def moments_of(
+    gradients: Sequence[Array],
+    spectra: Sequence[tuple[Array, Array] | None],
+    *,
+    fourth: float = 3.0,
+    pair: float = 1.0,
+    shared: bool = False,
+    slope: Slope,
+    layers: Layers,
+) -> list[Moments]:
+    """As `moments`, of any Jacobians by their singular values (example, mode) and right singular vectors.
+
+    spectra: (values, vectors (example, unit, mode)) a tap; None for an output tap.
+    """
+    check_switches(slope, layers)
+    if shared and slope == "batch" and len(gradients[-1]) > 1:
+        raise ValueError("shared noise with the batch's slope has no closed form: its mean holds products of examples")
+    if abs(fourth - 3 * pair) > 1e-12:
+        raise ValueError("rescaled directions have a closed form for rotation-invariant noise only: fourth = 3 pair")
+    parts = [
+        _plain(gradient, pair) if spectrum is None else _rescaled(gradient, *spectrum)
+        for gradient, spectrum in zip(gradients, spectra, strict=True)
+    ]
     strengths = np.stack(
         [np.sum(gradient * mean, axis=1) for gradient, (mean, _, _) in zip(gradients, parts, strict=True)]
     )
@@ -92,9 +113,8 @@ def _plain(gradient: Array, pair: float) -> tuple[Array, Array, Array]:
     return gradient, np.ones_like(gradient), pair * (square + 2 * gradient**2)
 
 
-def _rescaled(gradient: Array, weight: Array, derivative: Array) -> tuple[Array, Array, Array]:
+def _rescaled(gradient: Array, values: Array, vectors: Array) -> tuple[Array, Array, Array]:
     """Mean, E y_u² and E (y·g)² y_u² of the rescaled direction, (example, unit) each."""
-    _, values, vectors = singular_triplets(weight, derivative)
     units = gradient.shape[1]
     mean, diagonal, squares = (np.zeros_like(gradient) for _ in range(3))
     for example, (value, vector) in enumerate(zip(values, vectors, strict=True)):

@@ -5,9 +5,11 @@
     newton_schulz    A = p^N(J/‖J‖₂)ᵀ                 W̃⊥-NS, Wang et al. 2025
     preconditioned   A = (J_σᵀJ_σ)^(−½) J_σᵀ          W̃^P, Wang et al. 2025: V Uᵀ of the nonzero singular values
 
-W: (next_unit, unit), the next tap's weight without a bias column. d: (example, unit), φ' at this tap. The output tap
-has no upstream Jacobian; its factor is Diagonal(ones). With Gaussian noise the guess depends on A only through
-Σ = A Aᵀ. All functions take and return float64, and raise ValueError where W and d do not fit together.
+W: (next_unit, unit), the next tap's weight without a bias column. d: (example, unit), φ' at this tap. On networks other
+than chains J is written out, and the functions that end in "of" take its singular triplets. A unit is then one of the
+numbers of all rows of an example. An output tap has no upstream Jacobian; its factor is Diagonal(ones). With Gaussian
+noise the guess depends on A only through Σ = A Aᵀ. All functions take and return float64, and raise ValueError where W
+and d do not fit together.
 
 Source: docs/mathematics.md#upstream-guesses.
 """
@@ -54,8 +56,20 @@ def orthogonal(
         raise ValueError(f"k must be at least 1 or 'rank', got {k}")
     if which not in ("top", "bottom"):
         raise ValueError(f"which must be 'top' or 'bottom', got {which!r}")
-    left, values, right = singular_triplets(weight, derivative) if triplets is None else triplets
-    ranks = np.sum(values > max(weight.shape) * epsilon * values[:, :1], axis=1)
+    found = singular_triplets(weight, derivative) if triplets is None else triplets
+    return orthogonal_of(found, weight.shape, k, which, epsilon)
+
+
+def orthogonal_of(
+    triplets: tuple[Array, Array, Array],
+    sides: tuple[int, ...],
+    k: int | Literal["rank"],
+    which: Literal["top", "bottom"] = "top",
+    epsilon: float = DOUBLE,
+) -> LowRank:
+    """As `orthogonal`, of any Jacobians by their triplets. sides: numbers at the next tap and at this one."""
+    left, values, right = triplets
+    ranks = np.sum(values > max(sides) * epsilon * values[:, :1], axis=1)
     n_modes = max(1, int(ranks.max()) if k == "rank" else min(k, values.shape[1]))
     first = np.maximum(ranks - n_modes, 0) if which == "bottom" else np.zeros_like(ranks)
     modes = first[:, None] + np.arange(n_modes)
@@ -135,13 +149,18 @@ def newton_schulz(weight: Array, derivative: Array, coefficients: Array) -> Dens
     coefficients: a_1, a_3, a_5, a_7 in the order of the iterations, (iteration, 4) for all examples or
     (example, iteration, 4). A Jacobian of zeros gives A = 0. Raises ValueError for coefficients of another shape.
     """
-    examples = derivative.shape[0]
+    return newton_schulz_of(singular_triplets(weight, derivative), coefficients)
+
+
+def newton_schulz_of(triplets: tuple[Array, Array, Array], coefficients: Array) -> Dense:
+    """As `newton_schulz`, of any Jacobians by their triplets."""
+    left, values, right = triplets
+    examples = len(values)
     if coefficients.shape[-1] != 4 or coefficients.ndim not in (2, 3):
         raise ValueError(
             f"coefficients must be (iteration, 4) or (example, iteration, 4), got the shape {coefficients.shape}"
         )
     each = np.broadcast_to(coefficients, (examples, *coefficients.shape[-2:]))
-    left, values, right = singular_triplets(weight, derivative)
     norms = values[:, :1]
     mapped = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
     for step in range(each.shape[1]):
@@ -170,6 +189,17 @@ def preconditioned(weight: Array, derivative: Array, sigma: float = 1e-5) -> Low
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
     return orthogonal(weight, derivative, "rank")
+
+
+def triplets_of(jacobians: Array) -> tuple[Array, Array, Array]:
+    """As `singular_triplets`, of Jacobians written out, (example, next_unit, unit).
+
+    Raises ValueError for an array of another number of dimensions.
+    """
+    if jacobians.ndim != 3:
+        raise ValueError(f"jacobians must be (example, next_unit, unit), got {jacobians.shape}")
+    left, values, right = np.linalg.svd(jacobians, full_matrices=False)
+    return left, values, right.transpose(0, 2, 1)
 
 
 def singular_triplets(weight: Array, derivative: Array) -> tuple[Array, Array, Array]:

@@ -49,14 +49,14 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
             not what the closed form needs, such as upstream Jacobians.
     """
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
-    chosen, why = resolve(estimator), ""
+    chosen = resolve(estimator)
     form = closed_form_of(chosen)
     for need in form.needs(chosen):
         getattr(snapshot, need)
     try:
         guess = form.guess(snapshot, chosen)
     except NoClosedForm as reason:
-        guess, why = Guess(), str(reason)
+        guess = Guess(why=str(reason))
     found = guess.quantities(snapshot)
     for metric in metrics.registered():
         found |= metric.predicted(snapshot, guess)
@@ -70,8 +70,8 @@ def predict(snapshot: Snapshot, estimator: str | Estimator) -> xr.Dataset:
         variables[name] = (dims, values)
     variables["gradient_norm"] = (grid, np.sqrt(squared_gradients(snapshot, guess.weights is None)))
     dataset = xr.Dataset(variables, coords=coordinates(snapshot, label(chosen)))
-    if why:
-        dataset.attrs[schema.NOT_PREDICTED] = why
+    if guess.why:
+        dataset.attrs[schema.NOT_PREDICTED] = guess.why
     return schema.validate(schema.annotate(dataset))
 
 

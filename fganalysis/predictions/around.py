@@ -34,7 +34,7 @@ class Around:
         form, inside = self.look_up(estimator.estimator), estimator.estimator
         if estimator.size == snapshot.n_examples:
             return form.guess(snapshot, inside)
-        return form.subsampled(snapshot, inside, estimator.size).guess()
+        return form.subsampled(snapshot, inside, estimator.size).guess(snapshot)
 
     def needs(self, estimator: Any) -> Sequence[Need]:
         return self.look_up(estimator.estimator).needs(estimator.estimator)

@@ -35,8 +35,16 @@ def inputs_of(snapshot: Snapshot) -> list[Array]:
 
 
 def jacobians_of(snapshot: Snapshot) -> list[tuple[Array, Array]]:
-    """The next tap's weight (next_unit, unit) and φ' (example, unit) of every tap but the last."""
-    return [(double([j.weight])[0], double([j.derivative])[0]) for j in snapshot.upstream]
+    """The next tap's weight (next_unit, unit) and φ' (example, unit) of every tap but the last.
+
+    Raises:
+        NoClosedForm: a network that is no chain of Linear modules.
+    """
+    try:
+        jacobians = snapshot.upstream
+    except ValueError as error:
+        raise NoClosedForm(str(error)) from error
+    return [(double([j.weight])[0], double([j.derivative])[0]) for j in jacobians]
 
 
 def refuse_other_than_plain(snapshot: Snapshot) -> None:

@@ -9,21 +9,23 @@ from typing import Any
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.predictions.arrays import Array, double, jacobians_of
+from fganalysis.predictions.arrays import Array, double, jacobians_of, refuse_other_than_plain
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.linear import with_the_same_slopes
-from fganalysis.predictions.protocol import ClosedForm, upstream_jacobians
+from fganalysis.predictions.protocol import ClosedForm
 from theory import feedback
 
 
 def _fixed(law: Callable[..., list[Array]], snapshot: Snapshot, estimator: Any) -> Guess:
     """Deterministic, given the matrices."""
+    refuse_other_than_plain(snapshot)
     derivatives = [derivative for _, derivative in jacobians_of(snapshot)]
     guesses = law(derivatives, double(snapshot.gradients)[-1], double(estimator.matrices(snapshot)))
     return Guess([feedback.deterministic(guess) for guess in guesses], certain=True)
 
 
 def _learned(snapshot: Snapshot, estimator: estimators.ForwardDirectFeedback) -> Guess:
+    refuse_other_than_plain(snapshot)
     started = estimator.feedback
     if started and len(started[0]) > 1:
         return Guess()
@@ -59,8 +61,7 @@ _chained = partial(_fixed, feedback.chained_feedback)
 _direct = partial(_fixed, feedback.direct_feedback)
 
 FEEDBACK_ALIGNMENT, DIRECT_FEEDBACK = (
-    ClosedForm(guess, on_rows=partial(with_the_same_slopes, guess), needs=upstream_jacobians)
-    for guess in (_chained, _direct)
+    ClosedForm(guess, on_rows=partial(with_the_same_slopes, guess)) for guess in (_chained, _direct)
 )
-FORWARD_DIRECT_FEEDBACK = ClosedForm(_learned, on_rows=partial(_on_rows, _learned), needs=upstream_jacobians)
+FORWARD_DIRECT_FEEDBACK = ClosedForm(_learned, on_rows=partial(_on_rows, _learned))
 FORWARD_DIRECT_FEEDBACK_ADAM = replace(FORWARD_DIRECT_FEEDBACK, guess=_adam, on_rows=partial(_on_rows, _adam))

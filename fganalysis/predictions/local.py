@@ -7,7 +7,14 @@ import torch
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.predictions.arrays import Array, blocks_of, double, inputs_of, jacobians_of
+from fganalysis.predictions.arrays import (
+    Array,
+    blocks_of,
+    double,
+    inputs_of,
+    jacobians_of,
+    refuse_other_than_plain,
+)
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.linear import with_the_same_slopes
 from fganalysis.predictions.protocol import ClosedForm
@@ -19,6 +26,7 @@ def _local_loss(snapshot: Snapshot, estimator: estimators.LocalLoss) -> Guess:
     untrained = estimator.mode == "trained" and estimator.optimiser is None
     if estimator.head != "linear" or estimator.mode == "redrawn" or untrained:
         return Guess()
+    refuse_other_than_plain(snapshot)
     factor = _cross_entropies(snapshot)
     if factor is None:
         return Guess()

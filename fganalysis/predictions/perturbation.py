@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.predictions.arrays import blocks_of, double, jacobians_of
+from fganalysis.predictions.arrays import NoClosedForm, blocks_of, double, jacobians_of, refuse_other_than_plain
+from fganalysis.predictions.examples import examples_of
 from fganalysis.predictions.guess import Guess
-from fganalysis.predictions.linear import linear_guess_of, with_example_slopes
-from fganalysis.predictions.protocol import ClosedForm, Need, upstream_jacobians
+from fganalysis.predictions.linear import AlongNoise, along_noise_at, identity, linear_guess_of, with_example_slopes
+from fganalysis.predictions.protocol import ClosedForm
 from theory import activation_mixing
 from theory.factors import Diagonal
 
 
 def _activity(snapshot: Snapshot, estimator: estimators.ActivityPerturbation) -> Guess:
-    scales = [np.ones(tap.outputs.shape) for tap in snapshot.taps]
+    along = [identity(snapshot, index) for index in range(len(snapshot.taps))]
     if estimator.active_only:
-        scales[:-1] = [(derivative != 0).astype(float) for _, derivative in jacobians_of(snapshot)]
-    units = [tap.units for tap in snapshot.taps]
-    return linear_guess_of(snapshot, estimator, [Diagonal(scale) for scale in scales], units)
+        along = [_active(snapshot, index) for index in range(len(snapshot.taps))]
+    return linear_guess_of(snapshot, estimator, along)
 
 
-def _needs_of_activity(estimator: estimators.ActivityPerturbation) -> Sequence[Need]:
-    """Whether a unit is active is read off the derivative of its activation function."""
-    return ("upstream",) if estimator.active_only else ()
+def _active(snapshot: Snapshot, index: int) -> AlongNoise:
+    """The units that are alive; at an output tap all of them."""
+    tap = snapshot.taps[index]
+    if tap.following is None:
+        return identity(snapshot, index)
+    if tap.derivative is None:
+        raise NoClosedForm(f"dead units, which active_only masks, are unknown at tap {tap.name!r}")
+    mask = (double([tap.derivative])[0] != 0).astype(np.float64)
+    return along_noise_at(snapshot, Diagonal(examples_of(snapshot).vectors(index, mask)), index)
 
 
 def _mixing(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> Guess:
     rotation_invariant = abs(estimator.noise.fourth(8) - 3 * estimator.noise.pair(8)) < 1e-12
     if estimator.normalise and not rotation_invariant:
         return Guess()
+    refuse_other_than_plain(snapshot)
     gradients, jacobians = double(snapshot.gradients), jacobians_of(snapshot)
     sizes = [snapshot.n_examples] * len(jacobians) + [snapshot.taps[-1].units]
     return Guess(
@@ -51,5 +57,5 @@ def _mixing(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> Guess
     )
 
 
-ACTIVITY = ClosedForm(_activity, on_rows=partial(with_example_slopes, _activity), needs=_needs_of_activity)
-MIXING = ClosedForm(_mixing, needs=upstream_jacobians)
+ACTIVITY = ClosedForm(_activity, on_rows=partial(with_example_slopes, _activity))
+MIXING = ClosedForm(_mixing)

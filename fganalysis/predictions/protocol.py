@@ -18,17 +18,12 @@ from typing import Any, Literal
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.predictions.guess import Guess, GuessOnRows
 
-Need = Literal["upstream"]
+Need = Literal["upstream", "jacobians"]
 
 
 def only_gradients(estimator: Any) -> tuple[Need, ...]:
     """Of a closed form that reads nothing beside gradients and inputs."""
     return ()
-
-
-def upstream_jacobians(estimator: Any) -> tuple[Need, ...]:
-    """Of a closed form that reads the upstream Jacobians: the network must be a chain."""
-    return ("upstream",)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ import numpy as np
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.noise import Gaussian, is_isotropic
-from fganalysis.predictions.arrays import Array, Prediction, at_weights, double, inputs_of
+from fganalysis.predictions.arrays import Array, NoClosedForm, Prediction, at_weights, double, inputs_of
+from fganalysis.predictions.examples import examples_of, gradients_of
 from fganalysis.predictions.guess import Guess, GuessOnRows, WeightMoments
 from fganalysis.predictions.protocol import ClosedForm
+from fganalysis.predictions.weight_maps import products
 from theory import minibatch, multi_tangent, projection, weight_perturbation
 
 
@@ -41,8 +43,14 @@ Distribution = Callable[[Any, Sequence[float], Sequence[int], int], Prediction]
 def _layers(snapshot: Snapshot, estimator: Any, size: int | None) -> Layers:
     gradients, between = double(snapshot.weight_gradients), np.zeros(len(snapshot.weights))
     if size is not None:
-        pairs = zip(double(snapshot.gradients), inputs_of(snapshot), strict=True)
-        between = np.array([minibatch.variance((g @ g.T) * (x @ x.T), size) for g, x in pairs])
+        if snapshot.untapped_parameters or examples_of(snapshot).serving or not examples_of(snapshot).apart:
+            raise NoClosedForm(
+                "the gradient of some examples is unknown for parameters of no tap, for rows that serve all examples "
+                "and where examples interact"
+            )
+        vectors = gradients_of(snapshot)
+        grams = [products(snapshot, index, vectors) for index in range(len(snapshot.weights))]
+        between = np.array([minibatch.variance(gram, size) for gram in grams])
     squares = np.array([float((gradient**2).sum()) for gradient in gradients]) + between
     sizes = [layer.weight.numel() for layer in snapshot.weights]
     law = ([estimator.noise.fourth(n) for n in sizes], [estimator.noise.pair(n) for n in sizes])

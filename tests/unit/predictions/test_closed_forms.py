@@ -18,6 +18,7 @@ from fganalysis.estimators import (
     ActivityPerturbation,
     Averaged,
     Backpropagation,
+    DirectFeedback,
     FiniteDifference,
     Minibatch,
     OrthogonalUpstream,
@@ -175,11 +176,13 @@ class Branched(torch.nn.Module):
 def test_what_a_closed_form_needs_is_asked_for_first() -> None:
     inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     branched = fga.capture(Branched(), torch.nn.functional.cross_entropy, inputs, torch.arange(5) % 3)
-    assert not is_unknown(fga.predict(branched, "activity"))
+    for known in ("activity", Averaged(Upstream(), 2), ActivityPerturbation(active_only=True)):
+        assert not is_unknown(fga.predict(branched, known))
+    unknown = fga.predict(branched, DirectFeedback())
+    assert is_unknown(unknown) and "no chain of Linear modules" in unknown.attrs["not_predicted"]
     fga.register_closed_form(Scaled, ClosedForm(scaled, needs=lambda estimator: ("upstream",)))
-    for estimator in (ActivityPerturbation(active_only=True), Averaged(Upstream(), 2), Scaled()):
-        with pytest.raises(ValueError, match="the network is no chain of Linear modules: between tap 'first' and"):
-            fga.predict(branched, estimator)
+    with pytest.raises(ValueError, match="the network is no chain of Linear modules: between tap 'first' and"):
+        fga.predict(branched, Scaled())
 
 
 @pytest.mark.parametrize(
