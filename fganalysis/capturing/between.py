@@ -95,7 +95,7 @@ def arrivals(snapshot: Snapshot, what_for: str) -> tuple[Arrival | None, ...]:
     """
     graph = graph_of(snapshot)
     if snapshot.interaction:
-        raise ValueError(f"{snapshot.interaction}, so there is {what_for} for no example alone: use another guess")
+        raise ValueError(f"{snapshot.interaction}, so there is {what_for} for no example: use feedback_alignment")
     with LOCK:
         made: tuple[Arrival | None, ...] = snapshot.remember(
             "arrivals", lambda: tuple(_arrival(snapshot, graph, index, what_for) for index in range(len(snapshot.taps)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.predictions.arrays import Array, double, jacobians_of
+from fganalysis.predictions.arrays import Array, double, jacobians_of, refuse_other_than_plain
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.linear import with_the_same_slopes
 from fganalysis.predictions.protocol import ClosedForm, upstream_jacobians
@@ -18,12 +18,14 @@ from theory import feedback
 
 def _fixed(law: Callable[..., list[Array]], snapshot: Snapshot, estimator: Any) -> Guess:
     """Deterministic, given the matrices."""
+    refuse_other_than_plain(snapshot)
     derivatives = [derivative for _, derivative in jacobians_of(snapshot)]
     guesses = law(derivatives, double(snapshot.gradients)[-1], double(estimator.matrices(snapshot)))
     return Guess([feedback.deterministic(guess) for guess in guesses], certain=True)
 
 
 def _learned(snapshot: Snapshot, estimator: estimators.ForwardDirectFeedback) -> Guess:
+    refuse_other_than_plain(snapshot)
     started = estimator.feedback
     if started and len(started[0]) > 1:
         return Guess()

@@ -9,7 +9,7 @@ import numpy as np
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.predictions.arrays import blocks_of, double, jacobians_of
+from fganalysis.predictions.arrays import blocks_of, double, jacobians_of, refuse_other_than_plain
 from fganalysis.predictions.guess import Guess
 from fganalysis.predictions.linear import linear_guess_of, with_example_slopes
 from fganalysis.predictions.protocol import ClosedForm, Need, upstream_jacobians
@@ -31,6 +31,7 @@ def _needs_of_activity(estimator: estimators.ActivityPerturbation) -> Sequence[N
 
 
 def _mixing(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> Guess:
+    refuse_other_than_plain(snapshot)
     rotation_invariant = abs(estimator.noise.fourth(8) - 3 * estimator.noise.pair(8)) < 1e-12
     if estimator.normalise and not rotation_invariant:
         return Guess()

@@ -52,8 +52,8 @@ def _error_by_tangents(snapshot: Snapshot) -> Tensor:
         return torch.func.vmap(along, out_dims=1, chunk_size=TANGENTS_AT_ONCE)(torch.eye(last.units).to(at_last))
 
 
-def output_changes(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
-    """d, the derivative of the output along perturbations u of all hidden activations h_l = φ(s_l) together.
+def changes_along_a_chain(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
+    """d of a chain of Linear modules, along perturbations u of all hidden activations h_l = φ(s_l) together.
 
     directions: u_l (guess, example, unit) for every tap but the last. Returns (guess, example, output unit).
     "reverse" multiplies by the chain of upstream Jacobians, "forward" takes a forward-mode pass.
@@ -156,5 +156,8 @@ def check_drawn(seed: object, scale: object, feedback: object) -> None:
 
 
 def repeated(guesses: Sequence[Tensor], n_guesses: int) -> ActivationEstimates:
-    """``n_guesses`` times the same guess, (example, unit) for each tap, without copies."""
+    """``n_guesses`` times the same guess, (row, unit) or (1, row, unit) for each tap, without copies.
+
+    A tap that has ``n_guesses`` of them already keeps them.
+    """
     return ActivationEstimates(tuple(guess.expand(n_guesses, -1, -1) for guess in guesses))
