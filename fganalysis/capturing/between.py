@@ -103,6 +103,38 @@ def arrivals(snapshot: Snapshot, what_for: str) -> tuple[Arrival | None, ...]:
     return made
 
 
+def arriving_gradients(snapshot: Snapshot, places: Sequence[Arrival]) -> list[Tensor]:
+    """∂L/∂a, (example, number), at all places of the network where taps' outputs arrive; loss per unit of activation.
+
+    By one backward pass for all of them.
+    """
+
+    def make() -> list[Tensor]:
+        tensors = list({id(tensor): tensor for place in places for tensor in place.tensors}.values())
+        loss = graph_of(snapshot).loss
+        parts = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True) if tensors else ()
+        by_id = {
+            id(tensor): torch.zeros_like(tensor) if part is None else part
+            for tensor, part in zip(tensors, parts, strict=True)
+        }
+        return [place.by_example([by_id[id(tensor)] for tensor in place.tensors]) for place in places]
+
+    with LOCK:
+        made: list[Tensor] = snapshot.remember("arriving gradients", make)
+    return made
+
+
+def owners_of(tap: Tap) -> Owners:
+    """The example of each row of an output tap.
+
+    Raises:
+        ValueError: rows that serve several examples.
+    """
+    if tap.owners is None:
+        raise ValueError(f"tap {tap.name!r} at the outputs has rows that serve several examples: choose other taps")
+    return tap.owners
+
+
 def graph_of(snapshot: Snapshot) -> RecordedGraph:
     """The snapshot's graph.
 
