@@ -58,15 +58,14 @@ class Arrival:
         """(…, *shape) of each tensor that arrives → (…, example, number)."""
         parts = []
         for tensor, like, owners in zip(tensors, self.tensors, self.owners, strict=True):
-            rows = Layout(tuple(like.shape)).rows(tensor)
-            parts.append(owners.by_example(rows).squeeze(-1))
+            parts.append(by_example(tensor, tuple(like.shape), owners))
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def whole(self, numbers: Tensor) -> list[Tensor]:
         """The inverse of `by_example`."""
         pieces = numbers.split([owners.rows_each for owners in self.owners], dim=-1)
         return [
-            Layout(tuple(like.shape)).whole(owners.from_examples(piece.unsqueeze(-1)))
+            from_examples(piece, tuple(like.shape), owners)
             for piece, like, owners in zip(pieces, self.tensors, self.owners, strict=True)
         ]
 
@@ -83,6 +82,16 @@ class Arrival:
             flat = cotangents[0] if len(cotangents) == 1 else torch.cat([c.flatten(1) for c in cotangents], dim=1)
             parts.append(self.tap.layout.rows(self._back(flat)[0]))
         return torch.cat(parts).to(numbers.dtype)
+
+
+def by_example(tensor: Tensor, shape: tuple[int, ...], owners: Owners) -> Tensor:
+    """(…, *shape) → (…, example, number), given the example of each number."""
+    return owners.by_example(Layout(shape).rows(tensor)).squeeze(-1)
+
+
+def from_examples(numbers: Tensor, shape: tuple[int, ...], owners: Owners) -> Tensor:
+    """The inverse of `by_example`."""
+    return Layout(shape).whole(owners.from_examples(numbers.unsqueeze(-1)))
 
 
 def arrivals(snapshot: Snapshot, what_for: str) -> tuple[Arrival | None, ...]:

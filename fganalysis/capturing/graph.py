@@ -29,8 +29,11 @@ def is_chain(outputs: Sequence[Tensor], loss: Tensor) -> bool:
     return all(sources(end, outputs) == ({index - 1} if index else set()) for index, end in enumerate(ends))
 
 
-def sources(tensor: Tensor, outputs: Sequence[Tensor]) -> set[int]:
-    """The taps that a tensor is computed from without passing through another tap; a tap is no source of itself."""
+def sources(tensor: Tensor, outputs: Sequence[Tensor], passing: bool = False) -> set[int]:
+    """The taps that a tensor is computed from without passing through another tap; a tap is no source of itself.
+
+    passing: those that it is computed from through others as well.
+    """
     places: dict[Node, int] = {}
     for index, output in enumerate(outputs):
         if output.grad_fn is not None and output is not tensor:
@@ -45,8 +48,7 @@ def sources(tensor: Tensor, outputs: Sequence[Tensor]) -> set[int]:
         tap = places.get((node, place))
         if tap is not None:
             found.add(tap)
-            continue
-        if node not in seen:
+        if (tap is None or passing) and node not in seen:
             seen.add(node)
             pending.extend(node.next_functions)
     return found

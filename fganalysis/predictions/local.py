@@ -7,7 +7,7 @@ import torch
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.predictions.arrays import Array, blocks_of, double, inputs_of, jacobians_of
+from fganalysis.predictions.arrays import Array, blocks_of, double, inputs_of, jacobians_of, refuse_other_than_plain
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.linear import with_the_same_slopes
 from fganalysis.predictions.protocol import ClosedForm
@@ -17,8 +17,9 @@ from theory import feedback, local_loss
 def _local_loss(snapshot: Snapshot, estimator: estimators.LocalLoss) -> Guess:
     """The projection on the gradient of a linear head under the mean cross-entropy."""
     untrained = estimator.mode == "trained" and estimator.optimiser is None
-    if estimator.head != "linear" or estimator.mode == "redrawn" or untrained:
+    if estimator.head != "linear" or estimator.mode == "redrawn" or untrained or estimator.blocks is not None:
         return Guess()
+    refuse_other_than_plain(snapshot)
     factor = _cross_entropies(snapshot)
     if factor is None:
         return Guess()
