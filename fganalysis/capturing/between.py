@@ -177,7 +177,7 @@ def _arrival(snapshot: Snapshot, graph: RecordedGraph, index: int, what_for: str
             f"nothing that tap {following.name!r} is called with is a tensor that depends on tap {tap.name!r}, so "
             f"there is {what_for} at no place between the two: choose other taps"
         )
-    found = tuple(_owners(snapshot, graph, tap.following, tensor) for tensor in tensors)
+    found = tuple(_known_owners(snapshot, graph, tap.following, tensor) for tensor in tensors)
     owners = tuple(part for part in found if part is not None and part.rows_each * part.n_examples == part.n_rows)
     if len(owners) < len(tensors):
         raise ValueError(
@@ -185,6 +185,16 @@ def _arrival(snapshot: Snapshot, graph: RecordedGraph, index: int, what_for: str
             f"{what_for} for no example: choose other taps"
         )
     return Arrival(tap, following, graph.at_taps[index], tensors, owners)
+
+
+def _known_owners(snapshot: Snapshot, graph: RecordedGraph, index: int, tensor: Tensor) -> Owners | None:
+    """`_owners`, found out once for a network and a size of the batch: it takes longer than a training step."""
+    place = [id(other) for other in graph.arriving[index]].index(id(tensor))
+    known, key = snapshot.plan.later, ("arriving", index, place, tuple(tensor.shape), snapshot.n_examples)
+    if key not in known:
+        known[key] = _owners(snapshot, graph, index, tensor)
+    owners: Owners | None = known[key]
+    return owners
 
 
 def _owners(snapshot: Snapshot, graph: RecordedGraph, index: int, tensor: Tensor) -> Owners | None:
@@ -205,5 +215,5 @@ def _owners(snapshot: Snapshot, graph: RecordedGraph, index: int, tensor: Tensor
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     if len(tensors) == 1:
         return tensors[0]
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         return torch.cat([tensor.flatten() for tensor in tensors])

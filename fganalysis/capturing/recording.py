@@ -5,8 +5,8 @@ What costs more than a step, as whose a row is and what stands between two taps,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -90,13 +90,17 @@ class TapPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is found out about a network once. chain: see `graph.is_chain`."""
+    """What is found out about a network once.
+
+    chain: see `graph.is_chain`. later: what is found out when an estimator first asks for it.
+    """
 
     taps: tuple[TapPlan, ...]
     n_examples: int
     chain: bool
     mean_loss: bool = True
     interaction: str = ""
+    later: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def modules(self, network: torch.nn.Module) -> Modules:
         return [(name, network.get_submodule(name)) for name in dict.fromkeys(tap.key[0] for tap in self.taps)]

@@ -141,7 +141,7 @@ class _Forth:
         unique = list({id(tensor): tensor for place in found for tensor in place.tensors}.values())
         ends = [index for index, tap in enumerate(snapshot.taps) if tap.following is None]
         outputs = [graph.at_taps[index] for index in ends]
-        with LOCK, torch.enable_grad():
+        with LOCK, torch.inference_mode(False), torch.enable_grad():
             cotangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
             try:
                 parts = torch.autograd.grad(outputs, unique, cotangents, create_graph=True, allow_unused=True)

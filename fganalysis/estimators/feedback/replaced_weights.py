@@ -100,7 +100,10 @@ def carriers(snapshot: Snapshot) -> dict[str, nn.Module]:
 
 def gradients_through(snapshot: Snapshot, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """The gradients at the taps, (row, unit), carried back by other weights, by the name of the module."""
-    outputs, loss = _pass(snapshot, lambda name, module: weights[name])
+    # A graph saves no tensors that were made in inference mode.
+    with torch.inference_mode(False):
+        normal = {name: weight.clone() if weight.is_inference() else weight for name, weight in weights.items()}
+    outputs, loss = _pass(snapshot, lambda name, module: normal[name])
     with plainly(snapshot.device), LOCK:
         gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
     return tuple(

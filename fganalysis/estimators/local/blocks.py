@@ -121,8 +121,10 @@ def _recorded(snapshot: Snapshot, names: Sequence[str]) -> tuple[recording.Recor
     with LOCK, plainly(snapshot.device), buffers_kept(network):
         with Calls(tap_modules(snapshot), leaving):
             recorded = recording.recorded(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets, modules)
-        plan = recording.plan_of(recorded)
-    return recorded, plan, [kept[tap.name, tap.number, tap.place] for tap in snapshot.taps]
+        key, later = ("blocks", tuple(names)), snapshot.plan.later
+        if key not in later or not later[key].fits(recorded):
+            later[key] = recording.plan_of(recorded)
+    return recorded, later[key], [kept[tap.name, tap.number, tap.place] for tap in snapshot.taps]
 
 
 def _site(recorded: recording.Recorded, name: str) -> int:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
+    ActivationMixing,
     DirectFeedback,
     FeedbackAlignment,
     ForwardDirectFeedback,
     ForwardDirectFeedbackAdam,
+    LocalLoss,
     label,
 )
 from fganalysis.estimators.feedback import delivery
@@ -270,3 +272,12 @@ def test_they_are_sampled_and_train(name: str, estimator: Any) -> None:
         optimizer.step()
     trained = [parameter for parameter in case.network.parameters() if parameter.requires_grad]
     assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in trained)
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, ActivationMixing(), LocalLoss(mode="redrawn")], ids=label)
+def test_guesses_in_inference_mode_are_those_outside(estimator: Any) -> None:
+    case = ZOO["gpt"]()
+    first, second = (fga.capture(case.network, case.loss_fn, case.inputs, case.targets) for _ in range(2))
+    with torch.inference_mode():
+        inside = guesses(estimator, first, 2)
+    assert_close(inside, guesses(estimator, second, 2))
