@@ -158,7 +158,8 @@ def graph_of(snapshot: Snapshot) -> RecordedGraph:
             "autodiff='reverse'"
         )
     raise ValueError(
-        "the network is no chain of Linear modules, so what stands between its taps is unknown on a part of the batch"
+        "the network is no chain of Linear modules, so what stands between its taps is unknown on a part of the batch: "
+        "use all of it"
     )
 
 

@@ -84,18 +84,17 @@ def carriers(snapshot: Snapshot) -> dict[str, nn.Module]:
         ValueError: a snapshot without a graph.
     """
 
-    def make() -> dict[str, nn.Module]:
-        found: dict[str, nn.Module] = {}
+    graph_of(snapshot)
+    known = snapshot.plan.later
+    if "carriers" not in known:
+        names: dict[str, None] = {}
 
         def noted(name: str, module: nn.Module) -> None:
-            found[name] = module
+            names[name] = None
 
         _pass(snapshot, noted)
-        return found
-
-    graph_of(snapshot)
-    made: dict[str, nn.Module] = snapshot.remember("carriers", make)
-    return made
+        known["carriers"] = tuple(names)
+    return {name: snapshot.network.get_submodule(name) for name in known["carriers"]}
 
 
 def gradients_through(snapshot: Snapshot, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -60,10 +60,10 @@ class LocalLoss:
         mode: which heads make the guess: "frozen" ones, as drawn from ``seed``; "trained" ones; or heads that are
             "redrawn" for every guess.
         rate: Adam's learning rate when heads are trained.
-        blocks: names of the modules behind which heads stand; None for a head behind every tap but those at the
-            outputs. A projection in weight space is then that of all weights of the block together.
         optimiser: the trained heads with Adam's moments. `train_heads` makes it; so do `initialised` and then
             `advanced` after each step of the network's own training.
+        blocks: names of the modules behind which heads stand; None for a head behind every tap but those at the
+            outputs. A projection in weight space is then that of all weights of the block together.
 
     Closed form: for the linear head under the mean cross-entropy, whose v is known. There is none for deeper heads and
     other losses, whose v needs their backward pass, nor for redrawn heads, whose v is no polynomial of their weights.
@@ -95,14 +95,16 @@ class LocalLoss:
         check_optimiser(self.optimiser)
         if self.blocks is not None:
             check_names("blocks", self.blocks)
+            object.__setattr__(self, "blocks", tuple(self.blocks))
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         heads.check_targets(snapshot.targets, snapshot.outputs)
         if self.mode == "trained" and self.optimiser is None:
             raise ValueError("mode 'trained' needs trained heads: use train_heads, or initialised and advanced")
-        at_blocks = self._redrawn(snapshot, n_guesses, generator) if self.mode == "redrawn" else None
-        if at_blocks is None:
+        if self.mode == "redrawn":
+            at_blocks = self._redrawn(snapshot, n_guesses, generator)
+        else:
             at_blocks = self._head_gradients(snapshot, self.mode == "trained")
         if self._on_a_chain(snapshot):
             directions = self._at_taps(snapshot, at_blocks)

@@ -84,6 +84,16 @@ def test_a_branch_around_a_tap_is_no_chain_and_its_path_counts() -> None:
     assert not torch.allclose(found[0], at_inner @ first * slopes[0], rtol=1e-2)  # without the skip path
 
 
+def test_it_takes_examples_that_interact() -> None:
+    def batch_norm() -> nn.Module:
+        return nn.Sequential(nn.Conv1d(1, 2, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3))
+
+    snapshot = captured(build(batch_norm).train(), normal(5, 1, 4))
+    assert snapshot.interaction
+    found = [guess[0] for guess in guesses(FeedbackAlignment(feedback=true_weights(snapshot)), snapshot)]
+    assert_close(found, snapshot.gradients)
+
+
 def test_on_a_chain_the_graph_gives_what_the_products_with_the_slopes_give() -> None:
     snapshot = skipping(False)
     estimator = FeedbackAlignment(seed=2, scale=1.3)

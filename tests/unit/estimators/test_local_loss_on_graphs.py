@@ -213,7 +213,7 @@ def test_in_weight_space_a_block_has_one_scale_and_it_is_the_best() -> None:
 
 def test_a_tap_as_a_block_has_the_head_at_its_output() -> None:
     snapshot = residual()
-    found = guesses(LocalLoss(blocks=("stem",), target="local"), snapshot)
+    found = guesses(LocalLoss(blocks=["stem"], target="local"), snapshot)  # type: ignore[arg-type]
     stem: Any = snapshot.network.get_submodule("stem")
     output = stem(snapshot.inputs)
     (head,) = heads_of(LocalLoss(blocks=("stem",)), snapshot)
