@@ -71,8 +71,6 @@ def test_with_the_true_weights_it_is_backpropagation(name: str) -> None:
 def test_a_branch_around_a_tap_is_no_chain_and_its_path_counts() -> None:
     snapshot, plain = skipping(), skipping(False)
     assert plain.is_chain and not snapshot.is_chain
-    with pytest.raises(ValueError, match="the network is no chain of Linear modules: a branch goes around a tap"):
-        _ = snapshot.upstream
     estimator = FeedbackAlignment(seed=4)
     first, second = (matrix.T for matrix in estimator.matrices(snapshot))
     error = snapshot.gradients[-1]
@@ -82,6 +80,27 @@ def test_a_branch_around_a_tap_is_no_chain_and_its_path_counts() -> None:
     found = [guess[0] for guess in guesses(estimator, snapshot)]
     assert_close(found, [whole, at_inner, error])
     assert not torch.allclose(found[0], at_inner @ first * slopes[0], rtol=1e-2)  # without the skip path
+
+
+class Around(nn.Module):
+    """A branch from the hidden layer around the last one, to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.read = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs)
+        outputs: Tensor = hidden + self.read(torch.tanh(hidden))
+        return outputs
+
+
+def test_a_branch_around_the_last_tap_counts() -> None:
+    snapshot = captured(build(Around), normal(5, 3))
+    with pytest.raises(ValueError, match="the network is no chain of Linear modules: a branch goes around a tap"):
+        _ = snapshot.upstream
+    found = [guess[0] for guess in guesses(FeedbackAlignment(feedback=true_weights(snapshot)), snapshot)]
+    assert_close(found, snapshot.gradients)
 
 
 def test_it_takes_examples_that_interact() -> None:
