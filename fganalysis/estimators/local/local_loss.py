@@ -72,7 +72,7 @@ class LocalLoss:
         ValueError: unknown settings; at a call, a head that does not fit a block's output, class indices beyond the
             outputs, or mode "trained" before there are trained heads; on a network that is no chain of Linear modules
             and with ``blocks``, examples that interact, no output of a block of each example alone, outputs that are
-            no single tensor, or a snapshot without a backward pass or of a part of a batch.
+            no single tensor for the loss, or a snapshot without a backward pass or of a part of a batch.
     """
 
     head: heads.Kind = "linear"

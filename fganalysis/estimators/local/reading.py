@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import described
-from fganalysis.capturing.batch import output_owners
+from fganalysis.capturing.batch import differentiable, gradients_at_outputs, output_owners, replaced
 from fganalysis.capturing.rows import Layout, Owners
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.local import heads
@@ -49,15 +49,15 @@ def reading_of(snapshot: Snapshot, name: str, numbers: Tensor, shape: tuple[int,
     """How a head reads (example, number), the block's output with an example's in this shape.
 
     Raises:
-        ValueError: outputs of the network that are no single tensor with examples along an axis.
+        ValueError: a loss that reads no single tensor with examples along an axis of what the network returns.
     """
     signal = numbers.unflatten(1, shape).movedim(1 + unit_axis, 1)
-    outputs, n = snapshot.outputs, snapshot.n_examples
-    found = output_owners(outputs, n) if isinstance(outputs, Tensor) else None
+    n, outputs = snapshot.n_examples, _read_by_the_loss(snapshot)
+    found = output_owners(outputs, n)
     if found is None:
         raise ValueError(
-            "the head of a local loss predicts what the network does, which must be one tensor with an axis of "
-            f"examples, got {described(outputs)}: let forward return such a tensor"
+            f"a head predicts in the place of the network, whose outputs {described(outputs)} have no axis of "
+            f"{n} examples: let forward return such a tensor"
         )
     axis, owners = found
     one = [size for place, size in enumerate(outputs.shape) if place != axis]
@@ -71,10 +71,29 @@ def reading_of(snapshot: Snapshot, name: str, numbers: Tensor, shape: tuple[int,
     def loss(predicted: Tensor) -> Tensor:
         by_example = (predicted.mT if first else predicted).reshape(n, *one)
         whole = by_example.movedim(0, axis) if owners.is_plain else by_example.flatten(0, 1)
-        return snapshot.loss_fn(whole, snapshot.targets)
+        return snapshot.loss_fn(replaced(snapshot.outputs, {id(outputs): whole}), snapshot.targets)
 
     n_outputs = one[-1] if last else one[0] if first else math.prod(one)
     return Reading(name, signal, unit_axis, n_outputs, last or first, loss)
+
+
+def _read_by_the_loss(snapshot: Snapshot) -> Tensor:
+    """The one tensor in what the network returns that the loss depends on."""
+    if isinstance(snapshot.outputs, Tensor):
+        return snapshot.outputs
+
+    def make() -> list[Tensor]:
+        gradients = gradients_at_outputs(snapshot.loss_fn, snapshot.outputs, snapshot.targets)
+        pairs = zip(differentiable(snapshot.outputs), gradients, strict=True)
+        return [tensor for tensor, gradient in pairs if bool(gradient.any())]
+
+    read: list[Tensor] = snapshot.remember("read by the loss", make)
+    if len(read) != 1:
+        raise ValueError(
+            f"a head predicts one tensor in the place of the network, and the loss reads {len(read)} of what it "
+            "returns: let forward return one tensor"
+        )
+    return read[0]
 
 
 def example_shape(shape: tuple[int, ...], owners: Owners) -> tuple[tuple[int, ...], int] | None:

@@ -224,6 +224,18 @@ def test_a_tap_as_a_block_has_the_head_at_its_output() -> None:
         torch.testing.assert_close(guess[0], exact, rtol=1e-12, atol=1e-15)
 
 
+class Logits(nn.Module):
+    """Another network's logits alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs).logits
+        return logits
+
+
 class ClassesFirst(nn.Module):
     """A sequence whose outputs are (example, class, position), as `cross_entropy` takes them."""
 
@@ -261,6 +273,15 @@ def test_outputs_at_every_position_are_predicted_at_every_position(
     assert all(len(head[0]) == outputs for head in heads_of(estimator, snapshot))
     trained = train_heads(estimator, snapshot, 30)
     assert bool((trained.head_losses(snapshot) < estimator.head_losses(snapshot)).all())
+
+
+@pytest.mark.parametrize("mode", ["frozen", "redrawn"])
+def test_a_head_predicts_the_tensor_of_an_output_object_that_the_loss_reads(mode: Any) -> None:
+    case = ZOO["output_object"]()
+    given = fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
+    plain = fga.capture(Logits(case.network), nn.functional.cross_entropy, case.inputs, case.targets)
+    for one, other in zip(guesses(LocalLoss(mode=mode), given), guesses(LocalLoss(mode=mode), plain), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
 
 
 # Sampling, training, refusals
@@ -307,10 +328,9 @@ def test_what_has_no_local_loss_is_refused_in_one_sentence() -> None:
     spoken = fga.capture(language.network, token_loss, tokens, tokens)
     with pytest.raises(ValueError, match="a cnn head has no form for a prediction at each place, as behind 'tokens'"):
         guesses(LocalLoss("cnn"), spoken)
-    for name in ("output_object", "tuple_targets"):
-        case = ZOO[name]()
-        with pytest.raises(ValueError, match="predicts what the network does, which must be one tensor"):
-            guesses(LocalLoss(), fga.capture(case.network, case.loss_fn, case.inputs, case.targets))
+    case = ZOO["tuple_targets"]()
+    with pytest.raises(ValueError, match=r"predicts one tensor .* and the loss reads 2 of what it returns"):
+        guesses(LocalLoss(), fga.capture(case.network, case.loss_fn, case.inputs, case.targets))
     interacting = captured(
         build(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))).train(), normal(5, 3)
     )
