@@ -16,31 +16,39 @@ def downstream(outputs: Sequence[Tensor]) -> list[list[int]]:
     outputs: with their graphs, in the order of the forward pass. The first is the next tap: skip paths between the two
     are part of the map from one to the other. Where there are more, a branch goes around the next tap.
     """
-    places: dict[Node, int] = {}
-    for index, output in enumerate(outputs):
-        if output.grad_fn is not None:
-            places[(output.grad_fn, output.output_nr)] = index
     reached: list[list[int]] = [[] for _ in outputs]
     for index, output in enumerate(outputs):
-        for earlier in _reached(output, places, index):
+        for earlier in sources(output, outputs):
             reached[earlier].append(index)
     return reached
 
 
-def _reached(output: Tensor, places: dict[Node, int], own: int) -> set[int]:
-    """The taps that an output is computed from without passing through another tap."""
+def is_chain(outputs: Sequence[Tensor], loss: Tensor) -> bool:
+    """Whether every tap, and the loss at the end, is computed from the tap before it and from no other tap."""
+    ends = [*outputs, loss]
+    return all(sources(end, outputs) == ({index - 1} if index else set()) for index, end in enumerate(ends))
+
+
+def sources(tensor: Tensor, outputs: Sequence[Tensor], passing: bool = False) -> set[int]:
+    """The taps that a tensor is computed from without passing through another tap; a tap is no source of itself.
+
+    passing: those that it is computed from through others as well.
+    """
+    places: dict[Node, int] = {}
+    for index, output in enumerate(outputs):
+        if output.grad_fn is not None and output is not tensor:
+            places[(output.grad_fn, output.output_nr)] = index
     found: set[int] = set()
     seen: set[Any] = set()
-    pending: list[Node] = [] if output.grad_fn is None else list(output.grad_fn.next_functions)
+    pending: list[Node] = [] if tensor.grad_fn is None else [(tensor.grad_fn, tensor.output_nr)]
     while pending:
         node, place = pending.pop()
         if node is None:
             continue
         tap = places.get((node, place))
-        if tap is not None and tap != own:
+        if tap is not None:
             found.add(tap)
-            continue
-        if node not in seen:
+        if (tap is None or passing) and node not in seen:
             seen.add(node)
             pending.extend(node.next_functions)
     return found

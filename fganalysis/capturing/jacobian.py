@@ -53,7 +53,7 @@ class Jacobian:
     def _forth(self) -> Pull:
         assert self.outputs is not None
         here, there = self.outputs
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             cotangent = torch.zeros_like(there, requires_grad=True)
             try:
                 (pulled,) = torch.autograd.grad(there, here, cotangent, create_graph=True)

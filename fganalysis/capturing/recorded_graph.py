@@ -13,13 +13,16 @@ from fganalysis.capturing.batch import output_owners
 
 @dataclass(frozen=True, eq=False)
 class RecordedGraph:
-    """Tensors with their graph: the taps' outputs, in the shape that the modules gave them, and the network's.
+    """Tensors with their graph: the taps' outputs, in the shape that the modules gave them, the network's and the loss.
 
-    outputs: with ∂L/∂o, by the loss function alone, which is made where it is asked for.
+    arriving: what each tap was called with, as far as it depends on parameters. outputs: with ∂L/∂o, by the loss
+    function alone, which is made where it is asked for.
     """
 
     at_taps: tuple[Tensor, ...]
+    arriving: tuple[tuple[Tensor, ...], ...]
     outputs: tuple[Tensor, ...]
+    loss: Tensor
     gradients: Callable[[], list[Tensor]]
 
     def gradients_of_examples(self, taps: list[int], n_examples: int) -> list[Tensor]:

@@ -5,8 +5,8 @@ What costs more than a step, as whose a row is and what stands between two taps,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -16,7 +16,14 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from fganalysis.capturing import graph, refusals
-from fganalysis.capturing.batch import buffers_kept, differentiable, gradients_at_outputs, map_tensors, output_owners
+from fganalysis.capturing.batch import (
+    buffers_kept,
+    differentiable,
+    gradients_at_outputs,
+    map_tensors,
+    output_owners,
+    tensors_in,
+)
 from fganalysis.capturing.calls import Call, Calls, Taps, owners
 from fganalysis.capturing.examples import Ownership, Seen, example_weights, ownership, rolls
 from fganalysis.capturing.forward_mode import LOCK
@@ -83,12 +90,17 @@ class TapPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is found out about a network once. untapped: whether parameters belong to no tap."""
+    """What is found out about a network once.
+
+    chain: see `graph.is_chain`. later: what is found out when an estimator first asks for it.
+    """
 
     taps: tuple[TapPlan, ...]
     n_examples: int
+    chain: bool
     mean_loss: bool = True
     interaction: str = ""
+    later: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def modules(self, network: torch.nn.Module) -> Modules:
         return [(name, network.get_submodule(name)) for name in dict.fromkeys(tap.key[0] for tap in self.taps)]
@@ -233,7 +245,8 @@ def _planned(recording: Recorded, found: Sequence[Ownership], downstream: Sequen
             )
         )
     interaction = _why_interacting(recording.network, interacting[-1]) if interacting else ""
-    return Plan(tuple(taps), recording.n_examples, interaction=interaction)
+    chain = graph.is_chain(recording.outputs_at_taps, recording.loss)
+    return Plan(tuple(taps), recording.n_examples, chain, interaction=interaction)
 
 
 def _why_interacting(network: torch.nn.Module, tap: str) -> str:
@@ -420,7 +433,17 @@ def snapshot_of(
 
 def _graph(recording: Recorded) -> RecordedGraph:
     gradients = partial(gradients_at_outputs, recording.loss_fn, recording.outputs, recording.targets)
-    return RecordedGraph(tuple(recording.outputs_at_taps), differentiable(recording.outputs), gradients)
+    arriving = []
+    for site in recording.sites:
+        given = tensors_in((site.call.arguments, site.call.keywords))
+        arriving.append(tuple({id(tensor): tensor for tensor in given if tensor.requires_grad}.values()))
+    return RecordedGraph(
+        tuple(recording.outputs_at_taps),
+        tuple(arriving),
+        differentiable(recording.outputs),
+        recording.loss,
+        gradients,
+    )
 
 
 def _full_names(site: Site, names: Mapping[int, str]) -> dict[str, str]:
@@ -560,4 +583,5 @@ def plan_by_forward_mode(recording: Recorded) -> Plan:
                 site.key, whose.layout.unit_axes, order, whose.shared, index + 1 if chained else None, bool(chained)
             )
         )
-    return Plan(tuple(taps), recording.n_examples)
+    # A tangent that comes around a tap would have shown.
+    return Plan(tuple(taps), recording.n_examples, all(tap.elementwise for tap in taps[:-1]))

@@ -152,8 +152,15 @@ class Snapshot:
             return Jacobian(tap, following, tap.upstream)
         if self.graph is None:
             raise ValueError(f"the upstream Jacobian of tap {tap.name!r} is unknown on a part of the batch")
-        return Jacobian(
-            tap, following, outputs=(self.graph.at_taps[self.taps.index(tap)], self.graph.at_taps[tap.following])
+        at_taps = self.graph.at_taps
+        return Jacobian(tap, following, outputs=(at_taps[self.taps.index(tap)], at_taps[tap.following]))
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every tap but the last leads to the next through elementwise functions, and none goes around it."""
+        hidden = enumerate(self.taps[:-1])
+        return bool(self.plan.chain) and all(
+            tap.upstream is not None and tap.following == index + 1 for index, tap in hidden
         )
 
     @property
@@ -163,15 +170,15 @@ class Snapshot:
         Raises:
             ValueError: anything but elementwise functions between two taps, or a branch around a tap.
         """
-        jacobians = []
         for index, tap in enumerate(self.taps[:-1]):
             if tap.upstream is None or tap.following != index + 1 or tap.branches:
                 raise ValueError(
                     f"the network is no chain of Linear modules: between tap {tap.name!r} and the next one there must "
                     "be elementwise functions only, and no branch around them"
                 )
-            jacobians.append(tap.upstream)
-        return tuple(jacobians)
+        if not self.is_chain:
+            raise ValueError("the network is no chain of Linear modules: a branch goes around a tap")
+        return tuple(tap.upstream for tap in self.taps if tap.upstream is not None)
 
     @cached_property
     def mixed_gradients(self) -> tuple[Tensor, ...]:

@@ -24,7 +24,7 @@ from theory import feedback, local_loss
 def _local_loss(snapshot: Snapshot, estimator: estimators.LocalLoss) -> Guess:
     """The projection on the gradient of a linear head under the mean cross-entropy."""
     untrained = estimator.mode == "trained" and estimator.optimiser is None
-    if estimator.head != "linear" or estimator.mode == "redrawn" or untrained:
+    if estimator.head != "linear" or estimator.mode == "redrawn" or untrained or estimator.blocks is not None:
         return Guess()
     refuse_other_than_plain(snapshot)
     factor = _cross_entropies(snapshot)

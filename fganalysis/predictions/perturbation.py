@@ -36,6 +36,7 @@ def _active(snapshot: Snapshot, index: int) -> AlongNoise:
 
 
 def _mixing(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> Guess:
+    refuse_other_than_plain(snapshot)
     rotation_invariant = abs(estimator.noise.fourth(8) - 3 * estimator.noise.pair(8)) < 1e-12
     if estimator.normalise and not rotation_invariant:
         return Guess()

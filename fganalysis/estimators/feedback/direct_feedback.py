@@ -2,6 +2,9 @@
 
     ĝ_l,b = φ'(s_l,b) ⊙ (B_l e_b),   e_b = ∂L/∂s_last,b;   at the output tap ĝ = e
 
+On any other network B_l e_b is delivered at what arrives at the next tap downstream, and pulled back through what
+stands between (`fganalysis.estimators.feedback.delivery`).
+
 Random: B_l, drawn once; given B the guess is deterministic. Biased, exact at the output tap. Source: Nøkland 2016.
 """
 
@@ -14,7 +17,8 @@ from torch import Tensor
 
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.feedback.matrices import check_drawn, check_matrices, output_error, random_matrices, repeated
+from fganalysis.estimators.feedback.delivery import delivered, error_by_example, hidden_taps, sizes
+from fganalysis.estimators.feedback.matrices import check_drawn, check_matrices, random_matrices
 from fganalysis.estimators.guesses import ActivationEstimates
 
 
@@ -25,10 +29,14 @@ class DirectFeedback:
     Fields:
         seed, scale: of random matrices with entries N(0, scale²/unit). At scale 1 they keep the mean squared length of
             an error.
-        feedback: the matrices themselves instead, (unit, output unit) for every tap but the last.
+        feedback: the matrices themselves instead, of every tap but the last (unit, output unit). Where examples have
+            several rows or the network is no chain, of every tap with a next one (number of an example that arrives at
+            the next tap, number of an example at the output taps).
 
     Raises:
-        ValueError: a wrong field; at a call, matrices that do not fit the network.
+        ValueError: a wrong field; at a call, matrices that do not fit the network or would be too large; on a network
+            that is no chain, examples that interact, no numbers of each example alone where errors are delivered, or a
+            snapshot without a backward pass or of a part of a batch.
     """
 
     seed: int = 0
@@ -40,21 +48,17 @@ class DirectFeedback:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        error = output_error(snapshot)
         matrices = self.matrices(snapshot)
-        guesses = [
-            error @ matrix.T * jacobian.derivative for matrix, jacobian in zip(matrices, snapshot.upstream, strict=True)
-        ]
-        return repeated([*guesses, error], n_guesses)
+        error = error_by_example(snapshot)
+        return delivered(snapshot, [(error @ matrix.T).unsqueeze(0) for matrix in matrices], n_guesses)
 
     def matrices(self, snapshot: Snapshot) -> tuple[Tensor, ...]:
-        """B_l, (unit, output unit) for every tap but the last: ``feedback``, or the random matrices of ``seed``."""
-        outputs = snapshot.taps[-1].outputs
-        shapes = [(tap.units, outputs.shape[1]) for tap in snapshot.taps[:-1]]
+        """B_l in the shapes of the field ``feedback``: what it holds, or the random matrices of ``seed``."""
+        shapes, like = sizes(snapshot), snapshot.taps[-1].outputs
         if self.feedback is not None:
-            check_matrices(self.feedback, shapes, snapshot.layers, outputs)
+            check_matrices(self.feedback, shapes, [tap.name for tap in hidden_taps(snapshot)], like)
             return self.feedback
         drawn: tuple[Tensor, ...] = snapshot.remember(
-            ("direct_feedback", self.seed, self.scale), lambda: random_matrices(shapes, self.seed, self.scale, outputs)
+            ("direct_feedback", self.seed, self.scale), lambda: random_matrices(shapes, self.seed, self.scale, like)
         )
         return drawn

@@ -5,6 +5,9 @@
     ForwardDirectFeedback:        B_l ← (1−α)B_l + αM_l,   B_l = 0 at first
     ForwardDirectFeedbackAdam:    Adam on the gradient B_l − M_l
 
+On any other network errors are delivered and perturbations added at what arrives at the next tap downstream, in the
+place of φ(s_l), and all rows of an example are one vector (`fganalysis.estimators.feedback.delivery`).
+
 𝒥 = ∂s_last/∂φ(s_l). Perturbations are added to the activations behind φ, so φ' enters only once. One pass perturbs all
 hidden layers, so d contains the noise of all of them. Random: u of every step. Biased by the lag (1−α)ᵗ of a finite
 history and, below the last hidden layer, by the spread of 𝒥 over examples. Sources:
@@ -25,13 +28,8 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.adam import AdamState, check_optimiser, numbered
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
-from fganalysis.estimators.feedback.matrices import (
-    check_feedback,
-    check_matrices,
-    output_changes,
-    output_error,
-    repeated,
-)
+from fganalysis.estimators.feedback.delivery import delivered, error_by_example, hidden_taps, output_changes, sizes
+from fganalysis.estimators.feedback.matrices import check_feedback, check_matrices
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 
@@ -45,7 +43,9 @@ class ForwardDirectFeedback:
     Fields:
         rate: α. noise: the law of u.
         feedback: the state B, (history, output unit, unit) for every tap but the last, with one history for all guesses
-            or one for each guess; None stands for B = 0.
+            or one for each guess; None stands for B = 0. Where examples have several rows or the network is no chain,
+            (history, number at the output taps, number that arrives at the next tap), numbers of an example, for every
+            tap with a next one.
         steps: with 0 a call draws nothing, and `advanced` updates B during training. A positive number makes every
             guess start a history of its own from ``feedback`` and update it so many times at these frozen weights. The
             variance of FDFA is measured in this way.
@@ -54,7 +54,8 @@ class ForwardDirectFeedback:
     different B.
 
     Raises:
-        ValueError: a rate outside (0, 1] or a negative ``steps``; at a call, a state that does not fit.
+        ValueError: a rate outside (0, 1] or a negative ``steps``; at a call, a state that does not fit, and what
+            `DirectFeedback` refuses.
     """
 
     rate: float = 1e-4
@@ -102,8 +103,8 @@ class ForwardDirectFeedback:
 class ForwardDirectFeedbackAdam:
     """ĝ = φ' ⊙ (Bᵀe), where Adam updates B with learning rate ``rate``, as in the public code of Bacho and Chu.
 
-    optimiser: the state, B and Adam's two moments, each (history, output unit, unit) for every tap but the last. The
-    other fields are those of `ForwardDirectFeedback`. With ``steps`` > 0 there is no closed form, as Adam divides by a
+    optimiser: the state, B and Adam's two moments, each in the shapes of `ForwardDirectFeedback.feedback`. The other
+    fields are those of `ForwardDirectFeedback`. With ``steps`` > 0 there is no closed form, as Adam divides by a
     random running mean.
     """
 
@@ -153,12 +154,13 @@ class ForwardDirectFeedbackAdam:
 def feedback_samples(
     snapshot: Snapshot, noise: Noise, histories: int, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
-    """M_l = (1/N) Σ_b d_b u_l,bᵀ, once for each history: (history, output unit, unit) for every tap but the last."""
+    """M_l = (1/N) Σ_b d_b u_l,bᵀ, once for each history, in the shapes of `ForwardDirectFeedback.feedback`."""
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     check_kind("generator", generator, torch.Generator, "a torch.Generator")
-    if len(snapshot.taps) == 1:
+    shapes, like = sizes(snapshot), snapshot.taps[-1].outputs
+    if not shapes:
         return ()
-    directions = [noise.draw((histories, *tap.outputs.shape), generator, tap.outputs) for tap in snapshot.taps[:-1]]
+    directions = [noise.draw((histories, snapshot.n_examples, n), generator, like) for n, _ in shapes]
     changes = output_changes(snapshot, directions).mT / snapshot.n_examples
     return tuple(torch.bmm(changes, direction) for direction in directions)
 
@@ -166,16 +168,15 @@ def feedback_samples(
 def guesses_from(snapshot: Snapshot, feedback: Sequence[Tensor], n_guesses: int) -> ActivationEstimates:
     """φ' ⊙ (B_lᵀ e): a guess for each history, or the same guess ``n_guesses`` times from a single history."""
     _check_histories(feedback, snapshot, n_guesses)
-    error = output_error(snapshot)
-    guesses = [error @ b * jacobian.derivative for b, jacobian in zip(feedback, snapshot.upstream, strict=True)]
-    return repeated([*guesses, error], n_guesses)
+    error = error_by_example(snapshot)
+    return delivered(snapshot, [error @ b for b in feedback], n_guesses)
 
 
 def _zeros(snapshot: Snapshot, histories: int) -> tuple[Tensor, ...]:
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     check_whole("histories", histories)
-    outputs = snapshot.taps[-1].outputs
-    return tuple(outputs.new_zeros(histories, outputs.shape[1], tap.units) for tap in snapshot.taps[:-1])
+    like = snapshot.taps[-1].outputs
+    return tuple(like.new_zeros(histories, n_errors, n_numbers) for n_numbers, n_errors in sizes(snapshot))
 
 
 def _histories(feedback: Sequence[Tensor]) -> int:
@@ -194,9 +195,7 @@ def _check_settings(estimator: ForwardDirectFeedback | ForwardDirectFeedbackAdam
 
 def _check_histories(feedback: Sequence[Tensor], snapshot: Snapshot, n_guesses: int) -> None:
     histories = _histories(feedback)
-    out = snapshot.taps[-1].units
-    check_matrices(
-        feedback, [(histories, out, tap.units) for tap in snapshot.taps[:-1]], snapshot.layers, snapshot.outputs
-    )
+    shapes = [(histories, n_errors, n_numbers) for n_numbers, n_errors in sizes(snapshot)]
+    check_matrices(feedback, shapes, [tap.name for tap in hidden_taps(snapshot)], snapshot.taps[-1].outputs)
     if histories not in (1, n_guesses):
         raise ValueError(f"feedback holds {histories} histories: n_guesses must be as many, got {n_guesses}")

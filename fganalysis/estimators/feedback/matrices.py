@@ -52,8 +52,8 @@ def _error_by_tangents(snapshot: Snapshot) -> Tensor:
         return torch.func.vmap(along, out_dims=1, chunk_size=TANGENTS_AT_ONCE)(torch.eye(last.units).to(at_last))
 
 
-def output_changes(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
-    """d, the derivative of the output along perturbations u of all hidden activations h_l = φ(s_l) together.
+def changes_along_a_chain(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
+    """d of a chain of Linear modules, along perturbations u of all hidden activations h_l = φ(s_l) together.
 
     directions: u_l (guess, example, unit) for every tap but the last. Returns (guess, example, output unit).
     "reverse" multiplies by the chain of upstream Jacobians, "forward" takes a forward-mode pass.
@@ -96,27 +96,27 @@ def _adding(perturbation: Tensor) -> Callable[[torch.nn.Module, tuple[Tensor, ..
     return lambda module, arguments: arguments[0] + perturbation
 
 
-def random_matrices(shapes: Sequence[tuple[int, int]], seed: int, scale: float, like: Tensor) -> tuple[Tensor, ...]:
+def random_matrices(
+    shapes: Sequence[tuple[int, ...]], seed: int, scale: float, like: Tensor, fans: Sequence[float] | None = None
+) -> tuple[Tensor, ...]:
     """Matrices (unit, error) of independent N(0, scale²/unit) entries: E‖B e‖² = scale²‖e‖².
 
-    They depend on the seed alone. They are drawn on the CPU in float32, which is seven times faster than float64.
+    fans: in the place of ``unit``, for tensors of other shapes. What is drawn depends on the seed alone. It is drawn on
+    the CPU in float32, which is seven times faster than float64.
     """
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(shape, generator=generator).mul_(scale / shape[0] ** 0.5).to(like) for shape in shapes)
+    fans = [shape[0] for shape in shapes] if fans is None else fans
+    return tuple(
+        torch.randn(shape, generator=generator).mul_(scale / fan**0.5).to(like)
+        for shape, fan in zip(shapes, fans, strict=True)
+    )
 
 
 def read_by_next(snapshot: Snapshot, index: int) -> Tensor:
-    """φ(s_l) of tap ``index``, (example, unit): what the next tap's weight is multiplied by, without a column of ones.
-
-    Raises ValueError where that weight is frozen: the tap then keeps only the input of the bias.
-    """
-    following = snapshot.taps[index + 1]
-    if not following.has_weight:
-        raise ValueError(
-            f"the activations between taps {snapshot.taps[index].name!r} and {following.name!r} are needed, but the "
-            f"weight of {following.name!r} is frozen: freeze its bias as well, or let the weight require a gradient"
-        )
-    return following.inputs[:, : snapshot.upstream[index].weight.shape[1]]
+    """φ(s_l) of tap ``index`` of a chain, (row, unit): what the next tap's weight is multiplied by."""
+    arriving = snapshot.taps[index + 1].arriving
+    assert arriving is not None
+    return arriving
 
 
 def check_feedback(name: str, matrices: object) -> None:
@@ -156,5 +156,8 @@ def check_drawn(seed: object, scale: object, feedback: object) -> None:
 
 
 def repeated(guesses: Sequence[Tensor], n_guesses: int) -> ActivationEstimates:
-    """``n_guesses`` times the same guess, (example, unit) for each tap, without copies."""
+    """``n_guesses`` times the same guess, (row, unit) or (1, row, unit) for each tap, without copies.
+
+    A tap that has ``n_guesses`` of them already keeps them.
+    """
     return ActivationEstimates(tuple(guess.expand(n_guesses, -1, -1) for guess in guesses))

@@ -6,6 +6,10 @@
 The direction is added to the *inputs* of tap l+1, so slope times direction is a guess of the gradient there. The local
 vector-Jacobian product, φ', turns it into a guess of g_l. No tap follows the output tap, so its direction is ε ~ law
 over its units, as in the upstream family.
+On any other network X is what arrives at the next tap downstream, (example, number), all numbers of an example as one
+vector; slopes are by the gradient there, and the guess is pulled back to the tap through what stands between
+(`fganalysis.capturing.between`). Every output tap has an ε.
+
 Random: α of every tap but the last, ε of the last. Biased: the mean is φ' ⊙ E[uuᵀ] ∂L/∂X.
 Source: Singhal et al. 2023.
 """
@@ -18,10 +22,12 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_flag
+from fganalysis.capturing.between import arrivals, arriving_gradients, owners_of
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import Slope, check_switches, rescaled_to
+from fganalysis.estimators.feedback.delivery import is_plain_chain
 from fganalysis.estimators.feedback.matrices import read_by_next
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
@@ -32,11 +38,14 @@ class ActivationMixing:
     """ĝ = φ' ⊙ (t u); ``normalise=False`` leaves u unscaled.
 
     The other fields are the switches of docs/notation.md#the-three-switches. Row b of α is the noise vector of example
-    b, so noise is independent across examples. A call raises ValueError where something other than elementwise
-    functions stands between two taps.
+    b, so noise is independent across examples.
 
     Closed form: with ``normalise`` for rotation-invariant laws (Gaussian, sphere), in one-dimensional integrals;
     without it for every law. With ``normalise`` and another law there is none: E uuᵀ then needs more than moments.
+
+    Raises:
+        ValueError: a wrong field; at a call on a network that is no chain of Linear modules, examples that interact, no
+            numbers of each example alone to mix, or a snapshot without a backward pass or of a part of a batch.
     """
 
     normalise: bool = True
@@ -50,7 +59,10 @@ class ActivationMixing:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        at_inputs = [self._mixtures(snapshot, index, n_guesses, generator) for index in range(len(snapshot.taps) - 1)]
+        if not is_plain_chain(snapshot):
+            return self._on_the_graph(snapshot, n_guesses, generator)
+        hidden = range(len(snapshot.taps) - 1)
+        at_inputs = [self._mixtures(read_by_next(snapshot, index), n_guesses, generator) for index in hidden]
         last = snapshot.taps[-1].outputs
         at_output = self.noise.draw((n_guesses, *last.shape), generator, last)
         slopes = self._slopes(snapshot, at_inputs, at_output)
@@ -63,10 +75,32 @@ class ActivationMixing:
         ]
         return ActivationEstimates((*guesses, at_output.mul_(per_layer[-1])))
 
-    def _mixtures(self, snapshot: Snapshot, index: int, n_guesses: int, generator: torch.Generator) -> Tensor:
-        """u of tap ``index``, (guess, example, unit), at the inputs of the tap after it."""
-        mixed = read_by_next(snapshot, index)
-        shape = (n_guesses, snapshot.n_examples, snapshot.n_examples)
+    def _on_the_graph(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
+        """Slopes along directions at the places that are perturbed, and guesses pulled back from there."""
+        hidden = [place for place in arrivals(snapshot, "a mixture of activations") if place is not None]
+        pairs = zip(snapshot.taps, snapshot.gradients, strict=True)
+        at_outputs = [(tap, gradient) for tap, gradient in pairs if tap.following is None]
+        directions = [self._mixtures(place.values, n_guesses, generator) for place in hidden]
+        gradients = arriving_gradients(snapshot, hidden)
+        slopes = [torch.linalg.vecdot(u, gradient) for u, gradient in zip(directions, gradients, strict=True)]
+        for tap, gradient in at_outputs:
+            directions.append(self.noise.draw((n_guesses, *gradient.shape), generator, gradient))
+            slopes.append(owners_of(tap).summed(torch.linalg.vecdot(directions[-1], gradient)))
+        if self.layers == "joint":
+            slopes = [sum(slopes[1:], slopes[0])] * len(slopes)
+        if self.slope == "batch":
+            slopes = [slope.sum(-1, keepdim=True).expand_as(slope) for slope in slopes]
+        guesses: dict[int, Tensor] = {}
+        for place, direction, slope in zip(hidden, directions, slopes, strict=False):
+            guesses[id(place.tap)] = place.pulled(direction.mul_(slope.unsqueeze(-1)))
+        n = len(hidden)
+        for (tap, _), direction, slope in zip(at_outputs, directions[n:], slopes[n:], strict=True):
+            guesses[id(tap)] = direction.mul_(owners_of(tap).spread(slope).unsqueeze(-1))
+        return ActivationEstimates(tuple(guesses[id(tap)] for tap in snapshot.taps))
+
+    def _mixtures(self, mixed: Tensor, n_guesses: int, generator: torch.Generator) -> Tensor:
+        """u, (guess, example, unit), at what a tap reads, X (example, unit)."""
+        shape = (n_guesses, len(mixed), len(mixed))
         directions = (self.noise.draw(shape, generator, mixed) @ mixed).mul_(mixed > 0)
         return rescaled_to(directions, mixed.shape[1] ** 0.5) if self.normalise else directions
 

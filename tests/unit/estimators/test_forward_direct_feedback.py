@@ -11,8 +11,8 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, ForwardDirectFeedback, ForwardDirectFeedbackAdam
 from fganalysis.estimators.adam import AdamState
+from fganalysis.estimators.feedback.delivery import output_changes
 from fganalysis.estimators.feedback.forward_direct_feedback import feedback_samples
-from fganalysis.estimators.feedback.matrices import output_changes
 from fganalysis.estimators.noise import GAUSSIAN
 from fganalysis.testing import exact_moments, signs, three_points
 from tests import laws
