@@ -120,6 +120,24 @@ def output_owners(tensor: Tensor, n_examples: int) -> tuple[int, Owners] | None:
     return None
 
 
+def first_examples(thing: Any, n_examples: int, most: int) -> Any | None:
+    """The first examples of a batch, at most ``most``; tensors without an axis of examples serve all of them.
+
+    None where it is not known which axis of a tensor that is: two have as many places as there are examples, or the
+    first one a multiple of them.
+    """
+    if n_examples <= most:
+        return thing
+    parts: dict[int, Tensor] = {}
+    for tensor in tensors_in(thing):
+        axes = [axis for axis, size in enumerate(tensor.shape) if size == n_examples]
+        if len(axes) > 1 or (not axes and tensor.ndim and tensor.shape[0] % n_examples == 0):
+            return None
+        if axes:
+            parts[id(tensor)] = tensor.narrow(axes[0], 0, most)
+    return replaced(thing, parts)
+
+
 def by_example(tensor: Tensor, n_examples: int) -> Tensor | None:
     """An output with its examples first, (example, …); None where no axis can be that of examples."""
     found = output_owners(tensor, n_examples)

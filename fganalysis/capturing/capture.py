@@ -84,7 +84,7 @@ def checked_for_training(
         snapshot = recording.snapshot_of(recorded, plan, None, {}, autodiff)
         refusals.refuse_infinite_loss(snapshot.loss)
         gradient_checks.refuse_weights_in_the_loss_unseen(snapshot)
-        snapshot = replace(snapshot, mean_loss=loss_parts.is_mean(snapshot))
+        snapshot = loss_parts.with_parts_of_the_loss(snapshot)
         gradient_checks.refuse_random_forward_pass(snapshot)
         gradient_checks.refuse_wrong_slopes_in_forward_mode(snapshot)
         gradient_checks.refuse_interacting_examples_in_forward_mode(snapshot)

@@ -119,7 +119,8 @@ def refuse_weights_in_the_loss(names: Sequence[str], gradients: Sequence[Tensor 
 def refuse_weights_in_the_loss_unseen(snapshot: Snapshot) -> None:
     """As `refuse_weights_in_the_loss`, without a backward pass: a loss of constant outputs has no gradient."""
     with torch.enable_grad():
-        loss = mean_loss(snapshot.loss_fn, snapshot.outputs.detach(), snapshot.targets)
+        constants = map_tensors(snapshot.outputs, lambda t: t.detach())
+        loss = mean_loss(snapshot.loss_fn, constants, snapshot.targets)
     if loss.requires_grad:
         raise CannotMeasure(
             "loss_fn reads parameters by itself, not through the outputs, as a penalty does: leave it out of loss_fn "
@@ -350,7 +351,7 @@ def _refuse_other_slopes(forward_slopes: Tensor, other: Tensor, tolerance: float
 def refuse_interacting_examples_in_forward_mode(snapshot: Snapshot) -> None:
     """Refuses examples that interact: perturbing half of the examples must not change the losses of the others."""
     n = snapshot.n_examples
-    if n == 1:
+    if n == 1 or snapshot.interaction:
         return
     directions = _directions(snapshot, of_first_half=True)
     slopes = _sloped(lambda: snapshot.slopes(directions))[0, 0]
