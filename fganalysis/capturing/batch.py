@@ -96,8 +96,10 @@ def buffers_kept(network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for buffer, before in kept:
+            if buffer.shape != before.shape:
+                buffer.data = before
             # Not in place for autograd: a graph may still need what it saved of an unchanged buffer.
-            if not torch.equal(buffer, before):
+            elif not torch.equal(buffer, before):
                 buffer.data.copy_(before)
 
 

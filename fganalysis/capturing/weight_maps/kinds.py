@@ -64,7 +64,8 @@ class Kind:
 def kind_of(called: Called) -> Kind:
     """The kernel of the module's class, or the module map."""
     maker = MAKERS.get(type(called.module).forward)
-    kind = maker(called) if maker is not None and called.input is not None else None
+    computed = any("." in name for name in called.trained)  # A weight made of other parameters, as weight_norm does.
+    kind = maker(called) if maker is not None and called.input is not None and not computed else None
     return kind if kind is not None else _any(called)
 
 
