@@ -30,7 +30,8 @@ lint: $(STAMP)
 	$(RUN) -m mypy fganalysis theory studies
 
 # The constraints are essential: unpinned, torch brings the newest build and gigabytes beside it. The build backend is
-# installed first, so that it is the pinned one and building the project needs no environment of its own.
+# installed first, so that it is the pinned one and building the project needs no environment of its own. vit-pytorch,
+# whose models the tests take, comes without its dependencies: the tests need einops, and nothing of torchvision.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: name a Python 3.11 or newer, make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,4 +39,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt setuptools
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps vit-pytorch
 	touch $(STAMP)

@@ -96,8 +96,10 @@ def buffers_kept(network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for buffer, before in kept:
+            if buffer.shape != before.shape:
+                buffer.data = before
             # Not in place for autograd: a graph may still need what it saved of an unchanged buffer.
-            if not torch.equal(buffer, before):
+            elif not torch.equal(buffer, before):
                 buffer.data.copy_(before)
 
 
@@ -118,6 +120,24 @@ def output_owners(tensor: Tensor, n_examples: int) -> tuple[int, Owners] | None:
     if sizes and sizes[0] > 0 and sizes[0] % n_examples == 0:
         return 0, Owners(n_examples, sizes[0])
     return None
+
+
+def first_examples(thing: Any, n_examples: int, most: int) -> Any | None:
+    """The first examples of a batch, at most ``most``; tensors without an axis of examples serve all of them.
+
+    None where it is not known which axis of a tensor that is: two have as many places as there are examples, or the
+    first one a multiple of them.
+    """
+    if n_examples <= most:
+        return thing
+    parts: dict[int, Tensor] = {}
+    for tensor in tensors_in(thing):
+        axes = [axis for axis, size in enumerate(tensor.shape) if size == n_examples]
+        if len(axes) > 1 or (not axes and tensor.ndim and tensor.shape[0] % n_examples == 0):
+            return None
+        if axes:
+            parts[id(tensor)] = tensor.narrow(axes[0], 0, most)
+    return replaced(thing, parts)
 
 
 def by_example(tensor: Tensor, n_examples: int) -> Tensor | None:

@@ -84,7 +84,7 @@ def checked_for_training(
         snapshot = recording.snapshot_of(recorded, plan, None, {}, autodiff)
         refusals.refuse_infinite_loss(snapshot.loss)
         gradient_checks.refuse_weights_in_the_loss_unseen(snapshot)
-        snapshot = replace(snapshot, mean_loss=loss_parts.is_mean(snapshot))
+        snapshot = loss_parts.with_parts_of_the_loss(snapshot)
         gradient_checks.refuse_random_forward_pass(snapshot)
         gradient_checks.refuse_wrong_slopes_in_forward_mode(snapshot)
         gradient_checks.refuse_interacting_examples_in_forward_mode(snapshot)
@@ -116,7 +116,7 @@ def freeze(
         recorded = recording.recorded(network, loss_fn, inputs, targets, modules)
         if plan is not None:
             recorded = plan.of_its_taps(recorded)
-        refusals.refuse_loss_without_gradient(recorded.loss)
+        refusals.refuse_loss_without_gradient(recorded.loss, network)
         if plan is None or not plan.fits(recorded):
             plan = recording.plan_of(recorded)
         untapped = recording.untapped_parameters(recorded, plan)
@@ -140,14 +140,16 @@ def _checked(
     with buffers_kept(network):
         recorded = recording.recorded(network, loss_fn, inputs, targets, modules)
     refusals.refuse_infinite_loss(recorded.loss)
-    refusals.refuse_loss_without_gradient(recorded.loss)
+    refusals.refuse_loss_without_gradient(recorded.loss, network)
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
     outside = {name: p for name, p in original.named_parameters() if p.requires_grad} if original is not None else {}
     wanted = [*recorded.outputs_at_taps, *parameters.values(), *outside.values()]
     gradients = iter(refusals.differentiated(recorded.loss, wanted))
     at_taps = [next(gradients) for _ in recorded.sites]
     by_name = {name: next(gradients) for name in parameters}
-    gradient_checks.refuse_weights_in_the_loss(list(outside), list(gradients))
+    gradient_checks.refuse_weights_in_the_loss(
+        list(outside), list(gradients), loss_fn, recorded.outputs, recorded.targets
+    )
     recorded, at_taps = recording.without_unused(recorded, at_taps)
     seen = recording.rolled(recorded)
     plan = recording.plan_of(recorded, at_taps, seen)

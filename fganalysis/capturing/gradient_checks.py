@@ -8,6 +8,7 @@ Each failure is one sentence with the cause and the way out. Tolerances allow fo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ from fganalysis.capturing.examples import SAME
 from fganalysis.capturing.forward_mode import tap_modules
 from fganalysis.capturing.refusals import forward, mean_loss, works
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.capturing.tap import Layer
+from fganalysis.capturing.tap import Layer, Loss
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 
 # Tolerances of the checks at capture. They must be large enough that no right network is refused and small enough that
@@ -38,6 +39,7 @@ SHRINKING = (
 CURVED = 0.01  # A difference of losses may miss the prediction by this part of the summed sizes of all changes.
 ROUNDINGS = 4.0  # Rounding error of a loss from rounded activations, in units of their precision.
 ROUNDINGS_OF_LOSS = 30.0  # Rounding error of the loss function alone, in units of its precision.
+IN_DOUBLE = 0.1  # Largest relative difference of a parameter's gradients in single and in double precision.
 LEAST_CHANGE = 10.0  # A shorter step is tried only while the predicted change is this many rounding errors.
 LEAST_SHARE = {torch.float32: 0.03, torch.float64: 1e-4}  # Least share of a parameter in the predicted change.
 PARAMETERS_SEARCHED = 50  # Parameters stepped along one by one, to name the one whose gradient is wrong.
@@ -106,20 +108,36 @@ def _rounding_of_sums(snapshot: Snapshot, layer: Layer) -> float:
     return error
 
 
-def refuse_weights_in_the_loss(names: Sequence[str], gradients: Sequence[Tensor | None]) -> None:
-    """∂loss by the parameters of the network that was copied: the loss function reads them by itself."""
+def refuse_weights_in_the_loss(
+    names: Sequence[str], gradients: Sequence[Tensor | None], loss_fn: Loss, outputs: Any, targets: Any
+) -> None:
+    """∂loss by the parameters of the network that was copied: the loss function reads them, or the network still does.
+
+    A function keeps what it was made with, and copying a network copies no function. So one that the network made of
+    its own weights, as some packages tie a head to an embedding, reads those of the network that was copied.
+    """
     read = [name for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
-    if read:
+    if not read:
+        return
+    with torch.enable_grad():
+        of_constants = mean_loss(loss_fn, map_tensors(outputs, lambda t: t.detach()), targets)
+    if of_constants.requires_grad:
         raise CannotMeasure(
             f"loss_fn reads parameter {read[0]!r} by itself, not through the outputs, as a penalty does: leave it "
             "out of loss_fn (a weight decay belongs in the optimiser)"
         )
+    raise CannotMeasure(
+        f"a copy of the network still reads parameter {read[0]!r} of the original, by a function that was made with "
+        "the network, such as a lambda for a head tied to an embedding: share the parameter between two modules, or "
+        "use it in forward()"
+    )
 
 
 def refuse_weights_in_the_loss_unseen(snapshot: Snapshot) -> None:
     """As `refuse_weights_in_the_loss`, without a backward pass: a loss of constant outputs has no gradient."""
     with torch.enable_grad():
-        loss = mean_loss(snapshot.loss_fn, snapshot.outputs.detach(), snapshot.targets)
+        constants = map_tensors(snapshot.outputs, lambda t: t.detach())
+        loss = mean_loss(snapshot.loss_fn, constants, snapshot.targets)
     if loss.requires_grad:
         raise CannotMeasure(
             "loss_fn reads parameters by itself, not through the outputs, as a penalty does: leave it out of loss_fn "
@@ -133,8 +151,9 @@ def refuse_cut_gradient(snapshot: Snapshot, unreached: Sequence[str]) -> None:
         return
     names = {name for tap in snapshot.taps if tap.name in unreached for name in tap.parameter_names}
     generator = torch.Generator().manual_seed(2)
+    directions = _Directions(snapshot.network)
     step = {
-        name: 10 * DIFFERENCE_STEPS[snapshot.dtype] * _size(parameter) * _direction(parameter, None, generator)
+        name: 10 * DIFFERENCE_STEPS[snapshot.dtype] * _size(parameter) * directions(name, None, generator)
         for name, parameter in snapshot.network.named_parameters()
         if name in names
     }
@@ -153,15 +172,66 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
     The prediction is the mean of the slopes at both ends of the step (trapezoid rule), which is exact but for third
     derivatives and kinks. The direction of the step is part gradient and part noise. Its length in each parameter is
     relative to the norm of the parameter, such that all parameters have similar shares in the change as far as
-    precision allows. A disagreement is tried again at shorter steps. There it vanishes if its cause was curvature, and
-    stays if the backward pass is not the derivative of the forward pass.
+    precision allows. A disagreement is tried again at shorter steps, and then in double precision with shorter steps
+    still. There it vanishes if its cause was curvature or a kink, and stays if the backward pass is not the derivative
+    of the forward pass.
     """
+    disagreement = _disagreement(snapshot, by_name)
+    if disagreement and snapshot.dtype != torch.float64:
+        doubled = _in_double_precision(snapshot)
+        if doubled is not None and not _disagreement(*doubled):
+            _refuse_rounded_gradient(by_name, doubled[1])
+            return
+    if disagreement:
+        raise CannotMeasure(
+            f"the loss changes by {disagreement}: the backward pass is not the derivative of the forward pass (a "
+            "custom autograd function, a surrogate, detach() or rounding), so it gives no gradient"
+        )
+
+
+def _refuse_rounded_gradient(by_name: Mapping[str, Tensor | None], exact: Mapping[str, Tensor | None]) -> None:
+    """Refuses a gradient that is mostly rounding, as behind a normalisation of numbers that hardly differ."""
+    least = SAME * sum(_norm(gradient) ** 2 for gradient in exact.values() if gradient is not None) ** 0.5
+    for name, there in exact.items():
+        here = by_name.get(name)
+        if here is None or there is None:
+            continue
+        difference, size = _norm(here - there), max(_norm(here), _norm(there))
+        if difference > max(IN_DOUBLE * size, least):
+            raise CannotMeasure(
+                f"rounding hides the gradient from the network's data type: that of {name!r} is off by "
+                f"{difference / size:.0%} in single precision alone; call network.double() and give the batch in "
+                "float64"
+            )
+
+
+def _in_double_precision(snapshot: Snapshot) -> tuple[Snapshot, dict[str, Tensor | None]] | None:
+    """The snapshot and its gradients in double precision, as far as `_disagreement` asks; None where that fails."""
+    try:
+        network = copy.deepcopy(snapshot.network).double()
+        inputs, targets = map_tensors(snapshot.inputs, _doubled), map_tensors(snapshot.targets, _doubled)
+        parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        with torch.enable_grad(), buffers_kept(network):
+            outputs = forward(network, inputs)
+            loss = mean_loss(snapshot.loss_fn, outputs, targets)
+            gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+    except Exception:  # Of what holds numbers in single precision, and of what cannot be copied.
+        return None
+    exact: dict[str, Tensor | None] = dict(zip(parameters, gradients, strict=True))
+    taps = tuple(replace(tap, outputs=tap.outputs.double()) for tap in snapshot.taps)
+    changed = {"network": network, "inputs": inputs, "targets": targets, "taps": taps}
+    return replace(snapshot, outputs=map_tensors(outputs, lambda t: t.detach()), **changed), exact
+
+
+def _disagreement(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> str:
+    """In words, how the loss changes other than the gradient predicts; empty where it does not."""
     dtype, losses = snapshot.dtype, Losses(snapshot)
     parameters = {n: p.detach() for n, p in snapshot.network.named_parameters() if p.requires_grad}
     known = {name: gradient for name, gradient in by_name.items() if gradient is not None and bool(gradient.any())}
     worth = {name: _size(parameters[name]) * _norm(known[name]) for name in known}
     if not worth:
-        return
+        return ""
+    directions = _Directions(snapshot.network)
     least = max(min(worth.values()), LEAST_SHARE[dtype] * max(worth.values()))
     for shorter in SHRINKING:
         generator = torch.Generator().manual_seed(3)
@@ -169,7 +239,7 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
         for name, parameter in parameters.items():
             share = min(1.0, least / worth[name]) if name in worth else 1.0
             length = shorter * DIFFERENCE_STEPS[dtype] * share * _size(parameter)
-            step[name] = length * _direction(parameter, by_name.get(name), generator)
+            step[name] = length * directions(name, by_name.get(name), generator)
         after, slopes = losses.moved(step, tuple(known))
         before = {name: _dot(known[name], step[name]) for name in known}
         predicted = sum(before[name] + slopes[name] for name in known) / 2
@@ -178,13 +248,10 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
         if shorter < 1 and summed < LEAST_CHANGE * noise:
             break  # Rounding would hide a disagreement, so that of the longer step stands.
         change = after - losses.before
-        disagreement = f"{change:.3g} along a small step in the weights where the gradient says {predicted:.3g}"
+        found = f"{change:.3g} along a small step in the weights where the gradient says {predicted:.3g}"
         if abs(change - predicted) <= CURVED * summed + noise:
-            return
-    raise CannotMeasure(
-        f"the loss changes by {disagreement}{_worst(losses, known, step)}: the backward pass is not the derivative "
-        "of the forward pass (a custom autograd function, a surrogate, detach() or rounding), so it gives no gradient"
-    )
+            return ""
+    return found + _worst(losses, known, step)
 
 
 def _worst(losses: Losses, known: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> str:
@@ -263,15 +330,33 @@ def _size(parameter: Tensor) -> float:
     return max(float(parameter.detach().double().norm()), 1e-2 * parameter.numel() ** 0.5)
 
 
-def _direction(parameter: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-    """A random unit vector plus the unit vector along the gradient."""
-    noise = torch.rand(parameter.shape, generator=generator).to(parameter) - 0.5
-    direction = noise / noise.norm()
-    if gradient is not None and (largest := float(gradient.abs().max())) > 0:
-        # Divided first by the largest entry: the squares of small numbers are zero.
-        scaled = gradient / largest
-        direction += scaled / scaled.norm()
-    return direction
+class _Directions:
+    """Directions in which a step moves parameters: a random unit vector plus the unit vector along the gradient.
+
+    Rows of an embedding that pad stay: autograd calls their gradient zero, as training leaves them where they are,
+    although the loss of a batch in which they occur depends on them.
+    """
+
+    def __init__(self, network: torch.nn.Module):
+        self._parameters = dict(network.named_parameters())
+        padding = {
+            id(module.weight): module.padding_idx
+            for module in network.modules()
+            if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) and module.padding_idx is not None
+        }
+        self._still = {name: padding[id(p)] for name, p in self._parameters.items() if id(p) in padding}
+
+    def __call__(self, name: str, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+        parameter = self._parameters[name].detach()
+        noise = torch.rand(parameter.shape, generator=generator).to(parameter) - 0.5
+        direction = noise / noise.norm()
+        if gradient is not None and (largest := float(gradient.abs().max())) > 0:
+            # Divided first by the largest entry: the squares of small numbers are zero.
+            scaled = gradient / largest
+            direction += scaled / scaled.norm()
+        if name in self._still:
+            direction[self._still[name]] = 0
+        return direction
 
 
 def _norm(tensor: Tensor) -> float:
@@ -326,7 +411,10 @@ def refuse_wrong_slopes_in_forward_mode(snapshot: Snapshot) -> None:
     generator = torch.Generator().manual_seed(3)
     parameters = {name: p for name, p in snapshot.network.named_parameters() if p.requires_grad}
     tapped = {name for tap in snapshot.taps for name in tap.parameter_names}
-    moves = {name: step * _size(p) * _direction(p, None, generator) for name, p in parameters.items() if name in tapped}
+    directions_of = _Directions(snapshot.network)
+    moves = {
+        name: step * _size(p) * directions_of(name, None, generator) for name, p in parameters.items() if name in tapped
+    }
 
     def slope() -> Tensor:
         directions = [tap.weights.along(tap.columns(moves).unsqueeze(0)) for tap in snapshot.taps]
@@ -350,7 +438,7 @@ def _refuse_other_slopes(forward_slopes: Tensor, other: Tensor, tolerance: float
 def refuse_interacting_examples_in_forward_mode(snapshot: Snapshot) -> None:
     """Refuses examples that interact: perturbing half of the examples must not change the losses of the others."""
     n = snapshot.n_examples
-    if n == 1:
+    if n == 1 or snapshot.interaction:
         return
     directions = _directions(snapshot, of_first_half=True)
     slopes = _sloped(lambda: snapshot.slopes(directions))[0, 0]

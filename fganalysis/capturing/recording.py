@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -255,10 +255,7 @@ def _why_interacting(network: torch.nn.Module, tap: str) -> str:
             module.training or not module.track_running_stats
         ):
             return f"{name!r} is BatchNorm in training mode (network.eval() changes that) and examples interact"
-    return (
-        f"examples interact between tap {tap!r} and the outputs, so that an example's loss depends on the others' "
-        "activations"
-    )
+    return f"examples interact between tap {tap!r} and the outputs, or the tap is called on some of them alone"
 
 
 def _weighted(recording: Recorded, weights: Tensor) -> list[Tensor] | None:
@@ -318,7 +315,7 @@ def _linear_next(recording: Recorded, following: int | None) -> tuple[Tensor, Te
     given = [*call.arguments, *call.keywords.values()]
     if type(call.module).forward is not torch.nn.Linear.forward or len(given) != 1 or not isinstance(given[0], Tensor):
         return None
-    return given[0], call.module.get_parameter("weight").detach()
+    return given[0], cast(torch.nn.Linear, call.module).weight.detach()
 
 
 def _elementwise(recording: Recorded, index: int, following: int | None, checked: bool = True) -> Tensor | None:

@@ -20,6 +20,8 @@ def refuse_bad_arguments(network: object, loss_fn: object, inputs: object, targe
     check_kind("network", network, torch.nn.Module, "a torch.nn.Module")
     if isinstance(network, torch.jit.ScriptModule):
         raise CannotMeasure("the network is scripted, and takes no hooks: give the module that it was scripted from")
+    if isinstance(network, torch.nn.Module):
+        _refuse_scripted_modules(network)
     if isinstance(network, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         raise CannotMeasure("the network is wrapped for several devices: give the module inside, network.module")
     check_callable("loss_fn", loss_fn, "a function of (outputs, targets)")
@@ -41,13 +43,34 @@ def refuse_bad_arguments(network: object, loss_fn: object, inputs: object, targe
     for name, parameter in network.named_parameters():
         if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
             raise CannotMeasure(f"parameter {name!r} has no shape yet: run the network once before it is captured")
-        if parameter.is_complex():
-            raise CannotMeasure(f"parameter {name!r} is complex: only real networks can be measured")
+        if parameter.is_complex() and parameter.requires_grad:
+            raise CannotMeasure(
+                f"parameter {name!r} is complex, and only real networks can be measured: train its real and imaginary "
+                "parts as two parameters, or freeze it by requires_grad_(False)"
+            )
         places = [next(tensors_in(part)).device for part in (inputs, targets)]
         if any(place != parameter.device for place in places):
             raise CannotMeasure(
                 f"parameter {name!r} is on {parameter.device}, inputs on {places[0]} and targets on {places[1]}: move "
                 "them to one device"
+            )
+
+
+def _refuse_scripted_modules(network: torch.nn.Module) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and any(p.requires_grad for p in module.parameters()):
+            raise CannotMeasure(
+                f"{name!r} is scripted, and takes no hooks: put the module that it was scripted from in its place"
+            )
+
+
+def _refuse_quantised_modules(network: torch.nn.Module) -> None:
+    """For networks without a gradient: modules whose weights are whole numbers have none, and pass none on."""
+    for name, module in network.named_modules():
+        if ".quantized" in type(module).__module__ and hasattr(module, "weight"):
+            raise CannotMeasure(
+                f"{name!r} has quantised weights, which have no gradient and pass none on: give the network as it was "
+                "before it was quantised"
             )
 
 
@@ -84,6 +107,8 @@ def _refuse_bad_modules(network: torch.nn.Module) -> None:
             raise CannotMeasure(
                 f"{name!r} is dropout in training mode, so the loss is random: call network.eval() first"
             )
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         hidden = [key for key in module._parameters if key.endswith(("_g", "_v", "_orig"))]
         computed = any(key.rpartition("_")[0] not in module._parameters for key in hidden)
         if computed and not torch.nn.utils.parametrize.is_parametrized(module):
@@ -117,6 +142,7 @@ def forward(network: torch.nn.Module, inputs: Any) -> Any:
 def refuse_bad_taps(taps: Sequence[tuple[str, Tensor]], network: torch.nn.Module) -> None:
     """Taps that cannot be measured, (name, output) each."""
     if not taps:
+        _refuse_quantised_modules(network)
         raise CannotMeasure(
             "the network has no tap: no module with a trainable parameter was called in the forward pass"
         )
@@ -124,7 +150,8 @@ def refuse_bad_taps(taps: Sequence[tuple[str, Tensor]], network: torch.nn.Module
     for name, output in taps:
         if output.dtype not in (torch.float32, torch.float64):
             raise CannotMeasure(
-                f"tap {name!r} has activations of {output.dtype}: only float32 and float64 are supported"
+                f"tap {name!r} has activations of {_kind(output)}, and only float32 and float64 are measured: call "
+                "network.float(), give the batch in float32 and turn autocast off inside forward()"
             )
         if not torch.isfinite(output.detach()).all():
             raise NonFiniteActivations(f"tap {name!r} has NaN or infinite activations")
@@ -198,9 +225,10 @@ def refuse_infinite_loss(loss: Tensor) -> None:
         )
 
 
-def refuse_loss_without_gradient(loss: Tensor) -> None:
+def refuse_loss_without_gradient(loss: Tensor, network: torch.nn.Module) -> None:
     """A loss that does not depend on the weights by any differentiable way."""
     if not loss.requires_grad:
+        _refuse_quantised_modules(network)
         raise CannotMeasure(
             "the loss has no gradient: nothing between the weights and the loss may be detached, rounded or an argmax"
         )
@@ -231,6 +259,7 @@ def refuse_useless_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | N
                 "the logarithm of a zero in the network or the loss"
             )
     if not any(bool(gradient.any()) for gradient in snapshot.gradients):
+        _refuse_quantised_modules(snapshot.network)
         raise CannotMeasure(
             "the gradient is zero at every tap on this batch, so nothing can be measured relative to it"
         )

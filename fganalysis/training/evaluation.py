@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +49,10 @@ def in_evaluation(network: torch.nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def _accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The share of right classes; NaN where targets are no class indices for each place of the outputs."""
+def _accuracy(outputs: Any, targets: Tensor) -> float:
+    """The share of right classes; NaN where targets are no class indices for each place of the outputs, a tensor."""
+    if not isinstance(outputs, Tensor):
+        return float("nan")
     places = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim > 1 else None
     if targets.is_floating_point() or places != targets.shape or outputs.shape[1] < 2:
         return float("nan")

@@ -31,7 +31,9 @@ from fganalysis.training.checkpoints import read_checkpoint, save_checkpoint, st
 from fganalysis.training.datasets import Dataset, checked_data
 from fganalysis.training.estimated_gradients import (
     EXAMPLES_CHECKED,
+    Untapped,
     check_loss,
+    check_untapped,
     fill_gradients,
 )
 from fganalysis.training.evaluation import evaluate
@@ -83,6 +85,7 @@ def train(
     loss_fn: Loss = torch.nn.functional.cross_entropy,
     n_guesses: int = 1,
     autodiff: Autodiff = "reverse",
+    untapped: Untapped = "refuse",
     seed: int = 0,
     log_every: int = 100,
     continue_from: str | Path | None = None,
@@ -93,7 +96,7 @@ def train(
     The given network does not change, and neither do parameters that require no gradient.
 
     Args:
-        network: any module for backpropagation. For an estimator, every trained weight must be in a tap.
+        network: any module. For guesses at the activations every trained parameter must be in a tap, or ``untapped``.
         data: from `fganalysis.datasets.load`, or anything with the same four arrays.
         gradient: a key or an instance of an estimator. Several guesses per step (``n_guesses``) are averaged.
         epochs: passes over the training set; the last batch of a pass may be smaller.
@@ -104,6 +107,7 @@ def train(
             the loss of the batch).
         autodiff: "forward" takes slopes by forward mode, without a backward pass through the network. The log then has
             no cosine. The gradient of a head of `LocalLoss` comes from a backward pass through the head.
+        untapped: "perturb" trains parameters of no tap by weight perturbation, see `estimate_gradient`.
         seed: of the order of examples and of the noise. For several seeds see `train_seeds`.
         log_every: steps between two rows of the log, which also has the first and the last step.
         continue_from: a checkpoint from which the same run continues. All settings must be those of the run, except
@@ -114,8 +118,8 @@ def train(
         ValueError: arguments of another kind; checkpoints without ``out`` or beyond the last step; sizes below 1; a
             batch larger than the training set; data that the network or the loss does not take, such as a class index
             beyond the outputs; an optimiser of other parameters, or LBFGS; a network without parameters to train; a
-            parameter outside every tap; a checkpoint that is damaged, of another run, or of a step after the last; in
-            forward mode a gradient that takes a backward pass.
+            parameter of no tap, unless it is perturbed; a checkpoint that is damaged, of another run, or of a step
+            after the last; in forward mode a gradient that takes a backward pass.
     """
     estimator = resolve(gradient)
     data = checked_data(data)
@@ -130,6 +134,7 @@ def train(
     check_seed("seed", seed)
     check_flag("progress", progress)
     check_choice("autodiff", autodiff, ("reverse", "forward"))
+    check_untapped(untapped)
     if isinstance(estimator, Backpropagation) and autodiff == "forward":
         raise ValueError("backpropagation takes a backward pass: autodiff='forward' is for estimators")
     check_loss(loss_fn)
@@ -142,7 +147,10 @@ def train(
     settings: dict[str, str] = {}
     on_disk = bool(to_save) or continue_from is not None
     if on_disk:
-        plain = {"seed": seed, "batch_size": batch_size, "n_guesses": n_guesses, "autodiff": autodiff}
+        plain: dict[str, int | str] = {"seed": seed, "batch_size": batch_size}
+        plain |= {"n_guesses": n_guesses, "autodiff": autodiff}
+        if untapped != "refuse":  # Nothing is kept of the default: runs are older than this setting.
+            plain["untapped"] = untapped
         settings = run_settings(network, estimator, chosen_optimizer, loss_fn, data, **plain)
     scheduler = made_schedule(schedule, chosen_optimizer)
     if on_disk:
@@ -191,7 +199,8 @@ def train(
             else:
                 snapshot = freeze(network, loss_fn, inputs, targets, autodiff=autodiff, step=step, plan=checked.plan)
                 loss = snapshot.loss
-                quality = fill_gradients(snapshot, estimator, n_guesses, _generator(seed, step, inputs.device), logged)
+                noise = _generator(seed, step, inputs.device)
+                quality = fill_gradients(snapshot, estimator, n_guesses, noise, logged, untapped)
                 if isinstance(estimator, Stateful):
                     estimator = estimator.advanced(snapshot, _generator(seed, step, inputs.device, stream=2))
             if logged:
