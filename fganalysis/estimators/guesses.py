@@ -88,25 +88,28 @@ class ActivationEstimates:
         return sum(guess[0].numel() for guess in self.guesses)
 
     def total(self) -> Sums:
-        return tuple(guess.sum(0) for guess in self.guesses)
+        # A large network has a guess a block, of which the sum would be a copy.
+        return tuple(guess[0] if len(guess) == 1 else guess.sum(0) for guess in self.guesses)
 
     def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
-        layers = [self._of_layer(snapshot, layer) for layer in snapshot.weights]
-        inner, squares = (torch.stack(parts, dim=1) for parts in zip(*layers, strict=True))
+        at_taps = self._at_taps(snapshot)
+        first = [layer.taps[0] if layer.taps else 0 for layer in snapshot.weights]
+        inner, squares = (numbers[:, first] for numbers in at_taps)
+        for number, layer in enumerate(snapshot.weights):
+            taps = list(layer.taps)
+            if not taps:
+                inner[:, number] = squares[:, number] = torch.nan
+            elif not _by_tap_alone(snapshot, layer):
+                inner[0, number], squares[0, number] = (numbers[0, taps].sum(0) for numbers in at_taps)
+                inner[1, number], squares[1, number] = self._written_out(snapshot, number)
         return inner, squares
 
-    def _of_layer(self, snapshot: Snapshot, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Inner products and squared norms of one layer, (space, guess); NaN for parameters of no tap."""
-        if not layer.taps:
-            unknown = torch.full((2, len(self)), torch.nan, dtype=torch.float64, device=snapshot.device)
-            return unknown, unknown
-        parts = [self._of_tap(snapshot, index) for index in layer.taps]
-        if len(parts) == 1 and snapshot.taps[layer.taps[0]].weights.cheap:
-            return parts[0]
-        # Of several taps the guesses at the weights add up, and of a module without a kernel they are written out.
-        inner, squares = (torch.stack([part[which] for part in parts]).sum(0) for which in (0, 1))
-        index = snapshot.layers.index(layer.name)
-        exact = snapshot.weight_gradients[index].double().flatten()
+    def _written_out(self, snapshot: Snapshot, number: int) -> tuple[Tensor, Tensor]:
+        """Inner products and squared norms at the weights of a layer, (guess,), with every guess written out there.
+
+        Of several taps the guesses at the weights add up, and a module without a kernel has no other way.
+        """
+        layer, exact = snapshot.weights[number], snapshot.weight_gradients[number].double().flatten()
         products, norms = [], []
         for guesses in _slices(len(self), layer.weight.numel()):
             written = [
@@ -116,28 +119,37 @@ class ActivationEstimates:
             total = sum(written[1:], written[0]).double().flatten(1)
             products.append(total @ exact)
             norms.append(total.square().sum(1))
-        return torch.stack([inner[0], torch.cat(products)]), torch.stack([squares[0], torch.cat(norms)])
+        return torch.cat(products), torch.cat(norms)
 
-    def _of_tap(self, snapshot: Snapshot, index: int) -> tuple[Tensor, Tensor]:
-        """Inner products and squared norms of the guesses at a tap, (space, guess); in weight space if it is cheap."""
-        factors, guess = _factors(snapshot), self.guesses[index]
-        tap, gradient, mixed = snapshot.taps[index], snapshot.gradients[index], factors.mixed_gradients[index]
-        flat = guess.flatten(1)
-        inner, lengths = [flat @ gradient.flatten()], [_length(guess)]
-        if tap.weights.cheap:
-            inner.append(flat @ mixed.to(flat.dtype).flatten())
-            lengths.append(_length_in_weights(guess, tap))
+    def _at_taps(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+        """Inner products and squared norms, (space, tap, guess); zeros and ones where guesses are to be written out."""
+        factors = _factors(snapshot)
+        inner: tuple[list[Tensor], list[Tensor]] = ([], [])
+        lengths: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for guess, tap, gradient, mixed in zip(
+            self.guesses, snapshot.taps, snapshot.gradients, factors.mixed_gradients, strict=True
+        ):
+            flat = guess.flatten(1)
+            inner[0].append(flat @ gradient.flatten())
+            lengths[0].append(_length(guess))
+            if _by_tap_alone(snapshot, snapshot.weights[tap.layer]):
+                inner[1].append(flat @ mixed.to(flat.dtype).flatten())
+                lengths[1].append(_length_in_weights(guess, tap))
+            else:
+                inner[1].append(torch.zeros_like(inner[0][-1]))
+                lengths[1].append(torch.ones_like(inner[0][-1]))
 
-        def in_double(one: int) -> tuple[Tensor, Tensor]:
-            single = guess[one].double()
-            products, squares = [(single * gradient.double()).sum()], [single.square().sum()]
-            if tap.weights.cheap:
-                products.append((single * mixed.double()).sum())
-                squares.append(tap.weights.image(single.unsqueeze(0)).square().sum())
+        def in_double(index: int, one: int) -> tuple[Tensor, Tensor]:
+            tap, single = snapshot.taps[index], self.guesses[index][one].double()
+            products, squares = [(single * snapshot.gradients[index].double()).sum()], [single.square().sum()]
+            if not _by_tap_alone(snapshot, snapshot.weights[tap.layer]):
+                return torch.stack([*products, torch.zeros_like(products[0])]), torch.stack([*squares, *squares])
+            products.append((single * factors.mixed_gradients[index].double()).sum())
+            squares.append(tap.weights.image(single.unsqueeze(0)).square().sum())
             return torch.stack(products), torch.stack(squares)
 
-        doubtful = factors.doubtful[: len(inner), index]
-        return _in_double_precision(torch.stack(inner), torch.stack(lengths), doubtful, in_double)
+        stacked = [torch.stack(one + other).unflatten(0, (2, -1)) for one, other in (inner, lengths)]
+        return _in_double_precision(*stacked, factors.doubtful, in_double)
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
@@ -227,25 +239,17 @@ class WeightEstimates:
             inner.append(direction.flatten(1) @ gradient.flatten())
             lengths.append(_length(direction))
 
+        def in_double(layer: int, one: int) -> tuple[Tensor, Tensor]:
+            single = self.directions[layer][one].double()
+            product = (single * snapshot.weight_gradients[layer].double()).sum()
+            return product[None], single.square().sum()[None]
+
         doubtful = snapshot.remember("doubtful weight gradients", partial(_doubtful, snapshot.weight_gradients))
-        products, squares = [], []
-        for layer, direction in enumerate(self.directions):
-
-            def in_double(one: int, layer: int = layer, direction: Tensor = direction) -> tuple[Tensor, Tensor]:
-                single = direction[one].double()
-                product = (single * snapshot.weight_gradients[layer].double()).sum()
-                return product[None], single.square().sum()[None]
-
-            product, square = _in_double_precision(
-                inner[layer][None], lengths[layer][None], doubtful[layer][None], in_double
-            )
-            products.append(product[0])
-            squares.append(square[0])
-        coefficients = self.coefficients.T.double()
-        return (
-            _only_weights(coefficients * torch.stack(products)),
-            _only_weights(coefficients.square() * torch.stack(squares)),
+        (products,), (squares,) = _in_double_precision(
+            torch.stack(inner)[None], torch.stack(lengths)[None], doubtful[None], in_double
         )
+        coefficients = self.coefficients.T.double()
+        return _only_weights(coefficients * products), _only_weights(coefficients.square() * squares)
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
@@ -291,21 +295,21 @@ class _Factors:
     doubtful: Tensor
 
 
+def _by_tap_alone(snapshot: Snapshot, layer: Layer) -> bool:
+    """Whether the scalars of a layer are those of its only tap, without guesses at the weights written out."""
+    return len(layer.taps) == 1 and snapshot.taps[layer.taps[0]].weights.cheap
+
+
 def _factors(snapshot: Snapshot) -> _Factors:
     def make() -> _Factors:
         exact, mixed, lost = [], [], []
         for tap, gradient in zip(snapshot.taps, snapshot.gradients, strict=True):
-            layer, index = snapshot.weights[tap.layer], tap.layer
-            if not tap.weights.cheap:
+            if not _by_tap_alone(snapshot, snapshot.weights[tap.layer]):
                 exact.append(torch.zeros_like(gradient).double())
                 mixed.append(exact[-1])
                 lost.append(False)
                 continue
-            if len(layer.taps) == 1:
-                of_tap = tap.weights.gradients(gradient.double().unsqueeze(0))
-            else:
-                of_tap = layer.to_tap(tap, snapshot.weight_gradients[index].double()).unsqueeze(0)
-            double = tap.weights.along(of_tap)[0]
+            double = tap.weights.along(tap.weights.gradients(gradient.double().unsqueeze(0)))[0]
             single = snapshot.mixed_gradients_of(tap)
             exact.append(double)
             # Products of inputs may be lost although what they are multiplied with makes up for it.
@@ -326,19 +330,19 @@ def _doubtful(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _in_double_precision(
-    inner: Tensor, lengths: Tensor, doubtful: Tensor, in_double: Callable[[int], tuple[Tensor, Tensor]]
+    inner: Tensor, lengths: Tensor, doubtful: Tensor, in_double: Callable[[int, int], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Inner products and squared norms, (space, guess), those that single precision cannot sum computed again.
+    """Inner products and squared norms, (space, tap, guess), those that single precision cannot sum computed again.
 
-    lengths: norms of the guesses. doubtful: (space,), of what they are multiplied with. in_double: guess → both
-    numbers, (space,) each.
+    lengths: norms of the guesses. doubtful: (space, tap), of what they are multiplied with. in_double: tap and guess →
+    both numbers, (space,) each.
     """
     inner, squares = inner.double(), lengths.double().square()
     if lengths.dtype != torch.float64:
         # A guess of zero is among them: it may be one whose squares were lost.
-        beyond = (_beyond_single(squares) | doubtful[:, None]).any(0)
-        for index in beyond.nonzero()[:, 0].tolist():
-            inner[:, index], squares[:, index] = in_double(index)
+        beyond = (_beyond_single(squares) | doubtful[:, :, None]).any(0)
+        for tap, guess in beyond.nonzero().tolist():
+            inner[:, tap, guess], squares[:, tap, guess] = in_double(tap, guess)
     return inner, squares
 
 

@@ -83,8 +83,8 @@ def _columns(called: Called, weight: Tensor, bias: Tensor) -> list[Tensor]:
     return [{"weight": weight, "bias": bias}[name] for name in called.trained]
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+def _joined(parts: list[Tensor], dim: int = -1) -> Tensor:
+    return torch.cat(parts, dim=dim) if len(parts) > 1 else parts[0]
 
 
 def _linear(called: Called) -> Kind:
@@ -101,17 +101,18 @@ def _convolution(called: Called) -> Kind | None:
     dimensions = len(module.kernel_size)
     if inputs.ndim != dimensions + 2:
         return None  # Without a dimension of examples.
-    patches = _patches(module, inputs)  # (row, group, input of a group)
+    patches = _patches(module, inputs)  # (group, input of a group, row)
     layout, packing = Layout(called.shape, (1,)), _matrix_packing(called, module.out_channels)
-    columns = _columns(called, patches, patches.new_ones(*patches.shape[:-1], 1))
-    by_group = _joined(columns).transpose(0, 1)
-    if module.groups == 1:
-        return Kind(layout, packing, MatrixMap(by_group[0].contiguous()))
-    return Kind(layout, packing, GroupedMap(by_group.contiguous()))
+    columns = _columns(called, patches, patches.new_ones(len(patches), 1, layout.n_rows))
+    by_group = _joined(columns, dim=1).mT
+    return Kind(layout, packing, MatrixMap(by_group[0]) if module.groups == 1 else GroupedMap(by_group))
 
 
 def _patches(module: nn.modules.conv._ConvNd, inputs: Tensor) -> Tensor:
-    """What each output place is made of, (row, group, channel of a group · place in the kernel)."""
+    """What each output place is made of, (group, channel of a group · place in the kernel, row).
+
+    Rows come last, as neighbours in a row of pixels are neighbours in memory there, and are copied several at a time.
+    """
     dimensions = len(module.kernel_size)
     padding = module._reversed_padding_repeated_twice
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -124,8 +125,8 @@ def _patches(module: nn.modules.conv._ConvNd, inputs: Tensor) -> Tensor:
     inputs = inputs[cast(Any, (..., *dilation))]  # (example, channel, place…, place in the kernel…)
     places = tuple(range(2, 2 + dimensions))
     kernel = tuple(range(2 + dimensions, 2 + 2 * dimensions))
-    moved = inputs.permute(0, *places, 1, *kernel)
-    return moved.reshape(-1, module.groups, inputs.shape[1] // module.groups * _product(module.kernel_size))
+    moved = inputs.permute(1, *kernel, 0, *places)
+    return moved.reshape(module.groups, inputs.shape[1] // module.groups * _product(module.kernel_size), -1)
 
 
 def _product(sizes: tuple[int, ...]) -> int:
@@ -150,9 +151,8 @@ def _embedding(called: Called) -> Kind | None:
 
 
 def _scales(called: Called, layout: Layout, normalised: Tensor) -> Kind:
-    rows = layout.rows(normalised)
-    columns = _columns(called, rows.unsqueeze(-1), torch.ones_like(rows).unsqueeze(-1))
-    return Kind(layout, _matrix_packing(called, layout.units), DiagonalMap(_joined(columns)))
+    columns = tuple(layout.rows(normalised) if name == "weight" else None for name in called.trained)
+    return Kind(layout, _matrix_packing(called, layout.units), DiagonalMap(columns, layout.n_rows))
 
 
 def _layer_norm(called: Called) -> Kind:

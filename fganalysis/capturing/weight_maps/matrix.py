@@ -41,7 +41,7 @@ class MatrixMap:
         """F with FᵀF = K, (min(input, row), row): Xᵀ itself where inputs are fewer than rows, otherwise the upper
         triangle R of Xᵀ = QR."""
         if self.inputs.shape[1] < self.inputs.shape[0]:
-            return self.inputs.T.contiguous()
+            return self.inputs.T
         return torch.linalg.qr(self.inputs.T.double(), mode="r").R.to(self.inputs.dtype)
 
 
