@@ -72,7 +72,8 @@ def _row_inputs(tap: Tap) -> Array | None:
     if isinstance(weights, GroupedMap):
         return double([weights.inputs])[0].transpose(1, 0, 2)
     if isinstance(weights, DiagonalMap):
-        return double([weights.inputs])[0]
+        ones = np.ones(tuple(tap.outputs.shape))
+        return np.stack([ones if column is None else double([column])[0] for column in weights.columns], axis=-1)
     if isinstance(weights, LookupMap):
         check_size(f"the one-hot inputs of tap {tap.name!r}", len(tap.outputs) * weights.n_columns)
         indices = weights.indices.cpu().numpy()
