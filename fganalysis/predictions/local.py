@@ -54,6 +54,8 @@ def _cross_entropies(snapshot: Snapshot) -> float | None:
     The factor follows from the values of the loss on three batches of logits and from its exact gradient at the
     outputs. These are compared relative to their sizes.
     """
+    if not isinstance(snapshot.outputs, torch.Tensor) or not isinstance(snapshot.targets, torch.Tensor):
+        return None
     targets, error = snapshot.targets.cpu().numpy(), double(snapshot.gradients)[-1]
     if targets.ndim != 1 or targets.dtype.kind not in "iu" or snapshot.outputs.shape != error.shape:
         return None
