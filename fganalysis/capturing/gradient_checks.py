@@ -172,14 +172,17 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
     The prediction is the mean of the slopes at both ends of the step (trapezoid rule), which is exact but for third
     derivatives and kinks. The direction of the step is part gradient and part noise. Its length in each parameter is
     relative to the norm of the parameter, such that all parameters have similar shares in the change as far as
-    precision allows. A disagreement is tried again at shorter steps, and then in double precision with shorter steps
-    still. There it vanishes if its cause was curvature or a kink, and stays if the backward pass is not the derivative
-    of the forward pass.
+    precision allows. A disagreement is tried again at shorter steps, and then in the other precision: with shorter
+    steps still by a copy in double precision, or with the longer steps of single precision, which parts of a network
+    in double precision may compute in. It vanishes if its cause was curvature, a kink or rounding, and stays if the
+    backward pass is not the derivative of the forward pass.
     """
-    disagreement = _disagreement(snapshot, by_name)
+    disagreement = _disagreement(snapshot, by_name, snapshot.dtype)
+    if disagreement and snapshot.dtype == torch.float64 and not _disagreement(snapshot, by_name, torch.float32):
+        return
     if disagreement and snapshot.dtype != torch.float64:
         doubled = _in_double_precision(snapshot)
-        if doubled is not None and not _disagreement(*doubled):
+        if doubled is not None and not _disagreement(*doubled, torch.float64):
             _refuse_rounded_gradient(by_name, doubled[1])
             return
     if disagreement:
@@ -223,22 +226,22 @@ def _in_double_precision(snapshot: Snapshot) -> tuple[Snapshot, dict[str, Tensor
     return replace(snapshot, outputs=map_tensors(outputs, lambda t: t.detach()), **changed), exact
 
 
-def _disagreement(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> str:
+def _disagreement(snapshot: Snapshot, by_name: Mapping[str, Tensor | None], precision: torch.dtype) -> str:
     """In words, how the loss changes other than the gradient predicts; empty where it does not."""
-    dtype, losses = snapshot.dtype, Losses(snapshot)
+    losses = Losses(snapshot, precision)
     parameters = {n: p.detach() for n, p in snapshot.network.named_parameters() if p.requires_grad}
     known = {name: gradient for name, gradient in by_name.items() if gradient is not None and bool(gradient.any())}
     worth = {name: _size(parameters[name]) * _norm(known[name]) for name in known}
     if not worth:
         return ""
     directions = _Directions(snapshot.network)
-    least = max(min(worth.values()), LEAST_SHARE[dtype] * max(worth.values()))
+    least = max(min(worth.values()), LEAST_SHARE[precision] * max(worth.values()))
     for shorter in SHRINKING:
         generator = torch.Generator().manual_seed(3)
         step = {}
         for name, parameter in parameters.items():
             share = min(1.0, least / worth[name]) if name in worth else 1.0
-            length = shorter * DIFFERENCE_STEPS[dtype] * share * _size(parameter)
+            length = shorter * DIFFERENCE_STEPS[precision] * share * _size(parameter)
             step[name] = length * directions(name, by_name.get(name), generator)
         after, slopes = losses.moved(step, tuple(known))
         before = {name: _dot(known[name], step[name]) for name in known}
@@ -264,10 +267,14 @@ def _worst(losses: Losses, known: Mapping[str, Tensor], step: Mapping[str, Tenso
 
 
 class Losses:
-    """Losses at moved weights. The loss function is evaluated in double precision where it accepts that."""
+    """Losses at moved weights. The loss function is evaluated in double precision where it accepts that.
 
-    def __init__(self, snapshot: Snapshot):
+    precision: of the activations, at best that of the network's data type.
+    """
+
+    def __init__(self, snapshot: Snapshot, precision: torch.dtype | None = None):
         self._snapshot = snapshot
+        self._precision = precision or snapshot.dtype
         outputs, targets = snapshot.outputs, snapshot.targets
         self._double = False
         if snapshot.dtype != torch.float64:
@@ -291,11 +298,11 @@ class Losses:
 
     def rounding(self, after: float = 0.0) -> float:
         """The largest error of a difference of two losses by rounding."""
-        eps = torch.finfo(self._snapshot.dtype).eps
+        eps = torch.finfo(self._precision).eps
         loss_precision = torch.finfo(torch.float64).eps if self._double else eps
         typical = self._typical / 8 if np.isfinite(self._typical) else 0.0
         # A gradient at the outputs that is a small difference, as that of a saturated softmax, is rounded too.
-        activations = self._worth + DIFFERENCE_STEPS[self._snapshot.dtype] * typical
+        activations = self._worth + DIFFERENCE_STEPS[self._precision] * typical
         return ROUNDINGS * eps * activations + ROUNDINGS_OF_LOSS * loss_precision * max(
             abs(self.before), abs(after), typical
         )

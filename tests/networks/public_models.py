@@ -95,7 +95,7 @@ def _gpt2(attention: str) -> Case:
 
 
 def _bert() -> Case:
-    """Word 0 pads: autograd calls the gradient of its embedding zero, so it does not occur here."""
+    """Word 0 pads: autograd calls the gradient of its embedding zero, so it occurs in another case alone."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=VOCABULARY, hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
@@ -125,6 +125,20 @@ def _llama() -> Case:
     )
 
 
+def _image_transformer() -> Case:
+    """A class token and positions of no module that is a tap."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8, patch_size=4,
+        num_channels=1, num_labels=CLASSES, attn_implementation="eager",
+    )  # fmt: skip
+    return _classifier(
+        lambda: transformers.ViTForImageClassification(config),
+        {"pixel_values": normal(EXAMPLES, 1, 8, 8)},
+        lambda outputs: outputs.logits,
+    )
+
+
 # Parameters that are used outside of their module too: what its calls give is not all of the gradient.
 USED_OUTSIDE = {"x_transformers_tied": ["token_emb.emb.weight"]}
 
@@ -137,4 +151,5 @@ PUBLIC: dict[str, Callable[[], Case]] = {
     "transformers_gpt2_fused_attention": lambda: _gpt2("sdpa"),
     "transformers_bert": _bert,
     "transformers_llama": _llama,
+    "transformers_vit": _image_transformer,
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import fganalysis as fga
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import OrthogonalUpstream
 from tests.networks.brute_force import (
     call,
     example_slopes,
@@ -92,10 +96,60 @@ def test_what_is_measured_is_what_is_exact(name: str, case: Case) -> None:
     assert max(abs(score) for score in scores.values()) <= MOST_ERRORS, scores
 
 
-@pytest.mark.parametrize("estimator", ["weight", "upstream", "orthogonal"])
-def test_guesses_are_drawn(name: str, case: Case, estimator: str) -> None:
-    if name in USED_OUTSIDE:
-        pytest.skip("is not captured")
-    snapshot = fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
+ESTIMATORS: list[Any] = ["weight", "activity", "upstream", OrthogonalUpstream(k=2)]
+
+
+@pytest.fixture(scope="module", params=[name for name in PUBLIC if name not in USED_OUTSIDE])
+def snapshot(request: pytest.FixtureRequest) -> Snapshot:
+    case = PUBLIC[request.param]()
+    return fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=fga.estimators.label)
+def test_guesses_are_sampled(snapshot: Snapshot, estimator: Any) -> None:
     measured = fga.sample(snapshot, estimator, 64, seed=0).sel(space="weight", layer="all")
     assert float(measured.mse) > 0
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=fga.estimators.label)
+def test_guesses_are_predicted_or_nan(snapshot: Snapshot, estimator: Any) -> None:
+    predicted = fga.predict(snapshot, estimator).sel(space="weight")
+    exact = fga.sample(snapshot, estimator, 2).sel(space="weight").gradient_norm
+    known = predicted.gradient_norm.notnull() & exact.notnull()
+    assert bool((abs(predicted.gradient_norm / exact - 1).where(known, 0.0) < 1e-6).all())
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=fga.estimators.label)
+def test_every_parameter_is_trained(name: str, case: Case, estimator: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(case.network.parameters(), lr=1e-4)
+    before = {parameter: value.clone() for parameter, value in trainable(case.network).items()}
+    asked = (case.network, case.loss_fn, case.inputs, case.targets, estimator, generator)
+    if name in USED_OUTSIDE:
+        with pytest.raises(ValueError, match=f"the gradient of '{USED_OUTSIDE[name][0]}' has norm"):
+            fga.estimate_gradient(*asked)
+        return
+    if estimator != "weight" and (unseen := untapped(case.network, case.inputs)):
+        with pytest.raises(ValueError, match=f"parameter '{unseen[0]}' is in no tap.*untapped='perturb'"):
+            fga.estimate_gradient(*asked)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = fga.estimate_gradient(*asked, untapped="perturb")
+        assert bool(loss.isfinite())
+        optimizer.step()
+    exact = gradient(case.network, case.loss_fn, case.inputs, case.targets)
+    for parameter, value in trainable(case.network).items():
+        # A bias of attention's keys moves nothing: the softmax does not see it.
+        assert not torch.equal(value, before[parameter]) or exact[parameter].abs().max() < 1e-12, parameter
+
+
+def test_a_padding_word_that_occurs_is_measured() -> None:
+    case = PUBLIC["transformers_bert"]()
+    case.inputs["input_ids"][0, 2:] = 0
+    snapshot = fga.capture(case.network, case.loss_fn, case.inputs, case.targets)
+    loss = case.loss_fn(call(case.network, case.inputs), case.targets)
+    (exact,) = torch.autograd.grad(loss, [case.network.get_parameter("bert.embeddings.word_embeddings.weight")])
+    layer = next(layer for layer in snapshot.weights if layer.name == "bert.embeddings.word_embeddings")
+    found = layer.by_parameter(snapshot.weight_gradients[snapshot.layers.index(layer.name)])
+    torch.testing.assert_close(found["bert.embeddings.word_embeddings.weight"], exact, **CLOSE)
+    assert not bool(exact[0].any())

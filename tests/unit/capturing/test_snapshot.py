@@ -199,5 +199,6 @@ def test_integer_targets_that_the_loss_accepts_are_no_classes() -> None:
 def test_half_precision_is_refused_by_name(dtype: torch.dtype) -> None:
     inputs, targets = batch()
     network = fga.networks.mlp([3, 4, 2], seed=0, dtype=dtype)
-    with pytest.raises(ValueError, match=f"tap '0' has activations of {dtype}: only float32 and float64"):
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"tap '0' has activations of {kind}, and only float32 and float64"):
         fga.capture(network, cross_entropy, inputs.to(dtype), targets)
