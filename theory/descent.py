@@ -95,6 +95,76 @@ def descent_probability(
     return np.array([positive(weights_of(together, h)) for h in (*chosen, np.concatenate(inners, axis=1))])
 
 
+def with_rows_for_all(
+    slopes: Sequence[Array],
+    inners: Sequence[Array],
+    groups: Sequence[Sequence[int]],
+    for_all: Sequence[int],
+    *,
+    shared: bool,
+    slope: Slope,
+    layers: Layers,
+) -> Array:
+    """As `descent_probability`, where the rows of some taps serve all examples (docs/mathematics.md#rows).
+
+    slopes: a = Aᵀg of every example at each tap, (example, noise). inners: h = Aᵀ(WᵀG), (example, noise), and
+    (1, noise) at the taps ``for_all``, whose noise all examples see and whose guess has the slope of the batch.
+
+    ⟨ĝ, g⟩ = Σ_k (α_k·ε)(β_k·ε), a term for each example and one for the rows that serve all. The weights are the
+    eigenvalues of ½ Σ_k (α_k β_kᵀ + β_k α_kᵀ), and follow from the inner products of all α and β alone.
+    """
+    check_switches(slope, layers)
+    taps = range(len(slopes))
+    if layers == "separate":
+        weights = [_of_terms([index], [index], slopes, inners, for_all, shared, slope) for index in taps]
+        found = [np.concatenate([weights[index] for index in group]) for group in [*groups, taps]]
+    else:
+        found = [_of_terms(taps, group, slopes, inners, for_all, shared, slope) for group in [*groups, taps]]
+    return np.array([positive(of_group) for of_group in found])
+
+
+def _of_terms(
+    in_slope: Sequence[int],
+    in_group: Sequence[int],
+    slopes: Sequence[Array],
+    inners: Sequence[Array],
+    for_all: Sequence[int],
+    shared: bool,
+    slope: Slope,
+) -> Array:
+    """Weights of the form that the taps ``in_group`` give with slopes of the taps ``in_slope``."""
+    examples = max(len(slopes[index]) for index in in_slope)
+    size = examples + 1  # The last term is that of the rows that serve all examples.
+    alphas, mixed, betas = (np.zeros((size, size)) for _ in range(3))
+    alone = np.eye(examples)
+    kept = np.ones((examples, examples)) if shared else alone
+    for index in in_slope:
+        a, serves = slopes[index], index in for_all
+        alphas[:-1, :-1] += (a @ a.T) * (1.0 if serves else kept)
+        if index in in_group and serves:
+            h = inners[index][0]
+            mixed[:-1, -1] += a @ h
+            betas[-1, -1] += h @ h
+        elif index in in_group:
+            h = inners[index]
+            mixed[:-1, :-1] += (a @ h.T) * kept
+            betas[:-1, :-1] += (h @ h.T) * kept
+    merge = np.zeros((size, size))  # α of the last term is the sum of all α.
+    merge[:-1, :-1], merge[-1, :-1] = alone, 1.0
+    alphas, mixed = merge @ alphas @ merge.T, merge @ mixed
+    if slope == "batch":  # One term: the sum of all α of examples, and of all β.
+        alphas, mixed, betas = alphas[-1:, -1:], mixed[-1:].sum(1, keepdims=True), betas.sum(keepdims=True)
+    # The form is xᵀ[0 ½; ½ 0]x of x = (α·ε, β·ε), whose covariance is the Gram matrix.
+    gram = np.block([[alphas, mixed], [mixed.T, betas]])
+    half = len(alphas)
+    values, vectors = np.linalg.eigh(gram)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    upper, lower = root[:half], root[half:]
+    product = upper.T @ lower
+    weights: Array = np.linalg.eigvalsh((product + product.T) / 2)
+    return weights
+
+
 def weight_perturbation(squared_norms: ArrayLike, *, layers: Layers) -> Array:
     """P(⟨Ĝ_l, G_l⟩ > 0) of Ĝ_l = t V_l, V Gaussian, (layer + 1,), all layers together last.
 

@@ -44,7 +44,7 @@ from typing import Literal
 
 import numpy as np
 
-from theory.factors import Array, Factor, gram
+from theory.factors import Array, Diagonal, Factor, gram
 
 Slope = Literal["example", "batch"]
 Layers = Literal["joint", "separate"]
@@ -243,9 +243,16 @@ def _shared(
 def _variances(factor: Factor, noise: Array, mean: Array, others: Array, law: Law) -> Array:
     """Var ĝ_bu, (example, unit). others: O, the slope's variance from elsewhere, (example,)."""
     variances = others[:, None] * factor.diagonal() - mean**2
-    for weight, part, own, _ in noise_vectors(factor, noise, law):
-        strength = weight * np.sum(own**2, axis=1)
-        variances += strength[:, None] * part.diagonal() + 2.0 * weight * part.push(own) ** 2
+    if isinstance(factor, Diagonal) and law.vectors > 1:
+        # A vector is a row, so that all of them are done at once.
+        lengths = np.sum(noise.reshape(len(noise), law.vectors, -1) ** 2, axis=2)
+        each = np.repeat(lengths, noise.shape[1] // law.vectors, axis=1)
+        strength = lengths.sum(1, keepdims=True) + (law.pair - 1.0) * each
+        variances += strength * factor.diagonal() + 2.0 * law.pair * mean**2
+    else:
+        for weight, part, own, _ in noise_vectors(factor, noise, law):
+            strength = weight * np.sum(own**2, axis=1, keepdims=True)
+            variances += strength * part.diagonal() + 2.0 * weight * part.push(own) ** 2
     return variances + law.excess * factor.fourth(noise) if law.excess != 0.0 else variances
 
 

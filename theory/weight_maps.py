@@ -5,7 +5,7 @@ An example's guess at a tap is one vector v: the numbers of its rows, row after 
     W_e v = Σ_r v_r x_rᵀ      `RowInputs`, for linear layers, convolutions, embeddings, scales of normalisation layers
     W_e v = array_e v         `WrittenOut`, for everything else: the module's local vector–Jacobian product
 
-Both have the same three methods and are all that moments in weight space need. ``places`` says where a tap's weights
+Both have the same methods, which are all that moments in weight space need. ``places`` says where a tap's weights
 are among those of the layer, (weight,), where taps of one layer have different parameters; None where they are all of
 them. size: the number of the layer's weights. Rows that serve all examples are those of a map of one example, which
 takes vectors of any number of examples.
@@ -43,6 +43,9 @@ class WeightMap(Protocol):
 
     def squared_norms(self, vectors: Array) -> Array:
         """‖W_e v_e‖²: (example, number) → (example,)."""
+
+    def row_squares(self, vectors: Array, n_rows: int) -> Array:
+        """‖W_e v_er‖² of the numbers of each row by themselves: (example, number) → (example, row)."""
 
     def column_squares(self) -> Array:
         """‖W_e e_n‖² of every number n, (example, number)."""
@@ -83,9 +86,12 @@ class RowInputs:
 
     def squared_norms(self, vectors: Array) -> Array:
         if self.inputs.shape[1] == 1:
-            by_group = np.sum(self._by_group(vectors)[:, :, 0] ** 2, axis=2)
-            return np.sum(by_group * np.sum(self.inputs[:, 0] ** 2, axis=2), axis=1)
+            return self.row_squares(vectors, 1)[:, 0]
         return np.sum(self.apply(vectors) ** 2, axis=1)
+
+    def row_squares(self, vectors: Array, n_rows: int) -> Array:
+        by_group = np.sum(self._by_group(vectors) ** 2, axis=3).transpose(0, 2, 1)
+        return np.sum(by_group * np.sum(self.inputs**2, axis=3), axis=2)
 
     def column_squares(self) -> Array:
         squares = np.sum(self.inputs**2, axis=3)
@@ -112,6 +118,10 @@ class WrittenOut:
 
     def squared_norms(self, vectors: Array) -> Array:
         return np.sum(self.apply(vectors) ** 2, axis=1)
+
+    def row_squares(self, vectors: Array, n_rows: int) -> Array:
+        masks = np.repeat(np.eye(n_rows), vectors.shape[1] // n_rows, axis=1)
+        return np.stack([self.squared_norms(vectors * mask) for mask in masks], axis=1)
 
     def column_squares(self) -> Array:
         return np.einsum("ewn,ewn->en", self.array, self.array)

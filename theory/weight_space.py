@@ -46,6 +46,20 @@ class AtTap:
             squares[:, j] = self.weight_map.squared_norms(self._column(j))
         return squares
 
+    def of_vectors(self, squares: Array) -> Array:
+        """What noise vectors of pair ≠ 1 add to the variance, (example,). squares: of `column_squares`."""
+        law = self.law
+        if isinstance(self.factor, Diagonal) and law.vectors > 1 and law.pair != 1.0:
+            # A vector is a row, so that all of them are done at once.
+            lengths, traces = (_by_vector(values, law.vectors) for values in (self.pulled**2, squares))
+            pushed = self.weight_map.row_squares(self.factor.push(self.pulled), law.vectors)
+            return (law.pair - 1.0) * np.sum(lengths * traces + 2.0 * pushed, axis=1)
+        total = np.zeros(len(squares))
+        for share, factor, noise, mask in noise_vectors(self.factor, self.pulled, law, beyond_one=True):
+            pushed = self.weight_map.squared_norms(factor.push(noise))
+            total += share * (np.sum(noise**2, axis=1) * (squares @ mask) + 2.0 * pushed)
+        return total
+
     def matrix(self) -> Array:
         """B, (example, weight of the layer, noise)."""
         return np.stack([self.written(self._column(j)) for j in range(self.pulled.shape[1])], axis=2)
@@ -126,15 +140,17 @@ def _independent(taps: Sequence[AtTap], in_slope: Sequence[Array], beside: Array
     variances = np.sum(mean**2, axis=1)
     for tap in taps:
         squares = tap.column_squares()
-        variances += strength * squares.sum(1)
-        for share, factor, noise, mask in noise_vectors(tap.factor, tap.pulled, tap.law, beyond_one=True):
-            pushed = tap.weight_map.squared_norms(factor.push(noise))
-            variances += share * (np.sum(noise**2, axis=1) * (squares @ mask) + 2.0 * pushed)
+        variances += strength * squares.sum(1) + tap.of_vectors(squares)
         if tap.law.excess != 0.0:
             variances += tap.law.excess * np.sum(tap.pulled**2 * squares, axis=1)
     covariances = gram(mean) if slope == "batch" else np.zeros((len(mean), len(mean)))
     np.fill_diagonal(covariances, variances)
     return covariances
+
+
+def _by_vector(values: Array, n_vectors: int) -> Array:
+    """Sums over the entries of each noise vector, (example, noise) → (example, vector)."""
+    return values.reshape(len(values), n_vectors, -1).sum(2)
 
 
 def _shared(taps: Sequence[AtTap], in_slope: Sequence[Array], beside: Array, slope: Slope) -> Array:

@@ -251,10 +251,25 @@ def distributional(snapshot: Snapshot, estimator: Any, factors: Sequence[Factor]
             descents[space, known] = descent.descent_probability(
                 gradients, factors, mixed=mixed, groups=groups, **switches
             )
+            continue
+        try:
+            by_example = [
+                gradients_of_examples(snapshot, index) if index in serving else gradient
+                for index, gradient in enumerate(gradients)
+            ]
+        except NoClosedForm:
+            continue
+        slopes, inners = (
+            [factor.pull(vectors) for factor, vectors in zip(factors, side, strict=True)]
+            for side in (by_example, mixed)
+        )
+        descents[space, known] = descent.with_rows_for_all(slopes, inners, groups, serving, **switches)
     if type(estimator.noise) is not Gaussian:
         own_pass = layers == "separate"
         certain = np.zeros(shape, bool)
-        certain[0, slice(None) if own_pass else -1] = True
+        # With a slope of each example, rows that serve all of them add products of different slopes.
+        squares_alone = not serving or estimator.slope == "batch"
+        certain[0, slice(None) if own_pass else -1] = own_pass or squares_alone
         certain[1] = alone and own_pass and plain
         descents[~certain] = np.nan
         cosines[:, slice(-1, None) if alone and own_pass and plain else slice(None)] = np.nan

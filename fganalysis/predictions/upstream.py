@@ -192,7 +192,9 @@ def _normalised(snapshot: Snapshot, estimator: estimators.Upstream) -> Guess:
         slope=estimator.slope,
         layers=estimator.layers,
     )
-    return Guess(moments)
+    if is_plain(snapshot):
+        return Guess(moments)
+    return Guess(moments, why="products of the rows of a rescaled direction, which weight space takes, are unknown")
 
 
 def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Guess:

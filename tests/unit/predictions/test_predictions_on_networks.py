@@ -330,11 +330,11 @@ def test_the_mean_of_several_guesses() -> None:
         ActivityPerturbation(layers="separate"),
         ActivityPerturbation(shared=True),
         Upstream(slope="batch"),
-        Upstream(normalise=True),
+        OrthogonalUpstream(k=1),
     ],
     ids=label,
 )
-@pytest.mark.parametrize("name", ["tokens", "called_twice", "tied", "layer_norm"])
+@pytest.mark.parametrize("name", ["tokens", "called_twice", "tied", "layer_norm", "positions"])
 def test_what_needs_more_than_two_moments_is_what_is_sampled(name: str, estimator: Any) -> None:
     """At most 4.5 standard errors of the mean of 4096 guesses."""
     snapshot = snapshot_of(name)
@@ -346,7 +346,27 @@ def test_what_needs_more_than_two_moments_is_what_is_sampled(name: str, estimato
         assert np.nanmax(scores, initial=0.0) < 4.5, quantity
     if isinstance(estimator, ActivityPerturbation):
         assert predicted["descent_probability"].notnull().all()
-        assert predicted["cosine"].sel(space="activation").notnull().all() == (not estimator.shared)
+        known = not estimator.shared and (name != "positions" or estimator.layers == "separate")
+        assert predicted["cosine"].sel(space="activation").notnull().all() == known
+
+
+def test_rescaled_directions_are_what_is_sampled() -> None:
+    """Of several rows in activation space alone, where the variance of each number is enough."""
+    snapshot, estimator = snapshot_of("convolution"), Upstream(normalise=True)
+    predicted, measured = fga.predict(snapshot, estimator), fga.sample(snapshot, estimator, 4096, seed=1)
+    for quantity in ("shrinkage", "mse", "efficiency"):
+        gap = np.abs(measured[quantity] - predicted[quantity]).sel(space="activation")
+        assert (gap <= 4.5 * measured[f"{quantity}_se"].sel(space="activation") + 1e-9).all(), quantity
+    assert predicted["variance"].sel(space="weight", layer="0").isnull()
+    assert "rescaled direction" in predicted.attrs[schema.NOT_PREDICTED]
+
+
+def test_a_sign_that_is_certain_on_the_sphere() -> None:
+    """t² is not negative; rows that serve all examples add products of different examples' slopes."""
+    for name, known in (("tokens", True), ("positions", False)):
+        predicted = fga.predict(snapshot_of(name), ActivityPerturbation(noise=Sphere()))["descent_probability"]
+        assert bool(predicted.sel(space="activation", layer="all").notnull()) == known
+        assert predicted.sel(space="weight").isnull().all()
 
 
 @pytest.mark.parametrize("name", ["tokens", "tied", "called_twice", "convolution"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tests.enumerated import Array
-from theory.descent import descent_probability, positive, weight_perturbation
+from theory.descent import descent_probability, positive, weight_perturbation, with_rows_for_all
 from theory.factors import Dense
 from theory.linear_guess import Layers, Slope
 
@@ -138,3 +139,44 @@ def test_what_does_not_fit_is_refused() -> None:
     factors = [Dense(matrix) for matrix in matrices]
     with pytest.raises(ValueError, match="one entry a layer, got 2, 2 and 1"):
         descent_probability(gradients, factors, kernels[:1], shared=False, slope="example", layers="joint")
+
+
+@pytest.mark.parametrize("slope", ["example", "batch"])
+@pytest.mark.parametrize("layers", ["joint", "separate"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_forms_by_their_inner_products_are_those_by_their_vectors(shared: bool, layers: Layers, slope: Slope) -> None:
+    """Without rows that serve all examples, and with a layer of two taps."""
+    rng = np.random.default_rng(4)
+    gradients, mixed = ([rng.normal(size=(3, units)) for units in (4, 2, 3)] for _ in range(2))
+    factors = [Dense(rng.normal(size=(3, units, 4))) for units in (4, 2, 3)]
+    groups = [[0, 2], [1]]
+    switches: dict[str, Any] = {"shared": shared, "slope": slope, "layers": layers}
+    expected = descent_probability(gradients, factors, mixed=mixed, groups=groups, **switches)
+    slopes, inners = ([f.pull(g) for f, g in zip(factors, side, strict=True)] for side in (gradients, mixed))
+    found = with_rows_for_all(slopes, inners, groups, [], **switches)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("slope", ["example", "batch"])
+def test_rows_that_serve_all_examples(slope: Slope) -> None:
+    """Every noise number written out as one vector: the form's matrix itself."""
+    rng = np.random.default_rng(5)
+    own, for_all = rng.normal(size=(2, 3)), rng.normal(size=(2, 2))
+    own_inner, inner = rng.normal(size=(2, 3)), rng.normal(size=(1, 2))
+    alphas = np.zeros((2, 8))
+    betas = np.zeros((2, 8))
+    for example in range(2):
+        places = slice(3 * example, 3 * example + 3)
+        alphas[example, places], alphas[example, 6:] = own[example], for_all[example]
+        betas[example, places] = own_inner[example]
+    last = np.concatenate([np.zeros(6), inner[0]])
+    if slope == "example":
+        terms = [*zip(alphas, betas, strict=True), (alphas.sum(0), last)]
+    else:
+        terms = [(alphas.sum(0), betas.sum(0) + last)]
+    matrix = sum(np.outer(a, b) + np.outer(b, a) for a, b in terms) / 2
+    expected = positive(np.linalg.eigvalsh(matrix))
+    found = with_rows_for_all(
+        [own, for_all], [own_inner, inner], [[0], [1]], [1], shared=False, slope=slope, layers="joint"
+    )
+    np.testing.assert_allclose(found[-1], expected, rtol=1e-9)

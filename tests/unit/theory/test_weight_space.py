@@ -189,13 +189,15 @@ def test_row_inputs_are_what_they_are_written_out() -> None:
     dense = WrittenOut(array, 30)
     vectors, weights = rng.normal(size=(3, 24)), rng.normal(size=30)
     expected = np.zeros((3, 2, 3, 5))
-    by_row = vectors.reshape(3, 4, 2, 3)
+    apart = vectors.reshape(3, 4, 2, 3)
     for example, row, group, unit in np.ndindex(3, 4, 2, 3):
-        expected[example, group, unit] += by_row[example, row, group, unit] * rows.inputs[example, row, group]
+        expected[example, group, unit] += apart[example, row, group, unit] * rows.inputs[example, row, group]
     for weight_map in (rows, dense):
         np.testing.assert_allclose(weight_map.apply(vectors), expected.reshape(3, 30))
         np.testing.assert_allclose(weight_map.squared_norms(vectors), (expected**2).sum((1, 2, 3)))
         np.testing.assert_allclose(weight_map.column_squares(), (array**2).sum(1))
+        by_row = [weight_map.squared_norms(vectors * (np.arange(24) // 6 == row)) for row in range(4)]
+        np.testing.assert_allclose(weight_map.row_squares(vectors, 4), np.stack(by_row, axis=1))
         np.testing.assert_allclose(
             np.sum(weight_map.transposed(weights) * vectors), np.sum(expected.reshape(3, -1) @ weights)
         )
