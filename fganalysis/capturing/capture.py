@@ -61,12 +61,12 @@ def capture(
     """
     refusals.refuse_bad_arguments(network, loss_fn, inputs, targets, autodiff)
     check_whole("step", step, 0, LARGEST_SEED)
+    step = int(step)
     with plainly(refusals.device_of(network)):
         inputs, targets = (map_tensors(part, lambda t: t.detach().clone()) for part in (inputs, targets))
         copied_network = copied(network)
         owners = recording.chosen(uncompiled(network), copied_network, taps)
-        snapshot = _checked(copied_network, loss_fn, inputs, targets, autodiff, owners, original=network)
-    return replace(snapshot, in_training=False, step=int(step))
+        return _checked(copied_network, loss_fn, inputs, targets, autodiff, owners, step, original=network)
 
 
 def checked_for_training(
@@ -134,9 +134,10 @@ def _checked(
     targets: Any,
     autodiff: Autodiff,
     modules: recording.Modules,
+    step: int = 0,
     original: torch.nn.Module | None = None,
 ) -> Snapshot:
-    """``original`` is the network that ``network`` is a copy of, which the loss function may know."""
+    """``original`` is the network that ``network`` is a copy of, which the loss function may know; None in training."""
     with buffers_kept(network):
         recorded = recording.recorded(network, loss_fn, inputs, targets, modules)
     refusals.refuse_infinite_loss(recorded.loss)
@@ -152,12 +153,13 @@ def _checked(
     )
     recorded, at_taps = recording.without_unused(recorded, at_taps)
     seen = recording.rolled(recorded)
-    plan = recording.plan_of(recorded, at_taps, seen)
+    found = recording.ownerships(recorded, at_taps, seen)
+    plan = recording.planned(recorded, found)
     untapped = {name: by_name[name] for name in recording.untapped_parameters(recorded, plan)}
-    snapshot = recording.snapshot_of(recorded, plan, at_taps, untapped, "reverse")
+    snapshot = recording.snapshot_of(recorded, plan, at_taps, untapped, "reverse", step, in_training=original is None)
     refusals.refuse_useless_gradient(snapshot, by_name)
     snapshot = loss_parts.with_parts_of_the_loss(snapshot)
-    if not recording.rolls_as_planned(recorded, plan, seen):
+    if not recording.rolls_as_found(recorded, found, seen):
         gradient_checks.refuse_random_forward_pass(snapshot)
     gradient_checks.refuse_other_gradient(snapshot, by_name)
     reached = [site.call.name for site, gradient in zip(recorded.sites, at_taps, strict=True) if gradient is None]

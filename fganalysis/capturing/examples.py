@@ -8,6 +8,7 @@ neither fits, examples interact or a row serves all of them, as that of a positi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from fganalysis.capturing.rows import Layout, Owners
 
 SAME = 1e-3  # Relative difference of two gradients that should be equal, in single precision; far less in double.
+SHORTEST, LONGEST = 2.0**-36, 2.0**60  # Norms whose squares single precision sums without loss.
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,30 @@ class Seen:
 
 @dataclass(frozen=True)
 class Ownership:
-    """Layout and owners of a tap's rows. shared: every row serves all examples. Neither: examples interact."""
+    """Layout and owners of a tap's rows. shared: every row serves all examples. Neither: examples interact.
+
+    rolls: whether the outputs of the rolled batch were seen to be the outputs, rolled.
+    """
 
     layout: Layout
     owners: Owners | None
     shared: bool = False
+    rolls: bool = False
 
 
 def ownership(seen: Seen, layout: Layout, n_examples: int, weights: Tensor) -> Ownership:
     """The owners of a tap's rows. weights: r, (example,)."""
     if n_examples == 1:
         return Ownership(layout, Owners(1, layout.n_rows))
-    fitting = [one for one in _candidates(layout, n_examples) if _weighs(seen, layout, one, weights)]
-    rolling = [one for one in fitting if _rolls(seen, layout, one)]
-    if rolling:
-        return Ownership(layout, rolling[0])
-    if seen.rolled is not None and _same(seen.outputs, seen.rolled):
-        return Ownership(layout, None, shared=True)
+    fitting = []
+    for candidate in _candidates(layout, n_examples):
+        if not _weighs(seen, layout, candidate, weights):
+            continue
+        if seen.rolled is None or rolls(seen.outputs, seen.rolled, layout, candidate):
+            return Ownership(layout, candidate, rolls=seen.rolled is not None)
+        fitting.append(candidate)
+    if seen.rolled is not None and same(seen.outputs, seen.rolled):
+        return Ownership(layout, None, shared=True, rolls=True)
     if fitting and seen.pulled is not None:
         # The batch may have been rolled along another axis than that of its examples.
         return Ownership(layout, fitting[0])
@@ -62,10 +71,13 @@ def ownership(seen: Seen, layout: Layout, n_examples: int, weights: Tensor) -> O
     return Ownership(layout, None)
 
 
-def _candidates(layout: Layout, n_examples: int) -> list[Owners]:
+def _candidates(layout: Layout, n_examples: int) -> Iterator[Owners]:
     """Examples along the first axis, then along the others, whole or as the slower or faster part of an axis."""
     sizes = [size for axis, size in enumerate(layout.shape) if axis not in layout.unit_axes]
     found: list[Owners] = []
+    if sizes and sizes[0] % n_examples == 0:
+        found.append(Owners(n_examples, layout.n_rows, "example first"))
+        yield found[0]
     places = torch.arange(layout.n_rows).view(sizes) if sizes else torch.zeros(1, dtype=torch.int64)
     for axis, size in enumerate(sizes):
         if size % n_examples:
@@ -76,7 +88,7 @@ def _candidates(layout: Layout, n_examples: int) -> list[Owners]:
             owners = _named(order, n_examples)
             if not any(_equal(owners, other) for other in found):
                 found.append(owners)
-    return found
+                yield owners
 
 
 def _named(examples: Tensor, n_examples: int) -> Owners:
@@ -92,32 +104,41 @@ def _equal(first: Owners, second: Owners) -> bool:
     return torch.equal(first.examples, second.examples)
 
 
-def _rolls(seen: Seen, layout: Layout, owners: Owners) -> bool:
-    """Whether rolling the batch by one place rolls the tap's outputs by one example."""
-    return seen.rolled is None or rolls(seen.outputs, seen.rolled, layout, owners)
-
-
 def rolls(outputs: Tensor, rolled: Tensor, layout: Layout, owners: Owners | None) -> bool:
     """Whether outputs and those of the rolled batch are the same but for the order of the examples, to rounding.
 
     Rows that belong to no example are the same in both.
     """
-    first, second = layout.rows(outputs), layout.rows(rolled)
     if owners is None:
-        return _same(first, second)
+        return same(outputs, rolled)
+    if _along_first_axis(layout, owners):
+        places = len(outputs) // owners.n_examples
+        return outputs.shape == rolled.shape and same(outputs.roll(places, 0), rolled)
     counts = owners.examples.bincount(minlength=owners.n_examples)
     if bool((counts != counts[0]).any()):
         return False
-    return _same(owners.by_example(first).roll(1, -3), owners.by_example(second))
+    first, second = layout.rows(outputs), layout.rows(rolled)
+    return same(owners.by_example(first).roll(1, -3), owners.by_example(second))
+
+
+def _along_first_axis(layout: Layout, owners: Owners) -> bool:
+    """Whether examples follow each other along the first axis of the output, so that its rows need not be cut out."""
+    first = 0 not in layout.unit_axes and layout.shape[0] % owners.n_examples == 0
+    return first and not isinstance(owners.order, Tensor) and owners.order == "example first"
 
 
 def _weighs(seen: Seen, layout: Layout, owners: Owners, weights: Tensor) -> bool:
     """Whether the weighted gradient is the gradient times the number of the row's example."""
     if seen.exact is None or seen.pulled is None:
         return True
-    exact = layout.rows(seen.exact)
-    expected = exact * owners.spread(weights.to(exact))[:, None]
-    return _same(expected, layout.rows(seen.pulled), SAME)
+    by_row = owners.spread(weights.to(seen.exact))[:, None]
+    sizes = tuple(1 if axis in layout.unit_axes else size for axis, size in enumerate(layout.shape))
+    of_numbers = Layout(sizes, layout.unit_axes).whole(by_row)
+    difference = torch.addcmul(seen.pulled, seen.exact, of_numbers, value=-1)
+    size = float(torch.linalg.vector_norm(seen.pulled))
+    if SHORTEST <= size <= LONGEST:
+        return float(torch.linalg.vector_norm(difference)) <= SAME * size
+    return same(seen.pulled, seen.exact * of_numbers, SAME)
 
 
 def _matched(seen: Seen, layout: Layout, n_examples: int, weights: Tensor) -> Owners | None:
@@ -134,12 +155,16 @@ def _matched(seen: Seen, layout: Layout, n_examples: int, weights: Tensor) -> Ow
     return found if _weighs(seen, layout, found, weights) and bool(examples.bincount().all()) else None
 
 
-def _same(first: Tensor, second: Tensor, tolerance: float | None = None) -> bool:
+def same(first: Tensor, second: Tensor, tolerance: float | None = None) -> bool:
+    """Whether two tensors differ by a small part of the first one's norm: by rounding, or by ``tolerance``."""
     if first.shape != second.shape:
         return False
     allowed = 1e3 * torch.finfo(first.dtype).eps if tolerance is None else tolerance
-    first, second = first.double(), second.double()
-    return bool((first - second).norm() <= allowed * first.norm())
+    size = float(torch.linalg.vector_norm(first))
+    if not SHORTEST <= size <= LONGEST:
+        first, second = first.double(), second.double()
+        size = float(torch.linalg.vector_norm(first))
+    return float(torch.linalg.vector_norm(first - second)) <= allowed * size
 
 
 def example_weights(n_examples: int, like: Tensor) -> Tensor:

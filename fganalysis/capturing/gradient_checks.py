@@ -20,9 +20,9 @@ from torch import Tensor
 from fganalysis.capturing.batch import buffers_kept, differentiable, functionally_called, map_tensors
 from fganalysis.capturing.calls import Calls
 from fganalysis.capturing.errors import CannotMeasure
-from fganalysis.capturing.examples import SAME
+from fganalysis.capturing.examples import LONGEST, SAME, SHORTEST, same
 from fganalysis.capturing.forward_mode import tap_modules
-from fganalysis.capturing.refusals import forward, mean_loss, works
+from fganalysis.capturing.refusals import forward, mean_loss
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layer, Loss
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
@@ -54,11 +54,11 @@ def refuse_random_forward_pass(snapshot: Snapshot) -> None:
         tap.name
         for tap in snapshot.taps
         if (output := seen.get((tap.name, tap.number, tap.place))) is not None
-        and not _same(tap.outputs, tap.layout.rows(output.detach()), rounding(tap.outputs))
+        and not same(tap.outputs, tap.layout.rows(output.detach()))
     ]
     missing = any((tap.name, tap.number, tap.place) not in seen for tap in snapshot.taps)
     pairs = zip(differentiable(snapshot.outputs), differentiable(outputs), strict=False)
-    if different or missing or not all(_same(first, second, rounding(first)) for first, second in pairs):
+    if different or missing or not all(same(first, second) for first, second in pairs):
         where = f"from tap {different[0]!r} on" if different else "after the last tap"
         raise CannotMeasure(
             f"two forward passes on the same batch differ {where}: the network draws noise (functional dropout without "
@@ -69,13 +69,6 @@ def refuse_random_forward_pass(snapshot: Snapshot) -> None:
 def rounding(tensor: Tensor) -> float:
     """The largest relative difference between two computations of a tensor that rounding explains."""
     return 1e3 * torch.finfo(tensor.dtype).eps
-
-
-def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
-    if first.shape != second.shape:
-        return False
-    first, second = first.double(), second.double()
-    return bool((first - second).norm() <= tolerance * first.norm())
 
 
 def refuse_other_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | None]) -> None:
@@ -230,8 +223,10 @@ def _disagreement(snapshot: Snapshot, by_name: Mapping[str, Tensor | None], prec
     """In words, how the loss changes other than the gradient predicts; empty where it does not."""
     losses = Losses(snapshot, precision)
     parameters = {n: p.detach() for n, p in snapshot.network.named_parameters() if p.requires_grad}
-    known = {name: gradient for name, gradient in by_name.items() if gradient is not None and bool(gradient.any())}
-    worth = {name: _size(parameters[name]) * _norm(known[name]) for name in known}
+    sizes = {name: _size(parameter) for name, parameter in parameters.items()}
+    norms = {name: 0.0 if gradient is None else _norm(gradient) for name, gradient in by_name.items()}
+    known = {name: gradient for name, gradient in by_name.items() if gradient is not None and norms[name] > 0}
+    worth = {name: sizes[name] * norms[name] for name in known}
     if not worth:
         return ""
     directions = _Directions(snapshot.network)
@@ -239,10 +234,10 @@ def _disagreement(snapshot: Snapshot, by_name: Mapping[str, Tensor | None], prec
     for shorter in SHRINKING:
         generator = torch.Generator().manual_seed(3)
         step = {}
-        for name, parameter in parameters.items():
+        for name in parameters:
             share = min(1.0, least / worth[name]) if name in worth else 1.0
-            length = shorter * DIFFERENCE_STEPS[precision] * share * _size(parameter)
-            step[name] = length * directions(name, by_name.get(name), generator)
+            length = shorter * DIFFERENCE_STEPS[precision] * share * sizes[name]
+            step[name] = directions(name, by_name.get(name), generator).mul_(length)
         after, slopes = losses.moved(step, tuple(known))
         before = {name: _dot(known[name], step[name]) for name in known}
         predicted = sum(before[name] + slopes[name] for name in known) / 2
@@ -277,19 +272,25 @@ class Losses:
         self._precision = precision or snapshot.dtype
         outputs, targets = snapshot.outputs, snapshot.targets
         self._double = False
-        if snapshot.dtype != torch.float64:
-            doubled = map_tensors(targets, _doubled)
-            self._double = works(snapshot.loss_fn, map_tensors(outputs, _doubled), doubled)
-            targets = doubled if self._double else targets
         self._targets = targets
-        self.before = self._value(outputs)
+        self.before = self._first_value(outputs)
         # The loss of wrong outputs, for how much may cancel in one that is nearly zero.
         try:
             self._typical = abs(self._value(map_tensors(outputs, lambda t: -t if t.is_floating_point() else t)))
         except Exception:
             self._typical = 0.0
         pairs = zip(snapshot.exact_gradients or (), snapshot.taps, strict=False)
-        self._worth = sum(float((g.double() * tap.outputs.double()).abs().sum()) for g, tap in pairs)
+        self._worth = sum(float((gradient * tap.outputs).abs_().sum()) for gradient, tap in pairs)
+
+    def _first_value(self, outputs: Any) -> float:
+        """The loss, in double precision from then on if the loss function accepts that."""
+        if self._snapshot.dtype != torch.float64:
+            targets, self._targets, self._double = self._targets, map_tensors(self._targets, _doubled), True
+            try:
+                return self._value(outputs)
+            except Exception:
+                self._targets, self._double = targets, False
+        return self._value(outputs)
 
     def _value(self, outputs: Any) -> float:
         outputs = map_tensors(outputs, lambda t: t.detach())
@@ -322,7 +323,7 @@ class Losses:
                 gradients = torch.autograd.grad(loss, [moved[name] for name in along], allow_unused=True)
         # What was rounded into a moved parameter is the step that was made.
         slopes = {
-            name: 0.0 if gradient is None else _dot(gradient, moved[name].detach().double() - parameters[name].detach())
+            name: 0.0 if gradient is None else _dot(gradient, moved[name].detach() - parameters[name].detach())
             for name, gradient in zip(along, gradients, strict=True)
         }
         return self._value(outputs), slopes
@@ -334,7 +335,7 @@ def _doubled(tensor: Tensor) -> Tensor:
 
 def _size(parameter: Tensor) -> float:
     """The norm of a parameter; for a parameter of zeros that of small entries."""
-    return max(float(parameter.detach().double().norm()), 1e-2 * parameter.numel() ** 0.5)
+    return max(_norm(parameter.detach()), 1e-2 * parameter.numel() ** 0.5)
 
 
 class _Directions:
@@ -354,25 +355,38 @@ class _Directions:
         self._still = {name: padding[id(p)] for name, p in self._parameters.items() if id(p) in padding}
 
     def __call__(self, name: str, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
-        parameter = self._parameters[name].detach()
-        noise = torch.rand(parameter.shape, generator=generator).to(parameter) - 0.5
-        direction = noise / noise.norm()
-        if gradient is not None and (largest := float(gradient.abs().max())) > 0:
-            # Divided first by the largest entry: the squares of small numbers are zero.
-            scaled = gradient / largest
-            direction += scaled / scaled.norm()
+        direction = _direction(self._parameters[name].detach(), gradient, generator)
         if name in self._still:
             direction[self._still[name]] = 0
         return direction
 
 
+def _direction(parameter: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """A random unit vector plus the unit vector along the gradient."""
+    direction = torch.rand(parameter.shape, generator=generator).sub_(0.5).to(parameter)
+    direction /= direction.norm()
+    length = 0.0 if gradient is None else _norm(gradient)
+    if gradient is None or length == 0:
+        return direction
+    if SHORTEST <= length <= LONGEST:
+        return direction.add_(gradient, alpha=1 / length)
+    # Divided first by the largest entry: the squares of small numbers are zero.
+    scaled = gradient / gradient.abs().max()
+    return direction.add_(scaled / scaled.norm())
+
+
 def _norm(tensor: Tensor) -> float:
+    size = float(torch.linalg.vector_norm(tensor))
+    if SHORTEST <= size <= LONGEST:
+        return size
     largest = float(tensor.abs().max())
     return largest * float((tensor / largest).norm()) if largest > 0 else 0.0
 
 
 def _dot(first: Tensor, second: Tensor) -> float:
-    return float(torch.dot(first.double().flatten(), second.double().flatten()))
+    if not all(SHORTEST <= float(torch.linalg.vector_norm(part)) <= LONGEST for part in (first, second)):
+        first, second = first.double(), second.double()
+    return float(torch.dot(first.flatten(), second.flatten()))
 
 
 def _directions(snapshot: Snapshot, of_first_half: bool = False) -> list[Tensor]:

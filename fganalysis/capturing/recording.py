@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal, cast
 
 import torch
@@ -73,6 +73,16 @@ class Recorded:
     @property
     def outputs_at_taps(self) -> list[Tensor]:
         return [site.output for site in self.sites]
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """The kernel of every site."""
+        return [_called_kind(site) for site in self.sites]
+
+    @cached_property
+    def derivatives(self) -> dict[tuple[int, int | None], Tensor | None]:
+        """What `_elementwise` found, by tap and following tap."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -173,56 +183,50 @@ def rolled(recording: Recorded) -> Rolled | None:
     return Rolled([by_key[site.key].detach() for site in recording.sites], map_tensors(outputs, _constant))
 
 
-def rolls_as_planned(recording: Recorded, plan: Plan, seen: Rolled | None) -> bool:
+def rolls_as_found(recording: Recorded, found: Sequence[Ownership], seen: Rolled | None) -> bool:
     """Whether the pass of the rolled batch is the recorded one, rolled: it is not where a forward pass is random."""
     if seen is None:
         return False
-    for site, tap, other in zip(recording.sites, plan.taps, seen.at_taps, strict=True):
-        layout = Layout(tuple(site.output.shape), tap.unit_axes)
-        owners = None if tap.order is None else Owners(recording.n_examples, layout.n_rows, tap.order)
-        if not rolls(site.output.detach(), other, layout, owners):
+    for site, whose, other in zip(recording.sites, found, seen.at_taps, strict=True):
+        if not whose.rolls and not rolls(site.output.detach(), other, whose.layout, whose.owners):
             return False
     for output, other in zip(differentiable(recording.outputs), differentiable(seen.outputs), strict=True):
-        found = output_owners(output, recording.n_examples)
-        if found is None:
+        owned = output_owners(output, recording.n_examples)
+        if owned is None:
             continue
-        axis, owners = found
+        axis, owners = owned
         layout = Layout(tuple(output.shape), tuple(i for i in range(output.ndim) if i != axis))
         if not rolls(output.detach(), other, layout, owners):
             return False
     return True
 
 
-def plan_of(
-    recording: Recorded,
-    exact: Sequence[Tensor | None] | None = None,
-    seen: Rolled | None = None,
-) -> Plan:
-    """Finds out whose rows are and what stands between taps, from a recorded pass with its graph.
+def plan_of(recording: Recorded) -> Plan:
+    """Finds out whose rows are and what stands between taps, from a recorded pass with its graph."""
+    exact = refusals.differentiated(recording.loss, recording.outputs_at_taps)
+    return planned(recording, ownerships(recording, exact, rolled(recording)))
 
-    exact: the gradients at the taps. seen:
-    from `rolled`. What is not given is computed.
-    """
+
+def ownerships(recording: Recorded, exact: Sequence[Tensor | None], seen: Rolled | None) -> list[Ownership]:
+    """Whose the rows of every tap are. exact: the gradients at the taps. seen: from `rolled`."""
     n_examples = recording.n_examples
-    if exact is None:
-        exact = refusals.differentiated(recording.loss, recording.outputs_at_taps)
-    seen = seen or rolled(recording)
     weights = example_weights(n_examples, recording.sites[0].output)
     pulled = _weighted(recording, weights)
-    kinds = [_called_kind(site) for site in recording.sites]
-    found_owners = []
-    for index, (site, kind) in enumerate(zip(recording.sites, kinds, strict=True)):
+    found = []
+    for index, (site, kind) in enumerate(zip(recording.sites, recording.kinds, strict=True)):
         observed = Seen(
             site.output.detach(),
             None if seen is None else seen.at_taps[index],
             None if pulled is None else exact[index],
             None if pulled is None else pulled[index],
         )
-        found_owners.append(ownership(observed, kind.layout, n_examples, weights))
-    return _planned(recording, found_owners, graph.downstream(recording.outputs_at_taps))
+        found.append(ownership(observed, kind.layout, n_examples, weights))
+    return found
 
 
-def _planned(recording: Recorded, found: Sequence[Ownership], downstream: Sequence[Sequence[int]]) -> Plan:
+def planned(recording: Recorded, found: Sequence[Ownership]) -> Plan:
+    """The plan of a recorded pass, of which it is known whose rows are."""
+    downstream = graph.downstream(recording.outputs_at_taps)
     interacting = [
         site.call.name
         for site, whose in zip(recording.sites, found, strict=True)
@@ -232,7 +236,7 @@ def _planned(recording: Recorded, found: Sequence[Ownership], downstream: Sequen
     for index, (site, whose) in enumerate(zip(recording.sites, found, strict=True)):
         following = downstream[index][0] if downstream[index] else None
         order = None if whose.owners is None else whose.owners.order
-        elementwise = _elementwise(recording, index, following) is not None
+        elementwise = _elementwise(recording, index, following, checked=True) is not None
         taps.append(
             TapPlan(
                 site.key,
@@ -285,8 +289,8 @@ def _weighted(recording: Recorded, weights: Tensor) -> list[Tensor] | None:
     ]
 
 
-def _called_kind(site: Site, unit_axes: tuple[int, ...] | None = None) -> Kind:
-    """The kernel of a site; ``unit_axes`` where a plan knows other units than the kind's own."""
+def _called_kind(site: Site) -> Kind:
+    """The kernel of a site."""
     call, place = site.call, site.place
     arguments, keywords = (map_tensors(part, _constant) for part in (call.arguments, call.keywords))
     trained = tuple(name for name, parameter in call.module.named_parameters() if parameter.requires_grad)
@@ -297,10 +301,12 @@ def _called_kind(site: Site, unit_axes: tuple[int, ...] | None = None) -> Kind:
         leaf: Tensor = pytree.tree_leaves(result)[place]
         return leaf
 
-    kind = kind_of(Called(call.module, arguments, keywords, tuple(site.output.shape), trained, read))
-    if unit_axes is None or unit_axes == kind.layout.unit_axes:
-        return kind
-    return kind.with_layout(Layout(kind.layout.shape, unit_axes))
+    return kind_of(Called(call.module, arguments, keywords, tuple(site.output.shape), trained, read))
+
+
+def _with_units(kind: Kind, unit_axes: tuple[int, ...]) -> Kind:
+    """The same kernel where a plan knows other units than the kind's own."""
+    return kind if unit_axes == kind.layout.unit_axes else kind.with_layout(Layout(kind.layout.shape, unit_axes))
 
 
 def _constant(tensor: Tensor) -> Tensor:
@@ -318,16 +324,22 @@ def _linear_next(recording: Recorded, following: int | None) -> tuple[Tensor, Te
     return given[0], cast(torch.nn.Linear, call.module).weight.detach()
 
 
-def _elementwise(recording: Recorded, index: int, following: int | None, checked: bool = True) -> Tensor | None:
+def _elementwise(recording: Recorded, index: int, following: int | None, checked: bool) -> Tensor | None:
     """φ' of what stands between a tap and the next, in the shape of its output; None unless it is elementwise.
 
     J of an elementwise map is diagonal, so that Jᵀr over r is φ' for every r. With ``checked`` two r show whether it
     is: one of ones, and one of random powers of two, by which products and quotients are exact.
     """
-    arrived = _linear_next(recording, following)
-    output = recording.sites[index].output
     if recording.tangents is not None:
         return recording.tangents[index]
+    if (index, following) not in recording.derivatives:
+        recording.derivatives[index, following] = _pulled_derivative(recording, index, following, checked)
+    return recording.derivatives[index, following]
+
+
+def _pulled_derivative(recording: Recorded, index: int, following: int | None, checked: bool) -> Tensor | None:
+    arrived = _linear_next(recording, following)
+    output = recording.sites[index].output
     if arrived is None or arrived[0].shape != output.shape or not arrived[0].requires_grad:
         return None
     (pulled,) = torch.autograd.grad(
@@ -337,7 +349,9 @@ def _elementwise(recording: Recorded, index: int, following: int | None, checked
         return pulled
     cotangent = _powers(tuple(output.shape)).to(output)
     (again,) = torch.autograd.grad(arrived[0], output, cotangent, retain_graph=True, allow_unused=True)
-    return pulled if torch.allclose(pulled, again / cotangent, rtol=1e-3, atol=1e-5) else None
+    expected = again / cotangent
+    error = (pulled - expected).abs_().sub_(expected.abs_(), alpha=1e-3)
+    return pulled if bool(error.max() <= 1e-5) else None
 
 
 @lru_cache(maxsize=64)
@@ -360,9 +374,10 @@ def snapshot_of(
     untapped: Mapping[str, Tensor | None],
     autodiff: Autodiff,
     step: int = 0,
+    in_training: bool = True,
 ) -> Snapshot:
     """The snapshot of a recorded pass. at_taps: gradients at the taps; untapped: of the parameters of no tap."""
-    kinds = [_called_kind(site, tap.unit_axes) for site, tap in zip(recording.sites, plan.taps, strict=True)]
+    kinds = [_with_units(kind, tap.unit_axes) for kind, tap in zip(recording.kinds, plan.taps, strict=True)]
     names = {id(parameter): name for name, parameter in recording.network.named_parameters()}
     layers, layer_of = _layers(recording, kinds, names)
     taps = []
@@ -420,7 +435,7 @@ def snapshot_of(
         },
         autodiff=autodiff,
         step=step,
-        in_training=True,
+        in_training=in_training,
         mean_loss=plan.mean_loss,
         interaction=plan.interaction,
         plan=plan,
@@ -571,7 +586,7 @@ def plan_by_forward_mode(recording: Recorded) -> Plan:
         chained = first is not None and second is not None and _linear_next(recording, index + 1) is not None
         if first is not None and second is not None and chained:
             chained = torch.allclose(second, first * drawn[index], rtol=1e-3, atol=1e-5)
-        kind = _called_kind(site)
+        kind = recording.kinds[index]
         observed = Seen(site.output, None if seen is None else seen.at_taps[index], None, None)
         whose = ownership(observed, kind.layout, recording.n_examples, weights)
         order = None if whose.owners is None else whose.owners.order

@@ -153,10 +153,15 @@ def refuse_bad_taps(taps: Sequence[tuple[str, Tensor]], network: torch.nn.Module
                 f"tap {name!r} has activations of {_kind(output)}, and only float32 and float64 are measured: call "
                 "network.float(), give the batch in float32 and turn autocast off inside forward()"
             )
-        if not torch.isfinite(output.detach()).all():
+        if not _finite(output.detach()):
             raise NonFiniteActivations(f"tap {name!r} has NaN or infinite activations")
     if len(dtypes) > 1:
         raise CannotMeasure("taps have activations of float32 and of float64: use one data type throughout")
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite: of NaN the extremes are NaN. Much faster than `torch.isfinite`."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def mean_loss(loss_fn: Loss, outputs: Any, targets: Any) -> Tensor:
@@ -253,7 +258,7 @@ def refuse_useless_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | N
         *((f"parameter {name!r}", gradient) for name, gradient in by_name.items() if gradient is not None),
     ]
     for where, gradient in named:
-        if not bool(torch.isfinite(gradient).all()):
+        if not _finite(gradient):
             raise NonFiniteActivations(
                 f"the gradient at {where} is NaN or infinite, though the loss is finite: look for the root or "
                 "the logarithm of a zero in the network or the loss"

@@ -356,14 +356,12 @@ def _length(guess: Tensor) -> Tensor:
 
 
 def _length_in_weights(guess: Tensor, tap: Tap) -> Tensor:
-    """‖Ĝ‖ of every guess; a square root F is upper triangular, so its lower rows need the later rows alone."""
-    if not isinstance(tap.weights, MatrixMap):
-        return torch.linalg.vector_norm(tap.weights.image(guess).flatten(1), dim=1)
-    root = tap.weights.kernel_root
-    size, rows = root.shape
-    if size < rows:
-        return _length(torch.matmul(root, guess))
-    half = rows // 2
+    """‖Ĝ‖ of every guess; a square root F of K is upper triangular, so its lower rows need the later rows alone."""
+    weights = tap.weights
+    if not isinstance(weights, MatrixMap) or weights.shape[1] < weights.shape[0]:
+        return _length(weights.image(guess))
+    root = weights.kernel_root
+    half = len(root) // 2
     later = _length(torch.matmul(root[half:, half:], guess[:, half:]))
     return torch.hypot(later, _length(torch.matmul(root[:half], guess))) if half else later
 
