@@ -18,11 +18,20 @@ from typing import Any
 import torch
 
 from fganalysis.arguments import LARGEST_SEED, check_whole
-from fganalysis.capturing import gradient_checks, loss_parts, recording, refusals
+from fganalysis.capturing import (
+    assembling,
+    forward_mode_checks,
+    gradient_checks,
+    loss_parts,
+    planning,
+    recording,
+    refusals,
+    tangents,
+)
 from fganalysis.capturing.batch import buffers_kept, map_tensors
 from fganalysis.capturing.calls import Taps
+from fganalysis.capturing.planning import Plan
 from fganalysis.capturing.precision import plainly
-from fganalysis.capturing.recording import Plan
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Autodiff, Loss
 
@@ -79,15 +88,15 @@ def checked_for_training(
         if autodiff == "reverse":
             return _checked(network, loss_fn, inputs, targets, autodiff, owners)
         taps = recording.leaves(network, inputs, owners)
-        recorded = recording.recorded_in_forward_mode(network, loss_fn, inputs, targets, taps)
-        plan = recording.plan_by_forward_mode(recorded)
-        snapshot = recording.snapshot_of(recorded, plan, None, {}, autodiff)
+        recorded = tangents.recorded_in_forward_mode(network, loss_fn, inputs, targets, taps)
+        plan = tangents.plan_by_forward_mode(recorded)
+        snapshot = assembling.snapshot_of(recorded, plan, None, {}, autodiff)
         refusals.refuse_infinite_loss(snapshot.loss)
-        gradient_checks.refuse_weights_in_the_loss_unseen(snapshot)
+        forward_mode_checks.refuse_weights_in_the_loss_unseen(snapshot)
         snapshot = loss_parts.with_parts_of_the_loss(snapshot)
         gradient_checks.refuse_random_forward_pass(snapshot)
-        gradient_checks.refuse_wrong_slopes_in_forward_mode(snapshot)
-        gradient_checks.refuse_interacting_examples_in_forward_mode(snapshot)
+        forward_mode_checks.refuse_wrong_slopes_in_forward_mode(snapshot)
+        forward_mode_checks.refuse_interacting_examples_in_forward_mode(snapshot)
         return snapshot
 
 
@@ -110,21 +119,21 @@ def freeze(
     with plainly(refusals.device_of(network)):
         if autodiff == "forward":
             modules = modules if plan is not None else recording.leaves(network, inputs, modules)
-            recorded = recording.recorded_in_forward_mode(network, loss_fn, inputs, targets, modules)
-            plan = plan or recording.plan_by_forward_mode(recorded)
-            return recording.snapshot_of(recorded, plan, None, {}, autodiff, step)
+            recorded = tangents.recorded_in_forward_mode(network, loss_fn, inputs, targets, modules)
+            plan = plan or tangents.plan_by_forward_mode(recorded)
+            return assembling.snapshot_of(recorded, plan, None, {}, autodiff, step)
         recorded = recording.recorded(network, loss_fn, inputs, targets, modules)
         if plan is not None:
             recorded = plan.of_its_taps(recorded)
         refusals.refuse_loss_without_gradient(recorded.loss, network)
         if plan is None or not plan.fits(recorded):
-            plan = recording.plan_of(recorded)
-        untapped = recording.untapped_parameters(recorded, plan)
+            plan = planning.plan_of(recorded)
+        untapped = assembling.untapped_parameters(recorded, plan)
         gradients = torch.autograd.grad(
             recorded.loss, [*recorded.outputs_at_taps, *untapped.values()], allow_unused=True, retain_graph=True
         )
         at_taps, rest = gradients[: len(recorded.sites)], gradients[len(recorded.sites) :]
-        return recording.snapshot_of(recorded, plan, at_taps, dict(zip(untapped, rest, strict=True)), autodiff, step)
+        return assembling.snapshot_of(recorded, plan, at_taps, dict(zip(untapped, rest, strict=True)), autodiff, step)
 
 
 def _checked(
@@ -153,10 +162,10 @@ def _checked(
     )
     recorded, at_taps = recording.without_unused(recorded, at_taps)
     seen = recording.rolled(recorded)
-    found = recording.ownerships(recorded, at_taps, seen)
-    plan = recording.planned(recorded, found)
-    untapped = {name: by_name[name] for name in recording.untapped_parameters(recorded, plan)}
-    snapshot = recording.snapshot_of(recorded, plan, at_taps, untapped, "reverse", step, in_training=original is None)
+    found = planning.ownerships(recorded, at_taps, seen)
+    plan = planning.planned(recorded, found)
+    untapped = {name: by_name[name] for name in assembling.untapped_parameters(recorded, plan)}
+    snapshot = assembling.snapshot_of(recorded, plan, at_taps, untapped, "reverse", step, in_training=original is None)
     refusals.refuse_useless_gradient(snapshot, by_name)
     snapshot = loss_parts.with_parts_of_the_loss(snapshot)
     if not recording.rolls_as_found(recorded, found, seen):
@@ -167,7 +176,7 @@ def _checked(
     gradient_checks.refuse_wrong_backward(snapshot, by_name)
     if autodiff == "forward":
         snapshot = replace(snapshot, autodiff="forward")
-        gradient_checks.refuse_dropped_tangents(snapshot)
+        forward_mode_checks.refuse_dropped_tangents(snapshot)
     return snapshot
 
 

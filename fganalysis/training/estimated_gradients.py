@@ -15,7 +15,7 @@ from fganalysis.capturing import forward_mode, refusals
 from fganalysis.capturing.batch import first_examples
 from fganalysis.capturing.capture import checked_for_training, freeze
 from fganalysis.capturing.errors import NonFiniteActivations
-from fganalysis.capturing.recording import Plan
+from fganalysis.capturing.planning import Plan
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Autodiff, Loss
 from fganalysis.estimators import Backpropagation, Estimator, resolve

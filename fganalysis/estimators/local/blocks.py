@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fganalysis.capturing import recording
+from fganalysis.capturing import planning, recording
 from fganalysis.capturing.batch import buffers_kept
 from fganalysis.capturing.between import Arrival, arrivals, by_example, from_examples, graph_of
 from fganalysis.capturing.calls import Calls
@@ -104,7 +104,7 @@ def behind_modules(snapshot: Snapshot, names: Sequence[str]) -> list[Block]:
     return blocks
 
 
-def _recorded(snapshot: Snapshot, names: Sequence[str]) -> tuple[recording.Recorded, recording.Plan, list[Tensor]]:
+def _recorded(snapshot: Snapshot, names: Sequence[str]) -> tuple[recording.Recorded, planning.Plan, list[Tensor]]:
     """A pass in which the modules are recorded as taps are, what is known of them, and the outputs of the taps."""
     network = snapshot.network
     known = dict(network.named_modules())
@@ -123,7 +123,7 @@ def _recorded(snapshot: Snapshot, names: Sequence[str]) -> tuple[recording.Recor
             recorded = recording.recorded(network, snapshot.loss_fn, snapshot.inputs, snapshot.targets, modules)
         key, later = ("blocks", tuple(names)), snapshot.plan.later
         if key not in later or not later[key].fits(recorded):
-            later[key] = recording.plan_of(recorded)
+            later[key] = planning.plan_of(recorded)
     return recorded, later[key], [kept[tap.name, tap.number, tap.place] for tap in snapshot.taps]
 
 
@@ -137,7 +137,7 @@ def _site(recorded: recording.Recorded, name: str) -> int:
     return min(found)
 
 
-def _of_numbers(layout: Layout, known: recording.TapPlan, n_examples: int) -> Owners | None:
+def _of_numbers(layout: Layout, known: planning.TapPlan, n_examples: int) -> Owners | None:
     """The example of every number, from that of every row."""
     if known.order is None:
         return None
