@@ -120,14 +120,17 @@ def freeze(
         if autodiff == "forward":
             modules = modules if plan is not None else recording.leaves(network, inputs, modules)
             recorded = tangents.recorded_in_forward_mode(network, loss_fn, inputs, targets, modules)
-            plan = plan or tangents.plan_by_forward_mode(recorded)
+            if plan is None or not plan.fits(recorded):
+                found = tangents.plan_by_forward_mode(recorded)
+                plan = found if plan is None else plan.renewed(found)
             return assembling.snapshot_of(recorded, plan, None, {}, autodiff, step)
         recorded = recording.recorded(network, loss_fn, inputs, targets, modules)
         if plan is not None:
             recorded = plan.of_its_taps(recorded)
         refusals.refuse_loss_without_gradient(recorded.loss, network)
         if plan is None or not plan.fits(recorded):
-            plan = planning.plan_of(recorded)
+            found = planning.plan_of(recorded)
+            plan = found if plan is None else plan.renewed(found)
         untapped = assembling.untapped_parameters(recorded, plan)
         gradients = torch.autograd.grad(
             recorded.loss, [*recorded.outputs_at_taps, *untapped.values()], allow_unused=True, retain_graph=True

@@ -38,12 +38,14 @@ class Ownership:
     """Layout and owners of a tap's rows. shared: every row serves all examples. Neither: examples interact.
 
     rolls: whether the outputs of the rolled batch were seen to be the outputs, rolled.
+    by_row: the owners were found row by row, as where the data decide what a tap reads, and are those of one batch.
     """
 
     layout: Layout
     owners: Owners | None
     shared: bool = False
     rolls: bool = False
+    by_row: bool = False
 
 
 def ownership(seen: Seen, layout: Layout, n_examples: int, weights: Tensor) -> Ownership:
@@ -64,7 +66,7 @@ def ownership(seen: Seen, layout: Layout, n_examples: int, weights: Tensor) -> O
         return Ownership(layout, fitting[0])
     matched = _matched(seen, layout, n_examples, weights)
     if matched is not None:
-        return Ownership(layout, matched)
+        return Ownership(layout, matched, by_row=True)
     if layout.units > 1 and len(layout.shape) > 1:
         # Examples may be along what were taken for units: every number is then a row.
         return ownership(seen, Layout(layout.shape), n_examples, weights)

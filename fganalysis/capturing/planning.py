@@ -22,7 +22,10 @@ from fganalysis.capturing.recording import Modules, Recorded, Rolled, rolled
 
 @dataclass(frozen=True)
 class TapPlan:
-    """What is known of a tap beforehand. order: None for a tap whose rows belong to no example."""
+    """What is known of a tap beforehand. order: None for a tap whose rows belong to no example.
+
+    by_row: see `Ownership`.
+    """
 
     key: tuple[str, int, int]
     unit_axes: tuple[int, ...]
@@ -31,6 +34,7 @@ class TapPlan:
     following: int | None
     elementwise: bool
     branches: bool = False
+    by_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,21 @@ class Plan:
         return [(name, network.get_submodule(name)) for name in dict.fromkeys(tap.key[0] for tap in self.taps)]
 
     def of_its_taps(self, recorded: Recorded) -> Recorded:
-        """Without tensors that the loss was found not to depend on."""
-        known = {tap.key for tap in self.taps}
-        return replace(recorded, sites=[site for site in recorded.sites if site.key in known])
+        """Without tensors that the loss was found not to depend on. A tap may be called more often than it was."""
+        known = {(name, place) for name, _, place in (tap.key for tap in self.taps)}
+        sites = [site for site in recorded.sites if (site.call.name, site.place) in known]
+        return replace(recorded, sites=sites)
 
     def fits(self, recorded: Recorded) -> bool:
         """Whether it says what rows belong to in a batch of this size, of the same taps."""
         fixed = any(isinstance(tap.order, Tensor) for tap in self.taps)
         same = [tap.key for tap in self.taps] == [site.key for site in recorded.sites]
-        return same and not (fixed and self.n_examples != recorded.n_examples)
+        of_any_batch = not any(tap.by_row for tap in self.taps)
+        return same and of_any_batch and not (fixed and self.n_examples != recorded.n_examples)
+
+    def renewed(self, found: Plan) -> Plan:
+        """``found`` about another batch, with what was checked about the loss."""
+        return replace(found, mean_loss=self.mean_loss, interaction=self.interaction or found.interaction)
 
 
 def plan_of(recording: Recorded) -> Plan:
@@ -107,6 +117,7 @@ def planned(recording: Recorded, found: Sequence[Ownership]) -> Plan:
                 following,
                 elementwise,
                 len(downstream[index]) > 1,
+                whose.by_row,
             )
         )
     interaction = _why_interacting(recording.network, interacting[-1]) if interacting else ""

@@ -51,7 +51,8 @@ def estimate_gradient(
 
     Network, loss, inputs and targets are what `capture` takes, and are checked as there: once for each pair of a
     network and a loss function, on the first examples of the first batch, because checks at every step would take too
-    long. Functions made from the same code count as the same.
+    long. Functions made from the same code count as the same. A network is checked again where other parameters are
+    frozen, or other modules in training mode.
 
     Args:
         generator: of the noise, on the device of the network. n_guesses: guesses that are averaged. autodiff: "forward"
@@ -74,8 +75,11 @@ def estimate_gradient(
     check_whole("n_guesses", n_guesses, 1)
     check_untapped(untapped)
     n_examples = refusals.n_examples(inputs, targets)
-    # A batch of a single example cannot show whether examples interact.
-    key = (getattr(loss_fn, "__code__", type(loss_fn)), autodiff, n_examples == 1)
+    # A batch of a single example cannot show whether examples interact. What is trained, and in which mode modules are,
+    # may change between steps.
+    modes = tuple(module.training for module in network.modules())
+    trained = tuple(parameter.requires_grad for parameter in network.parameters())
+    key = (getattr(loss_fn, "__code__", type(loss_fn)), autodiff, n_examples == 1, modes, trained)
     plans = _CHECKED.setdefault(network, {})
     if key not in plans:
         part = first_examples((inputs, targets), n_examples, EXAMPLES_CHECKED) or (inputs, targets)

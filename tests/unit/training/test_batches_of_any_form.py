@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import fganalysis as fga
 from fganalysis.capturing.batch import first_examples
+from fganalysis.capturing.capture import freeze
 from fganalysis.training import estimated_gradients
 from tests.unit.training.small_run import DATA
 
@@ -199,6 +200,77 @@ def test_train_perturbs_parameters_of_no_tap(tmp_path: Any) -> None:
         fga.train(
             network, data, "activity", epochs=4, continue_from=run.checkpoints[6], **(settings | {"untapped": "refuse"})
         )
+
+
+class Stepping(nn.Module):
+    """Calls one module a position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.read = nn.Linear(5, 3), nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        state = inputs.new_zeros(len(inputs), 3)
+        for position in inputs.unbind(1):
+            state = torch.tanh(self.step(torch.cat([state, position], 1)))
+        return self.read(state)
+
+
+def test_a_module_that_is_called_more_often_in_a_later_batch_has_all_its_gradient() -> None:
+    network = seeded(Stepping)
+    generator = torch.Generator().manual_seed(0)
+    for length in (2, 4, 3):
+        network.zero_grad()
+        inputs, targets = torch.randn(6, length, 2, generator=generator), torch.arange(6) % 3
+        exact = torch.autograd.grad(F.cross_entropy(network(inputs), targets), [*network.parameters()])
+        fga.estimate_gradient(network, F.cross_entropy, inputs, targets, "backpropagation", generator)
+        for parameter, gradient in zip(network.parameters(), exact, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, **AS_AUTOGRAD)
+
+
+class Routed(nn.Module):
+    """Positions go to one of two modules, by their first number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(2, 3), nn.Linear(2, 3)])
+        self.read = nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        positions = inputs.flatten(0, 1)
+        hidden = positions.new_zeros(len(positions), 3)
+        for expert, chosen in zip(self.experts, (positions[:, 0] > 0, positions[:, 0] <= 0), strict=True):
+            hidden = hidden.index_put((chosen.nonzero()[:, 0],), expert(positions[chosen]))
+        return self.read(torch.tanh(hidden).unflatten(0, (len(inputs), -1)).mean(1))
+
+
+def test_rows_that_the_data_choose_are_given_to_their_examples_in_every_batch() -> None:
+    network = seeded(Routed).double()
+    inputs = torch.randn(3, 8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.arange(3)
+    plan = fga.capture(network, F.cross_entropy, inputs, targets).plan
+    other = inputs.flip(1).roll(1, 0)  # As many positions to each expert, of other examples.
+    asked = (network, F.cross_entropy, other, targets)
+    frozen, captured = freeze(*asked, autodiff="reverse", step=0, plan=plan), fga.capture(*asked)
+    assert [tap.name for tap in frozen.taps] == ["experts.0", "experts.1", "read"]
+    for tap, expected in zip(frozen.taps, captured.taps, strict=True):
+        assert tap.owners is not None and expected.owners is not None
+        assert torch.equal(tap.owners.examples, expected.owners.examples)
+
+
+def test_a_network_is_checked_again_where_its_modes_or_frozen_parameters_change() -> None:
+    network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    network[0].requires_grad_(False)
+    inputs, targets = small_batch()
+    asked = (network, F.cross_entropy, inputs, targets, "activity", torch.Generator())
+    fga.estimate_gradient(*asked)
+    assert network[0].weight.grad is None
+    network[0].requires_grad_(True)
+    fga.estimate_gradient(*asked)
+    assert bool(network[0].weight.grad.any())
+    network.train()
+    with pytest.raises(ValueError, match="'1' is BatchNorm in training mode"):
+        fga.estimate_gradient(*asked)
 
 
 class Answer(nn.Module):
