@@ -148,8 +148,8 @@ class ActivationEstimates:
             squares.append(tap.weights.image(single.unsqueeze(0)).square().sum())
             return torch.stack(products), torch.stack(squares)
 
-        stacked = [torch.stack(one + other).unflatten(0, (2, -1)) for one, other in (inner, lengths)]
-        return _in_double_precision(*stacked, factors.doubtful, in_double)
+        products, norms = (torch.stack(one + other).unflatten(0, (2, -1)) for one, other in (inner, lengths))
+        return _in_double_precision(products, norms, factors.doubtful, in_double)
 
     def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
         layers = []
