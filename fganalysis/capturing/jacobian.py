@@ -82,7 +82,10 @@ class Jacobian:
 
     def _in_parts(self, vectors: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         at_once = max(1, VECTORS_AT_ONCE // max(self.tap.outputs.numel(), self.following.outputs.numel()))
-        return torch.cat([function(part) for part in vectors.split(at_once)]).to(vectors.dtype)
+        parts = [function(part) for part in vectors.split(at_once)]
+        # Of one part no copy, unless a backward pass gave a number for many places.
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+        return joined.to(vectors.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -27,6 +27,8 @@ class Pull:
             if len(cotangents) > 1 and self._in_batches(cotangents):
                 return self._pulled(cotangents, True)
             single = [self._pulled(cotangent, False) for cotangent in cotangents]
+        if len(single) == 1:
+            return [part.unsqueeze(0) for part in single[0]]
         return [torch.stack(parts) for parts in zip(*single, strict=True)]
 
     def _pulled(self, cotangents: Tensor, batched: bool) -> list[Tensor]:

@@ -175,8 +175,12 @@ class ActivationEstimates:
         layer, exact = snapshot.weights[number], snapshot.weight_gradients[number]
         if len(layer.taps) == 1 and snapshot.taps[layer.taps[0]].weights.cheap:
             index = layer.taps[0]
-            errors = _errors([mean[index] for mean in means], snapshot.gradients[index])
-            return _gram(snapshot.taps[index].weights.image(errors))
+            weights, gradient = snapshot.taps[index].weights, snapshot.gradients[index]
+            images = [
+                weights.image(_errors([mean[index] for mean in means[some]], gradient))
+                for some in _slices(len(means), gradient.numel())
+            ]
+            return _gram(torch.cat(images))
         written = []
         for mean in means:
             parts = [

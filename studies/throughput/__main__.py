@@ -1,4 +1,4 @@
-"""How fast is a guess? Against merely drawing its noise, a loop of torch.func.jvp, and vmap(jvp); and W̃⊥ against SVD.
+"""How fast is a guess? In steps of backpropagation; on MLPs also against drawing its noise, jvp and vmap(jvp).
 
 Everything is measured side by side in one run: in each round every contender is timed once, in turn, and the medians of
 the rounds and the median of the round-by-round ratios are reported.
@@ -12,20 +12,25 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from fganalysis.measuring.sample import MOST_GROUPS
 from fganalysis.results import store
 from studies.kit import command_line, pages
 from studies.kit.command_line import Device
-from studies.throughput import figures
+from studies.throughput import figures, steps
 from studies.throughput import page as throughput_page
 from studies.throughput.cells import Sizes, measure, measure_directions, snapshot_of
+
+TITLES = {"mlp": "an MLP", "resnet": "a ResNet", "gpt": "a GPT"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Time per guess over all layers, with every scalar metric, on an MLP of three hidden layers."""
+    """Time per guess over all layers, with every scalar metric."""
 
+    network: steps.Network = "mlp"
+    """What is timed: MLPs of three hidden layers, a ResNet or a GPT."""
     widths: tuple[int, ...] = (128, 512, 2048)
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers of the MLPs; the other settings of MLPs are batch, seconds and svd_width."""
     batch: int = 128
     """Examples in the batch."""
     rounds: int = 5
@@ -33,11 +38,15 @@ class Settings:
     seconds: float = 3.0
     """At least how long the sampler runs in one round, so that it draws thousands of guesses; the others a third."""
     svd_width: int = 512
-    """Width at which the directions of W̃⊥ (k=10) are timed against LAPACK's SVD of every example."""
+    """Width at which the directions of W̃⊥ (k=10) are timed against LAPACK's SVD, and a guess against a step."""
     device: Device = "cpu"
     """Where the guesses are made."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""
+    blocks: int = MOST_GROUPS
+    """Blocks of guesses in the shorter of the two runs whose difference is the time of a guess, in steps."""
+    small: bool = False
+    """Another ResNet or GPT, as small as can be: for a try."""
     out: Path = Path("results/throughput")
     """Where the result goes."""
     page: Path | None = None
@@ -48,6 +57,36 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.Dataset:
+    timed = steps.case(
+        settings.network, settings.device, width=settings.svd_width, batch=settings.batch, small=settings.small
+    )
+    dataset = steps.measure(timed, settings.rounds, settings.memory, settings.blocks)
+    drawn = {"steps": figures.steps_figure}
+    name = f"throughput_{settings.network}"
+    if settings.network == "mlp":
+        name, drawn = "throughput", {"ratio": figures.figure}
+        dataset = dataset.merge(_against_others(settings))
+    dataset.attrs = {
+        "network": settings.network,
+        "of": TITLES[settings.network],
+        "words": timed.words,
+        "device": _device_name(settings.device),
+        "threads": torch.get_num_threads(),
+        "batch": settings.batch,
+        "svd_width": settings.svd_width,
+        "rounds": settings.rounds,
+        "seconds": settings.seconds,
+        "torch": str(torch.__version__),
+    }
+    store.write(dataset, settings.out / f"{name}.nc")
+    text = throughput_page.page(dataset)
+    pages.write(name, text, {title: draw(dataset) for title, draw in drawn.items()}, settings.out, settings.page)
+    print(text)
+    return dataset
+
+
+def _against_others(settings: Settings) -> xr.Dataset:
+    """Of MLPs: the sampler beside what it is compared with, and the directions of W̃⊥."""
     sizes = Sizes(settings.batch, settings.rounds, settings.seconds, settings.device, settings.memory)
     results = [
         measure(snapshot_of(width, sizes), key, sizes).expand_dims(width=[width], estimator=[key])
@@ -59,19 +98,6 @@ def main(settings: Settings) -> xr.Dataset:
     dataset["seconds_per_guess"].attrs = {"units": "s", "long_name": "wall time per guess"}
     directions = measure_directions(snapshot_of(settings.svd_width, sizes), sizes)
     dataset["directions_seconds"] = directions
-    dataset.attrs |= {
-        "device": _device_name(settings.device),
-        "threads": torch.get_num_threads(),
-        "batch": settings.batch,
-        "svd_width": settings.svd_width,
-        "rounds": settings.rounds,
-        "seconds": settings.seconds,
-        "torch": str(torch.__version__),
-    }
-    store.write(dataset, settings.out / "throughput.nc")
-    text = throughput_page.page(dataset)
-    pages.write("throughput", text, {"ratio": figures.figure(dataset)}, settings.out, settings.page)
-    print(text)
     return dataset
 
 

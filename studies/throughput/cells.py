@@ -14,6 +14,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, WeightPerturbation
 from fganalysis.measuring.sample import default_block_size
+from studies.throughput.steps import case
 
 CONTENDERS = ("sample", "draw", "jvp_loop", "vmap_jvp")
 K = 10  # Directions of W̃⊥.
@@ -32,11 +33,7 @@ class Sizes:
 
 
 def snapshot_of(width: int, sizes: Sizes) -> Snapshot:
-    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=0).to(sizes.device)
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(sizes.batch, 40, generator=generator).to(sizes.device)
-    targets = torch.randint(0, 10, (sizes.batch,), generator=generator).to(sizes.device)
-    return fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
+    return case("mlp", sizes.device, width=width, batch=sizes.batch).capture()
 
 
 def measure(snapshot: Snapshot, key: str, sizes: Sizes) -> xr.DataArray:
@@ -54,7 +51,7 @@ def measure(snapshot: Snapshot, key: str, sizes: Sizes) -> xr.DataArray:
 
 def _contenders(snapshot: Snapshot, estimator: Estimator, sizes: Sizes) -> dict[str, Callable[[int], object]]:
     """What is compared; each is a function of the number of guesses."""
-    device = snapshot.outputs.device
+    device = snapshot.device
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         numbers = estimator(snapshot, 1, generator).numbers_per_guess()

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from studies.kit.figures import colour, marker, panels
-from studies.throughput.page import COMPARED, times_of
+from studies.throughput.page import COMPARED, step_ratios, times_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,4 +40,24 @@ def figure(dataset: xr.Dataset) -> Figure:
     drawn.supxlabel("width of the hidden layers [units]", fontsize=10)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside right upper", frameon=False, title="median and range\nover rounds")
+    return drawn
+
+
+def steps_figure(dataset: xr.Dataset) -> Figure:
+    """Times in steps of backpropagation, median and range over rounds."""
+    drawn, grid = panels(1, 1, (4.6, 2.4))
+    (axes,) = grid[0]
+    names = [str(key) for key in dataset["compared"].values][::-1]
+    for place, key in enumerate(names):
+        ratios = step_ratios(dataset, key)
+        middle = np.median(ratios)
+        reach = [[middle - ratios.min()], [ratios.max() - middle]]
+        shade = "0.3" if key == "capture" else colour(key)
+        axes.errorbar(
+            middle, place, xerr=reach, marker="o" if key == "capture" else marker(key), color=shade, capsize=2
+        )
+    axes.axvline(1, color="0.5", lw=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(names)), ["a capture" if key == "capture" else f"a guess, {key}" for key in names])
+    axes.set_xlabel("time in steps of backpropagation [1]")
     return drawn

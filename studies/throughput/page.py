@@ -14,12 +14,38 @@ COMPARED = {"draw": "drawing its noise", "jvp_loop": "a loop of jvp", "vmap_jvp"
 
 
 def page(dataset: xr.Dataset) -> str:
-    """The page docs/results/throughput.md."""
-    return pages.render("throughput", values(dataset))
+    """The page docs/results/throughput.md, or throughput_NAME.md of another network than the MLP."""
+    if dataset.attrs["network"] == "mlp":
+        return pages.render("throughput", values(dataset) | step_values(dataset))
+    return pages.render("throughput", step_values(dataset), "network.md.j2")
+
+
+def step_values(dataset: xr.Dataset) -> dict[str, object]:
+    """What both templates name: the times of a guess and of a capture in steps of backpropagation."""
+    ratios = {key: step_ratios(dataset, key) for key in map(str, dataset["compared"].values)}
+    rows = []
+    for key, values in ratios.items():
+        seconds = dataset["capture_seconds"] if key == "capture" else dataset["guess_seconds"].sel(timed=key)
+        once = "" if key == "capture" else f"{1e3 * float(dataset['once_seconds'].sel(timed=key).median()):.0f}"
+        name = "a capture" if key == "capture" else f"a guess, {key}"
+        reach = f"{values.min():.2f} to {values.max():.2f}"
+        rows.append([name, f"{1e3 * float(seconds.median()):.2f}", f"{np.median(values):.2f}", reach, once])
+    return {
+        "settings": dataset.attrs,
+        "step": 1e3 * float(dataset["step_seconds"].median()),
+        "in_steps": {key: float(np.median(values)) for key, values in ratios.items()},
+        "step_rows": rows,
+    }
+
+
+def step_ratios(dataset: xr.Dataset, key: str) -> NDArray[np.float64]:
+    """Round by round, the time of a capture or a guess over that of the steps that were timed before it."""
+    own = dataset["capture_seconds"] if key == "capture" else dataset["guess_seconds"].sel(timed=key)
+    return np.asarray(own / dataset["step_seconds"].sel(compared=key))
 
 
 def values(dataset: xr.Dataset) -> dict[str, object]:
-    """Everything that the template names."""
+    """What the template of the MLP names besides."""
     widths = [int(width) for width in dataset["width"].values]
     shown = SHOWN if SHOWN in widths else widths[-1]
     times = dataset["seconds_per_guess"].sel(width=shown, estimator="activity")

@@ -95,7 +95,7 @@ def test_ren_formulas_hold(tmp_path: Path) -> None:
 def test_throughput_compares_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = throughput.main(
         throughput.Settings(
-            widths=(16,), batch=8, rounds=2, seconds=0.02, svd_width=32, out=tmp_path, page=tmp_path / "page"
+            widths=(16,), batch=8, rounds=2, seconds=0.02, svd_width=32, blocks=4, out=tmp_path, page=tmp_path / "page"
         )
     )
     assert set(dataset["contender"].values) == set(CONTENDERS)
@@ -108,6 +108,21 @@ def test_throughput_compares_every_contender(tmp_path: Path, capsys: pytest.Capt
     own = dataset["seconds_per_guess"].isel(width=0).sel(estimator="weight")
     ratio = (own.sel(contender="sample") / own.sel(contender="draw")).median()
     assert f"| {float(ratio):.2f} |" in shown
+
+
+@pytest.mark.parametrize("network", ["resnet", "gpt"])
+def test_throughput_compares_a_guess_with_a_step(
+    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = throughput.main(throughput.Settings(network, rounds=2, blocks=4, small=True, out=tmp_path))
+    shown = capsys.readouterr().out
+    assert (tmp_path / f"throughput_{network}.md").read_text(encoding="utf-8") in shown
+    assert (tmp_path / f"throughput_{network}_steps.png").stat().st_size > 5000
+    assert (dataset[["step_seconds", "capture_seconds"]] > 0).all().to_array().all()
+    captures = (dataset["capture_seconds"] / dataset["step_seconds"].sel(compared="capture")).median()
+    assert f"| {float(captures):.2f} |" in shown
+    # A run twice as long takes what is done once, and twice the time of its guesses.
+    assert set(dataset["timed"].values) == {"activity", "upstream", "weight"}
 
 
 def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

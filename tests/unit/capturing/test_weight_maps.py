@@ -117,6 +117,27 @@ def test_a_kernel_is_the_local_vector_jacobian_product(name: str, frozen: str | 
     _check_adjoint(kind, guesses, found)
 
 
+CONVOLUTIONS = [
+    (name, frozen) for name, frozen in _cases() if name.startswith("conv") and KERNELS[name][2] is MatrixMap
+]
+
+
+@pytest.mark.parametrize(("name", "frozen"), CONVOLUTIONS)
+def test_a_convolution_in_single_precision_needs_no_patches_and_gives_what_they_give(
+    name: str, frozen: str | None
+) -> None:
+    weights = kind_of(_called(_made(name, frozen).float(), KERNELS[name][1].float())[0]).weights
+    assert isinstance(weights, MatrixMap) and weights.convolution is not None
+    generator = torch.Generator().manual_seed(1)
+    for units in (1, 3):  # Some of the units alone, as `error_grams` takes them.
+        guesses = torch.randn(2, weights.shape[0], units, generator=generator)
+        found = weights.gradients(guesses)
+        assert "inputs" not in vars(weights) or units == 3
+        assert weights.inputs.shape == weights.shape
+        torch.testing.assert_close(found, torch.matmul(weights.inputs.T, guesses).mT, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.double(), weights.gradients(guesses.double()), rtol=1e-4, atol=1e-5)
+
+
 def _check_adjoint(kind: Kind, guesses: Tensor, gradients: Tensor) -> None:
     """⟨A ΔW, ĝ⟩ = ⟨ΔW, Aᵀĝ⟩."""
     generator = torch.Generator().manual_seed(2)
