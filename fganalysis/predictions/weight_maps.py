@@ -72,7 +72,8 @@ def _row_inputs(tap: Tap) -> Array | None:
     if isinstance(weights, GroupedMap):
         return double([weights.inputs])[0].transpose(1, 0, 2)
     if isinstance(weights, DiagonalMap):
-        return double([weights.inputs])[0]
+        ones = torch.ones_like(tap.outputs)
+        return double([torch.stack([ones if column is None else column for column in weights.columns], dim=-1)])[0]
     if isinstance(weights, LookupMap):
         check_size(f"the one-hot inputs of tap {tap.name!r}", len(tap.outputs) * weights.n_columns)
         indices = weights.indices.cpu().numpy()
