@@ -1,4 +1,4 @@
-"""How good is each guess on an MLP, a conv net, a ResNet, a mixer and a GPT, and does the orthogonal guess keep its lead?
+"""How good is each guess on MLPs, conv nets, ResNets, mixers and GPTs, and does the orthogonal guess keep its lead?
 
 Every architecture in three sizes (base, twice as wide, twice as deep), at initialisation and after a short training by
 backpropagation: cosine, efficiency, variance and squared bias of every guess, layer by layer, in both spaces, beside
@@ -101,7 +101,12 @@ def main(settings: Settings) -> xr.Dataset:
     write(dataset, settings.out / "architectures.nc", chosen)
     text = architectures_page.page(dataset)
     pages.write(
-        "architectures", text, figures.figures(dataset), settings.out, settings.page, with_result=settings.page is not None
+        "architectures",
+        text,
+        figures.figures(dataset),
+        settings.out,
+        settings.page,
+        with_result=settings.page is not None,
     )
     print(text)
     return dataset
@@ -132,7 +137,11 @@ def collected(cells: dict[tuple[str, str, int], xr.Dataset]) -> xr.Dataset:
     dataset = xr.combine_by_coords(parts, combine_attrs="drop")
     assert isinstance(dataset, xr.Dataset)
     dataset = dataset.sel(
-        architecture=architectures, size=sizes, seed=seeds, trained=parts[0]["trained"], guess_kind=parts[0]["guess_kind"]
+        architecture=architectures,
+        size=sizes,
+        seed=seeds,
+        trained=parts[0]["trained"],
+        guess_kind=parts[0]["guess_kind"],
     )
     dataset["layer_name"] = (("architecture", "size", "number"), names.astype(str))
     dataset.attrs = {name: json.dumps(found) for name, found in reasons.items()}

@@ -1,4 +1,4 @@
-"""One cell of `studies.architectures`: one network from one seed, before and after training, every guess beside theory."""
+"""One cell of `studies.architectures`: a network from a seed, before and after training, every guess beside theory."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def cell(
     inputs, targets = data.batch(batch, seed)
     precision = PRECISIONS.get(architecture, torch.float32)
     inputs = inputs.to(precision) if inputs.is_floating_point() else inputs
-    parts, reasons = [], {"not_measured": dict[str, str](), "not_predicted": dict[str, str]()}
+    parts: list[xr.Dataset] = []
+    reasons: dict[str, dict[str, str]] = {"not_measured": {}, "not_predicted": {}}
     for trained in (untrained, run.network):
         snapshot = fga.capture(trained.eval().to(precision), loss_fn, inputs, targets, step=len(parts))
         rows = [_of_guess(snapshot, name, e, guesses, seed, reasons) for name, e in guesses_of(batch).items()]
@@ -95,7 +96,12 @@ def cell(
 
 
 def _of_guess(
-    snapshot: Snapshot, name: str, estimator: Estimator, n_guesses: int, seed: int, reasons: Mapping[str, dict[str, str]]
+    snapshot: Snapshot,
+    name: str,
+    estimator: Estimator,
+    n_guesses: int,
+    seed: int,
+    reasons: Mapping[str, dict[str, str]],
 ) -> xr.Dataset:
     """The quantities of one guess, measured and predicted, over (space, layer); NaN with the reason where unknown."""
     grid, layers = (schema.SPACE, schema.LAYER), [*snapshot.layers, schema.ALL_LAYERS]
@@ -115,7 +121,9 @@ def _of_guess(
         reasons["not_predicted"].setdefault(name, why)
     variables: dict[str, tuple[tuple[str, str], np.ndarray]] = {}
     for quantity in QUANTITIES:
-        values, low, high = (nothing if measured is None else _of(measured, quantity, end) for end in ("", "_low", "_high"))
+        values, low, high = (
+            nothing if measured is None else _of(measured, quantity, end) for end in ("", "_low", "_high")
+        )
         known = nothing if predicted is None else _of(predicted, quantity)
         inside = np.where(np.isfinite(known) & np.isfinite(low), (low <= known) & (known <= high), np.nan)
         for suffix, numbers in (("", values), ("_predicted", known), ("_inside", inside)):

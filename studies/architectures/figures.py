@@ -33,7 +33,9 @@ def _efficiency(dataset: xr.Dataset) -> Figure:
     """Every network's efficiency in weight space: a row a moment, a column an architecture, a mark a seed."""
     own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
     architectures, moments = own["architecture"].values, own["trained"].values
-    figure, grid = panels(len(moments), len(architectures), (2.1 * len(architectures) + 1.6, 5.0), sharey=True, sharex=True)
+    figure, grid = panels(
+        len(moments), len(architectures), (2.1 * len(architectures) + 1.6, 5.0), sharey=True, sharex=True
+    )
     chosen = styles([str(name) for name in own["guess_kind"].values])
     places = np.arange(own.sizes["size"])
     for row, moment in zip(grid, moments, strict=True):
@@ -56,7 +58,7 @@ def _efficiency(dataset: xr.Dataset) -> Figure:
 
 
 def _layers(own: xr.Dataset) -> Figure:
-    """Every quantity over the layers of the deep networks in weight space, median over seeds, measured and predicted."""
+    """Every quantity over the layers of the deep networks, in weight space: medians over seeds."""
     own = own.sel(space="weight", size="deep").drop_sel(layer=schema.ALL_LAYERS)
     architectures = own["architecture"].values
     size = (2.1 * len(architectures) + 1.6, 7.6)
@@ -85,6 +87,9 @@ def _curve(axes: Axes, part: xr.Dataset, quantity: str, style: Style) -> None:
     measured, predicted = (np.median(part[quantity + suffix].values[:, there], axis=0) for suffix in ("", "_predicted"))
     if quantity != "cosine":
         measured, predicted = _positive(measured), _positive(predicted)
+    if quantity == "relative_squared_bias":
+        # An unbiased estimate of zero is positive every second time, for all seeds of three every eighth time.
+        measured = np.where((part[quantity].values[:, there] > 0).all(0), measured, np.nan)
     axes.plot(x, measured, ls=":", lw=0.6, marker=style.marker, ms=3.5, mfc="none", mew=0.8, color=style.colour)
     axes.plot(x, predicted, lw=1, color=style.colour)
 

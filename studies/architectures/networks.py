@@ -49,16 +49,16 @@ def _conv(wider: int, deeper: int, seed: int) -> torch.nn.Module:
 
 
 def _resnet(wider: int, deeper: int, seed: int) -> torch.nn.Module:
-    return fga.networks.resnet((4 * wider, 8 * wider), (deeper, deeper), (1, SIDE, SIDE), CLASSES, seed=seed)
+    return fga.networks.resnet((3 * wider, 6 * wider), (deeper, deeper), (1, SIDE, SIDE), CLASSES, seed=seed)
 
 
 def _mixer(wider: int, deeper: int, seed: int) -> torch.nn.Module:
-    sizes = {"patches": 2, "width": 16 * wider, "groups": 2 * wider, "blocks": 2 * deeper}
-    return fga.networks.mixer((1, SIDE, SIDE), CLASSES, **sizes, seed=seed)
+    width, groups, blocks = 16 * wider, 2 * wider, 2 * deeper
+    return fga.networks.mixer((1, SIDE, SIDE), CLASSES, 2, width, groups, blocks, seed)
 
 
 def _gpt(wider: int, deeper: int, seed: int) -> torch.nn.Module:
-    return fga.networks.gpt(VOCABULARY, POSITIONS, 16 * wider, heads=2, blocks=deeper, seed=seed)
+    return fga.networks.gpt(VOCABULARY, POSITIONS, 8 * wider, heads=2, blocks=deeper, seed=seed)
 
 
 ARCHITECTURES = {
@@ -67,12 +67,12 @@ ARCHITECTURES = {
         _conv, "one 5×5 convolution of 6 channels, ReLU, 2×2 max-pooling, a hidden layer of 32 units", "framed digits"
     ),
     "ResNet": Architecture(
-        _resnet, "ResNet-18's plan with two stages of 4 and 8 channels and a residual block each", "digits"
+        _resnet, "ResNet-18's plan with two stages of 3 and 6 channels and a residual block each", "digits"
     ),
     "mixer": Architecture(_mixer, "2 blocks of 16 units in 2 groups, on 4 tokens of 4×4 pixels", "digits"),
     "GPT": Architecture(
         _gpt,
-        f"one block of 16 units and 2 heads on {POSITIONS} positions, the head tied to the embedding of 256 tokens",
+        f"one block of 8 units and 2 heads on {POSITIONS} positions, the head tied to the embedding of 256 tokens",
         "text",
     ),
 }

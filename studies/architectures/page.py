@@ -23,6 +23,7 @@ PAPERS = "orthogonal, k = 10"  # The setting of the seed paper's main table.
 ORTHOGONAL = (PAPERS, "orthogonal, k = 1")
 RIVALS = ("weight", "activity", "upstream")
 WHERE_THE_PAPER_IS = "MLP"
+MOMENT_WORDS = {"initialisation": "at initialisation", "trained": "after training"}
 PLAIN = (0.01, 1000.0)  # Numbers outside are written with a power of ten.
 
 
@@ -45,9 +46,11 @@ class Comparison:
     def __str__(self) -> str:
         if not self.pairs:
             return "–"
-        if not math.isfinite(self.factor) or self.factor <= 0:
-            return f"({self.above} of {self.pairs})"
         return f"{_factor(self.factor)} ({self.above} of {self.pairs})"
+
+
+# By the orthogonal guess, its rival, the architecture and the moment.
+Leads = dict[tuple[str, str, str, str], Comparison]
 
 
 def page(dataset: xr.Dataset) -> str:
@@ -62,7 +65,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
     architectures = [str(name) for name in dataset["architecture"].values]
     kinds = [str(kind) for kind in dataset["guess_kind"].values]
     networks = list(itertools.product(architectures, moments))
-    leads = {
+    leads: Leads = {
         (orthogonal, rival, *place): lead(efficiency, orthogonal, rival, *place)
         for orthogonal in ORTHOGONAL
         for rival in RIVALS
@@ -76,13 +79,18 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "n_seeds": dataset.sizes["seed"],
         "n_pairs": dataset.sizes["seed"] * dataset.sizes["size"],
         "moments": moments,
+        "moment_words": [MOMENT_WORDS[moment] for moment in moments],
         "outside": {orthogonal: _outside(leads, orthogonal) for orthogonal in ORTHOGONAL},
         "elsewhere": [name for name in architectures if name != WHERE_THE_PAPER_IS],
         "by_architecture": [
             [*place, *(str(leads[(o, rival, *place)]) for o in ORTHOGONAL for rival in RIVALS)] for place in networks
         ],
         "verdicts": [_verdicts(leads, architecture, moments) for architecture in architectures],
-        "lead_header": ["network", "moment", *(f"{o[-6:]} / {rival}" for o in ORTHOGONAL for rival in RIVALS)],
+        "lead_header": [
+            "network",
+            "moment",
+            *(f"{o.split(', ')[1]} / {rival}" for o in ORTHOGONAL for rival in RIVALS),
+        ],
         "changes": [[kind, *_changes(dataset, kind, architectures)] for kind in kinds],
         "changes_by_architecture": [
             [name, kind, *(text.split(" (")[0] for text in _changes(dataset, kind, [name]))]
@@ -117,13 +125,13 @@ def compared(ours: ArrayLike, theirs: ArrayLike) -> Comparison:
     return Comparison(int((one > other).sum()), len(one), float(np.median(factors)) if len(factors) else math.nan)
 
 
-def _outside(leads: dict[tuple[str, ...], Comparison], orthogonal: str) -> dict[str, int]:
+def _outside(leads: Leads, orthogonal: str) -> dict[str, int]:
     """Verdicts outside MLPs, over architectures, moments and rivals."""
     found = [one.verdict for key, one in leads.items() if key[0] == orthogonal and key[2] != WHERE_THE_PAPER_IS]
     return {"n": len(found)} | {verdict: found.count(verdict) for verdict in ("ahead", "behind", "undecided")}
 
 
-def _verdicts(leads: dict[tuple[str, ...], Comparison], architecture: str, moments: list[str]) -> list[str]:
+def _verdicts(leads: Leads, architecture: str, moments: list[str]) -> list[str]:
     """Of one architecture, what the orthogonal guess of the paper is ahead of, behind and neither, at each moment."""
     row = [architecture]
     for orthogonal, moment in itertools.product(ORTHOGONAL, moments):
@@ -138,7 +146,7 @@ def _verdicts(leads: dict[tuple[str, ...], Comparison], architecture: str, momen
 
 
 def _pairs(dataset: xr.Dataset, kind: str, architectures: list[str], moment: str) -> list[Comparison]:
-    """Efficiencies of one guess: wide against base, deep against base, first against last layer of the deep networks."""
+    """Efficiencies of a guess: wide against base, deep against base, first against last layer of the deep networks."""
     own = dataset["efficiency"].sel(space="weight", guess_kind=kind, trained=moment, architecture=architectures)
     whole = own.sel(layer=schema.ALL_LAYERS)
     base = whole.sel(size="base").values
@@ -164,8 +172,10 @@ def _falls(dataset: xr.Dataset, kinds: list[str], architectures: list[str]) -> l
         for moment in dataset["trained"].values:
             pairs = {kind: _pairs(dataset, kind, architectures, str(moment))[change] for kind in kinds}
             verdicts = {kind: one.verdict for kind, one in pairs.items()}
-            named = {v: [kind for kind in kinds if verdicts[kind] == v] for v in ("ahead", "behind", "undecided")}
-            found.append({"what": words, "moment": str(moment), **named})
+            named = {
+                v: [f"`{kind}`" for kind in kinds if verdicts[kind] == v] for v in ("ahead", "behind", "undecided")
+            }
+            found.append({"what": words, "moment": MOMENT_WORDS[str(moment)], **named})
     return found
 
 
@@ -201,7 +211,14 @@ def _number(value: float) -> str:
 
 
 def _factor(value: float) -> str:
-    return f"{value:.2g}" if value < 100 else scientific(Interval(value, math.nan)) if value >= 1e4 else f"{value:.0f}"
+    """ "≈ 0" and "∞" where the upper or the lower efficiency is too small to be measured, "–" where both are."""
+    if math.isnan(value):
+        return "–"
+    if value <= 0 or math.isinf(value):
+        return "∞" if value > 0 else "≈ 0"
+    if value < 100:
+        return f"{value:.2g}" if value >= 1e-3 else scientific(Interval(value, math.nan))
+    return f"{value:.0f}" if value < 1e4 else scientific(Interval(value, math.nan))
 
 
 def _agreement(dataset: xr.Dataset) -> list[list[str]]:
@@ -229,7 +246,7 @@ def _reasons(dataset: xr.Dataset, name: str) -> list[tuple[str, list[str], str]]
     found: dict[tuple[str, str], list[str]] = {}
     for architecture, sentences in json.loads(dataset.attrs[name]).items():
         for kind, sentence in sentences.items():
-            found.setdefault((architecture, sentence), []).append(kind)
+            found.setdefault((architecture, sentence), []).append(f"`{kind}`")
     return [(architecture, kinds, sentence) for (architecture, sentence), kinds in found.items()]
 
 
@@ -242,4 +259,12 @@ def _network(own: xr.Dataset) -> list[str]:
     loss = own["loss"].sel(size="base")
     before, after = (over_seeds(loss.sel(trained=moment).values) for moment in own["trained"].values)
     steps = int(own["steps"].isel(size=0, seed=0))
-    return [str(own["architecture"].item()), known.described, known.data, parameters, layers, f"{steps}", f"{before} → {after}"]
+    return [
+        str(own["architecture"].item()),
+        known.described,
+        known.data,
+        parameters,
+        layers,
+        f"{steps}",
+        f"{before} → {after}",
+    ]
