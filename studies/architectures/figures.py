@@ -1,0 +1,110 @@
+"""The figures of `studies.architectures`, from its Dataset alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fganalysis.results import schema
+from studies.kit.figures import Style, panels, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROWS = {
+    "cosine": "cosine [1]",
+    "efficiency": "efficiency [1]",
+    "relative_variance": "variance / ‖g‖² [1]",
+    "relative_squared_bias": "squared bias / ‖g‖² [1]",
+}
+STEP = 0.1  # Between the marks of two guesses at one size.
+
+
+def figures(dataset: xr.Dataset) -> dict[str, Figure]:
+    """Name → figure."""
+    layers = {f"layers_{moment}": _layers(dataset.sel(trained=moment)) for moment in dataset["trained"].values}
+    return {"efficiency": _efficiency(dataset)} | layers
+
+
+def _efficiency(dataset: xr.Dataset) -> Figure:
+    """Every network's efficiency in weight space: a row a moment, a column an architecture, a mark a seed."""
+    own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
+    architectures, moments = own["architecture"].values, own["trained"].values
+    figure, grid = panels(
+        len(moments), len(architectures), (2.1 * len(architectures) + 1.6, 5.0), sharey=True, sharex=True
+    )
+    chosen = styles([str(name) for name in own["guess_kind"].values])
+    places = np.arange(own.sizes["size"])
+    for row, moment in zip(grid, moments, strict=True):
+        for axes, architecture in zip(row, architectures, strict=True):
+            part = own.sel(trained=moment, architecture=architecture)
+            for index, (name, style) in enumerate(chosen.items()):
+                x = places + STEP * (index - (len(chosen) - 1) / 2)
+                values = part.sel(guess_kind=name).transpose("size", "seed", ...)
+                seeds = np.repeat(x, values.sizes["seed"])
+                look = {"marker": style.marker, "edgecolors": style.colour, "facecolors": "none"}
+                axes.scatter(seeds, _positive(values["efficiency"]).ravel(), s=14, linewidths=0.8, **look)
+                predicted = _positive(values["efficiency_predicted"].mean("seed", skipna=False))
+                axes.scatter(x, predicted, s=40, marker="_", color="black", linewidths=1.2, zorder=3)
+            axes.set(yscale="log", xticks=places, xticklabels=own["size"].values)
+        row[0].set_ylabel(f"{moment}\nefficiency [1]")
+    for axes, architecture in zip(grid[0], architectures, strict=True):
+        axes.set_title(str(architecture), fontsize=10)
+    _legend(figure, chosen, "marks: seeds\nblack: predicted")
+    return figure
+
+
+def _layers(own: xr.Dataset) -> Figure:
+    """Every quantity over the layers of the deep networks, in weight space: medians over seeds."""
+    own = own.sel(space="weight", size="deep").drop_sel(layer=schema.ALL_LAYERS)
+    architectures = own["architecture"].values
+    size = (2.1 * len(architectures) + 1.6, 7.6)
+    figure, grid = panels(len(ROWS), len(architectures), size, sharey="row", sharex="col")
+    chosen = styles([str(name) for name in own["guess_kind"].values])
+    for row, (quantity, words) in zip(grid, ROWS.items(), strict=True):
+        for axes, architecture in zip(row, architectures, strict=True):
+            for name, style in chosen.items():
+                part = own.sel(architecture=architecture, guess_kind=name).transpose("seed", "layer", ...)
+                _curve(axes, part, quantity, style)
+            if quantity == "cosine":
+                axes.axhline(0, color="0.5", lw=0.5)
+            else:
+                axes.set_yscale("log")
+        row[0].set_ylabel(words)
+    for axes, architecture in zip(grid[0], architectures, strict=True):
+        axes.set_title(f"{architecture}, deep", fontsize=10)
+    figure.supxlabel("layer, in the order of the forward pass [1]", fontsize=10)
+    _legend(figure, chosen, "marks: measured\nlines: predicted")
+    return figure
+
+
+def _curve(axes: Axes, part: xr.Dataset, quantity: str, style: Style) -> None:
+    there = np.isfinite(part[quantity].values).any(0)
+    x = np.flatnonzero(there) + 1
+    measured, predicted = (np.median(part[quantity + suffix].values[:, there], axis=0) for suffix in ("", "_predicted"))
+    if quantity != "cosine":
+        measured, predicted = _positive(measured), _positive(predicted)
+    if quantity == "relative_squared_bias":
+        # An unbiased estimate of zero is positive every second time, for all seeds of three every eighth time.
+        measured = np.where((part[quantity].values[:, there] > 0).all(0), measured, np.nan)
+    axes.plot(x, measured, ls=":", lw=0.6, marker=style.marker, ms=3.5, mfc="none", mew=0.8, color=style.colour)
+    axes.plot(x, predicted, lw=1, color=style.colour)
+
+
+def _positive(values: xr.DataArray | np.ndarray) -> np.ndarray:
+    """NaN where an estimate is not positive, which has no place on a logarithmic axis; zero is rounding of theory."""
+    numbers = np.asarray(values, dtype=float)
+    return np.where(numbers > 1e-12, numbers, np.nan)
+
+
+def _legend(figure: Figure, chosen: dict[str, Style], title: str) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=style.colour, ls="", marker=style.marker, mfc="none", label=name)
+        for name, style in chosen.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, title=title, alignment="left")
