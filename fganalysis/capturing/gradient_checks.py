@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fganalysis.capturing.batch import buffers_kept, differentiable, map_tensors
 from fganalysis.capturing.calls import Calls
@@ -150,13 +151,13 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
     derivatives and kinks. The direction of the step is part gradient and part noise. Its length in each parameter is
     relative to the norm of the parameter, such that all parameters have similar shares in the change as far as
     precision allows. A disagreement is tried again at shorter steps, and then in the other precision: with shorter
-    steps still by a copy in double precision, or with the longer steps of single precision, which parts of a network
-    in double precision may compute in. It vanishes if its cause was curvature, a kink or rounding, and stays if the
+    steps still by a copy in double precision, or with the longer steps of single precision where parts of a network in
+    double precision compute in that. It vanishes if its cause was curvature, a kink or rounding, and stays if the
     backward pass is not the derivative of the forward pass.
     """
     disagreement = _disagreement(snapshot, by_name, snapshot.dtype)
-    if disagreement and snapshot.dtype == torch.float64 and not _disagreement(snapshot, by_name, torch.float32):
-        return
+    if disagreement and snapshot.dtype == torch.float64 and _computes_in_single_precision(snapshot):
+        disagreement = _disagreement(snapshot, by_name, torch.float32)
     if disagreement and snapshot.dtype != torch.float64:
         doubled = _in_double_precision(snapshot)
         if doubled is not None and not _disagreement(*doubled, torch.float64):
@@ -169,6 +170,27 @@ def refuse_wrong_backward(snapshot: Snapshot, by_name: Mapping[str, Tensor | Non
         )
 
 
+class _Lowest(TorchFunctionMode):
+    """Sees whether a function of torch returns numbers of less than double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.single = False
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        result = function(*arguments, **(keywords or {}))
+        if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64:
+            self.single = True
+        return result
+
+
+def _computes_in_single_precision(snapshot: Snapshot) -> bool:
+    """Whether some part does although the weights are double, as the softmax of many packages' attention."""
+    with torch.no_grad(), buffers_kept(snapshot.network), _Lowest() as lowest:
+        forward(snapshot.network, snapshot.inputs)
+    return lowest.single
+
+
 def _refuse_rounded_gradient(by_name: Mapping[str, Tensor | None], exact: Mapping[str, Tensor | None]) -> None:
     """Refuses a gradient that is mostly rounding, as behind a normalisation of numbers that hardly differ."""
     least = SAME * sum(norm_of(gradient) ** 2 for gradient in exact.values() if gradient is not None) ** 0.5
@@ -179,9 +201,8 @@ def _refuse_rounded_gradient(by_name: Mapping[str, Tensor | None], exact: Mappin
         difference, size = norm_of(here - there), max(norm_of(here), norm_of(there))
         if difference > max(IN_DOUBLE * size, least):
             raise CannotMeasure(
-                f"rounding hides the gradient from the network's data type: that of {name!r} is off by "
-                f"{difference / size:.0%} in single precision alone; call network.double() and give the batch in "
-                "float64"
+                f"single precision does not resolve the gradient: that of {name!r} is off by {difference / size:.0%} "
+                "by rounding alone; call network.double() and give the batch in float64"
             )
 
 

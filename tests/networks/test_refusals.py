@@ -340,10 +340,32 @@ def test_kinks_that_a_step_in_single_precision_cannot_resolve_are_no_wrong_backw
     assert said is not None and "not the derivative of the forward pass" in said
 
 
+class Attention(nn.Module):
+    """Of two positions, with its softmax in single precision, which does not see the bias of the keys."""
+
+    def __init__(self, upstream: Callable[[Tensor], Tensor] = lambda inputs: inputs) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, CLASSES)
+        self.upstream = upstream
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        positions = inputs.unflatten(1, (2, 3))
+        query, key, value = self.query(positions), self.key(positions), self.value(positions)
+        shares = (query @ key.mT).softmax(-1, dtype=torch.float32).to(inputs)
+        return self.upstream(shares @ value).mean(1)
+
+
+def test_a_softmax_in_single_precision_inside_of_double_is_no_wrong_backward_pass() -> None:
+    fga.capture(made(Attention).double(), F.cross_entropy, INPUTS.double(), TARGETS)
+    wrong = made(lambda: Attention(OffByATenth.apply)).double()
+    said = refusal(lambda: fga.capture(wrong, F.cross_entropy, INPUTS.double(), TARGETS))
+    assert said is not None and "not the derivative of the forward pass" in said
+
+
 def test_a_gradient_that_is_rounding_is_refused_as_that() -> None:
     network, images, targets = narrow_mixer(seed=1)
     said = refusal(lambda: fga.capture(network, F.cross_entropy, images, targets))
-    assert said is not None and "rounding hides the gradient" in said and "network.double()" in said
+    assert said is not None and "single precision does not resolve the gradient" in said and "network.double()" in said
     fga.capture(network.double(), F.cross_entropy, images.double(), targets)
 
 
