@@ -7,14 +7,18 @@ Bacho & Chu (2023) against weight- and activity-perturbed forward gradients, on 
    (docs/mathematics.md#learned-feedback).
 2. Is the stationary variance α/(2−α) times the activity-perturbed one?
 3. Training by each, every one at the learning rate that suits it.
+
+`--network conv` is another page: the first question on the paper's small convolutional network, 15C5-P2-40C5-P2-128-10.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -25,22 +29,23 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.results import store
 from fganalysis.training.datasets import Dataset
 from fganalysis.training.training_log import LOGGED
-from studies.fdfa import figures
+from studies.fdfa import conv, conv_figures, conv_page, figures
 from studies.fdfa import page as fdfa_page
 from studies.fdfa import training as fdfa_training
 from studies.fdfa import variance as fdfa_variance
+from studies.fdfa.conv import STAGES
 from studies.kit import command_line, pages
 from studies.kit.command_line import DatasetName
 from studies.kit.kept_cells import depends_on, kept
 from studies.kit.long_names import described
 
-STAGES = ("initial", "trained")
-
 
 @dataclass(frozen=True)
 class Settings:
-    """Some ten minutes of one core."""
+    """Some ten minutes of one core; the conv net five."""
 
+    network: Literal["mlp", "conv"] = "mlp"
+    """Which network, and so which page: fdfa.md or fdfa_conv.md."""
     dataset: DatasetName = "digits"
     """Examples of the networks at frozen weights and in training."""
     width: int = 64
@@ -77,10 +82,26 @@ class Settings:
     """Trainings of each gradient at its learning rate."""
     seed: int = 0
     """Seed of everything."""
+    conv_seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the conv nets, their batches and noise; intervals are over them."""
+    conv_channels: tuple[int, ...] = (15, 40)
+    """Channels of the conv net's two convolutions, as in the paper."""
+    conv_hidden: int = 128
+    """Units of the conv net's hidden layer, as in the paper."""
+    conv_epochs: int = 5
+    """Epochs of backpropagation before the second look at the conv net."""
+    conv_rates: tuple[float, ...] = (0.3, 0.1, 0.03)
+    """α on the conv net."""
+    conv_histories: int = 64
+    """Independent histories of the conv net's feedback matrices."""
+    conv_pooled: int = 8
+    """Single steps for every history that stand for the activity-perturbed gradient of the conv net."""
+    conv_guesses: int = 256
+    """Guesses of weight and activity perturbation on the conv net."""
     out: Path = Path("results/fdfa")
     """Where results go, a file for each part; what is finished there is not computed again."""
     page: Path | None = None
-    """Where fdfa.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
+    """Where the page and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
         command_line.check(self)
@@ -90,9 +111,46 @@ class Settings:
             raise ValueError(f"sweep_rates must be among rates, {self.rates}, got {self.sweep_rates}")
         if self.seeds < 2:
             raise ValueError(f"seeds must be at least 2, for an interval, got {self.seeds}")
+        if len(self.conv_seeds) < 2:
+            raise ValueError(f"conv_seeds must be at least 2, for an interval, got {len(self.conv_seeds)}")
+        if len(self.conv_channels) != 2:
+            raise ValueError(f"conv_channels must be of two convolutions, got {self.conv_channels}")
 
 
 def main(settings: Settings) -> xr.DataTree:
+    return _conv(settings) if settings.network == "conv" else _mlp(settings)
+
+
+def _conv(settings: Settings) -> xr.DataTree:
+    cells = []
+    for seed in tqdm(settings.conv_seeds, unit="network"):
+        of = conv.Conv(
+            seed=seed,
+            channels=settings.conv_channels,
+            hidden=settings.conv_hidden,
+            epochs=settings.conv_epochs,
+            examples=settings.examples,
+            rates=settings.conv_rates,
+            histories=settings.conv_histories,
+            pooled=settings.conv_pooled,
+            longest=settings.longest,
+            guesses=settings.conv_guesses,
+        )
+        path = settings.out / "cells" / f"conv_seed_{seed}.nc"
+        cells.append(kept(path, dataclasses.asdict(of), partial(conv.measured, of)))
+    dataset = conv.described(xr.concat(cells, dim="seed", data_vars="all", combine_attrs="drop"))
+    dataset = dataset.assign_coords(seed=list(settings.conv_seeds)).sortby("rate", ascending=False)
+    dataset.attrs = dataclasses.asdict(of) | {"channels": list(of.channels), "rates": list(of.rates)}
+    del dataset.attrs["seed"]
+    tree = xr.DataTree.from_dict({"variance": dataset})
+    store.write(tree, settings.out / "fdfa_conv.nc")
+    text = conv_page.page(dataset)
+    pages.write("fdfa_conv", text, conv_figures.figures(dataset), settings.out, settings.page)
+    print(text)
+    return tree
+
+
+def _mlp(settings: Settings) -> xr.DataTree:
     data = fga.datasets.load(settings.dataset)
     variance, training = _variance(settings, data), _training(settings, data)
     variance.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "examples", "histories")}

@@ -59,9 +59,21 @@ def snapshot_of(data: Dataset, width: int, epochs: int, examples: int, seed: int
 
 def measure(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int) -> xr.Dataset:
     """Every term, measured with standard errors and predicted, over (rate, time, space, layer) or (space, layer)."""
+    dataset = measured(snapshot, rates, sizes, seed)
+    layers, found = dataset["layer"].values, dict[str, tuple]()
+    for name, estimator in COMPARED.items():
+        variance = sampled(snapshot, estimator, sizes.guesses, seed)["variance"]
+        _add(found, f"{name}_variance", ("space", "layer"), variance)
+        predicted = fga.predict(snapshot, estimator)["variance"].sel(layer=layers[:-1]).values
+        found[f"{name}_variance_predicted"] = (("space", "layer"), with_hidden(predicted))
+    return dataset.assign(found | _predicted(snapshot, rates, dataset["step"].values.clip(min=0)))
+
+
+def measured(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int) -> xr.Dataset:
+    """What is measured of FDFA, on any network, over (rate, time, space, layer) or (space, layer)."""
     generator = torch.Generator().manual_seed(seed)
     layers = [*snapshot.layers[:-1], HIDDEN]
-    squares = _hidden(_squares(snapshot))
+    squares = with_hidden(squared_gradients(snapshot))
     means, pooled = _pooled(snapshot, sizes, generator)
     found: dict[str, tuple] = {"squared_gradient": (("space", "layer"), squares)}
     _add(found, "pooled_variance", ("space", "layer"), pooled["variance"])
@@ -79,11 +91,6 @@ def measure(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int)
     for name in names:
         _add(found, name, ("rate", "time", "space", "layer"), (terms[name][0], terms[name][1]))
     found["step"] = (("rate", "time"), np.where(steps > 0, steps, -1))
-    for name, estimator in COMPARED.items():
-        _add(found, f"{name}_variance", ("space", "layer"), _sampled(snapshot, estimator, sizes.guesses, seed))
-        predicted = fga.predict(snapshot, estimator)["variance"].sel(layer=layers[:-1]).values
-        found[f"{name}_variance_predicted"] = (("space", "layer"), _hidden(predicted))
-    found |= _predicted(snapshot, rates, steps)
     return xr.Dataset(found, coords={"rate": list(rates), "time": list(TIMES), "space": list(SPACES), "layer": layers})
 
 
@@ -91,12 +98,12 @@ def _add(found: dict[str, tuple], name: str, dims: tuple[str, ...], measured: Me
     found[name], found[f"{name}_se"] = (dims, measured[0]), (dims, measured[1])
 
 
-def _squares(snapshot: Snapshot) -> Array:
+def squared_gradients(snapshot: Snapshot) -> Array:
     spaces = (snapshot.gradients, snapshot.weight_gradients)
     return np.array([[float(gradient.double().square().sum()) for gradient in space[:-1]] for space in spaces])
 
 
-def _hidden(values: Array) -> Array:
+def with_hidden(values: Array) -> Array:
     """Of the hidden layers, (space, layer, …), with their sum appended."""
     found: Array = np.concatenate([values, values.sum(1, keepdims=True)], axis=1)
     return found
@@ -115,7 +122,7 @@ def _pooled(
     means = ActivationEstimates(tuple(total / sizes.pooled for total in totals))
     inner, norms = (torch.cat([one[index] for one in scalars], dim=-1) for index in (0, 1))
     group = np.tile(np.arange(sizes.histories), sizes.pooled)
-    gram = _hidden(_gram(snapshot, means)[:, :-1])
+    gram = with_hidden(_gram(snapshot, means)[:, :-1])
     return means, _of(snapshot, inner.double().numpy(), norms.double().numpy(), gram, group)
 
 
@@ -135,7 +142,7 @@ def _quantities(snapshot: Snapshot, guesses: ActivationEstimates, means: Activat
     """Quantities of `moments.quantities` over (space, layer), and the squared norm of the lag."""
     n = len(guesses)
     both = ActivationEstimates(tuple(torch.cat(pair) for pair in zip(guesses.guesses, means.guesses, strict=True)))
-    gram = _hidden(_gram(snapshot, both)[:, :-1])
+    gram = with_hidden(_gram(snapshot, both)[:, :-1])
     own, other, crossed = gram[..., :n, :n], gram[..., n:, n:], gram[..., :n, n:]
     inner, norms = (scalars.double().numpy() for scalars in guesses.inner_products(snapshot))
     found = _of(snapshot, inner, norms, own, np.arange(n))
@@ -144,9 +151,9 @@ def _quantities(snapshot: Snapshot, guesses: ActivationEstimates, means: Activat
 
 
 def _of(snapshot: Snapshot, inner: Array, norms: Array, gram: Array, group: NDArray[np.int64]) -> dict[str, Measured]:
-    squares = _squares(snapshot)
-    inner, norms = (_hidden(array[:, : squares.shape[1]]) for array in (inner, norms))
-    found = moments.quantities(inner, norms, gram, group, _hidden(squares))
+    squares = squared_gradients(snapshot)
+    inner, norms = (with_hidden(array[:, : squares.shape[1]]) for array in (inner, norms))
+    found = moments.quantities(inner, norms, gram, group, with_hidden(squares))
     return {name: (estimate.value, estimate.se) for name, estimate in found.items()}
 
 
@@ -157,13 +164,13 @@ def _gram(snapshot: Snapshot, means: ActivationEstimates) -> Array:
     return found
 
 
-def _sampled(snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int) -> Measured:
-    """The measured variance of the hidden layers, also together, of any estimator."""
+def sampled(snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int) -> dict[str, Measured]:
+    """Quantities of `moments.quantities` for the hidden layers, also together, of any estimator."""
     sample = fga.sample(snapshot, estimator, n_guesses, seed)
-    gram = _hidden(sample["gram"].values[:, : len(snapshot.layers) - 1])
+    gram = with_hidden(sample["gram"].values[:, : len(snapshot.layers) - 1])
     inner, norms = (sample[name].values for name in ("inner_product", "squared_norm"))
     group = (np.arange(n_guesses) // sample.attrs["block_size"]) % gram.shape[-1]
-    return _of(snapshot, inner, norms, gram, group)["variance"]
+    return _of(snapshot, inner, norms, gram, group)
 
 
 def _terms_of(layer: feedback.LearnedFeedback, kernel: Array | None) -> dict[str, float]:
@@ -181,7 +188,7 @@ def _predicted(snapshot: Snapshot, rates: Sequence[float], steps: NDArray[np.int
     jacobians = feedback.output_jacobians(weights, derivatives)
     error = snapshot.gradients[-1].double().numpy()
     kernels = [tap.kernel.double().numpy() for tap in snapshot.taps[:-1]]
-    squares = _hidden(_squares(snapshot))
+    squares = with_hidden(squared_gradients(snapshot))
 
     def terms(rate: float, step: float) -> dict[str, Array]:
         layers = feedback.forward_direct_feedback(jacobians, derivatives, error, rate, step)[:-1]
@@ -189,7 +196,7 @@ def _predicted(snapshot: Snapshot, rates: Sequence[float], steps: NDArray[np.int
             [_terms_of(layer, kernel if space else None) for layer, kernel in zip(layers, kernels, strict=True)]
             for space in (0, 1)
         ]
-        found = {name: _hidden(np.array([[cell[name] for cell in row] for row in rows])) for name in rows[0][0]}
+        found = {name: with_hidden(np.array([[cell[name] for cell in row] for row in rows])) for name in rows[0][0]}
         inner, second = found.pop("inner"), found.pop("second")
         return found | {"efficiency": inner**2 / (squares * second) if step else np.full_like(inner, np.nan)}
 

@@ -4,7 +4,8 @@ Fournier et al. (2023) estimate a gradient by projecting a target on a guess: ta
 gradient, an auxiliary head's, a frozen random head's, noise} × space {activation, weight}. Their code computes the
 cosine of each with the loss's gradient and never logs it: here it is, with relative bias and efficiency, on an MLP on
 MNIST-1D before, early in and after training by backpropagation, the heads trained along; then accuracies of networks
-trained by the estimates. Convolutional taps do not exist here yet, so the paper's ResNet-18 is not done.
+trained by the estimates. `--part resnet` is another page: heads behind the eight blocks of a narrow ResNet-18, as the
+paper has them, before and after training.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import xarray as xr
 from tqdm import tqdm
 
 from fganalysis.results import store
-from studies.guess_target import figures
+from studies.guess_target import figures, resnet, resnet_figures, resnet_page
 from studies.guess_target import page as guess_target_page
 from studies.guess_target.cells import QUANTITIES, Network, Training, cell_path, measured, trained, ways
 from studies.kit import command_line, pages
@@ -29,6 +31,8 @@ from studies.kit.kept_cells import kept
 class Settings:
     """The networks, the heads and how long they are trained."""
 
+    part: Literal["mlp", "resnet"] = "mlp"
+    """Which network, and so which page: guess_target.md or guess_target_resnet.md."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of weights, heads, order of the examples and noise; intervals are over them."""
     width: int = 128
@@ -36,7 +40,7 @@ class Settings:
     mlp_width: int = 128
     """Width of an MLP head's three hidden layers; the paper's is 1024, on blocks of up to 512 channels."""
     cnn_channels: int = 16
-    """Channels of a CNN head, which reads the units as a sequence."""
+    """Channels of a CNN head, which reads the units of an MLP's layer as a sequence."""
     rate: float = 1e-3
     """Learning rate of Adam, for networks and heads."""
     epochs: tuple[int, ...] = (0, 5, 40)
@@ -49,14 +53,28 @@ class Settings:
     """Seeds of the networks that are trained by the estimates."""
     training_epochs: int = 40
     """Epochs of that."""
+    resnet_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the ResNets, their heads and noise; intervals are over them."""
+    resnet_widths: tuple[int, ...] = (8, 16, 32, 64)
+    """Channels of the ResNet's four stages; the paper's are 64, 128, 256 and 512."""
+    resnet_rate: float = 3e-3
+    """Learning rate of Adam for the ResNet and its heads."""
+    resnet_epochs: int = 3
+    """Epochs of backpropagation before the second look at the ResNet."""
+    resnet_head_steps: int = 60
+    """Steps of Adam for the heads, while the ResNet stays as it is."""
+    resnet_batch: int = 64
+    """Examples in the batch that the ResNet's gradients are those of."""
+    resnet_guesses: int = 32
+    """Random guesses drawn for each cell of the ResNet."""
     out: Path = Path("results/guess_target")
     """Where results go, a file a network; what is finished there is not computed again."""
     page: Path | None = None
-    """Where guess_target.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
+    """Where the page and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
         command_line.check(self, least={"epochs": 0})
-        for name in ("seeds", "training_seeds"):
+        for name in ("seeds", "training_seeds", "resnet_seeds"):
             if len(getattr(self, name)) < 2:
                 raise ValueError(
                     f"{name} must be at least 2, as intervals are over them, got {len(getattr(self, name))}"
@@ -65,9 +83,44 @@ class Settings:
             raise ValueError(f"guesses must be at least 64, which a bias is estimated from, got {self.guesses}")
         if max(self.epochs, default=0) < 1:
             raise ValueError(f"epochs must hold one of at least 1, got {self.epochs}")
+        if len(self.resnet_widths) != len(resnet.STAGES):
+            raise ValueError(f"resnet_widths must be of {len(resnet.STAGES)} stages, got {self.resnet_widths}")
 
 
 def main(settings: Settings) -> xr.DataTree:
+    return _resnet(settings) if settings.part == "resnet" else _mlp(settings)
+
+
+def _resnet(settings: Settings) -> xr.DataTree:
+    cells = []
+    for seed in tqdm(settings.resnet_seeds, unit="network"):
+        of = resnet.ResNet(
+            seed=seed,
+            widths=settings.resnet_widths,
+            mlp_width=settings.mlp_width,
+            cnn_channels=settings.cnn_channels,
+            rate=settings.resnet_rate,
+            epochs=settings.resnet_epochs,
+            head_steps=settings.resnet_head_steps,
+            batch=settings.resnet_batch,
+            guesses=settings.resnet_guesses,
+        )
+        path = settings.out / "cells" / f"resnet_seed_{seed}.nc"
+        cells.append(kept(path, dataclasses.asdict(of), partial(resnet.measured, of)))
+    dataset = resnet.described(xr.concat(cells, dim="seed", data_vars="all", combine_attrs="drop"))
+    dataset = dataset.assign_coords(seed=list(settings.resnet_seeds))
+    dataset.attrs = dataclasses.asdict(of) | {"widths": list(of.widths)}
+    del dataset.attrs["seed"]
+    tree = xr.DataTree.from_dict({"measured": dataset})
+    name = "guess_target_resnet"
+    store.write(tree, settings.out / f"{name}.nc")
+    text = resnet_page.page(dataset)
+    pages.write(name, text, resnet_figures.figures(dataset), settings.out, settings.page)
+    print(text)
+    return tree
+
+
+def _mlp(settings: Settings) -> xr.DataTree:
     networks = [_network(settings, seed) for seed in settings.seeds]
     first = _training(settings, "", settings.training_seeds[0])
     runs = [_training(settings, way, seed) for way in ways(first) for seed in settings.training_seeds]

@@ -59,7 +59,7 @@ def _in_short(weight: xr.Dataset) -> list[tuple[str, int, list[tuple[str, list[s
     for index, when in ((0, "first"), (-1, "last")):
         cosine = weight["cosine"].sel(target="global").isel(step=index)
         cosines = [
-            (NAMES[guess], [_shown(over_seeds(cosine.sel(guess=guess, projection=p).values)) for p in PROJECTIONS])
+            (NAMES[guess], [shown(over_seeds(cosine.sel(guess=guess, projection=p).values)) for p in PROJECTIONS])
             for guess in ("mlp head", "linear head", "mlp frozen", "random")
         ]
         lines.append((when, int(weight["step"][index]), cosines))
@@ -82,7 +82,7 @@ def _claim(weight: xr.Dataset) -> list[list[str]]:
             cosines = cosine.sel(step=step, projection=projection)
             noise = cosines.sel(guess="random").values
             differences = [over_seeds(cosines.sel(guess=guess).values - noise) for guess in (*HEADS, NOISE[-1])]
-            rows.append([str(step), projection, str(over_seeds(noise)), *map(_shown, differences)])
+            rows.append([str(step), projection, str(over_seeds(noise)), *map(shown, differences)])
     return rows
 
 
@@ -102,7 +102,7 @@ def _verdict(weight: xr.Dataset, against: str) -> list[list[str]]:
     return rows
 
 
-def _shown(interval: Interval) -> str:
+def shown(interval: Interval) -> str:
     """The interval, without digits that single precision does not have, and without a minus before a zero."""
     if interval.half < 1e-6 * abs(interval.mean):
         return f"{interval.mean:.3g}"
@@ -130,7 +130,7 @@ def _cells(values: xr.DataArray) -> list[list[str]]:
     rows = []
     for guess in GUESSES:
         intervals = [over_seeds(values.sel(guess=guess, target=t, projection=p).values) for t, p in columns]
-        rows.append([NAMES[guess], *map(_shown, intervals)])
+        rows.append([NAMES[guess], *map(shown, intervals)])
     return rows
 
 
@@ -144,7 +144,7 @@ def _at_activations(measured: xr.Dataset) -> list[list[str]]:
             for target in TARGETS
             for step in cosine["step"].values
         ]
-        rows.append([NAMES[guess], *map(_shown, intervals)])
+        rows.append([NAMES[guess], *map(shown, intervals)])
     return rows
 
 
@@ -156,7 +156,7 @@ def _isotropic(measured: xr.Dataset) -> list[list[str]]:
         predicted = f"{float(measured['isotropic_cosine'].sel(layer=layer)):.5f}"
         cells = [over_seeds(cosine.sel(layer=layer, step=step).values) for step in cosine["step"].values]
         within = listed("yes" if cell.low <= float(predicted) <= cell.high else "no" for cell in cells)
-        rows.append([str(layer), predicted, *map(_shown, cells), within])
+        rows.append([str(layer), predicted, *map(shown, cells), within])
     return rows
 
 
