@@ -102,6 +102,13 @@ class Owners:
             return by_row.unflatten(-1, (self.n_examples, self.rows_each)).sum(-1)
         return by_row.unflatten(-1, (self.rows_each, self.n_examples)).sum(-2)
 
+    def inner_products(self, first: Tensor, second: Tensor) -> Tensor:
+        """(…, row, unit) twice → (…, example), inner products over the rows and units of each example."""
+        if not isinstance(self.order, Tensor) and self.order == "example first":
+            # In one sum, where that over a row's few units would be as slow as many.
+            return torch.linalg.vecdot(self.by_example(first).flatten(-2), self.by_example(second).flatten(-2))
+        return self.summed(torch.linalg.vecdot(first, second))
+
     def spread(self, by_example: Tensor) -> Tensor:
         """(…, example) → (…, row), each row the number of its example."""
         if self.is_plain:

@@ -229,7 +229,7 @@ class Snapshot:
         by_tap = []
         for index, (tap, direction, gradient) in enumerate(zip(self.taps, directions, self.gradients, strict=True)):
             if by_example and tap.owners is not None:
-                by_tap.append(tap.owners.summed(torch.linalg.vecdot(direction, gradient)))
+                by_tap.append(tap.owners.inner_products(direction, gradient))
             elif by_example:
                 by_tap.append(direction.flatten(1) @ self.shared_gradients[index].flatten(1).T)
             else:

@@ -15,14 +15,16 @@ from torch import Tensor
 class Convolution:
     """A convolution without groups.
 
-    arriving: its input (example, channel, place…), padded. places: the sizes of its output behind the channels. kernel:
-    the shape of its weight behind the units. columns: "weight" and "bias", those that are trained, in their order.
+    arriving: its input (example, channel, place…). places: the sizes of its output behind the channels. kernel: the
+    shape of its weight behind the units. padding: zeros at both ends of each axis. columns: "weight" and "bias", those
+    that are trained, in their order.
     """
 
     arriving: Tensor
     places: tuple[int, ...]
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
+    padding: tuple[int, ...]
     dilation: tuple[int, ...]
     columns: tuple[str, ...]
 
@@ -38,17 +40,16 @@ class Convolution:
         """Guesses side by side are the cotangent of a convolution with as many times the units."""
         n_guesses, _, units = guesses.shape
         together = guesses.movedim(0, -2).flatten(-2) if n_guesses > 1 else guesses[0]
-        no_padding = (0,) * len(self.places)
         gradient: Tensor = torch.ops.aten.convolution_backward(
             together.unflatten(0, (len(self.arriving), *self.places)).movedim(-1, 1),
             self.arriving,
             together.new_empty(n_guesses * units, *self.kernel),
             None,
             self.stride,
-            no_padding,
+            self.padding,
             self.dilation,
             False,
-            no_padding,
+            (0,) * len(self.places),
             1,
             (False, True, False),
         )[1]

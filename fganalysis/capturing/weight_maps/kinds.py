@@ -105,21 +105,24 @@ def _convolution(called: Called) -> Kind | None:
     dimensions = len(module.kernel_size)
     if inputs.ndim != dimensions + 2:
         return None  # Without a dimension of examples.
-    arriving = _padded(module, inputs)
     layout, packing = Layout(called.shape, (1,)), _matrix_packing(called, module.out_channels)
 
     def by_group() -> Tensor:
-        patches = _patches(module, arriving)  # (group, input of a group, row)
+        patches = _patches(module, _padded(module, inputs))  # (group, input of a group, row)
         columns = _columns(called, patches, patches.new_ones(len(patches), 1, layout.n_rows))
         return _joined(columns, dim=1).mT
 
     if module.groups > 1:
         return Kind(layout, packing, GroupedMap(by_group()))
+    # Its own pass pads with zeros, as many at both ends.
+    by_itself = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    arriving = inputs if by_itself else _padded(module, inputs)
     convolution = Convolution(
         arriving.contiguous(memory_format=CHANNELS_LAST.get(dimensions, torch.contiguous_format)),
         called.shape[2:],
         tuple(module.weight.shape[1:]),
         module.stride,
+        cast(tuple[int, ...], module.padding) if by_itself else (0,) * dimensions,
         module.dilation,
         called.trained,
     )
