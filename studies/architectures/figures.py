@@ -20,6 +20,7 @@ ROWS = {
     "relative_variance": "variance / ‖g‖² [1]",
     "relative_squared_bias": "squared bias / ‖g‖² [1]",
 }
+LEAST_BIAS = 1e-4  # Drawn; smaller ones make no difference.
 STEP = 0.1  # Between the marks of two guesses at one size.
 
 
@@ -73,6 +74,8 @@ def _layers(own: xr.Dataset) -> Figure:
                 axes.axhline(0, color="0.5", lw=0.5)
             else:
                 axes.set_yscale("log")
+        if quantity == "relative_squared_bias":
+            row[0].set_ylim(bottom=LEAST_BIAS)
         row[0].set_ylabel(words)
     for axes, architecture in zip(grid[0], architectures, strict=True):
         axes.set_title(f"{architecture}, deep", fontsize=10)
@@ -87,8 +90,7 @@ def _curve(axes: Axes, part: xr.Dataset, quantity: str, style: Style) -> None:
     measured, predicted = (np.median(part[quantity + suffix].values[:, there], axis=0) for suffix in ("", "_predicted"))
     if quantity != "cosine":
         measured, predicted = _positive(measured), _positive(predicted)
-    if quantity == "relative_squared_bias":
-        # An unbiased estimate of zero is positive every second time, for all seeds of three every eighth time.
+        # An unbiased estimate of zero is positive every second time, for all of three seeds every eighth time.
         measured = np.where((part[quantity].values[:, there] > 0).all(0), measured, np.nan)
     axes.plot(x, measured, ls=":", lw=0.6, marker=style.marker, ms=3.5, mfc="none", mew=0.8, color=style.colour)
     axes.plot(x, predicted, lw=1, color=style.colour)

@@ -81,6 +81,11 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "moments": moments,
         "moment_words": [MOMENT_WORDS[moment] for moment in moments],
         "outside": {orthogonal: _outside(leads, orthogonal) for orthogonal in ORTHOGONAL},
+        "on_mlps": [
+            f"`{rival}` {_counts(leads, PAPERS, rival, [WHERE_THE_PAPER_IS])}"
+            for rival in RIVALS
+            if WHERE_THE_PAPER_IS in architectures
+        ],
         "elsewhere": [name for name in architectures if name != WHERE_THE_PAPER_IS],
         "by_architecture": [
             [*place, *(str(leads[(o, rival, *place)]) for o in ORTHOGONAL for rival in RIVALS)] for place in networks
@@ -125,10 +130,20 @@ def compared(ours: ArrayLike, theirs: ArrayLike) -> Comparison:
     return Comparison(int((one > other).sum()), len(one), float(np.median(factors)) if len(factors) else math.nan)
 
 
-def _outside(leads: Leads, orthogonal: str) -> dict[str, int]:
-    """Verdicts outside MLPs, over architectures, moments and rivals."""
-    found = [one.verdict for key, one in leads.items() if key[0] == orthogonal and key[2] != WHERE_THE_PAPER_IS]
-    return {"n": len(found)} | {verdict: found.count(verdict) for verdict in ("ahead", "behind", "undecided")}
+def _outside(leads: Leads, orthogonal: str) -> dict[str, object]:
+    """Verdicts outside MLPs over architectures, moments and rivals, and in words for each rival."""
+    elsewhere = list(dict.fromkeys(key[2] for key in leads if key[2] != WHERE_THE_PAPER_IS))
+    found = [one.verdict for key, one in leads.items() if key[0] == orthogonal and key[2] in elsewhere]
+    rivals = [f"`{rival}` {_counts(leads, orthogonal, rival, elsewhere)}" for rival in RIVALS]
+    counts = {verdict: found.count(verdict) for verdict in ("ahead", "behind", "undecided")}
+    return {"n": len(found), "rivals": rivals} | counts
+
+
+def _counts(leads: Leads, orthogonal: str, rival: str, architectures: list[str]) -> str:
+    """in 6 of 8 cases (behind in 2)."""
+    found = [one.verdict for key, one in leads.items() if key[:2] == (orthogonal, rival) and key[2] in architectures]
+    behind = f" (behind in {found.count('behind')})" if "behind" in found else ""
+    return f"in {found.count('ahead')} of {len(found)} cases{behind}"
 
 
 def _verdicts(leads: Leads, architecture: str, moments: list[str]) -> list[str]:
@@ -147,9 +162,12 @@ def _verdicts(leads: Leads, architecture: str, moments: list[str]) -> list[str]:
 
 def _pairs(dataset: xr.Dataset, kind: str, architectures: list[str], moment: str) -> list[Comparison]:
     """Efficiencies of a guess: wide against base, deep against base, first against last layer of the deep networks."""
-    own = dataset["efficiency"].sel(space="weight", guess_kind=kind, trained=moment, architecture=architectures)
-    whole = own.sel(layer=schema.ALL_LAYERS)
+    place = {"space": "weight", "guess_kind": kind, "trained": moment, "architecture": architectures}
+    whole = dataset["efficiency"].sel(place).sel(layer=schema.ALL_LAYERS)
     base = whole.sel(size="base").values
+    # Efficiencies of single layers are mostly too small to be measured, so the prediction goes first.
+    known = dataset["efficiency_predicted"].sel(place)
+    own = known.where(known.notnull(), dataset["efficiency"].sel(place))
     first, last = [], []
     for name in architectures:
         layers = int((dataset["layer_name"].sel(architecture=name, size="deep") != "").sum())
