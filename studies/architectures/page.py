@@ -81,6 +81,16 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "moments": moments,
         "moment_words": [MOMENT_WORDS[moment] for moment in moments],
         "outside": {orthogonal: _outside(leads, orthogonal) for orthogonal in ORTHOGONAL},
+        "lost": {
+            orthogonal: [
+                name
+                for name in architectures
+                if any(
+                    leads[orthogonal, rival, name, moment].verdict == "behind" for rival in RIVALS for moment in moments
+                )
+            ]
+            for orthogonal in ORTHOGONAL
+        },
         "on_mlps": [
             f"`{rival}` {_counts(leads, PAPERS, rival, [WHERE_THE_PAPER_IS])}"
             for rival in RIVALS
