@@ -44,7 +44,7 @@ class Settings:
     memory: int = 2**30
     """Bytes of working space for the sampler."""
     blocks: int = MOST_GROUPS
-    """Blocks of guesses in the shorter of the two runs whose difference is the time of a guess, in steps."""
+    """Blocks in the shorter of two runs, whose difference gives the time of a guess; with fewer, groups would grow."""
     small: bool = False
     """Another ResNet or GPT, as small as can be: for a try."""
     out: Path = Path("results/throughput")
