@@ -132,7 +132,8 @@ def sample(
                 return block_of(guesses)
 
         blocks = in_order(run, n_blocks, workers)
-        with _calling_thread_single() if workers > 1 else nullcontext():
+        # A single worker has one torch thread too: how many share a sum changes its last digit.
+        with nullcontext() if alone else _calling_thread_single():
             for index, block in enumerate(tqdm(blocks, name, n_blocks, disable=not progress)):
                 groups.add(index % n_groups, block)
             means = groups.means()
