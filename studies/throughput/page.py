@@ -49,7 +49,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
     widths = [int(width) for width in dataset["width"].values]
     shown = SHOWN if SHOWN in widths else widths[-1]
     times = dataset["seconds_per_guess"].sel(width=shown, estimator="activity")
-    finder, lapack = (dataset["directions_seconds"].sel(method=method) for method in ("range_finder", "lapack"))
+    finder, lapack = (seconds_of(dataset, method) for method in ("range_finder", "lapack"))
     return {
         "settings": dataset.attrs,
         "shown": shown,
@@ -61,6 +61,12 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "lapack": float(lapack.median()),
         "gain": float((lapack / finder).median()),
     }
+
+
+def seconds_of(dataset: xr.Dataset, method: str) -> xr.DataArray:
+    """Seconds of one method to find directions, (svd_round,)."""
+    # By a dict: `method` is also a keyword of `sel`, the way to look up what is not there.
+    return dataset["directions_seconds"].sel({"method": method})
 
 
 def times_of(dataset: xr.Dataset, width: int, key: str, contender: str) -> NDArray[np.float64]:

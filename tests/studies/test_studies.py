@@ -195,3 +195,16 @@ def test_help_says_what_every_setting_means(study: Any, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     for name in vars(study.Settings()):
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_the_times_of_both_ways_to_directions_are_told_apart() -> None:
+    """`method` is a dimension there and a keyword of `sel` as well."""
+    import numpy as np
+    import xarray as xr
+
+    from studies.throughput import page
+
+    seconds = xr.DataArray(np.array([[1.0, 2.0, 3.0], [40.0, 50.0, 60.0]]), dims=("method", "svd_round"))
+    seconds = seconds.assign_coords(method=["range_finder", "lapack"])
+    assert page.seconds_of(xr.Dataset({"directions_seconds": seconds}), "range_finder").values.tolist() == [1, 2, 3]
+    assert page.seconds_of(xr.Dataset({"directions_seconds": seconds}), "lapack").values.tolist() == [40, 50, 60]
