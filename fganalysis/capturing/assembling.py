@@ -49,8 +49,13 @@ def snapshot_of(
 ) -> Snapshot:
     """The snapshot of a recorded pass. at_taps: gradients at the taps; untapped: of the parameters of no tap."""
     kinds = [_with_units(kind, tap.unit_axes) for kind, tap in zip(recording.kinds, plan.taps, strict=True)]
-    names = {id(parameter): name for name, parameter in recording.network.named_parameters()}
-    layers, layer_of = _layers(recording, kinds, names)
+    parameters = dict(recording.network.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    packings = [
+        kind.packing.renamed(_full_names(site, names)) for site, kind in zip(recording.sites, kinds, strict=True)
+    ]
+    weights = {name: parameter.detach() for name, parameter in parameters.items()}
+    layers, layer_of = _layers(recording.sites, packings, weights, list(untapped))
     taps = []
     for index, (site, kind, known) in enumerate(zip(recording.sites, kinds, plan.taps, strict=True)):
         derivative = upstream = None
@@ -60,8 +65,7 @@ def snapshot_of(
             if whole is not None and linear is not None and kind.layout.units == linear[1].shape[1]:
                 derivative = kind.layout.rows(whole.detach())
                 upstream = UpstreamJacobian(linear[1], derivative)
-        packing = kind.packing.renamed(_full_names(site, names))
-        by_name = {name: recording.network.get_parameter(name).detach() for name in packing.names}
+        packing = packings[index]
         linear_here = type(site.call.module).forward is torch.nn.Linear.forward
         given = [*site.call.arguments, *site.call.keywords.values()]
         taps.append(
@@ -73,7 +77,7 @@ def snapshot_of(
                 owners=None if known.order is None else Owners(recording.n_examples, kind.layout.n_rows, known.order),
                 weights=kind.weights,
                 packing=packing,
-                weight=packing.packed(by_name),
+                weight=packing.packed(weights),
                 arriving=given[0].detach().flatten(0, -2) if linear_here and given[0].ndim > 1 else None,
                 following=known.following,
                 branches=known.branches,
@@ -88,7 +92,6 @@ def snapshot_of(
             tap.layout.rows(torch.zeros_like(site.output) if gradient is None else gradient).detach()
             for tap, site, gradient in zip(taps, recording.sites, at_taps, strict=True)
         )
-    parameters = dict(recording.network.named_parameters())
     return Snapshot(
         recording.network,
         recording.loss_fn,
@@ -135,12 +138,9 @@ def _full_names(site: Site, names: Mapping[int, str]) -> dict[str, str]:
 
 
 def _layers(
-    recording: Recorded, kinds: Sequence[Kind], names: Mapping[int, str]
+    sites: Sequence[Site], packings: Sequence[Packing], weights: Mapping[str, Tensor], untapped: Sequence[str]
 ) -> tuple[tuple[Layer, ...], list[int]]:
     """Taps that share a parameter make one layer; parameters of no tap are the last one. And the layer of each tap."""
-    packings = [
-        kind.packing.renamed(_full_names(site, names)) for site, kind in zip(recording.sites, kinds, strict=True)
-    ]
     groups: list[list[int]] = []
     for index, packing in enumerate(packings):
         joined = [index]
@@ -149,22 +149,15 @@ def _layers(
             joined = [*group, *joined]
         groups.append(sorted(joined))
     groups.sort()
-    parameters = {name: p.detach() for name, p in recording.network.named_parameters()}
     layers = []
     for group in groups:
         packing = packings[group[0]]
         if any(packings[index] != packing for index in group):
             everything = dict.fromkeys(name for index in group for name in packings[index].names)
-            packing = Packing.flat({name: tuple(parameters[name].shape) for name in everything})
-        layers.append(Layer(recording.sites[group[0]].call.name, tuple(group), packing, packing.packed(parameters)))
-    tapped = {name for packing in packings for name in packing.names}
-    untapped = {
-        name: tuple(p.shape)
-        for name, p in recording.network.named_parameters()
-        if p.requires_grad and name not in tapped
-    }
+            packing = Packing.flat({name: tuple(weights[name].shape) for name in everything})
+        layers.append(Layer(sites[group[0]].call.name, tuple(group), packing, packing.packed(weights)))
     if untapped:
-        packing = Packing.flat(untapped)
-        layers.append(Layer(UNTAPPED, (), packing, packing.packed(parameters)))
+        packing = Packing.flat({name: tuple(weights[name].shape) for name in untapped})
+        layers.append(Layer(UNTAPPED, (), packing, packing.packed(weights)))
     of_tap = {index: number for number, group in enumerate(groups) for index in group}
-    return tuple(layers), [of_tap[index] for index in range(len(recording.sites))]
+    return tuple(layers), [of_tap[index] for index in range(len(sites))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,8 +73,6 @@ def replaced(thing: Any, by_id: Mapping[int, Tensor]) -> Any:
 
 def _rebuilt(thing: Any, parts: Mapping[Any, Any]) -> Any:
     """A copy of an object with other fields, without running what makes it."""
-    import copy
-
     made = copy.copy(thing)
     for key, part in parts.items():
         if isinstance(made, dict):
@@ -138,6 +137,15 @@ def first_examples(thing: Any, n_examples: int, most: int) -> Any | None:
         if axes:
             parts[id(tensor)] = tensor.narrow(axes[0], 0, most)
     return replaced(thing, parts)
+
+
+def along_examples(by_example: Tensor, tensor: Tensor) -> Tensor | None:
+    """Numbers of each example, (example,), in a shape that multiplies an output example by example; None as above."""
+    found = output_owners(tensor, len(by_example))
+    if found is None:
+        return None
+    axis, owners = found
+    return owners.spread(by_example).view([-1 if i == axis else 1 for i in range(tensor.ndim)])
 
 
 def by_example(tensor: Tensor, n_examples: int) -> Tensor | None:

@@ -90,7 +90,7 @@ def checked_for_training(
         taps = recording.leaves(network, inputs, owners)
         recorded = tangents.recorded_in_forward_mode(network, loss_fn, inputs, targets, taps)
         plan = tangents.plan_by_forward_mode(recorded)
-        snapshot = assembling.snapshot_of(recorded, plan, None, {}, autodiff)
+        snapshot = assembling.snapshot_of(recorded, plan, None, _unknown(recorded, plan), autodiff)
         refusals.refuse_infinite_loss(snapshot.loss)
         forward_mode_checks.refuse_weights_in_the_loss_unseen(snapshot)
         snapshot = loss_parts.with_parts_of_the_loss(snapshot)
@@ -123,7 +123,7 @@ def freeze(
             if plan is None or not plan.fits(recorded):
                 found = tangents.plan_by_forward_mode(recorded)
                 plan = found if plan is None else plan.renewed(found)
-            return assembling.snapshot_of(recorded, plan, None, {}, autodiff, step)
+            return assembling.snapshot_of(recorded, plan, None, _unknown(recorded, plan), autodiff, step)
         recorded = recording.recorded(network, loss_fn, inputs, targets, modules)
         if plan is not None:
             recorded = plan.of_its_taps(recorded)
@@ -210,3 +210,8 @@ def uncompiled(network: torch.nn.Module) -> torch.nn.Module:
         inner: torch.nn.Module = network._orig_mod
         return inner
     return network
+
+
+def _unknown(recorded: recording.Recorded, plan: Plan) -> dict[str, None]:
+    """The parameters of no tap, without the gradients that forward mode does not take."""
+    return dict.fromkeys(assembling.untapped_parameters(recorded, plan))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fganalysis.capturing.precision import LONGEST, SHORTEST
 from fganalysis.capturing.rows import Layout, Owners
 
 SAME = 1e-3  # Relative difference of two gradients that should be equal, in single precision; far less in double.
-SHORTEST, LONGEST = 2.0**-36, 2.0**60  # Norms whose squares single precision sums without loss.
 
 
 @dataclass(frozen=True)

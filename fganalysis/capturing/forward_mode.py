@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.capturing.attention import unfused_attention
-from fganalysis.capturing.batch import called, differentiable, functionally_called, output_owners, replaced
+from fganalysis.capturing.batch import along_examples, called, differentiable, functionally_called, replaced
 from fganalysis.capturing.calls import Calls
 from fganalysis.capturing.tap import Layer, Layers, Loss, Tap
 
@@ -147,7 +147,6 @@ def _by_parts(
 
     at: tuple[Tensor, ...]
     at, along = torch.func.jvp(leaves, (origin,), (tangents,))[:2]
-    owned = [output_owners(leaf, snapshot.n_examples) for leaf in at]
     structure, ids = kept[0], [id(leaf) for leaf in differentiable(kept[0])]
 
     def loss(parts: tuple[Tensor, ...]) -> Tensor:
@@ -155,14 +154,9 @@ def _by_parts(
 
     def of_example(chosen: Tensor) -> Tensor:
         masked = []
-        for tangent, found in zip(along, owned, strict=True):
-            axis, owners = (0, None) if found is None else found
-            if owners is None:
-                masked.append(torch.zeros_like(tangent))
-                continue
-            shape = [1] * tangent.ndim
-            shape[axis] = -1
-            masked.append(tangent * owners.spread(chosen).view(shape))
+        for tangent in along:
+            by_number = along_examples(chosen, tangent)
+            masked.append(torch.zeros_like(tangent) if by_number is None else tangent * by_number)
         slope: Tensor = torch.func.jvp(loss, (at,), (tuple(masked),))[1]
         return slope
 

@@ -23,10 +23,14 @@ def downstream(outputs: Sequence[Tensor]) -> list[list[int]]:
     return reached
 
 
-def is_chain(outputs: Sequence[Tensor], loss: Tensor) -> bool:
-    """Whether every tap, and the loss at the end, is computed from the tap before it and from no other tap."""
-    ends = [*outputs, loss]
-    return all(sources(end, outputs) == ({index - 1} if index else set()) for index, end in enumerate(ends))
+def is_chain(reached: Sequence[Sequence[int]], outputs: Sequence[Tensor], loss: Tensor) -> bool:
+    """Whether every tap, and the loss at the end, is computed from the tap before it and from no other tap.
+
+    reached: from `downstream`.
+    """
+    last = len(outputs) - 1
+    following = all(list(taps) == ([index + 1] if index < last else []) for index, taps in enumerate(reached))
+    return following and sources(loss, outputs) == {last}
 
 
 def sources(tensor: Tensor, outputs: Sequence[Tensor], passing: bool = False) -> set[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.capturing.batch import functionally_called, map_tensors
-from fganalysis.capturing.examples import LONGEST, SHORTEST
+from fganalysis.capturing.precision import LONGEST, SHORTEST
 from fganalysis.capturing.refusals import mean_loss
 from fganalysis.capturing.snapshot import Snapshot
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fganalysis.capturing import graph, refusals
 from fganalysis.capturing.batch import (
+    along_examples,
     differentiable,
     gradients_at_outputs,
-    output_owners,
 )
 from fganalysis.capturing.elementwise import elementwise_derivative
 from fganalysis.capturing.examples import Ownership, Seen, example_weights, ownership
@@ -30,7 +30,6 @@ class TapPlan:
     key: tuple[str, int, int]
     unit_axes: tuple[int, ...]
     order: Literal["example first", "example last"] | Tensor | None
-    shared: bool
     following: int | None
     elementwise: bool
     branches: bool = False
@@ -113,7 +112,6 @@ def planned(recording: Recorded, found: Sequence[Ownership]) -> Plan:
                 site.key,
                 whose.layout.unit_axes,
                 order,
-                whose.shared,
                 following,
                 elementwise,
                 len(downstream[index]) > 1,
@@ -121,7 +119,7 @@ def planned(recording: Recorded, found: Sequence[Ownership]) -> Plan:
             )
         )
     interaction = _why_interacting(recording.network, interacting[-1]) if interacting else ""
-    chain = graph.is_chain(recording.outputs_at_taps, recording.loss)
+    chain = graph.is_chain(downstream, recording.outputs_at_taps, recording.loss)
     return Plan(tuple(taps), recording.n_examples, chain, interaction=interaction)
 
 
@@ -144,13 +142,10 @@ def _weighted(recording: Recorded, weights: Tensor) -> list[Tensor] | None:
     for output, gradient in zip(outputs, gradients, strict=True):
         if not output.requires_grad or not bool(gradient.any()):
             continue
-        found = output_owners(output, recording.n_examples)
-        if found is None:
+        by_number = along_examples(weights.to(gradient), output)
+        if by_number is None:
             return None
-        axis, whose = found
-        shape = [1] * output.ndim
-        shape[axis] = -1
-        cotangents.append(gradient * whose.spread(weights.to(gradient)).view(shape))
+        cotangents.append(gradient * by_number)
         used.append(output)
     if not used:
         return None

@@ -10,6 +10,10 @@ import torch
 from fganalysis.capturing.attention import unfused_attention
 from fganalysis.capturing.snapshot import Snapshot
 
+# Norms of vectors whose squares and products single precision sums without loss: what is below 2⁻¹²⁶ and counts as zero
+# is then too little to matter among 2³⁰ terms, and no sum exceeds 2¹²⁷.
+SHORTEST, LONGEST = 2.0**-36, 2.0**60
+
 
 def full_precision(snapshot: Snapshot) -> torch.autocast:
     """A context without the caller's `torch.autocast`, so that guesses have the data type of the snapshot."""

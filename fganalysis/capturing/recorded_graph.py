@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fganalysis.capturing.batch import output_owners
+from fganalysis.capturing.batch import along_examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +38,11 @@ class RecordedGraph:
             chosen[example] = 1
             used, cotangents = [], []
             for output, gradient in zip(self.outputs, at_outputs, strict=True):
-                found = output_owners(output, n_examples)
-                if not output.requires_grad or not bool(gradient.any()) or found is None:
+                by_number = along_examples(chosen, output)
+                if not output.requires_grad or not bool(gradient.any()) or by_number is None:
                     continue
-                axis, owners = found
-                shape = [1] * output.ndim
-                shape[axis] = -1
                 used.append(output)
-                cotangents.append(gradient * owners.spread(chosen).view(shape))
+                cotangents.append(gradient * by_number)
             parts = torch.autograd.grad(used, wanted, cotangents, retain_graph=True, allow_unused=True)
             rows.append(
                 [torch.zeros_like(at) if part is None else part for at, part in zip(wanted, parts, strict=True)]

@@ -104,10 +104,6 @@ def plan_by_forward_mode(recording: Recorded) -> Plan:
         observed = Seen(site.output, None if seen is None else seen.at_taps[index], None, None)
         whose = ownership(observed, kind.layout, recording.n_examples, weights)
         order = None if whose.owners is None else whose.owners.order
-        taps.append(
-            TapPlan(
-                site.key, whose.layout.unit_axes, order, whose.shared, index + 1 if chained else None, bool(chained)
-            )
-        )
+        taps.append(TapPlan(site.key, whose.layout.unit_axes, order, index + 1 if chained else None, bool(chained)))
     # A tangent that comes around a tap would have shown.
     return Plan(tuple(taps), recording.n_examples, all(tap.elementwise for tap in taps[:-1]))

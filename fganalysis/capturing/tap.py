@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from fganalysis.capturing.packing import Packing
@@ -150,8 +149,3 @@ class Layer:
     def to_tap(self, tap: Tap, matrix: Tensor) -> Tensor:
         """(…, unit, input) in the layer's packing → in the tap's."""
         return matrix if tap.packing == self.packing else tap.packing.packed(self.packing.unpacked(matrix))
-
-
-def flat(tensors: list[Tensor]) -> Tensor:
-    """All numbers in one vector."""
-    return torch.cat([tensor.flatten() for tensor in tensors])

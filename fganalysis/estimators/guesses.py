@@ -24,14 +24,12 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import described
+from fganalysis.capturing.precision import LONGEST, SHORTEST
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layer, Tap
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 
 Sums = tuple[Tensor, ...]
-# Of vectors whose squares and products single precision sums without loss: what is below 2⁻¹²⁶ and counts as zero is
-# then too little to matter among 2³⁰ terms, and no sum exceeds 2¹²⁷.
-SHORTEST, LONGEST = 2.0**-36, 2.0**60
 NUMBERS_PER_SLICE = 2**21  # Of the errors of group means, in double precision: 16 MiB at a time.
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fganalysis.capturing.precision import LONGEST, SHORTEST
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layer
-from fganalysis.estimators.guesses import LONGEST, SHORTEST, ActivationEstimates, Estimates, Sums
+from fganalysis.estimators.guesses import ActivationEstimates, Estimates, Sums
 from fganalysis.metrics import Groups
 from fganalysis.papers.wang2025.intervals import bias_and_variance
 from fganalysis.statistics.intervals import Estimate
