@@ -110,7 +110,9 @@ class Snapshot:
     @cached_property
     def weight_gradients(self) -> tuple[Tensor, ...]:
         """Exact weight gradients G_l, (unit, input) a layer, loss per unit of weight."""
-        return self.at_weights([gradient.unsqueeze(0) for gradient in self.gradients], with_untapped=True)
+        exact = self.at_weights([gradient.unsqueeze(0) for gradient in self.gradients], with_untapped=True)
+        # Kernels return transposed views, which every product with a flattened gradient would copy again.
+        return tuple(gradient.contiguous() for gradient in exact)
 
     def at_weights(self, guesses: Sequence[Tensor], with_untapped: bool = False) -> tuple[Tensor, ...]:
         """Ĝ_l = Σ over the layer's taps of Aᵀĝ, of guesses (guess, row, unit) a tap: (guess, unit, input) a layer.

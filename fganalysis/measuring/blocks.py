@@ -49,21 +49,23 @@ def one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
-def in_order(run: Callable[[int], Result], n_blocks: int, workers: int) -> Iterator[Result]:
+def in_order(run: Callable[[int], Result], n_blocks: int, workers: int, apart: int | None = None) -> Iterator[Result]:
     """``run(0)``, ``run(1)``, … in their order, by ``workers`` threads with one torch thread each.
 
-    At most ``workers`` + 1 results wait at a time, so that memory does not grow with the number of blocks.
+    At most ``workers`` + 1 results wait at a time, so that memory does not grow with the number of blocks. With
+    ``apart``, block i has ended before block i + ``apart`` starts.
     """
     if workers == 1:
         yield from map(run, range(n_blocks))
         return
+    most_waiting = min(workers + 1, apart or n_blocks)
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=one_torch_thread) as pool:
         waiting: list[Future[Result]] = []
         try:
             for index in range(n_blocks):
                 waiting.append(pool.submit(run, index))
-                if len(waiting) > workers:
+                if len(waiting) >= most_waiting:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()

@@ -123,19 +123,20 @@ def sample(
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
         groups, scalars = GroupSums(n_groups, pattern), GuessScalars(probe, snapshot, n_guesses)
 
-        def run(index: int) -> BlockSums:
+        def run(index: int) -> None:
             # Both are settings of a thread.
             with torch.no_grad(), full_precision(snapshot):
                 start = index * block_size
                 guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index)).first(n_guesses - start)
                 scalars.write(guesses, snapshot, start, seed)
-                return block_of(guesses)
+                groups.add(index % n_groups, block_of(guesses))
 
-        blocks = in_order(run, n_blocks, workers)
+        # The blocks of a group are added one after the other, as the order of a sum changes its last digit.
+        blocks = in_order(run, n_blocks, workers, apart=n_groups)
         # A single worker has one torch thread too: how many share a sum changes its last digit.
         with nullcontext() if alone else _calling_thread_single():
-            for index, block in enumerate(tqdm(blocks, name, n_blocks, disable=not progress)):
-                groups.add(index % n_groups, block)
+            for _ in tqdm(blocks, name, n_blocks, disable=not progress):
+                pass
             means = groups.means()
             gram = probe.error_grams(snapshot, means).cpu().numpy()
             group_of_guess = (np.arange(n_guesses) // block_size) % n_groups

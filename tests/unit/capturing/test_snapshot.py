@@ -29,6 +29,7 @@ def test_gradients_are_those_of_autograd(seed: int, bias: bool, activation: type
         if bias:
             wanted = torch.cat([wanted, next(expected).unsqueeze(1)], dim=1)
         torch.testing.assert_close(gradient, wanted)
+        assert gradient.is_contiguous(), "every product with it would copy it"
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU, lambda: nn.ReLU(inplace=True)])

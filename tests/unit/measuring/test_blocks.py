@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
+import pytest
 import torch
 
-from fganalysis.measuring.blocks import Seeds, one_torch_thread
+from fganalysis.measuring.blocks import Seeds, in_order, one_torch_thread
 from tests.laws import tiny_snapshot
 
 SNAPSHOT = tiny_snapshot()
@@ -40,3 +42,19 @@ def test_one_thread_is_set_in_the_calling_thread_alone() -> None:
         assert (found, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("apart", [1, 2, 3])
+def test_blocks_that_share_a_sum_never_run_at_the_same_time(apart: int) -> None:
+    running: set[int] = set()
+    met: list[tuple[int, int]] = []
+
+    def run(index: int) -> int:
+        met.extend((index, other) for other in running if (index - other) % apart == 0)
+        running.add(index)
+        time.sleep(0.002)
+        running.remove(index)
+        return index
+
+    assert list(in_order(run, 24, 4, apart)) == list(range(24))
+    assert not met

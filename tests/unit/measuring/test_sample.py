@@ -179,7 +179,12 @@ def test_forward_mode_is_sampled_by_one_worker(monkeypatch: pytest.MonkeyPatch) 
     """Its hooks and dual levels are shared by threads."""
     asked: list[int] = []
     original = sample.in_order
-    monkeypatch.setattr(sample, "in_order", lambda run, n, workers: asked.append(workers) or original(run, n, workers))
+
+    def counted(run, n_blocks, workers, apart):  # type: ignore[no-untyped-def]
+        asked.append(workers)
+        return original(run, n_blocks, workers, apart)
+
+    monkeypatch.setattr(sample, "in_order", counted)
     for autodiff, most in (("forward", 1), ("reverse", 3)):
         snapshot = laws.tiny_snapshot(autodiff=autodiff)  # type: ignore[arg-type]
         fga.sample(snapshot, "activity", 64, workers=3)
