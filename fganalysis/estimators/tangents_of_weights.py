@@ -4,7 +4,7 @@
                                            orthogonal:  Ĝ = Vᵀ(VVᵀ)⁻¹ t
 
 An estimator of this kind declares so in its method ``tangents``, beside its formula. From the declaration alone its
-guesses can be drawn in other ways than by a call: by their law (docs/mathematics.md#weight-perturbation), or
+guesses can be drawn in other ways than by a call: by their law (docs/mathematics.md#weight-guesses-by-their-law), or
 parameter by parameter.
 
 A subclass inherits the declaration as long as it changes settings only. Where it overrides a method that the declaring
@@ -14,7 +14,7 @@ class has, such as ``__call__``, its guess may be another, and nothing is declar
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,6 +43,12 @@ class Tangents:
     combine: Combine = "mean"
     slope: SlopeFrom = "derivative"
     n_averaged: int = 1
+
+    def check_dimension(self, sizes: Sequence[int]) -> None:
+        """Raises ValueError for a projection on more directions than there are weights; sizes: of each layer."""
+        dimension = sum(sizes) if self.layers == "joint" else min(sizes)
+        if self.combine == "orthogonal" and self.k > dimension:
+            raise ValueError(f"k must be at most the dimension, {dimension} weights, got {self.k}")
 
 
 def tangents_of(estimator: Any) -> Tangents | None:

@@ -71,9 +71,7 @@ class MultiTangent:
 
     def check_dimension(self, sizes: Sequence[int]) -> None:
         """Raises ValueError for a projection on more tangents than there are weights; sizes: weights of each tap."""
-        dimension = sum(sizes) if self.layers == "joint" else min(sizes)
-        if self.combine == "orthogonal" and self.k > dimension:
-            raise ValueError(f"k must be at most the dimension, {dimension} weights, got {self.k}")
+        self.tangents().check_dimension(sizes)
 
     def _guesses(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
         """Combined guesses, (guess, unit, input) a tap."""
