@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -35,11 +35,22 @@ class Seeds:
     def of(cls, seed: int, snapshot: Snapshot, estimator: str | Estimator) -> Seeds:
         return cls(seed, snapshot.step, stable_name(estimator), snapshot.device)
 
+    def named(self, more: str) -> Seeds:
+        """Seeds of another kind of draw for the same estimator."""
+        return replace(self, name=f"{self.name} {more}")
+
     def generator(self, *block: int) -> torch.Generator:
         """The generator of a block, given by its number, or by several such as look and number."""
+        state = self._sequence(block).generate_state(1, np.uint64)
+        return torch.Generator(self.device).manual_seed(int(state[0]) >> 1)
+
+    def numbers(self, *block: int) -> np.random.Generator:
+        """NumPy's generator of a block."""
+        return np.random.Generator(np.random.PCG64(self._sequence(block)))
+
+    def _sequence(self, block: tuple[int, ...]) -> np.random.SeedSequence:
         digest = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
-        sequence = np.random.SeedSequence((self.seed, self.step, digest), spawn_key=block)
-        return torch.Generator(self.device).manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+        return np.random.SeedSequence((self.seed, self.step, digest), spawn_key=block)
 
 
 def one_torch_thread() -> None:

@@ -24,6 +24,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve, settings
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
 from fganalysis.measuring.blocks import Seeds, in_order
+from fganalysis.measuring.by_law import dataset_by_law
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
 from fganalysis.measuring.sampled_dataset import RawNumbers, sampled_dataset
 from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
@@ -62,6 +63,7 @@ def sample(
     memory: int = 2**30,
     workers: int | None = None,
     progress: bool = False,
+    by_law: bool = False,
 ) -> xr.Dataset:
     """Measures an estimator: all of `schema.QUANTITIES`, such as bias, variance and cosine, with errors and intervals.
 
@@ -76,6 +78,10 @@ def sample(
         workers: threads on the CPU; default the number of cores (one on a GPU or in
             forward mode).
         progress: shows a bar on the terminal.
+        by_law: draws guesses at the weights by their law, at a cost that does not grow with the network: exact for
+            `WeightPerturbation` and `MultiTangent` with Gaussian or spherical noise and for means of these
+            (`Averaged`), and the limit of small epsilon for central differences. The attribute ``by_law`` is then 1,
+            and ``not_by_law`` lists the variables of registered metrics that take the guesses themselves.
 
     Returns:
         Dataset over (space, layer); the layers are the names of the taps and "all". It also has the scalars of every
@@ -86,7 +92,8 @@ def sample(
     Raises:
         ValueError: n_guesses below 2; an unknown estimator; memory too small for one block; a seed below 0; no
             snapshot; a gradient that is not finite; guesses of a wrong number, of another shape or data type than the
-            gradient, or not finite.
+            gradient, or not finite; ``by_law`` with an estimator whose guesses have no such law, or with a
+            ``block_size``.
     """
     check_arguments(snapshot, seed)
     check_settings(n_guesses, seed, memory, progress)
@@ -94,6 +101,15 @@ def sample(
         if value is not None:
             check_whole(name, value)
     chosen, name = resolve(estimator), label(estimator)
+    check_flag("by_law", by_law)
+    if by_law:
+        if block_size is not None:
+            raise ValueError("block_size is of guesses that are written out: leave it out, or use by_law=False")
+        with torch.no_grad(), full_precision(snapshot):
+            squares = _finite_gradients(snapshot, at_activations=False)
+        return dataset_by_law(
+            snapshot, chosen, squares, n_guesses, seed, memory=memory, workers=workers, progress=progress
+        )
     with torch.no_grad(), full_precision(snapshot):
         seeds = Seeds.of(seed, snapshot, chosen)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.

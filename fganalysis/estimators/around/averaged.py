@@ -9,7 +9,7 @@ mean squared error is bias² + variance/m. Source: docs/mathematics.md#averaging
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.around.wrapped import wrap
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
 
 NUMBERS_HELD = 2**24  # most numbers held at once, unless a single guess has more
 
@@ -37,6 +38,11 @@ class Averaged:
     def __post_init__(self) -> None:
         wrap(self)
         check_whole("n_averaged", self.n_averaged)
+
+    def tangents(self) -> Tangents | None:
+        """Those of the estimator, and a mean of means is a mean."""
+        inside = tangents_of(self.estimator)
+        return None if inside is None else replace(inside, n_averaged=inside.n_averaged * int(self.n_averaged))
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:

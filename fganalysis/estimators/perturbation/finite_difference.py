@@ -35,6 +35,7 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
+from fganalysis.estimators.tangents_of_weights import Tangents
 
 PROBE_DIRECTIONS = 8  # Directions in which a larger step must change the loss before ε is called too small.
 WORTH_A_BATCH = 3  # Fewer losses than this take no longer when evaluated one by one.
@@ -62,6 +63,9 @@ class FiniteDifference:
         check_number("epsilon", self.epsilon, above=0)
         check_flag("central", self.central)
         check_switches(self)
+
+    def tangents(self) -> Tangents:
+        return Tangents(self.noise, "joint", slope="central" if self.central else "one-sided")
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts, drawn
+from fganalysis.estimators.tangents_of_weights import Combine, Tangents
 
 NUMBERS_HELD = 2**24  # most entries of tangents held at once, unless a single guess has more
 # Sizes of the products in double precision: they use all threads and fit the cache.
@@ -44,7 +44,7 @@ class MultiTangent:
     """
 
     k: int = 1
-    combine: Literal["mean", "orthogonal"] = "mean"
+    combine: Combine = "mean"
     noise: Noise = GAUSSIAN
     layers: Layers = "joint"
 
@@ -52,6 +52,9 @@ class MultiTangent:
         check_whole("k", self.k)
         check_choice("combine", self.combine, ("mean", "orthogonal"))
         check_switches(self)
+
+    def tangents(self) -> Tangents:
+        return Tangents(self.noise, self.layers, int(self.k), self.combine)
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
@@ -68,9 +71,7 @@ class MultiTangent:
 
     def check_dimension(self, sizes: Sequence[int]) -> None:
         """Raises ValueError for a projection on more tangents than there are weights; sizes: weights of each tap."""
-        dimension = sum(sizes) if self.layers == "joint" else min(sizes)
-        if self.combine == "orthogonal" and self.k > dimension:
-            raise ValueError(f"k must be at most the dimension, {dimension} weights, got {self.k}")
+        self.tangents().check_dimension(sizes)
 
     def _guesses(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
         """Combined guesses, (guess, unit, input) a tap."""

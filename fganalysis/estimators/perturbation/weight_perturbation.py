@@ -20,6 +20,7 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
+from fganalysis.estimators.tangents_of_weights import Tangents
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class WeightPerturbation:
 
     def __post_init__(self) -> None:
         check_switches(self)
+
+    def tangents(self) -> Tangents | None:
+        """One direction of the whole batch; a direction for every example is none of the weights'."""
+        return Tangents(self.noise, self.layers) if self.shared else None
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
