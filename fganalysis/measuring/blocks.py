@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -84,3 +85,14 @@ def in_order(run: Callable[[int], Result], n_blocks: int, workers: int, apart: i
             for future in waiting:
                 future.cancel()
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def calling_thread_single() -> Iterator[None]:
+    """One torch thread in the calling thread too: it only adds up sums, and with more would fight the workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -6,10 +6,8 @@ numbers depend on neither memory, number of workers nor order, and a longer run 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -21,13 +19,14 @@ from fganalysis.arguments import check_flag, check_seed, check_whole
 from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator, label, resolve, settings
+from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
-from fganalysis.measuring.blocks import Seeds, in_order
+from fganalysis.measuring.blocks import Seeds, calling_thread_single, in_order
 from fganalysis.measuring.by_law import dataset_by_law
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
-from fganalysis.measuring.sampled_dataset import RawNumbers, sampled_dataset
+from fganalysis.measuring.sampled_dataset import RawNumbers, attributes, sampled_dataset
 from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
+from fganalysis.measuring.streamed import dataset_streamed, is_streamed
 from fganalysis.results import schema
 
 # The sizes of a block are tuned for speed: to tune them again, change them and run `python -m studies.throughput`. A
@@ -110,6 +109,12 @@ def sample(
         return dataset_by_law(
             snapshot, chosen, squares, n_guesses, seed, memory=memory, workers=workers, progress=progress
         )
+    if block_size is None and is_streamed(chosen, snapshot):
+        with torch.no_grad(), full_precision(snapshot):
+            squares = _finite_gradients(snapshot, at_activations=False)
+            return dataset_streamed(
+                snapshot, chosen, squares, n_guesses, seed, memory=memory, workers=workers, progress=progress
+            )
     with torch.no_grad(), full_precision(snapshot):
         seeds = Seeds.of(seed, snapshot, chosen)
         # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
@@ -150,7 +155,7 @@ def sample(
         # The blocks of a group are added one after the other, as the order of a sum changes its last digit.
         blocks = in_order(run, n_blocks, workers, apart=n_groups)
         # A single worker has one torch thread too: how many share a sum changes its last digit.
-        with nullcontext() if alone else _calling_thread_single():
+        with nullcontext() if alone else calling_thread_single():
             for _ in tqdm(blocks, name, n_blocks, disable=not progress):
                 pass
             means = groups.means()
@@ -164,24 +169,9 @@ def sample(
                 for metric, kept in zip(measures, groups.kept, strict=True)
             ]
     dataset = sampled_dataset(snapshot, name, raw, [estimates, *of_metrics])
-    dataset.attrs = {
-        "estimator": name,
-        "settings": json.dumps(settings(chosen)),
-        "n_guesses": n_guesses,
-        "seed": seed,
-        "block_size": block_size,
-        "n_examples": snapshot.n_examples,
-        "autodiff": snapshot.autodiff,
-        "device": str(snapshot.device.type),
-        "dtype": str(snapshot.dtype).removeprefix("torch."),
-        schema.NOT_LOOKED_AT: json.dumps(_not_looked_at(snapshot, probe)),
-    }
+    not_looked_at = snapshot.untapped_parameters if isinstance(probe, ActivationEstimates) else ()
+    dataset.attrs = attributes(snapshot, chosen, n_guesses, seed, block_size, not_looked_at)
     return schema.validate(schema.annotate(dataset))
-
-
-def _not_looked_at(snapshot: Snapshot, guess: Estimates) -> tuple[str, ...]:
-    """The trainable parameters for which there is no guess."""
-    return snapshot.untapped_parameters if isinstance(guess, ActivationEstimates) else ()
 
 
 def default_block_size(numbers_per_guess: int) -> int:
@@ -206,14 +196,3 @@ def _blocks_in_flight(memory: int, kept: int, bytes_per_guess: int, block_size: 
         enough = f"{needed} MiB ({needed << 20} bytes)"
         raise ValueError(f"memory must be at least {enough} for blocks of {block_size}, got {memory} bytes")
     return (memory - kept) // block
-
-
-@contextmanager
-def _calling_thread_single() -> Iterator[None]:
-    """One torch thread in the calling thread too: it only adds up sums, and with more would fight the workers."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
