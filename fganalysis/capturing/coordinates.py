@@ -10,6 +10,8 @@ import torch
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.results import schema
 
+NUMBERS_AT_ONCE = 2**20
+
 
 def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
     """The coordinates that every result on a snapshot has."""
@@ -29,7 +31,11 @@ def squared_gradients(snapshot: Snapshot, at_activations: bool = True) -> np.nda
     """
 
     def squares(tensors: Iterable[torch.Tensor]) -> list[float]:
-        return [float(t.double().square().sum()) for t in tensors]
+        # In parts, as a copy in double precision is twice as large.
+        return [
+            sum(float(part.double().square().sum()) for part in tensor.flatten().split(NUMBERS_AT_ONCE))
+            for tensor in tensors
+        ]
 
     at_taps = squares(snapshot.gradients)
     by_layer = [sum(at_taps[i] for i in layer.taps) if layer.taps else np.nan for layer in snapshot.weights]

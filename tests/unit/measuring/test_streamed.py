@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,3 +126,30 @@ def test_only_guesses_made_of_slopes_along_directions_are_streamed() -> None:
     assert not streamed.is_streamed(FiniteDifference(), snapshot)
     assert not streamed.is_streamed(fga.estimators.ActivityPerturbation(), snapshot)
     assert not streamed.is_streamed(MultiTangent(k=streamed.MOST_DIRECTIONS + 1), snapshot)
+
+
+MEMORY = """
+import torch
+import fganalysis as fga
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+network = fga.networks.mlp([64, 4096, 4096, 10], bias=False, seed=0)
+snapshot = fga.capture(network, torch.nn.functional.cross_entropy, torch.randn(2, 64), torch.arange(2))
+snapshot.weight_gradients
+largest = 4 * max(gradient.numel() for gradient in snapshot.weight_gradients)
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+fga.sample(snapshot, "weight", 8)
+print((peak() - before) / largest)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read as Linux shows them")
+def test_memory_is_a_few_copies_of_the_largest_parameter() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    copies = float(done.stdout)
+    # Sums of whole guesses over eight groups alone would be more than eight copies.
+    assert copies < 3
