@@ -74,6 +74,9 @@ def sample(
         block_size: guesses in a block. Another size gives other noise. Default: what fits the caches, at most 16.
         memory: bytes for sums over groups of guesses, for two numbers for each guess, layer and space, and for the
             blocks that are computed at the same time. It limits the number of such blocks, and changes no result.
+            Factors that an estimator keeps with the snapshot, as the singular vectors of `OrthogonalUpstream`, are not
+            counted. Weight guesses on networks of more than 2²⁴ weights are streamed: each direction is drawn twice,
+            part by part, so that their memory does not grow with the network.
         workers: threads on the CPU; default the number of cores (one on a GPU or in
             forward mode).
         progress: shows a bar on the terminal.

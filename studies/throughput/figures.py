@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from studies.kit.figures import colour, marker, panels
-from studies.throughput.page import COMPARED, step_ratios, times_of
+from studies.throughput.page import COMPARED, name_of, step_ratios, times_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,12 +52,11 @@ def steps_figure(dataset: xr.Dataset) -> Figure:
         ratios = step_ratios(dataset, key)
         middle = np.median(ratios)
         reach = [[middle - ratios.min()], [ratios.max() - middle]]
-        shade = "0.3" if key == "capture" else colour(key)
-        axes.errorbar(
-            middle, place, xerr=reach, marker="o" if key == "capture" else marker(key), color=shade, capsize=2
-        )
+        is_guess = key in dataset["timed"].values
+        style = {"marker": marker(key), "color": colour(key)} if is_guess else {"marker": "o", "color": "0.3"}
+        axes.errorbar(middle, place, xerr=reach, capsize=2, **style)
     axes.axvline(1, color="0.5", lw=0.8)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(names)), ["a capture" if key == "capture" else f"a guess, {key}" for key in names])
+    axes.set_yticks(range(len(names)), [name_of(key) for key in names])
     axes.set_xlabel("time in steps of backpropagation [1]")
     return drawn

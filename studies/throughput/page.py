@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from studies.kit import pages
 from studies.throughput.cells import K
+from studies.throughput.steps import FLOOR
 
 SHOWN = 512  # The width of the answer, where it was measured; the widest otherwise.
 COMPARED = {"draw": "drawing its noise", "jvp_loop": "a loop of jvp", "vmap_jvp": "vmap of jvp"}
@@ -25,11 +26,12 @@ def step_values(dataset: xr.Dataset) -> dict[str, object]:
     ratios = {key: step_ratios(dataset, key) for key in map(str, dataset["compared"].values)}
     rows = []
     for key, values in ratios.items():
-        seconds = dataset["capture_seconds"] if key == "capture" else dataset["guess_seconds"].sel(timed=key)
-        once = "" if key == "capture" else f"{1e3 * float(dataset['once_seconds'].sel(timed=key).median()):.0f}"
-        name = "a capture" if key == "capture" else f"a guess, {key}"
+        once = ""
+        if key in dataset["timed"].values:
+            once = f"{1e3 * float(dataset['once_seconds'].sel(timed=key).median()):.0f}"
         reach = f"{values.min():.2f} to {values.max():.2f}"
-        rows.append([name, f"{1e3 * float(seconds.median()):.2f}", f"{np.median(values):.2f}", reach, once])
+        milliseconds = 1e3 * float(seconds_each(dataset, key).median())
+        rows.append([name_of(key), f"{milliseconds:.2f}", f"{np.median(values):.2f}", reach, once])
     return {
         "settings": dataset.attrs,
         "step": 1e3 * float(dataset["step_seconds"].median()),
@@ -40,8 +42,18 @@ def step_values(dataset: xr.Dataset) -> dict[str, object]:
 
 def step_ratios(dataset: xr.Dataset, key: str) -> NDArray[np.float64]:
     """Round by round, the time of a capture or a guess over that of the steps that were timed before it."""
-    own = dataset["capture_seconds"] if key == "capture" else dataset["guess_seconds"].sel(timed=key)
-    return np.asarray(own / dataset["step_seconds"].sel(compared=key))
+    return np.asarray(seconds_each(dataset, key) / dataset["step_seconds"].sel(compared=key))
+
+
+def seconds_each(dataset: xr.Dataset, key: str) -> xr.DataArray:
+    """Seconds of what is compared with steps, (round,)."""
+    return dataset["guess_seconds"].sel(timed=key) if key in dataset["timed"].values else dataset[f"{key}_seconds"]
+
+
+def name_of(key: str) -> str:
+    """What is compared with steps, in words."""
+    others = {"capture": "a capture", FLOOR: "noise and products of a guess, activity"}
+    return others.get(key) or f"a guess, {key}"
 
 
 def values(dataset: xr.Dataset) -> dict[str, object]:

@@ -6,9 +6,11 @@ guess is the difference of the times of two runs, one twice as long as the other
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,11 +20,14 @@ from torch.nn.functional import cross_entropy
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.weight_maps.matrix import MatrixMap
+from fganalysis.measuring.blocks import in_order
 from fganalysis.measuring.sample import MOST_GROUPS, default_block_size
 
 Network = Literal["mlp", "resnet", "gpt"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
 TIMED = ("activity", "upstream", "weight")
+FLOOR = "noise_and_products"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ def _classes(number: int, shape: tuple[int, ...], generator: torch.Generator) ->
 def measure(timed: Case, rounds: int, memory: int, n_blocks: int = MOST_GROUPS) -> xr.Dataset:
     """Seconds of a step, a capture and a guess, (round,) and (estimator, round); and what a run takes once.
 
+    Also those of what no guess of activity perturbation can do without: the drawing of a normal number for every unit
+    and row, and the product that gives the length of a guess at the weights.
+
     ``n_blocks`` is the length of the shorter run, in blocks of guesses. Everything is timed once a round, in turn, each
     right after some steps, with which it is compared.
     """
@@ -103,9 +111,17 @@ def measure(timed: Case, rounds: int, memory: int, n_blocks: int = MOST_GROUPS) 
     def beside(work: Callable[[], object]) -> tuple[float, float]:
         return _seconds(some_steps, snapshot) / n_steps, _seconds(work, snapshot)
 
+    def floor() -> None:
+        block = default_block_size(sum(tap.outputs.numel() for tap in snapshot.taps))
+        workers = 1 if snapshot.like.is_cuda else os.cpu_count() or 1
+        for _ in in_order(partial(_noise_and_products, snapshot, block), guesses["activity"] // block, workers):
+            pass
+
     for key in TIMED:
         run(key, guesses[key])()
-    steps = np.empty((1 + len(TIMED), rounds))
+    floor()
+    steps = np.empty((2 + len(TIMED), rounds))
+    floors = np.empty(rounds)
     captures, each, once = np.empty(rounds), np.empty((len(TIMED), rounds)), np.empty((len(TIMED), rounds))
     for repeat in range(rounds):
         steps[0, repeat], captures[repeat] = beside(timed.capture)
@@ -114,18 +130,21 @@ def measure(timed: Case, rounds: int, memory: int, n_blocks: int = MOST_GROUPS) 
             long = _seconds(run(key, 2 * guesses[key]), snapshot)
             each[row, repeat] = (long - short) / guesses[key]
             once[row, repeat] = short - (long - short)
+        steps[-1, repeat], together = beside(floor)
+        floors[repeat] = together / guesses["activity"]
     made = {
         "step": (("compared", "round"), steps),
         "capture": (("round",), captures),
         "guess": (("timed", "round"), each),
         "once": (("timed", "round"), once),
+        FLOOR: (("round",), floors),
     }
     return xr.Dataset(
         {
             f"{name}_seconds": (dims, values, {"units": "s", "long_name": LONG_NAMES[name]})
             for name, (dims, values) in made.items()
         },
-        coords={"compared": ["capture", *TIMED], "timed": list(TIMED)},
+        coords={"compared": ["capture", *TIMED, FLOOR], "timed": list(TIMED)},
     )
 
 
@@ -134,7 +153,17 @@ LONG_NAMES = {
     "capture": "wall time of a capture with its checks and the exact gradients",
     "guess": "wall time of a guess with every scalar of both spaces",
     "once": "wall time of what a run takes whatever its length",
+    FLOOR: "wall time of the noise and the products of a guess of activity perturbation alone",
 }
+
+
+def _noise_and_products(snapshot: Snapshot, block: int, index: int) -> None:
+    with torch.no_grad():
+        generator = torch.Generator(snapshot.device).manual_seed(index)
+        for tap in snapshot.taps:
+            noise = torch.randn((block, *tap.outputs.shape), generator=generator, device=snapshot.device)
+            if isinstance(tap.weights, MatrixMap):
+                tap.weights.image(noise)
 
 
 def _seconds(work: Callable[[], object], snapshot: Snapshot) -> float:
