@@ -45,7 +45,7 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 def by_law_figure(dataset: xr.Dataset) -> Figure:
     """Processor time of a guess over the number of weights, median and range over rounds."""
-    drawn, grid = panels(1, 1, (6.4, 2.8))
+    drawn, grid = panels(1, 1, (7.6, 2.8))
     (axes,) = grid[0]
     weights = dataset["weights"].values
     for number, name in enumerate(map(str, dataset["estimator"].values)):
