@@ -50,6 +50,19 @@ def test_every_python_block_runs_as_printed(capsys: pytest.CaptureFixture[str]) 
         assert "downhill_only" in capsys.readouterr().out
 
 
+def seconds_of_a_million() -> str:
+    """What a million guesses by law take on a hundred million weights, as the page says."""
+    page = (ROOT / "docs" / "results" / "throughput_by_law.md").read_text(encoding="utf-8")
+    assert "on 10⁸ weights" in page
+    (seconds,) = re.findall(r"1,000,000 guesses with all estimates and intervals take ([\d.]+) s", page)
+    return str(seconds)
+
+
+def test_the_cost_of_a_million_guesses_by_law_is_that_of_the_page() -> None:
+    text = f"a million guesses on a network of a hundred million weights take {seconds_of_a_million()} s of one"
+    assert text in " ".join(README.split())
+
+
 def test_keeping_what_goes_downhill_halves_the_gradient() -> None:
     torch.manual_seed(0)
     found: dict = {}
@@ -145,6 +158,7 @@ def test_every_number_in_the_prose_is_one_of_the_code() -> None:
         str(squared_norm.LEAST_GROUPS),
         str(intervals.LEAST),
         str(intervals.ENOUGH),
+        seconds_of_a_million(),
     }
     assert torch.special.ndtr(torch.tensor(intervals.Z95)).item() == pytest.approx(0.975)
     found = numbers_in(PROSE)
@@ -164,7 +178,7 @@ def test_files_named_exist() -> None:
     named = {name for name in named if "NAME" not in name and "FAMILY" not in name}
     assert "docs/bias_variance.png" in named
     for name in named:
-        assert (ROOT / name).exists(), name
+        assert (ROOT / name.split("#")[0]).exists(), name
     assert (ROOT / "docs" / "bias_variance.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -36,7 +36,7 @@ GUESSES_PER_GROUP = 16  # At least, where there are several groups.
 BYTES_PER_TRIPLE = 100  # Of a block in flight: its three numbers and temporaries, in double precision.
 GRAM = 2**31  # The number of the generator of what is drawn once; blocks have smaller ones.
 
-LIMIT = "epsilon to 0, where a central difference is the slope"
+SMALL_EPSILON = "epsilon to 0 of central differences, which then are slopes"
 
 
 def dataset_by_law(
@@ -87,7 +87,7 @@ def dataset_by_law(
         schema.NOT_BY_LAW: json.dumps(not_there),
     }
     if law.slope == "central":
-        dataset.attrs[schema.LIMIT] = LIMIT
+        dataset.attrs[schema.LIMIT] = SMALL_EPSILON
     return schema.validate(schema.annotate(dataset))
 
 

@@ -37,6 +37,7 @@ def diagnose(
     memory: int = 2**30,
     subspace: bool | None = None,
     progress: bool = False,
+    by_law: bool = False,
 ) -> xr.DataTree:
     """Measures every estimator, and predicts the same variables from theory.
 
@@ -46,7 +47,8 @@ def diagnose(
 
     Args:
         snapshot: one snapshot, or several taken at different steps of one training.
-        estimators: a key or an instance, or a list of these. n_guesses, seed, memory, progress: as in `sample`.
+        estimators: a key or an instance, or a list of these. n_guesses, seed, memory, progress, by_law: as in
+            `sample`. An estimator whose guesses cannot be drawn by their law has no numbers, and the reason.
         subspace: whether to compute /subspace. By default it is computed if `subspace_work` is at most `CHEAP`.
 
     Returns:
@@ -63,7 +65,8 @@ def diagnose(
     check_settings(n_guesses, seed, memory, progress)
     if subspace is not None:
         check_flag("subspace", subspace)
-    measure = partial(sample, n_guesses=n_guesses, seed=seed, memory=memory, progress=progress)
+    check_flag("by_law", by_law)
+    measure = partial(sample, n_guesses=n_guesses, seed=seed, memory=memory, progress=progress, by_law=by_law)
     with full_precision(snapshots[0]):
         nodes = {
             "measured": _measured(snapshots, chosen, measure),

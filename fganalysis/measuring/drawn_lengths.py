@@ -24,7 +24,7 @@ from fganalysis.estimators.noise import Sphere
 from fganalysis.estimators.tangents_of_weights import Tangents
 
 Array = NDArray[np.float64]
-NUMBERS_HELD = 2**20  # Of the coordinates of tangents whose Gram matrices are made at once.
+COORDINATES_HELD = 2**20  # Of the coordinates of tangents whose Gram matrices are made at once.
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _needs_tangents(law: Tangents) -> bool:
 def _projections(law: Tangents, exact: Exact, n_guesses: int, generator: np.random.Generator) -> Vectors:
     """The gradient's projection on the span of k directions."""
     if _needs_tangents(law):
-        at_once = max(1, NUMBERS_HELD // (len(exact.sizes) * law.k**2))
+        at_once = max(1, COORDINATES_HELD // (len(exact.sizes) * law.k**2))
         counts = [min(at_once, n_guesses - start) for start in range(0, n_guesses, at_once)]
         parts = [_projected_on_tangents(law.k, exact, count, generator) for count in counts]
         along, across = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))

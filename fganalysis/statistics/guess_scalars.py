@@ -34,6 +34,7 @@ def cosine_quantiles(
 
 def group_means(values: Array, group_of_guess: NDArray[np.int64], groups: int) -> Array:
     """Means over the guesses of each group, (…, group)."""
-    member = (group_of_guess[:, None] == np.arange(groups)).astype(np.float64)
-    means: Array = values @ (member / member.sum(0))
+    rows = values.reshape(-1, values.shape[-1])
+    sums = np.stack([np.bincount(group_of_guess, weights=row, minlength=groups) for row in rows])
+    means: Array = (sums / np.bincount(group_of_guess, minlength=groups)).reshape(*values.shape[:-1], groups)
     return means

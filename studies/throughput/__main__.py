@@ -16,7 +16,7 @@ from fganalysis.measuring.sample import MOST_GROUPS
 from fganalysis.results import store
 from studies.kit import command_line, pages
 from studies.kit.command_line import Device
-from studies.throughput import figures, steps
+from studies.throughput import by_law, figures, steps
 from studies.throughput import page as throughput_page
 from studies.throughput.cells import Sizes, measure, measure_directions, snapshot_of
 
@@ -45,6 +45,12 @@ class Settings:
     """Bytes of working space for the sampler."""
     blocks: int = MOST_GROUPS
     """Blocks in the shorter of two runs, whose difference gives the time of a guess; with fewer, groups would grow."""
+    by_law: bool = False
+    """Times guesses that are drawn by their law instead, over the number of weights."""
+    weights: tuple[int, ...] = (10**4, 10**5, 10**6, 10**7, 10**8)
+    """Weights of the networks of which guesses are drawn by their law."""
+    guesses: int = 10**6
+    """Guesses by their law in the run that is timed with all its estimates; a twentieth to time a guess."""
     small: bool = False
     """Another ResNet or GPT, as small as can be: for a try."""
     out: Path = Path("results/throughput")
@@ -57,6 +63,8 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.Dataset:
+    if settings.by_law:
+        return _by_law(settings)
     timed = steps.case(
         settings.network, settings.device, width=settings.svd_width, batch=settings.batch, small=settings.small
     )
@@ -81,6 +89,20 @@ def main(settings: Settings) -> xr.Dataset:
     store.write(dataset, settings.out / f"{name}.nc")
     text = throughput_page.page(dataset)
     pages.write(name, text, {title: draw(dataset) for title, draw in drawn.items()}, settings.out, settings.page)
+    print(text)
+    return dataset
+
+
+def _by_law(settings: Settings) -> xr.Dataset:
+    """The time of a guess drawn by its law, which has a page of its own."""
+    each = max(2, settings.guesses // 20)
+    dataset = by_law.measure(settings.weights, each, settings.rounds)
+    dataset = dataset.merge(by_law.whole(settings.weights[-1], settings.guesses, settings.rounds))
+    dataset.attrs = {"guesses": settings.guesses, "each": each, "rounds": settings.rounds}
+    store.write(dataset, settings.out / "throughput_by_law.nc")
+    text = pages.render("throughput", by_law.values(dataset), "by_law.md.j2")
+    drawn = {"times": figures.by_law_figure(dataset)}
+    pages.write("throughput_by_law", text, drawn, settings.out, settings.page)
     print(text)
     return dataset
 

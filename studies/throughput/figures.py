@@ -43,6 +43,23 @@ def figure(dataset: xr.Dataset) -> Figure:
     return drawn
 
 
+def by_law_figure(dataset: xr.Dataset) -> Figure:
+    """Processor time of a guess over the number of weights, median and range over rounds."""
+    drawn, grid = panels(1, 1, (7.6, 2.8))
+    (axes,) = grid[0]
+    weights = dataset["weights"].values
+    for number, name in enumerate(map(str, dataset["estimator"].values)):
+        times = 1e6 * dataset["by_law_seconds"].sel(estimator=name).values
+        middle = np.median(times, axis=1)
+        reach = [middle - times.min(1), times.max(1) - middle]
+        line = ("-", "--", ":")[number % 3]
+        style = {"marker": marker(name), "color": colour(name), "ms": 5, "lw": 1.2, "ls": line, "capsize": 2}
+        axes.errorbar(weights, middle, yerr=reach, label=name, **style)
+    axes.set(xscale="log", yscale="log", xlabel="weights [1]", ylabel="processor time\nof a guess [µs]")
+    drawn.legend(loc="outside right upper", frameon=False)
+    return drawn
+
+
 def steps_figure(dataset: xr.Dataset) -> Figure:
     """Times in steps of backpropagation, median and range over rounds."""
     drawn, grid = panels(1, 1, (4.6, 2.4))

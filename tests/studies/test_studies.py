@@ -125,6 +125,19 @@ def test_throughput_compares_a_guess_with_a_step(
     assert set(dataset["timed"].values) == {"activity", "upstream", "weight"}
 
 
+def test_throughput_times_guesses_drawn_by_their_law(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = throughput.main(
+        throughput.Settings(by_law=True, weights=(10**4, 10**8), guesses=4000, rounds=2, out=tmp_path)
+    )
+    shown = capsys.readouterr().out
+    assert (tmp_path / "throughput_by_law.md").read_text(encoding="utf-8") in shown
+    assert (tmp_path / "throughput_by_law_times.png").stat().st_size > 5000
+    assert (dataset.to_array() > 0).all()
+    assert "10⁴ weights | 10⁸ weights" in shown
+    microseconds = 1e6 * float(dataset["by_law_seconds"].sel(estimator="weight", weights=10**8).median())
+    assert f"takes {microseconds:.2f} µs of one processor on 10⁸ weights" in shown
+
+
 def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = facts.Settings(
         width=32,
