@@ -13,7 +13,7 @@ import torch
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, ActivityPerturbation
-from fganalysis.measuring import sample
+from fganalysis.measuring import blocks
 from fganalysis.results import schema
 from fganalysis.statistics import intervals, squared_norm
 from studies.bias_variance import __main__ as bias_variance
@@ -154,7 +154,7 @@ def test_every_number_in_the_prose_is_one_of_the_code() -> None:
         str(settings.guesses),
         str(len(settings.estimators)),
         "95",  # Per cent: what Z95 stands for, asserted below.
-        str(sample.MOST_GROUPS),
+        str(blocks.MOST_GROUPS),
         str(squared_norm.LEAST_GROUPS),
         str(intervals.LEAST),
         str(intervals.ENOUGH),

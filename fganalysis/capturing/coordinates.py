@@ -10,7 +10,7 @@ import torch
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.results import schema
 
-NUMBERS_AT_ONCE = 2**20
+SQUARES_AT_ONCE = 2**20
 
 
 def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
@@ -33,7 +33,7 @@ def squared_gradients(snapshot: Snapshot, at_activations: bool = True) -> np.nda
     def squares(tensors: Iterable[torch.Tensor]) -> list[float]:
         # In parts, as a copy in double precision is twice as large.
         return [
-            sum(float(part.double().square().sum()) for part in tensor.flatten().split(NUMBERS_AT_ONCE))
+            sum(float(part.double().square().sum()) for part in tensor.flatten().split(SQUARES_AT_ONCE))
             for tensor in tensors
         ]
 

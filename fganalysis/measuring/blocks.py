@@ -18,6 +18,8 @@ from fganalysis.estimators.stable_names import stable_name
 
 Result = TypeVar("Result")
 
+MOST_GROUPS = 64  # Of guesses; a power of two, as blocks are, so that a block begins with the first group.
+
 
 @dataclass(frozen=True)
 class Seeds:

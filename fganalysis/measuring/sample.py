@@ -21,7 +21,7 @@ from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
-from fganalysis.measuring.blocks import Seeds, calling_thread_single, in_order
+from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, in_order
 from fganalysis.measuring.by_law import dataset_by_law
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
 from fganalysis.measuring.sampled_dataset import RawNumbers, attributes, sampled_dataset
@@ -33,7 +33,6 @@ from fganalysis.results import schema
 # change gives other random numbers, because each block has its own generator.
 NUMBERS_PER_BLOCK = 2**20  # Fits the caches. Larger blocks spend their time on page faults.
 MOST_GUESSES_PER_BLOCK = 16
-MOST_GROUPS = 64
 BYTES_OF_GROUPS = 2**29
 WORKING_COPIES = 4  # Noise, direction, its image in weight space, one temporary.
 SCALAR_BYTES = 8  # Of a scalar or a sum in double precision.
@@ -83,7 +82,7 @@ def sample(
         by_law: draws guesses at the weights by their law, at a cost that does not grow with the network: exact for
             `WeightPerturbation` and `MultiTangent` with Gaussian or spherical noise and for means of these
             (`Averaged`), and the limit of small epsilon for central differences. The attribute ``by_law`` is then 1,
-            and ``not_by_law`` lists the variables of registered metrics that take the guesses themselves.
+            and ``metrics_left_out`` lists the variables of registered metrics that take the guesses themselves.
 
     Returns:
         Dataset over (space, layer); the layers are the names of the taps and "all". It also has the scalars of every

@@ -78,13 +78,13 @@ def dataset_of_numbers(
     """The Dataset of a sample whose guesses at the weights were never written out, with its attributes.
 
     Registered metrics take sums over guesses at the weights, so their variables are not there; the attribute
-    ``not_by_law`` lists them.
+    ``metrics_left_out`` lists them.
     """
     estimates = raw.estimates(precision)
     of_metrics, not_there = _at_activations(raw, estimates, snapshot)
     dataset = sampled_dataset(snapshot, label(estimator), raw, [estimates, *of_metrics])
     dataset.attrs = attributes(snapshot, estimator, raw.inner_product.shape[-1], seed, block_size, ())
-    dataset.attrs[schema.NOT_BY_LAW] = json.dumps(not_there)
+    dataset.attrs[schema.METRICS_LEFT_OUT] = json.dumps(not_there)
     return dataset
 
 

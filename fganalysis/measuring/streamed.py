@@ -25,7 +25,7 @@ from fganalysis.estimators.names import label
 from fganalysis.estimators.noise import Gaussian, Rademacher, Sphere
 from fganalysis.estimators.protocol import Estimator
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
-from fganalysis.measuring.blocks import Seeds, calling_thread_single, in_order
+from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, in_order
 from fganalysis.measuring.sampled_dataset import RawNumbers, dataset_of_numbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
@@ -38,7 +38,6 @@ STREAMED_FROM = 2**24
 # gives other random numbers, because each part has its own generator.
 NUMBERS_PER_PART = 2**17
 MOST_DIRECTIONS = 64  # Of one guess; more are held by the estimator itself.
-MOST_GROUPS = 64
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ LOW, HIGH, WIDE, SHORT, TAIL = "_low", "_high", "_wide", "_short", "_tail"
 # Attributes, JSON: parameters that are in no layer (a list), and why an estimator has no numbers (by its label).
 NOT_LOOKED_AT, NOT_MEASURED, NOT_PREDICTED = "not_looked_at", "not_measured", "not_predicted"
 # Attributes of guesses drawn by their law: 1; variables that there are not (JSON); the limit in which the law holds.
-BY_LAW, NOT_BY_LAW, LIMIT = "by_law", "not_by_law", "limit"
+BY_LAW, METRICS_LEFT_OUT, LIMIT = "by_law", "metrics_left_out", "limit"
 
 
 @dataclass(frozen=True)

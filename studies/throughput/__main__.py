@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from fganalysis.measuring.sample import MOST_GROUPS
+from fganalysis.measuring.blocks import MOST_GROUPS
 from fganalysis.results import store
 from studies.kit import command_line, pages
 from studies.kit.command_line import Device

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
-from fganalysis.measuring.blocks import in_order
-from fganalysis.measuring.sample import MOST_GROUPS, default_block_size
+from fganalysis.measuring.blocks import MOST_GROUPS, in_order
+from fganalysis.measuring.sample import default_block_size
 
 Network = Literal["mlp", "resnet", "gpt"]
 NETWORKS: tuple[Network, ...] = get_args(Network)

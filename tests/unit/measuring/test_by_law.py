@@ -108,9 +108,9 @@ def test_a_result_has_the_variables_of_direct_guesses_and_says_how_it_was_made(t
     assert set(by_law.data_vars) == set(direct.data_vars)
     assert dict(by_law.sizes) == dict(direct.sizes)
     assert "by_law" not in direct.attrs
-    assert set(by_law.attrs) - set(direct.attrs) == {schema.BY_LAW, schema.NOT_BY_LAW}
+    assert set(by_law.attrs) - set(direct.attrs) == {schema.BY_LAW, schema.METRICS_LEFT_OUT}
     assert by_law.attrs["by_law"] == 1
-    assert json.loads(by_law.attrs["not_by_law"]) == []
+    assert json.loads(by_law.attrs["metrics_left_out"]) == []
     for name in ("bias", "variance", "inner_product", "gram"):
         assert np.isnan(by_law[name].sel(space="activation")).all()
         assert np.isfinite(by_law[name].sel(space="weight")).all()
@@ -221,10 +221,10 @@ def test_metrics_that_take_the_guesses_are_absent_and_named() -> None:
     assert np.isfinite(fga.sample(SNAPSHOT, "weight", 64)["largest_entry"].sel(space="weight")).any()
     by_law = fga.sample(SNAPSHOT, "weight", 64, by_law=True)
     assert "largest_entry" not in by_law
-    assert json.loads(by_law.attrs["not_by_law"]) == ["largest_entry"]
+    assert json.loads(by_law.attrs["metrics_left_out"]) == ["largest_entry"]
     tree = fga.diagnose(SNAPSHOT, ["weight", "multi_tangent"], n_guesses=64, by_law=True)
     assert "largest_entry" not in tree["measured"]
-    assert json.loads(tree["measured"].attrs["not_by_law"]) == ["largest_entry"]
+    assert json.loads(tree["measured"].attrs["metrics_left_out"]) == ["largest_entry"]
     with pytest.raises(ValueError, match="largest_entry"):
         fga.summary(tree, ["largest_entry"])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import fganalysis as fga
 from fganalysis.estimators import Estimator, label
 from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
-from fganalysis.measuring import sample
+from fganalysis.measuring import blocks, sample
 from fganalysis.measuring.sample import default_block_size
 from fganalysis.results import schema
 from tests import law_claims, laws
@@ -97,8 +97,8 @@ def test_blocks_fit_the_caches(numbers: int, size: int) -> None:
 @pytest.mark.parametrize("n_guesses", [64, 1040, 1600, 4096])
 def test_groups_are_equal_or_a_block_apart(n_guesses: int) -> None:
     sizes = fga.sample(laws.tiny_snapshot(), "activity", n_guesses=n_guesses)["group_size"].values
-    assert sizes.sum() == n_guesses and np.ptp(sizes) <= 16 and len(sizes) <= sample.MOST_GROUPS
-    assert len(sizes) > min(n_guesses // 16, sample.MOST_GROUPS) / 2
+    assert sizes.sum() == n_guesses and np.ptp(sizes) <= 16 and len(sizes) <= blocks.MOST_GROUPS
+    assert len(sizes) > min(n_guesses // 16, blocks.MOST_GROUPS) / 2
 
 
 @settings(max_examples=30)

@@ -78,8 +78,8 @@ def test_they_have_the_moments_of_direct_guesses(estimator: Estimator, monkeypat
     ours = fga.sample(snapshot, estimator, N_GUESSES, seed=1)
     monkeypatch.setattr(streamed, "STREAMED_FROM", 10**9)
     direct = fga.sample(snapshot, estimator, N_GUESSES, seed=2)
-    assert ours.attrs[fga.schema.NOT_BY_LAW] == json.dumps([])
-    assert fga.schema.NOT_BY_LAW not in direct.attrs
+    assert ours.attrs[fga.schema.METRICS_LEFT_OUT] == json.dumps([])
+    assert fga.schema.METRICS_LEFT_OUT not in direct.attrs
     for name in ("variance", "cosine", "shrinkage", "efficiency", "squared_bias"):
         difference = ours[name] - direct[name]
         error = np.hypot(ours[f"{name}_se"], direct[f"{name}_se"])
