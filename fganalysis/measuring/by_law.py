@@ -7,7 +7,6 @@ guesses have (docs/mathematics.md#weight-guesses-by-their-law); nothing else of 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +15,27 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from fganalysis import metrics
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator, label, settings
+from fganalysis.estimators import Estimator, label
 from fganalysis.estimators.noise import is_isotropic
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
 from fganalysis.measuring.blocks import Seeds, in_order
-from fganalysis.measuring.drawn_lengths import Exact, Sum, Vectors, gram_of_errors, guesses, numbers_per_guess
-from fganalysis.measuring.sampled_dataset import RawNumbers, sampled_dataset
+from fganalysis.measuring.drawn_lengths import (
+    Exact,
+    Sum,
+    Vectors,
+    gram_of_errors,
+    guesses,
+    numbers_held,
+    numbers_per_guess,
+)
+from fganalysis.measuring.sampled_dataset import RawNumbers, dataset_of_numbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
 from fganalysis.statistics.rounding import DOUBLE
 
 # A block has its own generator: another size gives other random numbers.
-GROUPS = 64  # A power of two, as blocks are, so that every block begins with the first group.
+MOST_GROUPS = 64  # A power of two, as blocks are, so that every block begins with the first group.
 TRIPLES_PER_BLOCK = 2**14  # Fits the caches.
 LARGEST_BLOCK = 2**12
 GUESSES_PER_GROUP = 16  # At least, where there are several groups.
@@ -69,23 +75,8 @@ def dataset_by_law(
         workers=workers,
         bar=lambda blocks, number: tqdm(blocks, name, number, disable=not progress),
     )
-    estimates = raw.estimates(DOUBLE)
-    of_metrics, not_there = _at_activations(snapshot, raw, estimates)
-    dataset = sampled_dataset(snapshot, name, raw, [estimates, *of_metrics])
-    dataset.attrs = {
-        "estimator": name,
-        "settings": json.dumps(settings(estimator)),
-        "n_guesses": n_guesses,
-        "seed": seed,
-        "block_size": block_size(law, len(sizes)),
-        "n_examples": snapshot.n_examples,
-        "autodiff": snapshot.autodiff,
-        "device": str(snapshot.device.type),
-        "dtype": str(snapshot.dtype).removeprefix("torch."),
-        schema.NOT_LOOKED_AT: json.dumps(()),
-        schema.BY_LAW: 1,
-        schema.NOT_BY_LAW: json.dumps(not_there),
-    }
+    dataset = dataset_of_numbers(snapshot, estimator, raw, DOUBLE, seed, block_size(law, len(sizes)))
+    dataset.attrs[schema.BY_LAW] = 1
     if law.slope == "central":
         dataset.attrs[schema.LIMIT] = SMALL_EPSILON
     return schema.validate(schema.annotate(dataset))
@@ -136,7 +127,9 @@ def raw_numbers(
     per_block = block_size(law, n_layers)
     n_blocks, n_groups = -(-n_guesses // per_block), groups_of(n_guesses)
     shape = (len(schema.SPACES), n_layers + 1)
-    in_flight = _blocks_in_flight(memory, 2 * 8 * int(np.prod(shape)) * n_guesses, per_block * n_layers)
+    in_flight = _blocks_in_flight(
+        memory, 2 * 8 * int(np.prod(shape)) * n_guesses, numbers_held(law, n_layers, per_block)
+    )
     inner, squares = np.full((*shape, n_guesses), np.nan), np.full((*shape, n_guesses), np.nan)
 
     def run(index: int) -> Vectors:
@@ -166,12 +159,12 @@ def raw_numbers(
 def block_size(law: Tangents, n_layers: int) -> int:
     """Guesses in a block, a power of two: as many as fit the caches."""
     fitting = TRIPLES_PER_BLOCK // numbers_per_guess(law, n_layers)
-    return int(np.clip(1 << max(fitting, 1).bit_length() - 1, GROUPS, LARGEST_BLOCK))
+    return int(np.clip(1 << max(fitting, 1).bit_length() - 1, MOST_GROUPS, LARGEST_BLOCK))
 
 
 def groups_of(n_guesses: int) -> int:
     """Groups that guesses are assigned to in turn, a power of two."""
-    fitting = max(1, min(GROUPS, n_guesses // GUESSES_PER_GROUP))
+    fitting = max(1, min(MOST_GROUPS, n_guesses // GUESSES_PER_GROUP))
     return 1 << fitting.bit_length() - 1
 
 
@@ -182,19 +175,3 @@ def _blocks_in_flight(memory: int, kept: int, triples: int) -> int:
         needed = -(-(kept + block) // 2**20)
         raise ValueError(f"memory must be at least {needed} MiB ({needed << 20} bytes), got {memory} bytes")
     return (memory - kept) // block
-
-
-def _at_activations(snapshot: Snapshot, raw: RawNumbers, estimates: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """The variables of registered metrics at the activations, of which these guesses have none; names of the others.
-
-    The others are sums over guesses that were never written out.
-    """
-    sizes = np.bincount(raw.group_of_guess).astype(float)
-    nothing_kept = metrics.Groups(sizes, [], [], estimates)
-    known, unknown = [], []
-    for metric in metrics.registered():
-        of_metric = metric.estimated(snapshot, nothing_kept)
-        at_weights = [name for name, variable in metric.variables.items() if schema.SPACE in variable.dims]
-        known.append({name: estimate for name, estimate in of_metric.items() if name not in at_weights})
-        unknown += at_weights
-    return known, unknown
