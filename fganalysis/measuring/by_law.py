@@ -20,7 +20,15 @@ from fganalysis.estimators import Estimator, label
 from fganalysis.estimators.noise import is_isotropic
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
 from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, in_order
-from fganalysis.measuring.drawn_lengths import Exact, Sum, Vectors, gram_of_errors, guesses, numbers_per_guess
+from fganalysis.measuring.drawn_lengths import (
+    Exact,
+    Sum,
+    Vectors,
+    gram_of_errors,
+    guesses,
+    numbers_held,
+    numbers_per_guess,
+)
 from fganalysis.measuring.sampled_dataset import RawNumbers, dataset_of_numbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
@@ -118,7 +126,9 @@ def raw_numbers(
     per_block = block_size(law, n_layers)
     n_blocks, n_groups = -(-n_guesses // per_block), groups_of(n_guesses)
     shape = (len(schema.SPACES), n_layers + 1)
-    in_flight = _blocks_in_flight(memory, 2 * 8 * int(np.prod(shape)) * n_guesses, per_block * n_layers)
+    in_flight = _blocks_in_flight(
+        memory, 2 * 8 * int(np.prod(shape)) * n_guesses, numbers_held(law, n_layers, per_block)
+    )
     inner, squares = np.full((*shape, n_guesses), np.nan), np.full((*shape, n_guesses), np.nan)
 
     def run(index: int) -> Vectors:

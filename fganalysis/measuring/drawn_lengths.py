@@ -24,7 +24,7 @@ from fganalysis.estimators.noise import Sphere
 from fganalysis.estimators.tangents_of_weights import Tangents
 
 Array = NDArray[np.float64]
-COORDINATES_HELD = 2**20  # Of the coordinates of tangents whose Gram matrices are made at once.
+COORDINATES_HELD = 2**17  # Of tangents that are written in coordinates at once, unless a guess has more.
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ def numbers_per_guess(law: Tangents, n_layers: int) -> int:
     """About how many numbers are drawn for a guess, in triples."""
     of_tangents = law.k if law.combine == "mean" else law.k**2 if _needs_tangents(law) else 1
     return n_layers * law.n_averaged * of_tangents
+
+
+def numbers_held(law: Tangents, n_layers: int, n_guesses: int) -> int:
+    """About how many numbers are held while so many guesses are drawn, in triples."""
+    coordinates = max(COORDINATES_HELD, n_layers * law.k**2) if _needs_tangents(law) else 0
+    return n_layers * n_guesses + coordinates
 
 
 def gram_of_errors(total: Sum, counts: Array, exact: Exact, generator: np.random.Generator) -> Array:

@@ -104,7 +104,7 @@ def drawn(estimator: Any, snapshot: Snapshot) -> Numbers:
 
 def sampled(estimator: Any, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> Numbers:
     """By the law, as `fganalysis.sample` draws it, repeat by repeat."""
-    monkeypatch.setattr(by_law, "GROUPS", GROUPS)
+    monkeypatch.setattr(by_law, "MOST_GROUPS", GROUPS)
     monkeypatch.setattr(by_law, "GUESSES_PER_GROUP", IN_GROUP)
     monkeypatch.setattr(by_law, "LARGEST_BLOCK", GROUPS * IN_GROUP)
     exact, seeds = exact_of(snapshot), Seeds(0, 0, "test", torch.device("cpu"))
