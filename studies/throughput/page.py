@@ -52,7 +52,7 @@ def seconds_each(dataset: xr.Dataset, key: str) -> xr.DataArray:
 
 def name_of(key: str) -> str:
     """What is compared with steps, in words."""
-    others = {"capture": "a capture", FLOOR: "noise and products of a guess, activity"}
+    others = {"capture": "a capture", FLOOR: "a guess, activity, bare"}
     return others.get(key) or f"a guess, {key}"
 
 

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,12 +21,12 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.measuring.blocks import MOST_GROUPS, in_order
-from fganalysis.measuring.sample import default_block_size
+from fganalysis.measuring.sample import BYTES_OF_GROUPS, default_block_size
 
 Network = Literal["mlp", "resnet", "gpt"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
 TIMED = ("activity", "upstream", "weight")
-FLOOR = "noise_and_products"
+FLOOR = "bare_guess"
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ def _classes(number: int, shape: tuple[int, ...], generator: torch.Generator) ->
 def measure(timed: Case, rounds: int, memory: int, n_blocks: int = MOST_GROUPS) -> xr.Dataset:
     """Seconds of a step, a capture and a guess, (round,) and (estimator, round); and what a run takes once.
 
-    Also those of what no guess of activity perturbation can do without: the drawing of a normal number for every unit
-    and row, and the product that gives the length of a guess at the weights.
+    Also those of `BareGuesses`, what no guess of activity perturbation can do without.
 
     ``n_blocks`` is the length of the shorter run, in blocks of guesses. Everything is timed once a round, in turn, each
     right after some steps, with which it is compared.
@@ -111,10 +109,12 @@ def measure(timed: Case, rounds: int, memory: int, n_blocks: int = MOST_GROUPS) 
     def beside(work: Callable[[], object]) -> tuple[float, float]:
         return _seconds(some_steps, snapshot) / n_steps, _seconds(work, snapshot)
 
+    block = default_block_size(sum(tap.outputs.numel() for tap in snapshot.taps))
+    bare = BareGuesses(snapshot, block)
+
     def floor() -> None:
-        block = default_block_size(sum(tap.outputs.numel() for tap in snapshot.taps))
         workers = 1 if snapshot.like.is_cuda else os.cpu_count() or 1
-        for _ in in_order(partial(_noise_and_products, snapshot, block), guesses["activity"] // block, workers):
+        for _ in in_order(bare, guesses["activity"] // block, workers, apart=workers + 1):
             pass
 
     for key in TIMED:
@@ -153,17 +153,42 @@ LONG_NAMES = {
     "capture": "wall time of a capture with its checks and the exact gradients",
     "guess": "wall time of a guess with every scalar of both spaces",
     "once": "wall time of what a run takes whatever its length",
-    FLOOR: "wall time of the noise and the products of a guess of activity perturbation alone",
+    FLOOR: "wall time of the noise, products and sums alone of a guess of activity perturbation",
 }
 
 
-def _noise_and_products(snapshot: Snapshot, block: int, index: int) -> None:
-    with torch.no_grad():
-        generator = torch.Generator(snapshot.device).manual_seed(index)
-        for tap in snapshot.taps:
-            noise = torch.randn((block, *tap.outputs.shape), generator=generator, device=snapshot.device)
-            if isinstance(tap.weights, MatrixMap):
-                tap.weights.image(noise)
+class BareGuesses:
+    """Guesses of activity perturbation without anything around them: what no guess with all its scalars can do without.
+
+    At each tap a normal number for each unit and row; one pass each for slope, scaling, both inner products, length and
+    sum; and the product that gives the length at the weights. On a graph they would be one function; here they are
+    torch's operations, each once, on arrays that are there.
+    """
+
+    def __init__(self, snapshot: Snapshot, block: int):
+        numbers = block * sum(tap.outputs.numel() for tap in snapshot.taps)
+        n_groups = min(MOST_GROUPS, max(1, BYTES_OF_GROUPS * block // (numbers * snapshot.like.element_size())))
+        self._taps = [
+            (tap.weights, (block, *tap.outputs.shape), gradient.flatten(), mixed.flatten())
+            for tap, gradient, mixed in zip(snapshot.taps, snapshot.gradients, snapshot.mixed_gradients, strict=True)
+        ]
+        self._sums = [[torch.zeros_like(tap.outputs) for tap in snapshot.taps] for _ in range(n_groups)]
+        self._device = snapshot.device
+
+    def __call__(self, index: int) -> None:
+        with torch.no_grad():
+            generator = torch.Generator(self._device).manual_seed(index)
+            slope, guesses = torch.zeros((), device=self._device), []
+            for _, shape, gradient, _ in self._taps:
+                guesses.append(torch.randn(shape, generator=generator, device=self._device))
+                slope = slope + (guesses[-1].flatten(1) @ gradient).sum()
+            sums = self._sums[index % len(self._sums)]
+            for guess, total, (weights, _, gradient, mixed) in zip(guesses, sums, self._taps, strict=True):
+                flat = guess.mul_(slope).flatten(1)
+                _ = flat @ gradient, flat @ mixed, torch.linalg.vector_norm(flat)
+                if isinstance(weights, MatrixMap):
+                    torch.linalg.vector_norm(weights.image(guess))
+                total.add_(guess[0] if len(guess) == 1 else guess.sum(0))
 
 
 def _seconds(work: Callable[[], object], snapshot: Snapshot) -> float:
