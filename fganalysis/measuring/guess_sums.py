@@ -39,10 +39,14 @@ class GroupSums:
             [tuple(map(torch.zeros_like, sums)) for _ in range(n_groups)] for sums in block.kept
         ]
 
+    def all_sums(self) -> list[list[Sums]]:
+        """The totals and the sums of each metric, a list over groups each."""
+        return [self.totals, *self.kept]
+
     def add(self, group: int, block: BlockSums) -> None:
         self.sizes[group] += block.size
-        kept = [of_metric[group] for of_metric in self.kept]
-        for sums, more in zip([self.totals[group], *kept], [block.total, *block.kept], strict=True):
+        of_group = [sums[group] for sums in self.all_sums()]
+        for sums, more in zip(of_group, [block.total, *block.kept], strict=True):
             for total, part in zip(sums, more, strict=True):
                 total.add_(part)
 

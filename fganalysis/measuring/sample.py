@@ -7,7 +7,11 @@ numbers depend on neither memory, number of workers nor order, and a longer run 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +28,7 @@ from fganalysis.estimators.guesses import ActivationEstimates, Estimates
 from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, in_order
 from fganalysis.measuring.by_law import dataset_by_law
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
+from fganalysis.measuring.kept_sums import SECONDS_BETWEEN, KeptSums
 from fganalysis.measuring.sampled_dataset import RawNumbers, attributes, sampled_dataset
 from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
 from fganalysis.measuring.streamed import dataset_streamed, is_streamed
@@ -62,6 +67,7 @@ def sample(
     workers: int | None = None,
     progress: bool = False,
     by_law: bool = False,
+    keep_sums: str | Path | None = None,
 ) -> xr.Dataset:
     """Measures an estimator: all of `schema.QUANTITIES`, such as bias, variance and cosine, with errors and intervals.
 
@@ -83,6 +89,10 @@ def sample(
             `WeightPerturbation` and `MultiTangent` with Gaussian or spherical noise and for means of these
             (`Averaged`), and the limit of small epsilon for central differences. The attribute ``by_law`` is then 1,
             and ``metrics_left_out`` lists the variables of registered metrics that take the guesses themselves.
+        keep_sums: a file for the sums over groups of guesses, written every minute and at the end. A run with the same
+            file goes on from what it holds, also with more guesses, and gives the numbers of a run without it. Groups
+            must be as many: ask for a multiple of 64 blocks, as of 1024 guesses of a small network. Sums of anything
+            else are renamed, and named in the log.
 
     Returns:
         Dataset over (space, layer); the layers are the names of the taps and "all". It also has the scalars of every
@@ -103,6 +113,8 @@ def sample(
             check_whole(name, value)
     chosen, name = resolve(estimator), label(estimator)
     check_flag("by_law", by_law)
+    if keep_sums is not None and (by_law or (block_size is None and is_streamed(chosen, snapshot))):
+        raise ValueError("keep_sums is for guesses that are written out whole, and these are not: leave it out")
     if by_law:
         if block_size is not None:
             raise ValueError("block_size is of guesses that are written out: leave it out, or use by_law=False")
@@ -146,19 +158,38 @@ def sample(
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
         groups, scalars = GroupSums(n_groups, pattern), GuessScalars(probe, snapshot, n_guesses)
 
-        def run(index: int) -> None:
+        def run(first: int, number: int) -> None:
             # Both are settings of a thread.
             with torch.no_grad(), full_precision(snapshot):
+                index = first + number
                 start = index * block_size
                 guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index)).first(n_guesses - start)
                 scalars.write(guesses, snapshot, start, seed)
                 groups.add(index % n_groups, block_of(guesses))
 
-        # The blocks of a group are added one after the other, as the order of a sum changes its last digit.
-        blocks = in_order(run, n_blocks, workers, apart=n_groups)
+        sums_kept = None if keep_sums is None else KeptSums.of(keep_sums, snapshot, seeds, block_size, groups)
+        held = 0 if sums_kept is None else sums_kept.read_into(groups, scalars)
+        if held > n_guesses:  # The file stays as it is.
+            sums_kept, held = None, 0
+        done = held // block_size
+        complete = n_guesses // block_size  # Blocks; a last one that is cut short is not kept.
+
+        def blocks() -> Iterator[None]:
+            written, start = time.monotonic(), done
+            while start < n_blocks:
+                # In one go where nothing is kept: at each stop workers wait for each other.
+                stop = n_blocks if sums_kept is None or start >= complete else min(start + 4 * n_groups, complete)
+                # The blocks of a group are added one after the other, as the order of a sum changes its last digit.
+                yield from in_order(partial(run, start), stop - start, workers, n_groups)
+                late = time.monotonic() - written > SECONDS_BETWEEN
+                if sums_kept is not None and (stop == complete or (late and stop < complete)):
+                    sums_kept.write(groups, scalars, stop * block_size)
+                    written = time.monotonic()
+                start = stop
+
         # A single worker has one torch thread too: how many share a sum changes its last digit.
         with nullcontext() if alone else calling_thread_single():
-            for _ in tqdm(blocks, name, n_blocks, disable=not progress):
+            for _ in tqdm(blocks(), name, n_blocks, initial=done, disable=not progress):
                 pass
             means = groups.means()
             gram = probe.error_grams(snapshot, means).cpu().numpy()

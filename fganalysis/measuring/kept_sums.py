@@ -1,0 +1,120 @@
+"""Sums over the guesses that were drawn so far, in a file: a run that was cut off goes on, and a longer one continues.
+
+A sample needs of its guesses the sums over each group and two numbers a guess and layer (`guess_sums`). With those of
+complete blocks in a file, more blocks can be added, and the result is bit-identical to that of all guesses drawn at
+once. The file is safetensors, written whole or not at all, with a checksum; nothing in it is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fganalysis.arguments import check_path
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.measuring.blocks import Seeds
+from fganalysis.measuring.guess_sums import GroupSums, GuessScalars
+from fganalysis.results import store
+
+LOG = logging.getLogger("fganalysis.measuring")
+SECONDS_BETWEEN = 60.0  # Between two writes of a run that goes on.
+
+
+@dataclass(frozen=True)
+class KeptSums:
+    """The file of one sample.
+
+    Attributes:
+        path: of the file. made_of: what the sums depend on, in a line of JSON; sums of other things are not used.
+    """
+
+    path: Path
+    made_of: str
+
+    @classmethod
+    def of(cls, path: str | Path, snapshot: Snapshot, seeds: Seeds, block_size: int, groups: GroupSums) -> KeptSums:
+        """The file for sums of this many groups of blocks of this size."""
+        check_path("keep_sums", path)
+        digest = hashlib.sha256()
+        for tensor in (*snapshot.gradients, *snapshot.weight_gradients, *(layer.weight for layer in snapshot.weights)):
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        made_of = {
+            "seed": seeds.seed,
+            "step": seeds.step,
+            "estimator": seeds.name,
+            "block_size": block_size,
+            "groups": len(groups.sizes),
+            "shapes": [list(part.shape) for sums in groups.all_sums() for part in sums[0]],
+            "snapshot": digest.hexdigest(),
+            **store.provenance(),
+        }
+        return cls(Path(path), json.dumps(made_of, sort_keys=True))
+
+    def read_into(self, groups: GroupSums, scalars: GuessScalars) -> int:
+        """Fills both with what the file holds, and returns the number of its guesses; 0 where there is no such file.
+
+        Where there are more guesses than are asked for, nothing is filled in: sums cannot be taken apart.
+
+        A file that is damaged, or holds sums of something else, is renamed, never deleted, and named in the log.
+
+        Raises:
+            ValueError: a file that cannot be read, as it may be whole.
+        """
+        if not self.path.exists():
+            return 0
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be read: {error.strerror}") from error
+        wrong, tensors = self._checked(content)
+        if wrong:
+            LOG.warning("%s %s; the file is now %s", self.path, wrong, store.set_aside(self.path).name)
+            return 0
+        n_guesses = tensors["inner_products"].shape[-1]
+        if n_guesses > scalars.inner_products.shape[-1]:
+            return n_guesses
+        for name, array in (("inner_products", scalars.inner_products), ("squared_norms", scalars.squared_norms)):
+            array[..., :n_guesses] = tensors[name].numpy()
+        groups.sizes[:] = tensors["sizes"].numpy()
+        for number, sums in enumerate(groups.all_sums()):
+            for place in range(len(sums[0])):
+                for group, stored in zip(sums, tensors[f"sums.{number}.{place}"], strict=True):
+                    group[place].copy_(stored)
+        return n_guesses
+
+    def _checked(self, content: bytes) -> tuple[str, dict[str, Tensor]]:
+        """What is wrong with the bytes of a file, or nothing; and its tensors."""
+        checksum, _, rest = content.partition(b"\n")
+        if checksum.decode(errors="replace") != hashlib.sha256(rest).hexdigest():
+            return "is damaged, by its checksum", {}
+        made_of, _, tensors = rest.partition(b"\n")
+        if made_of.decode() != self.made_of:
+            theirs, ours = json.loads(made_of), json.loads(self.made_of)
+            differing = [name for name in ours if theirs.get(name) != ours[name]]
+            return f"holds the sums of another sample (other {', '.join(differing)})", {}
+        return "", load(tensors)
+
+    def write(self, groups: GroupSums, scalars: GuessScalars, n_guesses: int) -> None:
+        """Writes the sums of the first guesses, whose blocks are complete.
+
+        Raises:
+            OSError: a file that cannot be written; an earlier one is still there.
+        """
+        tensors = {
+            "inner_products": torch.from_numpy(np.ascontiguousarray(scalars.inner_products[..., :n_guesses])),
+            "squared_norms": torch.from_numpy(np.ascontiguousarray(scalars.squared_norms[..., :n_guesses])),
+            "sizes": torch.from_numpy(groups.sizes),
+        }
+        for number, sums in enumerate(groups.all_sums()):
+            for place in range(len(sums[0])):
+                tensors[f"sums.{number}.{place}"] = torch.stack([group[place].cpu() for group in sums])
+        rest = self.made_of.encode() + b"\n" + save(tensors)
+        store.write_bytes(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest, self.path)
