@@ -18,7 +18,10 @@ layers. It still points downhill on average, and no shape or sign is wrong. On t
 tests/unit/estimators/test_from_function.py the verdict is "biased in weight space", by a relative bias of 1.2, "most
 evident spread over all coordinates". With a single generator for all parameters, made before the loop, it is unbiased.
 
-The function is called once for every guess; nothing is batched.
+The function is called once for every guess, or where `torch.func.vmap` takes it, once for many guesses: the draws are
+the same numbers, and the guesses are the same to rounding, which is compared at every call of the estimator
+(`many_calls`). Functions that change the network in place, or whose course depends on the numbers, are called one by
+one.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import copy
 import pickle
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +42,12 @@ from fganalysis.capturing.batch import map_tensors
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Loss
+from fganalysis.estimators.around import many_calls
 from fganalysis.estimators.checks import check_call
 from fganalysis.estimators.guesses import WeightEstimates
+
+CALLED_ALONE = 2  # Guesses of every call that are made alone, and compared with the same guesses made together.
+NUMBERS_TOGETHER = 2**22  # Of the activations and weights of guesses that are made by one call.
 
 Function = Callable[[torch.nn.Module, Loss, Tensor, Tensor, torch.Generator], Mapping[str, Any]]
 
@@ -59,6 +66,7 @@ def from_function(
             - Trainable parameters outside the Linear modules, such as those of a LayerNorm, are ignored. A verdict
               names them.
             - All noise must come from the generator, so that a seed reproduces it.
+            - It may be called once for many guesses, by `torch.func.vmap`, where that gives the same guesses.
             - It is called with autograd on and autocast off, on copies of the batch and on a copy of the network whose
               ``.grad`` are empty. It may change parameters, but must put them back.
 
@@ -86,23 +94,83 @@ def from_function(
         network = copy.deepcopy(snapshot.network)
         who = f"{name} (generator seed {generator.initial_seed()})"
         drawn_before = _global_generators()
-        guesses = []
-        for _ in range(n_guesses):
+
+        def call() -> list[Tensor]:
             _restore(network, snapshot)
             batch = map_tensors(snapshot.inputs, torch.clone), map_tensors(snapshot.targets, torch.clone)
             with torch.enable_grad():
                 guess = function(network, snapshot.loss_fn, *batch, generator)
-            guesses.append(_by_layer(guess, snapshot, who))
+            return _by_layer(guess, snapshot, who)
+
+        guesses, watched = [], []
+        for _ in range(min(n_guesses, CALLED_ALONE)):
+            watched.append(many_calls.Watched(generator))
+            with watched[-1]:
+                guesses.append(call())
+        parts = [torch.stack(per_layer) for per_layer in zip(*guesses, strict=True)]
+        alone = snapshot.remember(("called one by one", function), lambda: [])
+        while len(parts[0]) < n_guesses:
+            left = n_guesses - len(parts[0])
+            try:
+                if alone:
+                    raise many_calls.CannotBatch
+                more = _at_once(call, generator, watched, parts, min(left, _at_most(snapshot)))
+            except many_calls.CannotBatch:
+                alone.append(True)
+                more = [torch.stack(per_layer) for per_layer in zip(*(call() for _ in range(left)), strict=True)]
+            parts = [torch.cat(pair) for pair in zip(parts, more, strict=True)]
         for library, state in _global_generators().items():
             if state != drawn_before[library]:
                 raise ValueError(f"{who} drew from {library}'s global generator: draw from the one that it is given")
         _refuse_changes(network, snapshot, who)
-        directions = tuple(torch.stack(per_layer) for per_layer in zip(*guesses, strict=True))
-        return WeightEstimates(directions[0].new_ones(n_guesses, len(directions)), directions)
+        return WeightEstimates(parts[0].new_ones(n_guesses, len(parts)), tuple(parts))
 
     name = getattr(function, "__name__", type(function).__name__)
     estimate.__name__, estimate.__qualname__ = name, getattr(function, "__qualname__", name)
     return estimate
+
+
+def _at_once(
+    call: Callable[[], list[Tensor]],
+    generator: torch.Generator,
+    watched: Sequence[many_calls.Watched],
+    known: Sequence[Tensor],
+    n_guesses: int,
+) -> list[Tensor]:
+    """Further guesses, (guess, unit, input) a layer, by one call for all.
+
+    The first guesses, which are known from calls of their own, are made again by one call and compared. So a function
+    that keeps something from call to call is found out.
+
+    Raises:
+        CannotBatch: where one call for many is not possible, or gives other guesses. The generator is as it was.
+    """
+    draws = watched[0].draws
+    if len(watched) < CALLED_ALONE:
+        raise many_calls.CannotBatch
+    many_calls.check_draws(draws)
+    if any(len(other.values) != len(draws) for other in watched):
+        raise many_calls.CannotBatch
+    state = generator.get_state()
+    again = [torch.stack(values) for values in zip(*(other.values for other in watched), strict=True)]
+    further = many_calls.values_of_calls(draws, n_guesses)
+    values = [torch.cat(pair) for pair in zip(again, further, strict=True)]
+    try:
+        made = many_calls.called_at_once(call, generator, draws, values)
+        for together, alone in zip(made, known, strict=True):
+            first, expected = together[:CALLED_ALONE], alone[:CALLED_ALONE]
+            if not torch.allclose(first, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+                raise many_calls.CannotBatch
+    except many_calls.CannotBatch:
+        generator.set_state(state)
+        raise
+    return [together[CALLED_ALONE:] for together in made]
+
+
+def _at_most(snapshot: Snapshot) -> int:
+    """Guesses that are made by one call at most."""
+    numbers = sum(tap.outputs.numel() for tap in snapshot.taps) + sum(part.weight.numel() for part in snapshot.weights)
+    return max(1, NUMBERS_TOGETHER // numbers)
 
 
 def _global_generators() -> dict[str, object]:
