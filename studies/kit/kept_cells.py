@@ -52,8 +52,7 @@ def finished(path: Path, settings: Settings) -> xr.DataTree | None:
 
 def is_finished(path: Path, settings: Settings) -> bool:
     """Whether `finished` has it; quicker for results of many groups."""
-    attributes = _unless_damaged(path, store.attributes)
-    return attributes is not None and attributes.get("study_settings") == _described(settings)
+    return finished(path, settings) is not None
 
 
 def write(result: xr.Dataset | xr.DataTree, path: Path, settings: Settings) -> None:
