@@ -55,7 +55,8 @@ class Cell:
     data
         The hash of each dataset that it reads, by name.
     places
-        Further keyword arguments, paths, on which no number depends but through ``data``.
+        Further keyword arguments on which no number depends, such as a bound on memory, or through ``data`` alone, such
+        as the path of a file.
     resumes
         Whether it takes a keyword argument ``scratch``, a folder for the checkpoints of what it trains. It finds them
         there when it is computed again after a kill; they are removed when it is finished.
@@ -67,7 +68,7 @@ class Cell:
     make: Make
     settings: Mapping[str, object]
     data: Mapping[str, str] = field(default_factory=dict)
-    places: Mapping[str, Path] = field(default_factory=dict)
+    places: Mapping[str, object] = field(default_factory=dict)
     resumes: bool = False
     threads: int | None = 1
 

@@ -15,8 +15,8 @@ NODE = "network"
 
 
 def as_dataset(network: torch.nn.Module) -> xr.Dataset:
-    """Every parameter and buffer under its name."""
-    states = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    """A copy of every parameter and buffer under its name."""
+    states = {name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items()}
     return xr.Dataset(
         {name: ([f"{name} {axis}" for axis in range(array.ndim)], array) for name, array in states.items()}
     )
