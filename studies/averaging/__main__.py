@@ -22,7 +22,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-import fganalysis as fga
 from fganalysis.arguments import check_names
 from fganalysis.results import store
 from fganalysis.results.cells import Results, run_cells
@@ -33,6 +32,7 @@ from studies.averaging.cells import FEWEST_GROUPS, measured, trained
 from studies.averaging.kinds import GUESSES
 from studies.averaging.streams import RATIO
 from studies.kit import command_line, kept_networks, pages
+from studies.kit.digests import digests
 from studies.kit.long_names import described
 from studies.kit.signed import signed_root
 from theory import averaging
@@ -110,7 +110,7 @@ def main(settings: Settings) -> xr.Dataset:
 
 def trainings(settings: Settings) -> list[Cell]:
     """The networks that are trained."""
-    data = {"mnist1d": fga.datasets.load("mnist1d").digest()}
+    data = digests("mnist1d")
     return [
         Cell(_training(w, seed), trained, {"width": w, "seed": seed, "epochs": settings.epochs}, data, resumes=True)
         for w in settings.widths
@@ -120,7 +120,7 @@ def trainings(settings: Settings) -> list[Cell]:
 
 def cells(settings: Settings, networks: Results) -> list[Cell]:
     """Every estimator on every network, at initialisation and trained."""
-    data = {"mnist1d": fga.datasets.load("mnist1d").digest()}
+    data = digests("mnist1d")
     found = []
     for width, epochs, seed, guess in itertools.product(
         settings.widths, (0, settings.epochs), settings.seeds, settings.guess_kinds

@@ -35,13 +35,19 @@ LOG_FILE = "study.log"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Running:
-    """The settings of every study on which no number depends."""
+class Logged:
+    """The setting of every study on which no number depends."""
+
+    log: LogLevel = "info"
+    """What goes to the file study.log beside the results."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running(Logged):
+    """The same of studies whose cells may be computed side by side, which those that take times may not."""
 
     workers: int = 1
     """Processes that compute cells side by side, each on one thread."""
-    log: LogLevel = "info"
-    """What goes to the file study.log beside the results."""
 
 
 NO_NUMBERS = (*FOLDERS, *(field.name for field in dataclasses.fields(Running)))

@@ -1,4 +1,4 @@
-"""A training inside a cell that goes on from its own checkpoints when the cell is computed again after a kill.
+"""What is kept of an unfinished cell: its training goes on from its own checkpoints after a kill, its parts stay.
 
 The training is cut into parts of whole epochs. The end of a part is a checkpoint, and its log a file beside it. How
 long the parts are depends on how long they take, and no number depends on that.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,17 @@ def train(
         logs.append(_keep(part.log, done, end, scratch))
         done, before = end, _checkpoint(scratch, end)
         n_epochs = max(1, min(GROWTH * n_epochs, int(n_epochs * SECONDS / max(time.monotonic() - started, 1e-3))))
+
+
+def kept(file: Path, make: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """A part of a cell that is not computed again after a kill: read from the scratch folder, or made and put there."""
+    try:
+        part = store.read(file).to_dataset()
+    except ValueError:
+        store.write(make(), file)
+        part = store.read(file).to_dataset()
+    part.attrs = {name: value for name, value in part.attrs.items() if name not in (*store.provenance(), "created_at")}
+    return part.drop_encoding()
 
 
 def _keep(log: xr.Dataset, begins: int, end: int, scratch: Path) -> xr.Dataset:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import xarray as xr
 
-import fganalysis as fga
 from fganalysis.results import store
 from fganalysis.results.cells import Results, run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, kept_networks, pages
+from studies.kit.digests import digests
 from studies.wang2025 import collected, figures
 from studies.wang2025 import page as wang2025_page
 from studies.wang2025.cells import Training, guesses_after, measured, trained
@@ -60,7 +60,7 @@ def main(settings: Settings) -> xr.DataTree:
     folder = settings.out / ("full" if settings.full else "quick")
     trainings = grid(settings)
     taken = _taken_over(settings.resume_from, trainings)
-    data = {"mnist1d": fga.datasets.load("mnist1d").digest()}
+    data = digests("mnist1d")
     own = [one for one in trainings if one not in taken]
     networks = run_cells([training_cell(one, data) for one in own], folder, workers=settings.workers)
     guesses = [metrics_cell(one, guess, data, networks) for one in own for guess in guesses_after(one)]
@@ -78,7 +78,7 @@ def main(settings: Settings) -> xr.DataTree:
 
 def cells(settings: Settings) -> list[Cell]:
     """The trainings that the settings ask for. What is measured after them follows from them."""
-    data = {"mnist1d": fga.datasets.load("mnist1d").digest()}
+    data = digests("mnist1d")
     return [training_cell(one, data) for one in grid(settings)]
 
 
