@@ -203,19 +203,10 @@ def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, caps
     assert float(same_law["covariance_distance"].max()) < 1e-10
 
 
-def test_a_damaged_part_of_the_facts_is_computed_anew(tmp_path: Path) -> None:
-    settings = facts.Settings(out=tmp_path)
-    made = xr.Dataset({"value": ("x", [1.0, 2.0])})
-    facts._part(settings, "part", lambda: made)
-    damage(tmp_path / "part.nc")
-    xr.testing.assert_equal(facts._part(settings, "part", lambda: made), made)
-    assert {path.name for path in tmp_path.iterdir()} == {"part.nc", "part.nc.damaged"}
-
-
 @pytest.mark.parametrize("part", ["same_law", "joint_pass"])
-def test_facts_about_more_examples_than_there_are_is_refused(part: str) -> None:
+def test_facts_about_more_examples_than_there_are_is_refused(part: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a batch must be of at most the 4000 training examples, got 4001"):
-        facts.parts(facts.Settings(examples=4001))[part]()
+        run_cells([cell for cell in facts.cells(facts.Settings(examples=4001)) if cell.name == part], tmp_path)
 
 
 def test_a_change_of_settings_is_computed_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
