@@ -15,7 +15,7 @@ from fganalysis.metrics import register_metric
 from fganalysis.papers import wang2025
 from fganalysis.predictions import predict, predict_variance_parts, register_closed_form
 from fganalysis.results import plotting, schema
-from fganalysis.results.store import open_results
+from fganalysis.results.opening import export, open_results
 from fganalysis.results.tables import agreement, summary, z_scores
 from fganalysis.statistics.intervals import VarianceParts
 from fganalysis.training import datasets, networks
@@ -35,6 +35,7 @@ __all__ = [
     "diagnose",
     "estimate_gradient",
     "estimators",
+    "export",
     "gradient_stream",
     "metrics",
     "networks",

@@ -1,15 +1,18 @@
-"""Results on disk: one cell a file, whole or not there, with provenance and a checksum; opened as one DataTree.
+"""Results on disk: one cell a file, whole or not there, with provenance, a checksum and, of a study, its identity.
 
 A cell is the result of one unit of work. It becomes netCDF4 in memory, and its bytes are written to a temporary file
 (fsync, rename). So a killed study or a full disk loses only the cell that is being written; when HDF5 wrote files
-itself, a full disk was a segmentation fault. The SHA-256 of the netCDF bytes follows them in the file, where HDF5 does
-not read. It is compared before a file is opened, because HDF5 reads wrong values from some damaged files and fails on
-others in its own words. Files without a checksum, of older versions or other programs, are read too.
+itself, a full disk was a segmentation fault. Behind the netCDF bytes, where HDF5 does not read, stand the identity of a
+study's cell (a line of JSON, see `fganalysis.results.identity`) and the SHA-256 of everything before it. So one
+checksum holds content and identity together, and both are read without HDF5. The checksum is compared before a file is
+opened, because HDF5 reads wrong values from some damaged files and fails on others in its own words. Files without a
+checksum, of older versions or other programs, are read too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -17,6 +20,7 @@ import os
 import platform
 import re
 import secrets
+import stat
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
@@ -27,6 +31,7 @@ from typing import IO, NoReturn
 import xarray as xr
 
 from fganalysis.arguments import check_kind, check_path
+from fganalysis.results.soundness import Unsound, check_sound
 
 try:
     import fcntl
@@ -34,11 +39,15 @@ except ImportError:  # Not on Windows, where a locked file does not open at all.
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".nc"
-SET_ASIDE = ".damaged"
+DAMAGED = ".damaged"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SEAL = re.compile(rb"\nfganalysis sha256 ([0-9a-f]{64})\n\Z")
 SEAL_LENGTH = len(b"\nfganalysis sha256 ") + 64 + 1
 NO_CHECKSUM = "none"
+IDENTITY = b"\nfganalysis cell "
+OTHER_KIND = "{} is not a readable netCDF4 result: another kind of file, or a damaged one"
+LONGEST_IDENTITY = 2**18  # Bytes at a file's end in which its identity is looked for.
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")
 ABANDONED = 3600.0  # Seconds until a temporary file of the cell counts as abandoned.
 
 
@@ -67,6 +76,15 @@ def write(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
     """
     check_path("path", path)
     check_kind("result", result, (xr.Dataset, xr.DataTree), "an xarray Dataset or DataTree")
+    return write_bytes(content_of(result, str(path)), Path(path))
+
+
+def content_of(result: xr.Dataset | xr.DataTree, name: str, identity: str = "") -> bytes:
+    """The bytes of a result's file, with its identity as a line of JSON where it is a study's cell.
+
+    Raises:
+        ValueError: what netCDF cannot hold; ``name`` says whose result it is.
+    """
     tree = result if isinstance(result, xr.DataTree) else xr.DataTree(result)
     # Without the encodings of the files that parts were read from: theirs cut longer strings to the length they had.
     parts = {node.path: node.to_dataset(inherit=False).drop_encoding() for node in tree.subtree}
@@ -84,10 +102,12 @@ def write(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
         content = bytes(tree.to_netcdf(None, engine="h5netcdf", encoding=encoding))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"the result for {path} cannot be stored: netCDF holds arrays of numbers or texts, and attributes that are "
+            f"the result for {name} cannot be stored: netCDF holds arrays of numbers or texts, and attributes that are "
             "numbers up to 2**64, texts or lists of them"
         ) from error
-    return write_bytes(content + f"\nfganalysis sha256 {hashlib.sha256(content).hexdigest()}\n".encode(), Path(path))
+    if identity:
+        content += IDENTITY + identity.encode() + b"\n"
+    return content + f"\nfganalysis sha256 {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def write_bytes(content: bytes, path: Path) -> Path:
@@ -110,119 +130,80 @@ def write_bytes(content: bytes, path: Path) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {_reason(error)}") from error
+        raise OSError(f"{path} cannot be written: {reason(error)}") from error
     return path
 
 
 def read(path: Path) -> xr.DataTree:
-    """One cell, loaded and closed; ``encoding["checksum"]`` is its SHA-256, or "none" where the file carries none.
+    """One result, loaded and closed; ``encoding["checksum"]`` is its SHA-256, or "none" where the file carries none.
 
     Raises:
-        Damaged: bytes that are not those that were written, or that are no netCDF4.
+        Damaged: bytes that are not those that were written, or that are no netCDF4, or what no result holds.
         ValueError: a file that is not there, is locked or cannot be read.
     """
     check_path("path", path)
-    content, checksum = _content(Path(path))
+    content, _, checksum = _content(Path(path))
+    return _opened(Path(path), content, checksum)
+
+
+def read_cell(path: Path) -> tuple[xr.DataTree, str]:
+    """One result and its identity, "" where it has none. Raises as `read`."""
+    content, identity, checksum = _content(path)
+    return _opened(path, content, checksum), identity
+
+
+def identity_of(path: Path) -> str:
+    """The identity of a cell, "" where it has none; all bytes are checked, and HDF5 is not asked. Raises as `read`."""
+    return _content(path)[1]
+
+
+def label_of(path: Path) -> str:
+    """The same from the file's end alone, which is not checked: to tell a folder's cells apart before they are read.
+
+    Raises:
+        Damaged: a file that does not begin as netCDF4 does.
+        ValueError: a file that cannot be read.
+    """
     try:
+        with _regular(path) as file:
+            if SIGNATURE not in file.read(len(SIGNATURE)):
+                raise Damaged(OTHER_KIND.format(path))
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LONGEST_IDENTITY))
+            return _parted(file.read())[1]
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _opened(path: Path, content: bytes, checksum: str) -> xr.DataTree:
+    try:
+        check_sound(content)
         with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as opened:
             tree = opened.load()
+    except Unsound as error:
+        raise Damaged(f"{path} is no result: {error}") from error
     except Exception as error:  # HDF5, h5py, h5netcdf and xarray have all raised here, each something else.
-        _refuse_unread(Path(path), content, checksum, error)
+        _refuse_unread(path, content, checksum, error)
     tree.encoding["checksum"] = checksum
     return tree
 
 
-def attributes(path: Path) -> dict[str, object]:
-    """The attributes of one cell's root; checks all bytes, as `read`, and is quicker where there are many groups.
-
-    Raises:
-        Damaged, ValueError: as `read`.
-    """
-    content, checksum = _content(path)
-    if checksum == NO_CHECKSUM:
-        return {str(name): value for name, value in read(path).attrs.items()}
-    try:
-        with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as root:
-            return {str(name): value for name, value in root.attrs.items()}
-    except Exception as error:
-        _refuse_unread(path, content, checksum, error)
-
-
-def set_aside(path: Path) -> Path:
-    """Renames a damaged file, so that its name is free and nothing is lost. Returns the new name."""
+def set_aside(path: Path, kind: str = DAMAGED) -> Path:
+    """Renames a file that is not used, so that its name is free and nothing is lost. Returns the new name."""
     number = 1
-    while (aside := path.with_name(f"{path.name}{SET_ASIDE}{f'-{number}' if number > 1 else ''}")).exists():
+    while (aside := path.with_name(f"{path.name}{kind}{f'-{number}' if number > 1 else ''}")).exists():
         number += 1
     try:
         path.rename(aside)
     except OSError as error:
-        raise OSError(f"{path} is damaged and cannot be renamed: {_reason(error)}") from error
+        raise OSError(f"{path} is not used and cannot be renamed: {reason(error)}") from error
     return aside
 
 
-def open_results(path: str | Path) -> xr.DataTree:
-    """Every finished cell under a study's folder: one DataTree, a node a cell, named by its file without suffix.
-
-    A path to a single file gives that file's tree. Cells in sub-folders become nested nodes. Each file is compared with
-    the checksum that it carries, which is then in its node's ``encoding["checksum"]``; "none": it carries none.
-
-    Raises:
-        ValueError: no such path, no finished cell in it, a folder in it that cannot be read or changes meanwhile, a
-            file that is damaged or no result, or cells that do not fit into one tree.
-    """
-    check_path("path", path)
-    path = Path(path)
-    files = _finished_cells(path)
-    if len(files) == 1 and files[0].parent in (path, path.parent):
-        return read(files[0])
-    nodes: dict[str, xr.Dataset] = {}
-    for file in files:
-        name = "/".join(file.relative_to(path).with_suffix("").parts)
-        for node in read(file).subtree:
-            place = f"{name}{node.path}".rstrip("/")
-            if place in nodes:
-                raise ValueError(f"{file} and another file in {path} both have the node {place}: open them one by one")
-            nodes[place] = node.to_dataset(inherit=False)
+def _content(path: Path) -> tuple[bytes, str, str]:
+    """The netCDF bytes of a file, its identity or "", and its checksum or "none"."""
     try:
-        return xr.DataTree.from_dict(nodes)
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"the results in {path} do not fit into one tree, as those of different studies need not: "
-            "open one of its folders or files"
-        ) from error
-
-
-def _finished_cells(path: Path) -> list[Path]:
-    """The files of all cells under a folder, sorted, or the path itself where it is a file."""
-
-    def refuse(error: OSError) -> NoReturn:  # What cannot be read may hold results, so it is not left out.
-        raise error
-
-    try:
-        if path.is_file():
-            return [path]
-        if not path.exists():
-            raise ValueError(f"there is no result at {path}: run the study first")
-        paths = [Path(folder) / name for folder, _, names in os.walk(path, onerror=refuse) for name in names]
-        files = sorted(file for file in paths if _is_cell(file))
-    except OSError as error:
-        place = "" if error.filename in (None, str(path)) else f" at {error.filename}"
-        raise ValueError(
-            f"{path} cannot be searched for results: {_reason(error)}{place}; name a folder that holds results alone"
-        ) from error
-    if not files:
-        raise ValueError(f"there is no finished result in {path}: run the study first")
-    return files
-
-
-def _is_cell(file: Path) -> bool:
-    return file.suffix == SUFFIX and not file.name.startswith(".") and file.is_file()
-
-
-def _content(path: Path) -> tuple[bytes, str]:
-    """The netCDF bytes of a file and their checksum, or "none" where the file carries none."""
-    try:
-        with open(path, "rb") as file:
+        with _regular(path) as file:
             _refuse_locked(file)
             content = file.read()
     except FileNotFoundError as error:
@@ -230,14 +211,39 @@ def _content(path: Path) -> tuple[bytes, str]:
     except BlockingIOError as error:
         raise ValueError(f"{path} is being written by another program, which has locked it: try again later") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
+    content, identity, checksum = _parted(content)
+    whole = content if not identity else content + IDENTITY + identity.encode() + b"\n"
+    if checksum != NO_CHECKSUM and hashlib.sha256(whole).hexdigest() != checksum:
+        raise Damaged(f"{path} is damaged: its bytes are not those that were written, by its checksum")
+    return content, identity, checksum
+
+
+def _parted(content: bytes) -> tuple[bytes, str, str]:
+    """Bytes before identity and checksum, and these. What has no checksum has no identity: nothing holds it there."""
     seal = SEAL.search(content, max(0, len(content) - SEAL_LENGTH))
     if seal is None:
-        return content, NO_CHECKSUM
+        return content, "", NO_CHECKSUM
     content, checksum = content[: seal.start()], seal[1].decode()
-    if hashlib.sha256(content).hexdigest() != checksum:
-        raise Damaged(f"{path} is damaged: its bytes are not those that were written, by its checksum")
-    return content, checksum
+    start = content.rfind(IDENTITY, max(0, len(content) - LONGEST_IDENTITY))
+    if start < 0 or not content.endswith(b"}\n"):
+        return content, "", checksum
+    return content[:start], content[start + len(IDENTITY) : -1].decode(errors="replace"), checksum
+
+
+def _regular(path: Path) -> IO[bytes]:
+    """A file open for reading. Raises OSError for anything else: a pipe that nobody writes to would be waited for."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device")
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _refuse_locked(file: IO[bytes]) -> None:
@@ -259,7 +265,7 @@ def _refuse_unread(path: Path, content: bytes, checksum: str, error: Exception) 
             f"{_version('h5netcdf')} do not read it"
         ) from error
     if SIGNATURE not in content[:8]:
-        raise Damaged(f"{path} is not a readable netCDF4 result: another kind of file, or a damaged one") from error
+        raise Damaged(OTHER_KIND.format(path)) from error
     raise Damaged(f"{path} is not a readable netCDF4 result: it is damaged or cut short") from error
 
 
@@ -295,5 +301,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """What the operating system says, for the end of a sentence."""
     return (error.strerror or type(error).__name__).lower()

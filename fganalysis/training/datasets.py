@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from fganalysis.arguments import check_flag, check_kind, check_seed, check_whole, described
+from fganalysis.training.checkpoints import digest_of
 from fganalysis.training.datafiles import SOURCES, Damaged, data_folders, fetch, read_file, set_aside
 
 CIFAR_RECORD = 1 + 3 * 32 * 32  # A label and the pixels.
@@ -59,6 +61,13 @@ class Dataset:
                     f"train_{what} and test_{what} must be alike but for the number of examples, got "
                     f"{described(train)} and {described(test)}"
                 )
+
+    def digest(self) -> str:
+        """SHA-256 of the four arrays, with their types and shapes: results of other data are told apart by it."""
+        whole = hashlib.sha256()
+        for field in fields(self):
+            whole.update(digest_of(field.name, getattr(self, field.name)))
+        return whole.hexdigest()
 
     def batch(self, size: int, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of ``size`` training examples: the first ones, or with a seed a random choice of them.

@@ -8,7 +8,6 @@ measured it on MLPs.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from fganalysis.arguments import check_names
-from fganalysis.results import schema
+from fganalysis.results import schema, store
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
 from studies.architectures import figures
 from studies.architectures import page as architectures_page
 from studies.architectures.cells import PART, QUANTITIES, cell
-from studies.architectures.networks import ARCHITECTURES, DEFAULT_TEXT, SIZES
+from studies.architectures.networks import ARCHITECTURES, DEFAULT_TEXT, SIZES, data_of
 from studies.kit import command_line, pages
-from studies.kit.kept_cells import depends_on, kept, write
 from studies.kit.long_names import described
 
 KINDS = {"_predicted": "predicted: ", "_inside": "1 if the 95 % interval holds the prediction, 0 if not: "}
@@ -35,11 +34,12 @@ OTHERS = {
     "parameters": ("trainable parameters", "1"),
     "layer_name": ("module of a layer; empty where the network has fewer", "1"),
 }
+CHOSEN = ("guesses", "batch", "steps", "learning_rate")
 REASONS = ("not_measured", "not_predicted")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """Which networks, and how closely they are looked at."""
 
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
@@ -72,33 +72,13 @@ class Settings:
 
 def main(settings: Settings) -> xr.Dataset:
     """Computes what is missing, collects it, and writes the page and its figures."""
-    chosen = depends_on(settings, "guesses", "batch", "steps", "learning_rate")
-    # A text that has changed gives other numbers.
-    digest = hashlib.sha256(settings.text.read_bytes()).hexdigest()[:16]
-    found: dict[tuple[str, str, int], xr.Dataset] = {}
-    wanted = list(itertools.product(settings.architectures, SIZES, settings.seeds))
-    for architecture, size, seed in tqdm(wanted, unit="network"):
-        own = {"architecture": architecture, "size": size, "seed": seed} | chosen
-        if ARCHITECTURES[architecture].data == "text":
-            own["text"] = digest
-
-        def make(architecture: str = architecture, size: str = size, seed: int = seed) -> xr.Dataset:
-            return cell(
-                architecture,
-                size,
-                seed,
-                batch=settings.batch,
-                guesses=settings.guesses,
-                steps=settings.steps,
-                learning_rate=settings.learning_rate,
-                text=settings.text,
-            )
-
-        folder = settings.out / architecture.replace(" ", "_")
-        found[architecture, size, seed] = kept(folder / f"{size}_seed_{seed}.nc", own, make)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    wanted = itertools.product(settings.architectures, SIZES, settings.seeds)
+    found = {place: results.dataset(_name(*place)) for place in wanted}
+    chosen = command_line.depends_on(settings, *CHOSEN)
     dataset = collected(found)
     dataset.attrs |= chosen
-    write(dataset, settings.out / "architectures.nc", chosen)
+    store.write(dataset, settings.out / "architectures.nc")
     text = architectures_page.page(dataset)
     pages.write(
         "architectures",
@@ -110,6 +90,21 @@ def main(settings: Settings) -> xr.Dataset:
     )
     print(text)
     return dataset
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """Every network, from every seed."""
+    chosen, found = command_line.depends_on(settings, *CHOSEN), []
+    for architecture, size, seed in itertools.product(settings.architectures, SIZES, settings.seeds):
+        own = {"architecture": architecture, "size": size, "seed": seed} | chosen
+        kind = ARCHITECTURES[architecture].data
+        data, places = {kind: data_of(architecture, settings.text).digest()}, {"text": settings.text}
+        found.append(Cell(_name(architecture, size, seed), cell, own, data, places, resumes=True))
+    return found
+
+
+def _name(architecture: str, size: str, seed: int) -> str:
+    return f"{architecture.replace(' ', '_')}/{size}_seed_{seed}"
 
 
 def collected(cells: dict[tuple[str, str, int], xr.Dataset]) -> xr.Dataset:

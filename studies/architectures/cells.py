@@ -24,6 +24,7 @@ from fganalysis.estimators import (
 )
 from fganalysis.results import schema
 from studies.architectures.networks import PRECISIONS, data_of, loss_of, network
+from studies.kit import resumed
 
 QUANTITIES = {
     "cosine": "mean cosine of a guess and the gradient",
@@ -59,6 +60,7 @@ def cell(
     steps: int,
     learning_rate: float,
     text: Path,
+    scratch: Path,
 ) -> xr.Dataset:
     """Every quantity, measured and predicted, over (trained, guess_kind, space, layer), and the loss over (trained).
 
@@ -68,9 +70,11 @@ def cell(
     data, loss_fn = data_of(architecture, text), loss_of(architecture)
     untrained = network(architecture, size, seed)
     per_epoch = -(-len(data.train_inputs) // TRAINING_BATCH)
-    run = fga.train(
+    run = resumed.train(
         untrained,
         data,
+        "backpropagation",
+        scratch,
         epochs=max(1, round(steps / per_epoch)),
         batch_size=TRAINING_BATCH,
         optimizer=partial(torch.optim.AdamW, lr=learning_rate),

@@ -13,6 +13,7 @@ Every estimator is among the guesses; one that draws nothing has V = 0 and is at
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fganalysis.arguments import check_names
 from fganalysis.results import store
+from fganalysis.results.cells import Results, run_cells
+from fganalysis.results.identity import Cell
 from studies.averaging import figures
 from studies.averaging import page as averaging_page
-from studies.averaging.cells import FEWEST_GROUPS, cell, trainer
+from studies.averaging.cells import FEWEST_GROUPS, measured, trained
 from studies.averaging.kinds import GUESSES
 from studies.averaging.streams import RATIO
-from studies.kit import command_line, pages
-from studies.kit.kept_cells import kept
+from studies.kit import command_line, kept_networks, pages
+from studies.kit.digests import digests
 from studies.kit.long_names import described
 from studies.kit.signed import signed_root
 from theory import averaging
@@ -50,7 +52,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """What is trained, when it is looked at, and how closely."""
 
     widths: tuple[int, ...] = (64, 128, 256)
@@ -84,27 +86,18 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.Dataset:
-    snapshot_at = trainer(settings.epochs, settings.batch, settings.out)
-    moments_of_training = ["initialisation", f"{settings.epochs} epochs"]
-    shape = (len(settings.widths), len(moments_of_training), len(settings.seeds), len(settings.guess_kinds))
-    cells = np.empty(shape, dtype=object)
-    bar = tqdm(total=cells.size, unit="cell")
+    """Computes what is missing, collects it, and writes the page and its figures."""
+    networks = run_cells(trainings(settings), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings, networks), settings.out, workers=settings.workers)
+    shape = (len(settings.widths), 2, len(settings.seeds), len(settings.guess_kinds))
+    nested = np.empty(shape, dtype=object)
     for w, t, s, g in np.ndindex(*shape):
-        width, seed, name = settings.widths[w], settings.seeds[s], settings.guess_kinds[g]
-        path = settings.out / f"width_{width}" / f"seed_{seed}" / moments_of_training[t].replace(" ", "_")
-        chosen = {"width": width, "seed": seed, "trained": t, "guess": name}
-        chosen |= {key: getattr(settings, key) for key in ("epochs", "guesses", "batch")}
-
-        def make(width: int = width, seed: int = seed, t: int = t, name: str = name) -> xr.Dataset:
-            return cell(snapshot_at(width, seed, bool(t)), GUESSES[name], settings.guesses, seed)
-
-        cells[w, t, s, g] = kept(path / f"{name.replace(' ', '_')}.nc", chosen, make)
-        bar.update()
-    bar.close()
-    names = ("width", "trained", "seed", "guess_kind")
-    coords = {"width": list(settings.widths), "trained": moments_of_training}
+        place = (settings.widths[w], settings.seeds[s], t * settings.epochs)
+        nested[w, t, s, g] = results.dataset(_name(*place, settings.guess_kinds[g]))
+    coords: dict[str, list[Any]] = {"width": list(settings.widths)}
+    coords["trained"] = ["initialisation", f"{settings.epochs} epochs"]
     coords |= {"seed": list(settings.seeds), "guess_kind": list(settings.guess_kinds)}
-    dataset = _joined(cells.tolist(), names).assign_coords(coords)
+    dataset = _joined(nested.tolist(), ("width", "trained", "seed", "guess_kind")).assign_coords(coords)
     units_of = {name: (long_name, "1") for name, long_name in QUANTITIES.items()}
     dataset = described(_with_needed(dataset, settings.cosines), units_of)
     dataset.attrs = {"guesses": settings.guesses, "batch": settings.batch, "epochs": settings.epochs}
@@ -113,6 +106,41 @@ def main(settings: Settings) -> xr.Dataset:
     pages.write("averaging", text, figures.figures(dataset), settings.out, settings.page)
     print(text)
     return dataset
+
+
+def trainings(settings: Settings) -> list[Cell]:
+    """The networks that are trained."""
+    data = digests("mnist1d")
+    return [
+        Cell(_training(w, seed), trained, {"width": w, "seed": seed, "epochs": settings.epochs}, data, resumes=True)
+        for w in settings.widths
+        for seed in settings.seeds
+    ]
+
+
+def cells(settings: Settings, networks: Results) -> list[Cell]:
+    """Every estimator on every network, at initialisation and trained."""
+    data = digests("mnist1d")
+    found = []
+    for width, epochs, seed, guess in itertools.product(
+        settings.widths, (0, settings.epochs), settings.seeds, settings.guess_kinds
+    ):
+        chosen = {"width": width, "seed": seed, "epochs": epochs, "guess": guess}
+        chosen |= {"guesses": settings.guesses, "batch": settings.batch}
+        training = _training(width, seed)
+        of_training = {"network": kept_networks.digest(networks, training)} if epochs else {}
+        places = {"network": networks.path(training)} if epochs else {}
+        found.append(Cell(_name(width, seed, epochs, guess), measured, chosen, data | of_training, places))
+    return found
+
+
+def _training(width: int, seed: int) -> str:
+    return f"width_{width}/seed_{seed}/training"
+
+
+def _name(width: int, seed: int, epochs: int, guess: str) -> str:
+    moment = f"{epochs}_epochs" if epochs else "initialisation"
+    return f"width_{width}/seed_{seed}/{moment}/{guess.replace(' ', '_')}"
 
 
 def _joined(cells: Any, names: tuple[str, ...]) -> xr.Dataset:

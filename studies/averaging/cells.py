@@ -1,4 +1,4 @@
-"""One cell of `studies.averaging`: one network at one step, one estimator, means of its guesses beside predictions.
+"""The cells of `studies.averaging`: a trained network, and means of one estimator's guesses beside predictions.
 
 An estimator that leaves the generator where it was draws nothing: its guesses are all alike, and one of them says it
 all, at every m and without error.
@@ -6,9 +6,7 @@ all, at every m and without error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,13 @@ from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import Estimates
-from fganalysis.results import schema, store
+from fganalysis.results import schema
 from fganalysis.statistics.guess_scalars import cosines
 from fganalysis.statistics.quantities import quantities
-from fganalysis.training.checkpoints import load_checkpoint, read_checkpoint
+from fganalysis.training.loop import DEFAULT_BATCH
+from studies.averaging.kinds import GUESSES
 from studies.averaging.streams import RATIO, means_of_guesses
+from studies.kit import kept_networks, resumed
 from studies.kit.seeds import half_widths
 from studies.kit.signed import signed_root
 
@@ -37,47 +37,30 @@ FEWEST_GROUPS = 16  # For the unbiased statistics of bias and ceiling.
 GRID = (schema.SPACE, schema.LAYER)
 
 
-def trainer(epochs: int, batch: int, out: Path) -> Callable[[int, int, bool], Snapshot]:
-    """A function to the snapshot of (width, seed, trained), which trains each network once, when it is first asked.
-
-    A checkpoint that is damaged is renamed, never deleted, named on the terminal, and its network is trained anew.
-    """
+def trained(width: int, seed: int, epochs: int, scratch: Path) -> xr.DataTree:
+    """The log of one training by backpropagation, and under /network the weights after it."""
     data = fga.datasets.load("mnist1d")
-    examples = data.batch(batch)
-    last = epochs * -(-len(data.train_inputs) // 512)
-
-    @cache
-    def checkpoints(width: int, seed: int) -> dict[int, Path]:
-        network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
-        folder = out / f"width_{width}" / f"seed_{seed}" / "checkpoints"
-        finished = {step: folder / f"step_{step:06d}.safetensors" for step in (0, last)}
-        # Each is read, so that a network with two damaged checkpoints is trained anew once.
-        if all([_is_whole(path) for path in finished.values()]):
-            return finished
-        return fga.train(
-            network, data, epochs=epochs, checkpoints=[0, last], out=folder, seed=seed, log_every=10**6
-        ).checkpoints
-
-    @cache
-    def snapshot(width: int, seed: int, trained: bool) -> Snapshot:
-        network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
-        step = last if trained else 0
-        load_checkpoint(checkpoints(width, seed)[step], network)
-        return fga.capture(network, torch.nn.functional.cross_entropy, *examples, step=step)
-
-    return snapshot
+    run = resumed.train(
+        _network(width, seed), data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6
+    )
+    return xr.DataTree.from_dict({"/": run.log, kept_networks.NODE: kept_networks.as_dataset(run.network)})
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a checkpoint is there and can be read; one that cannot be read is set aside."""
-    if not path.exists():
-        return False
-    try:
-        read_checkpoint(path)
-    except ValueError as damage:
-        print(f"{damage}; the file is now {store.set_aside(path).name}, and the network is trained anew", flush=True)
-        return False
-    return True
+def measured(
+    width: int, seed: int, epochs: int, guess: str, guesses: int, batch: int, network: Path | None = None
+) -> xr.Dataset:
+    """Means of one estimator's guesses at initialisation, or after ``epochs`` of a training whose cell is given."""
+    data = fga.datasets.load("mnist1d")
+    there = _network(width, seed)
+    if network is not None:
+        kept_networks.restored(there, network)
+    step = epochs * -(-len(data.train_inputs) // DEFAULT_BATCH)
+    snapshot = fga.capture(there, torch.nn.functional.cross_entropy, *data.batch(batch), step=step)
+    return cell(snapshot, GUESSES[guess], guesses, seed)
+
+
+def _network(width: int, seed: int) -> torch.nn.Module:
+    return fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
 
 
 def cell(snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int) -> xr.Dataset:

@@ -6,23 +6,29 @@ estimator on one batch, and puts the closed-form prediction beside each measured
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import fganalysis as fga
+from fganalysis.results import store
+from fganalysis.results.cells import Results, run_cells
+from fganalysis.results.identity import Cell
+from fganalysis.training.datasets import Dataset
 from studies.bias_variance import figures
 from studies.bias_variance import page as bias_variance_page
-from studies.bias_variance.cells import Plan, diagnosed
-from studies.kit import command_line, kept_cells, pages
+from studies.bias_variance.cells import TRAINING_BATCH, diagnosed, joined, node_of, subspaces, trained
+from studies.kit import command_line, kept_networks, pages
 from studies.kit.command_line import DatasetName, Device
 
 ESTIMATORS = ("backpropagation", "weight", "activity", "upstream", "orthogonal", "newton_schulz", "preconditioned")
-# The settings that a result depends on and that its path does not say.
-DEPENDS_ON = ("guesses", "estimators", "batch", "dataset", "epochs", "device")
+SUBSPACES = "subspaces"
+# The settings that a page names, beside width and seed.
+NAMED = ("guesses", "estimators", "batch", "dataset", "epochs", "device")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """What is trained, when it is looked at, and how closely."""
 
     widths: tuple[int, ...] = (128,)
@@ -46,7 +52,7 @@ class Settings:
     memory: int = 2**30
     """Bytes of working space for the sampler."""
     out: Path = Path("results/bias_variance")
-    """Where results, pages, figures and checkpoints go; steps that are finished there are not computed again."""
+    """Where cells, results, pages and figures go; cells that are finished there are not computed again."""
 
     def __post_init__(self) -> None:
         command_line.check(self, least={"steps": 0, "guesses": 2}, optional=("steps",))
@@ -55,26 +61,72 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
+    """Computes what is missing, and writes the result, the page and the figures of every network."""
     data = fga.datasets.load(settings.dataset)
-    plan = Plan(
-        epochs=settings.epochs,
-        steps=settings.steps,
-        estimators=settings.estimators,
-        guesses=settings.guesses,
-        batch=settings.batch,
-        device=settings.device,
-        memory=settings.memory,
-    )
-    chosen = kept_cells.depends_on(settings, *DEPENDS_ON)
-    for width in settings.widths:
-        for seed in settings.seeds:
-            folder = settings.out / f"width_{width}" / f"seed_{seed}"
-            tree, log = diagnosed(plan, chosen, data, width, seed, folder)
-            figures.write(tree, folder)
-            fga.summary(tree).to_csv(folder / "summary.csv", index=False)
-            text = bias_variance_page.page(tree, log, chosen | {"width": width, "seed": seed})
-            pages.write("bias_variance", text, {}, folder, None)
-            print(f"{text}\nResults, figures and the whole table are in {folder}")
+    networks = run_cells(trainings(settings, data), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings, data, networks), settings.out, workers=settings.workers)
+    chosen = command_line.depends_on(settings, *NAMED)
+    for width, seed in _places(settings):
+        folder = settings.out / _folder(width, seed)
+        kinds = (*settings.estimators, SUBSPACES)
+        steps = _steps(settings, data)
+        tree = joined([[results[_name(width, seed, step, kind)] for kind in kinds] for step in steps])
+        store.write(tree, folder / "bias_variance.nc")
+        figures.write(tree, folder)
+        fga.summary(tree).to_csv(folder / "summary.csv", index=False)
+        log = networks.dataset(_training(width, seed))
+        text = bias_variance_page.page(tree, log, chosen | {"width": width, "seed": seed})
+        pages.write("bias_variance", text, {}, folder, None)
+        print(f"{text}\nResults, figures and the whole table are in {folder}")
+
+
+def trainings(settings: Settings, data: Dataset) -> list[Cell]:
+    """The networks that are trained."""
+    chosen = {"dataset": settings.dataset, "epochs": settings.epochs, "steps": _steps(settings, data)}
+    known: dict[str, str] = {settings.dataset: data.digest()}
+    return [
+        Cell(_training(width, seed), trained, chosen | {"width": width, "seed": seed}, known, resumes=True)
+        for width, seed in _places(settings)
+    ]
+
+
+def cells(settings: Settings, data: Dataset, networks: Results) -> list[Cell]:
+    """Every estimator at every step of every network, and the subspaces there."""
+    found = []
+    chosen = {"dataset": settings.dataset, "batch": settings.batch, "device": settings.device}
+    for width, seed in _places(settings):
+        training = _training(width, seed)
+        known: dict[str, str] = {settings.dataset: data.digest(), "network": kept_networks.digest(networks, training)}
+        places = {"network": networks.path(training)}
+        for step in _steps(settings, data):
+            here = chosen | {"width": width, "seed": seed, "step": step}
+            for key in settings.estimators:
+                own = here | {"estimator": key, "guesses": settings.guesses}
+                name, unrecorded = _name(width, seed, step, key), places | {"memory": settings.memory}
+                found.append(Cell(name, diagnosed, own, known, unrecorded))
+            found.append(Cell(_name(width, seed, step, SUBSPACES), subspaces, here, known, places))
+    return found
+
+
+def _places(settings: Settings) -> Iterator[tuple[int, int]]:
+    return ((width, seed) for width in settings.widths for seed in settings.seeds)
+
+
+def _steps(settings: Settings, data: Dataset) -> tuple[int, ...]:
+    last = settings.epochs * -(-len(data.train_inputs) // TRAINING_BATCH)
+    return settings.steps or (0, last // 2, last)
+
+
+def _folder(width: int, seed: int) -> str:
+    return f"width_{width}/seed_{seed}"
+
+
+def _training(width: int, seed: int) -> str:
+    return f"{_folder(width, seed)}/cells/training"
+
+
+def _name(width: int, seed: int, step: int, kind: str) -> str:
+    return f"{_folder(width, seed)}/cells/{node_of(step)}/{kind}"
 
 
 if __name__ == "__main__":

@@ -1,75 +1,103 @@
-"""What `studies.bias_variance` computes: one network trained, frozen at several steps and diagnosed at each."""
+"""The cells of `studies.bias_variance`: a training, each estimator's diagnosis at one step of it, and the subspaces."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis.measuring.joining import join
+from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.measuring.joining import along, join
+from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint
 from fganalysis.training.datasets import Dataset
-from studies.kit import kept_cells
+from studies.kit import kept_networks, resumed
 
 TRAINING_BATCH = 512
+WITHOUT_NOISE = "backpropagation"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is trained and diagnosed; ``steps`` none for the first, the middle and the last."""
+def trained(dataset: str, width: int, seed: int, epochs: int, steps: tuple[int, ...], scratch: Path) -> xr.DataTree:
+    """The log of one training by backpropagation, and under /step_NNNNNN the weights at the given steps."""
+    data = fga.datasets.load(dataset)
+    network = _network(data, width, seed)
+    run = resumed.train(
+        network,
+        data,
+        "backpropagation",
+        scratch,
+        epochs=epochs,
+        batch_size=TRAINING_BATCH,
+        checkpoints=steps,
+        seed=seed,
+    )
+    nodes = {"/": run.log}
+    for step in steps:
+        load_checkpoint(run.checkpoints[step], network)
+        nodes[node_of(step)] = kept_networks.as_dataset(network)
+    return xr.DataTree.from_dict(nodes)
 
-    epochs: int
-    steps: tuple[int, ...]
-    estimators: tuple[str, ...]
-    guesses: int
-    batch: int
-    device: str
-    memory: int
+
+def node_of(step: int) -> str:
+    """The node of a training's cell that has the weights at a step."""
+    return f"step_{step:06d}"
 
 
 def diagnosed(
-    plan: Plan, chosen: Mapping[str, object], data: Dataset, width: int, seed: int, folder: Path
-) -> tuple[xr.DataTree, xr.Dataset]:
-    """The diagnosis of one network at every step, and its training log; a file a step, and one for the log.
+    dataset: str,
+    width: int,
+    seed: int,
+    step: int,
+    estimator: str,
+    guesses: int,
+    batch: int,
+    device: str,
+    memory: int,
+    network: Path,
+) -> xr.DataTree:
+    """/measured and /predicted of one estimator at one step; NaN with the reason where it cannot be measured."""
+    snapshot = _snapshot(dataset, width, seed, step, batch, device, network)
+    try:
+        return fga.diagnose(snapshot, estimator, guesses, seed, memory=memory, subspace=False)
+    except ValueError:
+        if estimator == WITHOUT_NOISE:
+            raise
+        # Beside one that is measured, the other's reason is kept.
+        both = fga.diagnose(snapshot, [WITHOUT_NOISE, estimator], guesses, seed, memory=memory, subspace=False)
+        return both.map_over_datasets(lambda part: part.isel({schema.ESTIMATOR: [1]}) if part.sizes else part)
 
-    It is trained only where something is not finished with the settings ``chosen``.
-    """
-    batch = [array.to(plan.device) for array in data.batch(plan.batch)]
+
+def subspaces(dataset: str, width: int, seed: int, step: int, batch: int, device: str, network: Path) -> xr.DataTree:
+    """/subspace at one step; without it, the attribute with the reason."""
+    snapshot = _snapshot(dataset, width, seed, step, batch, device, network)
+    tree = fga.diagnose(snapshot, WITHOUT_NOISE, 2, seed, subspace=True)
+    return tree.filter(lambda node: node.name not in ("measured", "predicted"))
+
+
+def joined(steps: Sequence[Sequence[xr.DataTree]]) -> xr.DataTree:
+    """One tree from the cells of every step: those of the estimators, and last that of the subspaces."""
+    trees = []
+    for *estimators, spaces in steps:
+        nodes = {
+            name: along(schema.ESTIMATOR, [tree[name].to_dataset() for tree in estimators])
+            for name in ("measured", "predicted")
+        }
+        tree = xr.DataTree.from_dict(nodes | {name: node.to_dataset() for name, node in spaces.children.items()})
+        tree.attrs = {name: value for name, value in spaces.attrs.items() if name == schema.NOT_MEASURED}
+        trees.append(tree)
+    return join(trees)
+
+
+def _network(data: Dataset, width: int, seed: int) -> torch.nn.Module:
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
-    network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=seed)
-    last = plan.epochs * -(-len(data.train_inputs) // TRAINING_BATCH)
-    paths = {step: folder / f"step_{step:06d}.nc" for step in plan.steps or (0, last // 2, last)}
-    finished = {step: tree for step, path in paths.items() if (tree := kept_cells.finished(path, chosen)) is not None}
-    for step in finished:
-        print(f"step {step} is finished: {paths[step]}")
-    log = kept_cells.finished(folder / "training_log.nc", chosen)
-    if log is not None and len(finished) == len(paths):
-        return join([finished[step] for step in paths]), log.to_dataset()
-    run = fga.train(
-        network,
-        data,
-        epochs=plan.epochs,
-        batch_size=TRAINING_BATCH,
-        checkpoints=list(paths),
-        out=folder / "checkpoints",
-        seed=seed,
-        progress=True,
-    )
-    kept_cells.write(run.log, folder / "training_log.nc", chosen)
-    for step, path in paths.items():
-        if step not in finished:
-            load_checkpoint(run.checkpoints[step], network)
-            finished[step] = _cell(plan, network, batch, step, seed)
-            kept_cells.write(finished[step], path, chosen)
-    return join([finished[step] for step in paths]), run.log
+    return fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=seed)
 
 
-def _cell(plan: Plan, network: torch.nn.Module, batch: list[torch.Tensor], step: int, seed: int) -> xr.DataTree:
-    """The diagnosis of one step."""
-    snapshot = fga.capture(network.to(plan.device), torch.nn.functional.cross_entropy, *batch, step=step)
-    network.to("cpu")
-    return fga.diagnose(snapshot, plan.estimators, plan.guesses, seed, memory=plan.memory, subspace=True, progress=True)
+def _snapshot(dataset: str, width: int, seed: int, step: int, batch: int, device: str, network: Path) -> Snapshot:
+    data = fga.datasets.load(dataset)
+    there = kept_networks.restored(_network(data, width, seed), network, node_of(step)).to(device)
+    examples = [array.to(device) for array in data.batch(batch)]
+    return fga.capture(there, torch.nn.functional.cross_entropy, *examples, step=step)

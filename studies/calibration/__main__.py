@@ -12,24 +12,22 @@ A cell is one estimator and number of guesses, one estimator's false alarms, or 
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import xarray as xr
-from tqdm import tqdm
 
 from fganalysis.arguments import check_names
 from fganalysis.results import store
+from fganalysis.results.cells import Results, run_cells
+from fganalysis.results.identity import Cell
 from studies.calibration import figures
 from studies.calibration import page as calibration_page
-from studies.calibration.cells import VERSION, coverage, false_alarms, power
+from studies.calibration.cells import coverage, false_alarms, power
 from studies.calibration.estimators import ESTIMATORS, HARD, UNBIASED
 from studies.kit import command_line, pages
-from studies.kit.kept_cells import kept
 
 LEAST_GUESSES = 64  # Four groups of a block each: fewer give no interval of a bias.
 
@@ -42,7 +40,7 @@ BOUNDS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """How many samples, of how many guesses."""
 
     repeats: int = 5000
@@ -79,16 +77,15 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.DataTree:
-    torch.set_num_threads(1)
-    with tqdm(total=_n_cells(settings), unit="cell") as bar:
-        tree = xr.DataTree.from_dict(
-            {
-                **{f"coverage/{n}": _coverage(settings, n, bar) for n in settings.guesses},
-                "false_alarms": _false_alarms(settings, bar),
-                "power": _power(settings, bar),
-            }
-        )
-    tree.attrs["study_settings"] = str(dataclasses.asdict(settings))
+    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    tree = xr.DataTree.from_dict(
+        {
+            **{f"coverage/{n}": _coverage(settings, n, results) for n in settings.guesses},
+            "false_alarms": _false_alarms(settings, results),
+            "power": _power(settings, results),
+        }
+    )
+    tree.attrs["study_settings"] = str(command_line.depends_on(settings))
     store.write(tree, settings.out / "calibration.nc")
     text = calibration_page.page(tree)
     pages.write("calibration", text, figures.figures(tree), settings.out, settings.page)
@@ -96,20 +93,49 @@ def main(settings: Settings) -> xr.DataTree:
     return tree
 
 
-def _n_cells(settings: Settings) -> int:
-    return len(settings.guesses) * len(settings.estimators) + len(UNBIASED) + len(settings.biases)
+def cells(settings: Settings) -> list[Cell]:
+    """Every estimator's coverage at every number of guesses, its false alarms, and every bias."""
+    found = []
+    for n_guesses, name in itertools.product(settings.guesses, settings.estimators):
+        chosen = {"name": name, "repeats": settings.repeats, "n_guesses": n_guesses, "seed": settings.seed}
+        found.append(Cell(_coverage_name(n_guesses, name), coverage, chosen))
+    for name in UNBIASED:
+        chosen = {"name": name, "seed": settings.seed} | _looks(settings)
+        found.append(Cell(_alarms_name(name), false_alarms, chosen))
+    for bias in settings.biases:
+        chosen = {"bias": bias, "seed": settings.seed} | _searches(settings)
+        found.append(Cell(_power_name(bias), power, chosen))
+    return found
 
 
-def _coverage(settings: Settings, n_guesses: int, bar: tqdm) -> xr.Dataset:
-    cells = []
+def _looks(settings: Settings) -> dict[str, object]:
+    return {"runs": settings.runs, "alpha": settings.alpha, "max_guesses": settings.run_guesses}
+
+
+def _searches(settings: Settings) -> dict[str, object]:
+    return {"runs": settings.power_runs, "alpha": settings.alpha, "max_guesses": settings.power_guesses}
+
+
+def _coverage_name(n_guesses: int, name: str) -> str:
+    return f"cells/coverage_{n_guesses}_{_slug(name)}"
+
+
+def _alarms_name(name: str) -> str:
+    return f"cells/alarms_{_slug(name)}"
+
+
+def _power_name(bias: float) -> str:
+    return f"cells/power_{bias:g}"
+
+
+def _coverage(settings: Settings, n_guesses: int, results: Results) -> xr.Dataset:
+    parts = []
     for name in settings.estimators:
-        chosen = {"repeats": settings.repeats, "n_guesses": n_guesses, "seed": settings.seed}
-        file = f"coverage_{n_guesses}_{_slug(name)}"
-        cell = _cell(settings, file, {"name": name, **chosen}, bar, coverage, VERSION)
+        cell = results.dataset(_coverage_name(n_guesses, name))
         # Networks differ in their layers: here they are numbered, the whole is the last.
         places = [*range(1, cell.sizes["layer"]), 0]
-        cells.append(cell.assign_coords(layer=places).assign_coords(estimator=name))
-    joined = xr.concat(cells, dim="estimator", join="outer", data_vars="all", coords="different", compat="equals")
+        parts.append(cell.assign_coords(layer=places).assign_coords(estimator=name))
+    joined = xr.concat(parts, dim="estimator", join="outer", data_vars="all", coords="different", compat="equals")
     joined.attrs = {"repeats": settings.repeats, "n_guesses": n_guesses}
     words = {
         "above_truth": "samples whose interval lies above the truth",
@@ -125,35 +151,18 @@ def _coverage(settings: Settings, n_guesses: int, bar: tqdm) -> xr.Dataset:
     return _described(joined, words, {"truth": "that of the quantity"})
 
 
-def _false_alarms(settings: Settings, bar: tqdm) -> xr.Dataset:
-    chosen = {"runs": settings.runs, "alpha": settings.alpha, "max_guesses": settings.run_guesses}
-    cells = [
-        _cell(settings, f"alarms_{_slug(name)}", {"name": name, **chosen, "seed": settings.seed}, bar, false_alarms)
-        for name in UNBIASED
-    ]
-    joined = xr.concat(cells, dim="estimator").assign_coords(estimator=list(UNBIASED))
-    joined.attrs = chosen
+def _false_alarms(settings: Settings, results: Results) -> xr.Dataset:
+    parts = [results.dataset(_alarms_name(name)) for name in UNBIASED]
+    joined = xr.concat(parts, dim="estimator").assign_coords(estimator=list(UNBIASED))
+    joined.attrs = _looks(settings)
     return _described(joined, {"false_alarms": "runs called biased", "runs": "runs"} | BOUNDS, {})
 
 
-def _power(settings: Settings, bar: tqdm) -> xr.Dataset:
-    chosen = {"runs": settings.power_runs, "alpha": settings.alpha, "max_guesses": settings.power_guesses}
-    cells = [
-        _cell(settings, f"power_{bias:g}", {"bias": bias, **chosen, "seed": settings.seed}, bar, power)
-        for bias in settings.biases
-    ]
-    joined = xr.concat(cells, dim="bias").assign_coords(bias=list(settings.biases))
-    joined.attrs = chosen
+def _power(settings: Settings, results: Results) -> xr.Dataset:
+    parts = [results.dataset(_power_name(bias)) for bias in settings.biases]
+    joined = xr.concat(parts, dim="bias").assign_coords(bias=list(settings.biases))
+    joined.attrs = _searches(settings)
     return _described(joined, {"guesses_needed": "guesses until the bias is found"} | BOUNDS, {})
-
-
-def _cell(
-    settings: Settings, file: str, arguments: dict, bar: tqdm, make: Callable[..., xr.Dataset], version: int = 1
-) -> xr.Dataset:
-    depends_on = arguments | ({"version": version} if version > 1 else {})
-    found = kept(settings.out / "cells" / f"{file}.nc", depends_on, lambda: make(**arguments))
-    bar.update()
-    return found
 
 
 def _slug(name: str) -> str:

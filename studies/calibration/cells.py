@@ -41,7 +41,6 @@ NUMBERS_AT_ONCE = 2**18  # Drawn: another number gives other guesses.
 MEASURED_AT_ONCE = 100  # Repeats: fewer cost a call each.
 ROUNDING = 1e-9  # Relative: truths and bounds of what does not vary differ by so much.
 NOTHING = 1e-14  # Of a gradient of about unit length: values that differ by less do so by rounding.
-VERSION = 3  # Of what a coverage holds and of the intervals that it counts: an older one is computed again.
 LEVELS = np.linspace(0.005, 0.995, 100)  # Of the quantiles of z that are kept.
 PARTS = ("variance within", "variance between")  # `fganalysis.measuring.variance_parts`.
 REPEATS_OF_PARTS = 1000  # At most: they are drawn one by one.

@@ -8,20 +8,22 @@ Then variance, bias and covariance norm as Wang et al. (2025) define them, besid
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
 
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
 from studies.facts import figures
 from studies.facts import page as facts_page
-from studies.facts.cells import TABLE_2, TABLE_5, joint_pass, paper_table, same_law
-from studies.kit import command_line, kept_cells, pages
+from studies.facts.cells import joint_pass, paper_table, same_law
+from studies.kit import command_line, pages
+from studies.kit.digests import digests
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """On the seed paper's MLP (40-w-w-w-10, no biases) and MNIST-1D."""
 
     width: int = 128
@@ -54,31 +56,28 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.DataTree:
-    made = parts(settings)
-    tree = xr.DataTree.from_dict({name: _part(settings, name, make) for name, make in made.items()})
+    wanted = cells(settings)
+    results = run_cells(wanted, settings.out, workers=settings.workers)
+    tree = xr.DataTree.from_dict({cell.name: results.dataset(cell.name) for cell in wanted})
     text = facts_page.page(tree)
     pages.write("facts", text, {"": figures.figure(tree)}, settings.out, settings.page)
     print(text)
     return tree
 
 
-def parts(settings: Settings) -> dict[str, Callable[[], xr.Dataset]]:
-    """What makes each part of the answer, by the name of its file."""
+def cells(settings: Settings) -> list[Cell]:
+    """The parts of the answer."""
     facts = {"width": settings.width, "examples": settings.examples, "seed": settings.seed}
     tables = {"batch": settings.batch, "guesses": settings.table_guesses, "seed": settings.seed}
-    sizes_2 = {"width": settings.width, "epochs": settings.table_2_epochs}
-    sizes_5 = {"width": settings.table_5_width, "epochs": settings.table_5_epochs}
-    return {
-        "same_law": lambda: same_law(guesses=settings.guesses, **facts),
-        "joint_pass": lambda: joint_pass(guesses=settings.table_guesses, n_seeds=settings.seeds, **facts),
-        "table_2": lambda: paper_table(TABLE_2, **sizes_2, **tables),
-        "table_5": lambda: paper_table(TABLE_5, **sizes_5, **tables),
-    }
-
-
-def _part(settings: Settings, name: str, make: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """One part of the answer: read where it is finished with these settings, otherwise computed and written."""
-    return kept_cells.kept(settings.out / f"{name}.nc", kept_cells.depends_on(settings), make)
+    sizes_2 = {"table": "table_2", "width": settings.width, "epochs": settings.table_2_epochs}
+    sizes_5 = {"table": "table_5", "width": settings.table_5_width, "epochs": settings.table_5_epochs}
+    data = digests("mnist1d")
+    return [
+        Cell("same_law", same_law, facts | {"guesses": settings.guesses}, data),
+        Cell("joint_pass", joint_pass, facts | {"guesses": settings.table_guesses, "n_seeds": settings.seeds}, data),
+        Cell("table_2", paper_table, sizes_2 | tables, data, resumes=True),
+        Cell("table_5", paper_table, sizes_5 | tables, data, resumes=True),
+    ]
 
 
 if __name__ == "__main__":

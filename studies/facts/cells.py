@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
@@ -18,6 +19,7 @@ from fganalysis.estimators import (
     PreconditionedUpstream,
     Upstream,
 )
+from studies.kit import resumed
 from studies.kit.long_names import KINDS, described
 from theory import upstream
 
@@ -49,6 +51,7 @@ TABLE_5: Table = {
     "preconditioned": (AS_PRINTED, (1.75e-4, 1.35e-8, np.nan)),
     "upstream": (Upstream(), (7.04e-5, 1.68e-4, np.nan)),
 }
+TABLES = {"table_2": TABLE_2, "table_5": TABLE_5}
 
 
 def _snapshot(width: int, seed: int, inputs: Tensor, targets: Tensor) -> Snapshot:
@@ -141,15 +144,15 @@ def _in_hidden(array: xr.DataArray) -> Array:
     return array.sel(space="activation", layer=HIDDEN).to_numpy()
 
 
-def paper_table(table: Table, width: int, epochs: int, batch: int, guesses: int, seed: int) -> xr.Dataset:
+def paper_table(table: str, width: int, epochs: int, batch: int, guesses: int, seed: int, scratch: Path) -> xr.Dataset:
     """The paper's metrics over (guess_kind, layer), predicted and measured, and those printed over (guess_kind)."""
     data = fga.datasets.load("mnist1d")
     network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
-    run = fga.train(network, data, epochs=epochs, seed=seed, log_every=10**6, progress=True)
+    run = resumed.train(network, data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6)
     inputs, targets = data.batch(batch)
     snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, inputs, targets)
     rows = []
-    for name, (estimator, printed) in tqdm(table.items(), desc=f"width {width}", unit="guess"):
+    for name, (estimator, printed) in TABLES[table].items():
         sampled = fga.sample(snapshot, estimator, guesses, seed)
         measured, predicted = (
             part.sel(layer=HIDDEN).drop_vars("estimator") for part in (sampled, fga.predict(snapshot, estimator))

@@ -14,20 +14,18 @@ Bacho & Chu (2023) against weight- and activity-perturbed forward gradients, on 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.results import store
-from fganalysis.training.datasets import Dataset
+from fganalysis.results.cells import Results, run_cells
+from fganalysis.results.identity import Cell
 from fganalysis.training.training_log import LOGGED
 from studies.fdfa import conv, conv_figures, conv_page, figures
 from studies.fdfa import page as fdfa_page
@@ -36,12 +34,12 @@ from studies.fdfa import variance as fdfa_variance
 from studies.fdfa.conv import STAGES
 from studies.kit import command_line, pages
 from studies.kit.command_line import DatasetName
-from studies.kit.kept_cells import depends_on, kept
+from studies.kit.digests import digests
 from studies.kit.long_names import described
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """Some ten minutes of one core; the conv net five."""
 
     network: Literal["mlp", "conv"] = "mlp"
@@ -122,24 +120,11 @@ def main(settings: Settings) -> xr.DataTree:
 
 
 def _conv(settings: Settings) -> xr.DataTree:
-    cells = []
-    for seed in tqdm(settings.conv_seeds, unit="network"):
-        of = conv.Conv(
-            seed=seed,
-            channels=settings.conv_channels,
-            hidden=settings.conv_hidden,
-            epochs=settings.conv_epochs,
-            examples=settings.examples,
-            rates=settings.conv_rates,
-            histories=settings.conv_histories,
-            pooled=settings.conv_pooled,
-            longest=settings.longest,
-            guesses=settings.conv_guesses,
-        )
-        path = settings.out / "cells" / f"conv_seed_{seed}.nc"
-        cells.append(kept(path, dataclasses.asdict(of), partial(conv.measured, of)))
-    dataset = conv.described(xr.concat(cells, dim="seed", data_vars="all", combine_attrs="drop"))
+    results = run_cells(conv_cells(settings), settings.out, workers=settings.workers)
+    parts = [results.dataset(_conv_name(seed)) for seed in settings.conv_seeds]
+    dataset = conv.described(xr.concat(parts, dim="seed", data_vars="all", combine_attrs="drop"))
     dataset = dataset.assign_coords(seed=list(settings.conv_seeds)).sortby("rate", ascending=False)
+    of = _conv_settings(settings, settings.conv_seeds[-1])
     dataset.attrs = dataclasses.asdict(of) | {"channels": list(of.channels), "rates": list(of.rates)}
     del dataset.attrs["seed"]
     tree = xr.DataTree.from_dict({"variance": dataset})
@@ -150,9 +135,41 @@ def _conv(settings: Settings) -> xr.DataTree:
     return tree
 
 
+def cells(settings: Settings) -> list[Cell]:
+    """The networks at frozen weights, and the trainings whose learning rates are compared; or the conv nets."""
+    return conv_cells(settings) if settings.network == "conv" else [*frozen_cells(settings), *trials(settings)]
+
+
+def conv_cells(settings: Settings) -> list[Cell]:
+    data = digests("digits")
+    return [
+        Cell(_conv_name(seed), conv.measured, {"of": _conv_settings(settings, seed)}, data, resumes=True)
+        for seed in settings.conv_seeds
+    ]
+
+
+def _conv_name(seed: int) -> str:
+    return f"cells/conv_seed_{seed}"
+
+
+def _conv_settings(settings: Settings, seed: int) -> conv.Conv:
+    return conv.Conv(
+        seed=seed,
+        channels=settings.conv_channels,
+        hidden=settings.conv_hidden,
+        epochs=settings.conv_epochs,
+        examples=settings.examples,
+        rates=settings.conv_rates,
+        histories=settings.conv_histories,
+        pooled=settings.conv_pooled,
+        longest=settings.longest,
+        guesses=settings.conv_guesses,
+    )
+
+
 def _mlp(settings: Settings) -> xr.DataTree:
-    data = fga.datasets.load(settings.dataset)
-    variance, training = _variance(settings, data), _training(settings, data)
+    results = run_cells([*frozen_cells(settings), *trials(settings)], settings.out, workers=settings.workers)
+    variance, training = _variance(settings, results), _training(settings, results)
     variance.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "examples", "histories")}
     training.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "batch", "epochs", "adam_rate")}
     tree = xr.DataTree.from_dict({"variance": variance, "training": training})
@@ -163,31 +180,33 @@ def _mlp(settings: Settings) -> xr.DataTree:
     return tree
 
 
-def _variance(settings: Settings, data: Dataset) -> xr.Dataset:
-    """Frozen weights: (width, stage, rate, time, space, layer), NaN where a rate is not looked at."""
+def frozen_cells(settings: Settings) -> list[Cell]:
+    """Every width, at initialisation and trained."""
     sizes = fdfa_variance.Sizes(settings.histories, settings.pooled, settings.longest, settings.guesses)
-    named = ("dataset", "examples", "histories", "pooled", "longest", "guesses", "seed", "trained_epochs")
-    rows = []
-    for width in tqdm(settings.widths, desc="frozen weights", unit="width"):
+    chosen = {"dataset": settings.dataset, "examples": settings.examples, "seed": settings.seed, "sizes": sizes}
+    data, found = digests(settings.dataset), []
+    for width, stage in itertools.product(settings.widths, STAGES):
         rates = settings.rates if width == settings.width else settings.sweep_rates
-        cells = []
-        for stage in STAGES:
-            epochs = settings.trained_epochs if stage == "trained" else 0
-            snapshot_of = partial(fdfa_variance.snapshot_of, data, width, epochs, settings.examples, settings.seed)
-            make = partial(_measured, snapshot_of, rates, sizes, settings.seed)
-            chosen = depends_on(settings, *named) | {"rates": rates}
-            cells.append(kept(settings.out / "cells" / f"width_{width:04d}_{stage}.nc", chosen, make))
-        both = xr.concat(cells, dim="stage", data_vars="all", combine_attrs="drop")
+        epochs = settings.trained_epochs if stage == "trained" else 0
+        own = chosen | {"width": width, "epochs": epochs, "rates": rates}
+        found.append(Cell(_frozen_name(width, stage), fdfa_variance.measure, own, data, resumes=True))
+    return found
+
+
+def _frozen_name(width: int, stage: str) -> str:
+    return f"cells/width_{width:04d}_{stage}"
+
+
+def _variance(settings: Settings, results: Results) -> xr.Dataset:
+    """Frozen weights: (width, stage, rate, time, space, layer), NaN where a rate is not looked at."""
+    rows = []
+    for width in settings.widths:
+        parts = [results.dataset(_frozen_name(width, stage)) for stage in STAGES]
+        both = xr.concat(parts, dim="stage", data_vars="all", combine_attrs="drop")
         rows.append(both.assign_coords(stage=list(STAGES)))
     dataset = xr.concat(rows, dim="width", data_vars="all", join="outer", combine_attrs="drop")
     dataset = dataset.assign_coords(width=list(settings.widths)).sortby("rate", ascending=False)
     return _described(_with_ratio(dataset))
-
-
-def _measured(
-    snapshot_of: Callable[[], Snapshot], rates: Sequence[float], sizes: fdfa_variance.Sizes, seed: int
-) -> xr.Dataset:
-    return fdfa_variance.measure(snapshot_of(), rates, sizes, seed)
 
 
 def _with_ratio(dataset: xr.Dataset) -> xr.Dataset:
@@ -226,39 +245,58 @@ def _described(dataset: xr.Dataset) -> xr.Dataset:
     return dataset
 
 
-def _training(settings: Settings, data: Dataset) -> xr.Dataset:
+def trials(settings: Settings) -> list[Cell]:
+    """A training of every gradient at every learning rate, on a seed of its own."""
+    data = digests(settings.dataset)
+    return [
+        _trial(settings, data, name, rate, settings.seed)
+        for name in fdfa_training.gradients(settings.training_rates, settings.adam_rate)
+        for rate in settings.learning_rates
+    ]
+
+
+def _trial(settings: Settings, data: dict[str, str], name: str, learning_rate: float, seed: int) -> Cell:
+    chosen = command_line.depends_on(settings, "dataset", "width", "epochs", "adam_rate", "training_rates")
+    chosen |= {"batch_size": settings.batch, "gradient": name, "learning_rate": learning_rate, "seed": seed}
+    return Cell(_trial_name(name, learning_rate, seed), fdfa_training.run, chosen, data, resumes=True)
+
+
+def _trial_name(name: str, learning_rate: float, seed: int) -> str:
+    return f"cells/{_file_name(name)}_{learning_rate:g}_{seed}"
+
+
+def _training(settings: Settings, tried: Results) -> xr.Dataset:
     """Logs over (gradient, seed, step) at the learning rate chosen on the first seed, which is not among them."""
+    data = fga.datasets.load(settings.dataset)
     steps = np.arange(settings.epochs + 1) * -(-len(data.train_inputs) // settings.batch)
-    seeds = settings.seed + 1 + np.arange(settings.seeds)
+    seeds = [settings.seed + 1 + index for index in range(settings.seeds)]
     makers = fdfa_training.gradients(settings.training_rates, settings.adam_rate)
-    rows, chosen = [], []
-    for name in tqdm(makers, desc="training", unit="gradient"):
-        trials = {rate: _log(settings, data, name, rate, settings.seed) for rate in settings.learning_rates}
-        best = fdfa_training.best({rate: float(log["loss"].reindex(step=steps)[-1]) for rate, log in trials.items()})
-        logs = [_log(settings, data, name, best, int(seed)).reindex(step=steps) for seed in seeds]
+    losses = {
+        name: {
+            rate: float(tried.dataset(_trial_name(name, rate, settings.seed))["loss"].reindex(step=steps)[-1])
+            for rate in settings.learning_rates
+        }
+        for name in makers
+    }
+    chosen = {name: fdfa_training.best(of_rate) for name, of_rate in losses.items()}
+    known = digests(settings.dataset)
+    wanted = [_trial(settings, known, name, rate, seed) for name, rate in chosen.items() for seed in seeds]
+    results = run_cells(wanted, settings.out, workers=settings.workers)
+    rows = []
+    for name, rate in chosen.items():
+        logs = [results.dataset(_trial_name(name, rate, seed)).reindex(step=steps) for seed in seeds]
         rows.append(xr.concat(logs, dim="seed", data_vars="all", combine_attrs="drop"))
-        chosen.append(best)
     dataset = xr.concat(rows, dim="gradient", data_vars="all", combine_attrs="drop")
     dataset = dataset.assign_coords(gradient=list(makers), seed=seeds)
-    edge = np.isin(chosen, [min(settings.learning_rates), max(settings.learning_rates)])
+    edge = np.isin(list(chosen.values()), [min(settings.learning_rates), max(settings.learning_rates)])
     for quantity in fdfa_training.QUANTITIES:
         long_name, units = LOGGED[quantity]
         dataset[quantity].attrs = {"units": units, "long_name": long_name}
-    dataset["learning_rate"] = ("gradient", chosen)
+    dataset["learning_rate"] = ("gradient", list(chosen.values()))
     dataset["at_edge"] = ("gradient", edge.astype(np.int8))
     dataset["learning_rate"].attrs = {"units": "1", "long_name": "learning rate of Adam on the weights"}
     dataset["at_edge"].attrs = {"units": "1", "long_name": "whether it is the smallest or largest that was tried"}
     return dataset
-
-
-def _log(settings: Settings, data: Dataset, name: str, learning_rate: float, seed: int) -> xr.Dataset:
-    """One training, read where it is finished."""
-    estimator = fdfa_training.gradients(settings.training_rates, settings.adam_rate)[name](seed)
-    chosen = depends_on(settings, "dataset", "width", "epochs", "batch", "adam_rate")
-    chosen |= {"gradient": name, "learning_rate": learning_rate, "seed": seed}
-    sizes = (settings.width, settings.epochs, settings.batch)
-    path = settings.out / "cells" / f"{_file_name(name)}_{learning_rate:g}_{seed}.nc"
-    return kept(path, chosen, lambda: fdfa_training.run(data, estimator, *sizes, learning_rate, seed))
 
 
 def _file_name(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from fganalysis.estimators import ActivityPerturbation, DirectFeedback, Estimato
 from fganalysis.results.schema import SPACES
 from fganalysis.training.datasets import Dataset
 from studies.fdfa import variance as frozen
-from studies.kit import long_names
+from studies.kit import long_names, resumed
 
 Array = NDArray[np.float64]
 FRAME = 4  # Rows and columns of zeros on each side of a digit: two 5×5 convolutions with pooling take 16×16 pixels.
@@ -65,13 +66,23 @@ def framed_digits() -> Dataset:
     return Dataset(train, data.train_targets, test, data.test_targets)
 
 
-def measured(of: Conv) -> xr.Dataset:
+def measured(of: Conv, scratch: Path) -> xr.Dataset:
     """FDFA's terms over (stage, rate, time, space, layer); the others' over (stage, other, space, layer)."""
     data, rows = framed_digits(), []
     image = tuple(data.train_inputs.shape[1:])
     untrained: torch.nn.Module = fga.networks.conv(image, channels=of.channels, hidden=of.hidden, seed=of.seed)
     adam = partial(torch.optim.Adam, lr=1e-3)
-    run = fga.train(untrained, data, epochs=of.epochs, batch_size=64, optimizer=adam, seed=of.seed, log_every=10**6)
+    run = resumed.train(
+        untrained,
+        data,
+        "backpropagation",
+        scratch,
+        epochs=of.epochs,
+        batch_size=64,
+        optimizer=adam,
+        seed=of.seed,
+        log_every=10**6,
+    )
     for network in (untrained, run.network):
         snapshot = fga.capture(network, torch.nn.functional.cross_entropy, *data.batch(of.examples, of.seed))
         sizes = frozen.Sizes(of.histories, of.pooled, of.longest, of.guesses)

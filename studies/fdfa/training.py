@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from fganalysis.estimators import (
     ForwardDirectFeedbackAdam,
     WeightPerturbation,
 )
-from fganalysis.training.datasets import Dataset
+from studies.kit import resumed
 
 QUANTITIES = ("loss", "train_accuracy", "test_accuracy", "cosine")
 FDFA = "FDFA, α = {:g}"
@@ -46,15 +47,27 @@ def _constant(estimator: Estimator) -> Callable[[int], Estimator]:
 
 
 def run(
-    data: Dataset, estimator: Estimator, width: int, epochs: int, batch_size: int, learning_rate: float, seed: int
+    dataset: str,
+    gradient: str,
+    training_rates: tuple[float, ...],
+    adam_rate: float,
+    width: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    scratch: Path,
 ) -> xr.Dataset:
     """The log of one training by Adam, (step,), a row an epoch; shorter where it diverged."""
+    data = fga.datasets.load(dataset)
+    estimator = gradients(training_rates, adam_rate)[gradient](seed)
     classes = int(data.train_targets.max()) + 1
     network = fga.networks.mlp([data.train_inputs.shape[1], width, width, classes], seed=seed)
-    trained = fga.train(
+    trained = resumed.train(
         network,
         data,
         estimator,
+        scratch,
         epochs=epochs,
         batch_size=batch_size,
         optimizer=partial(torch.optim.Adam, lr=learning_rate),

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.results.schema import SPACES
 from fganalysis.statistics import quantities as moments
 from fganalysis.training.datasets import Dataset
+from studies.kit import resumed
 from theory import feedback
 
 Array = NDArray[np.float64]
@@ -46,18 +48,43 @@ class Sizes:
     guesses: int
 
 
-def snapshot_of(data: Dataset, width: int, epochs: int, examples: int, seed: int) -> Snapshot:
+def snapshot_of(data: Dataset, width: int, epochs: int, examples: int, seed: int, scratch: Path) -> Snapshot:
     """Two hidden ReLU layers on the first examples, after epochs of backpropagation (Adam, rate 1e-3, batch 64)."""
     batch, classes = data.batch(examples), int(data.train_targets.max()) + 1
     network: torch.nn.Module = fga.networks.mlp([data.train_inputs.shape[1], width, width, classes], seed=seed)
     if epochs:
         adam = partial(torch.optim.Adam, lr=1e-3)
-        run = fga.train(network, data, epochs=epochs, batch_size=64, optimizer=adam, seed=seed, log_every=10**6)
+        run = resumed.train(
+            network,
+            data,
+            "backpropagation",
+            scratch,
+            epochs=epochs,
+            batch_size=64,
+            optimizer=adam,
+            seed=seed,
+            log_every=10**6,
+        )
         network = run.network
     return fga.capture(network, torch.nn.functional.cross_entropy, *batch)
 
 
-def measure(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int) -> xr.Dataset:
+def measure(
+    dataset: str,
+    width: int,
+    epochs: int,
+    examples: int,
+    rates: tuple[float, ...],
+    sizes: Sizes,
+    seed: int,
+    scratch: Path,
+) -> xr.Dataset:
+    """Every term on one network, after some epochs of training; see `compared`."""
+    data = fga.datasets.load(dataset)
+    return compared(snapshot_of(data, width, epochs, examples, seed, scratch), rates, sizes, seed)
+
+
+def compared(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int) -> xr.Dataset:
     """Every term, measured with standard errors and predicted, over (rate, time, space, layer) or (space, layer)."""
     dataset = measured(snapshot, rates, sizes, seed)
     layers, found = dataset["layer"].values, dict[str, tuple]()

@@ -9,7 +9,7 @@ mode along other directions, r from losses of the same weights in two precisions
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +17,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import optimize
-from tqdm import tqdm
 
 from fganalysis.arguments import check_names
 from fganalysis.results import store
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
 from studies.finite_difference import figures
 from studies.finite_difference import page as finite_difference_page
 from studies.finite_difference.cells import ACTIVATIONS, Network, cell
 from studies.kit import command_line, pages
-from studies.kit.kept_cells import kept
+from studies.kit.digests import digests
 from studies.kit.long_names import described
 
 Array = NDArray[np.float64]
@@ -46,7 +47,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """The networks, the steps and how many directions."""
 
     activations: tuple[str, ...] = tuple(ACTIVATIONS)
@@ -83,14 +84,11 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.Dataset:
+    results = run_cells(cells(settings), settings.out, workers=settings.workers)
     rows = []
-    with tqdm(total=len(settings.activations) * len(settings.seeds), unit="network") as bar:
-        for activation in settings.activations:
-            row = []
-            for seed in settings.seeds:
-                row.append(_kept(settings, activation, seed))
-                bar.update()
-            rows.append(xr.concat(row, dim="seed", data_vars="all", combine_attrs="drop"))
+    for activation in settings.activations:
+        row = [results.dataset(_name(activation, seed)) for seed in settings.seeds]
+        rows.append(xr.concat(row, dim="seed", data_vars="all", combine_attrs="drop"))
     dataset = xr.concat(rows, dim="activation", data_vars="all")
     dataset = dataset.assign_coords(activation=list(settings.activations), seed=list(settings.seeds))
     dataset = described(_with_best(dataset), QUANTITIES)
@@ -105,19 +103,26 @@ def main(settings: Settings) -> xr.Dataset:
     return dataset
 
 
-def _kept(settings: Settings, activation: str, seed: int) -> xr.Dataset:
-    of = Network(
-        activation=activation,
-        seed=seed,
-        width=settings.width,
-        batch=settings.batch,
-        draws=settings.draws,
-        exponents=tuple(range(settings.smallest, settings.largest + 1)),
-        least_float32=settings.smallest_float32,
-        rounding_exponent=settings.rounding_at,
-    )
-    path = settings.out / "cells" / f"{activation}_seed_{seed}.nc"
-    return kept(path, dataclasses.asdict(of), lambda: cell(of))
+def cells(settings: Settings) -> list[Cell]:
+    """Every network."""
+    data, found = digests("mnist1d"), []
+    for activation, seed in itertools.product(settings.activations, settings.seeds):
+        of = Network(
+            activation=activation,
+            seed=seed,
+            width=settings.width,
+            batch=settings.batch,
+            draws=settings.draws,
+            exponents=tuple(range(settings.smallest, settings.largest + 1)),
+            least_float32=settings.smallest_float32,
+            rounding_exponent=settings.rounding_at,
+        )
+        found.append(Cell(_name(activation, seed), cell, {"of": of}, data))
+    return found
+
+
+def _name(activation: str, seed: int) -> str:
+    return f"cells/{activation}_seed_{seed}"
 
 
 def _with_best(dataset: xr.Dataset) -> xr.Dataset:

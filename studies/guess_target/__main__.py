@@ -11,24 +11,25 @@ paper has them, before and after training.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import xarray as xr
-from tqdm import tqdm
 
 from fganalysis.results import store
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
 from studies.guess_target import figures, resnet, resnet_figures, resnet_page
 from studies.guess_target import page as guess_target_page
-from studies.guess_target.cells import QUANTITIES, Network, Training, cell_path, measured, trained, ways
+from studies.guess_target.cells import QUANTITIES, Network, Training, cell_name, measured, trained, ways
 from studies.kit import command_line, pages
-from studies.kit.kept_cells import kept
+from studies.kit.digests import digests
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """The networks, the heads and how long they are trained."""
 
     part: Literal["mlp", "resnet"] = "mlp"
@@ -92,23 +93,11 @@ def main(settings: Settings) -> xr.DataTree:
 
 
 def _resnet(settings: Settings) -> xr.DataTree:
-    cells = []
-    for seed in tqdm(settings.resnet_seeds, unit="network"):
-        of = resnet.ResNet(
-            seed=seed,
-            widths=settings.resnet_widths,
-            mlp_width=settings.mlp_width,
-            cnn_channels=settings.cnn_channels,
-            rate=settings.resnet_rate,
-            epochs=settings.resnet_epochs,
-            head_steps=settings.resnet_head_steps,
-            batch=settings.resnet_batch,
-            guesses=settings.resnet_guesses,
-        )
-        path = settings.out / "cells" / f"resnet_seed_{seed}.nc"
-        cells.append(kept(path, dataclasses.asdict(of), partial(resnet.measured, of)))
-    dataset = resnet.described(xr.concat(cells, dim="seed", data_vars="all", combine_attrs="drop"))
+    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    parts = [results.dataset(_resnet_name(seed)) for seed in settings.resnet_seeds]
+    dataset = resnet.described(xr.concat(parts, dim="seed", data_vars="all", combine_attrs="drop"))
     dataset = dataset.assign_coords(seed=list(settings.resnet_seeds))
+    of = _resnet_settings(settings, settings.resnet_seeds[-1])
     dataset.attrs = dataclasses.asdict(of) | {"widths": list(of.widths)}
     del dataset.attrs["seed"]
     tree = xr.DataTree.from_dict({"measured": dataset})
@@ -121,25 +110,57 @@ def _resnet(settings: Settings) -> xr.DataTree:
 
 
 def _mlp(settings: Settings) -> xr.DataTree:
-    networks = [_network(settings, seed) for seed in settings.seeds]
-    first = _training(settings, "", settings.training_seeds[0])
-    runs = [_training(settings, way, seed) for way in ways(first) for seed in settings.training_seeds]
-    found = {}
-    with tqdm(total=len(networks) + len(runs), unit="cell") as bar:
-        for of in networks:
-            found[of.seed] = kept(cell_path(settings.out / "cells", of), dataclasses.asdict(of), partial(measured, of))
-            bar.update()
-        by_way: dict[str, list[xr.Dataset]] = {}
-        for run in runs:
-            path = cell_path(settings.out / "cells", run)
-            by_way.setdefault(run.way, []).append(kept(path, dataclasses.asdict(run), partial(trained, run)))
-            bar.update()
+    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    found = {seed: results.dataset(cell_name(_network(settings, seed))) for seed in settings.seeds}
+    by_way = {
+        way: [results.dataset(cell_name(_training(settings, way, seed))) for seed in settings.training_seeds]
+        for way in _ways(settings)
+    }
     tree = xr.DataTree.from_dict({"measured": _measured(settings, found), "trained": _trained(settings, by_way)})
     store.write(tree, settings.out / "guess_target.nc")
     text = guess_target_page.page(tree)
     pages.write("guess_target", text, figures.figures(tree), settings.out, settings.page)
     print(text)
     return tree
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """Every network that is measured, and every training by an estimate; or the ResNets."""
+    if settings.part == "resnet":
+        data = digests("digits")
+        return [
+            Cell(_resnet_name(seed), resnet.measured, {"of": _resnet_settings(settings, seed)}, data, resumes=True)
+            for seed in settings.resnet_seeds
+        ]
+    data, found = digests("mnist1d"), []
+    for network in (_network(settings, seed) for seed in settings.seeds):
+        found.append(Cell(cell_name(network), measured, {"of": network}, data, resumes=True))
+    for way, seed in itertools.product(_ways(settings), settings.training_seeds):
+        training = _training(settings, way, seed)
+        found.append(Cell(cell_name(training), trained, {"of": training}, data, resumes=True))
+    return found
+
+
+def _ways(settings: Settings) -> list[str]:
+    return list(ways(_training(settings, "", settings.training_seeds[0])))
+
+
+def _resnet_name(seed: int) -> str:
+    return f"cells/resnet_seed_{seed}"
+
+
+def _resnet_settings(settings: Settings, seed: int) -> resnet.ResNet:
+    return resnet.ResNet(
+        seed=seed,
+        widths=settings.resnet_widths,
+        mlp_width=settings.mlp_width,
+        cnn_channels=settings.cnn_channels,
+        rate=settings.resnet_rate,
+        epochs=settings.resnet_epochs,
+        head_steps=settings.resnet_head_steps,
+        batch=settings.resnet_batch,
+        guesses=settings.resnet_guesses,
+    )
 
 
 def _network(settings: Settings, seed: int) -> Network:

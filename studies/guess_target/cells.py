@@ -7,7 +7,6 @@ Target and guess are each a gradient at the taps: the loss's own, one of an auxi
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from fganalysis.estimators.noise import GAUSSIAN, Sphere
 from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint, load_estimator_state
 from fganalysis.training.datasets import Dataset
+from studies.kit import resumed
 from theory import projection as theory
 
 Array = NDArray[np.float64]
@@ -146,31 +146,30 @@ def _ratio(inner: Tensor, square: Tensor) -> Tensor:
     return inner / torch.where(square > 0, square, 1.0)
 
 
-def measured(of: Network) -> xr.Dataset:
+def measured(of: Network, scratch: Path) -> xr.Dataset:
     """Every quantity over (step, guess, target, projection, space, layer), and the network's accuracy over (step)."""
     data = fga.datasets.load("mnist1d")
     widths = {"linear": None, "mlp": of.mlp_width, "cnn": of.cnn_channels}
     along = WithHeads(tuple(_trained_head(kind, widths[kind], of) for kind in KINDS))
     steps = [epoch * -(-len(data.train_inputs) // 512) for epoch in of.epochs]
     batch = data.batch(of.batch)
-    with tempfile.TemporaryDirectory() as folder:
-        run = fga.train(
-            _network(of.seed, of.width),
-            data,
-            along,
-            epochs=max(of.epochs),
-            optimizer=partial(torch.optim.Adam, lr=of.rate),
-            seed=of.seed,
-            checkpoints=steps,
-            out=folder,
-            log_every=max(1, min(steps[1:], default=1)),
-        )
-        rows = []
-        for step in steps:
-            load_checkpoint(run.checkpoints[step], run.network)
-            snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, *batch, step=step)
-            state = load_estimator_state(run.checkpoints[step])
-            rows.append(_at_step(snapshot, along.with_state(state), of))
+    run = resumed.train(
+        _network(of.seed, of.width),
+        data,
+        along,
+        scratch,
+        epochs=max(of.epochs),
+        optimizer=partial(torch.optim.Adam, lr=of.rate),
+        seed=of.seed,
+        checkpoints=steps,
+        log_every=max(1, min(steps[1:], default=1)),
+    )
+    rows = []
+    for step in steps:
+        load_checkpoint(run.checkpoints[step], run.network)
+        snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, *batch, step=step)
+        state = load_estimator_state(run.checkpoints[step])
+        rows.append(_at_step(snapshot, along.with_state(state), of))
     dataset = xr.concat(rows, dim="step", data_vars="all").assign_coords(step=steps)
     log = run.log.sel(step=steps)
     return dataset.assign(accuracy=log["train_accuracy"], loss=log["loss"])
@@ -265,14 +264,15 @@ def ways(of: Training) -> dict[str, Estimator]:
     }
 
 
-def trained(of: Training) -> xr.Dataset:
+def trained(of: Training, scratch: Path) -> xr.Dataset:
     """Accuracy on the training and the test set over (step)."""
     data: Dataset = fga.datasets.load("mnist1d")
     per_epoch = -(-len(data.train_inputs) // 512)
-    run = fga.train(
+    run = resumed.train(
         _network(of.seed, of.width),
         data,
         ways(of)[of.way],
+        scratch,
         epochs=of.epochs,
         optimizer=partial(torch.optim.Adam, lr=of.rate),
         seed=of.seed,
@@ -281,9 +281,8 @@ def trained(of: Training) -> xr.Dataset:
     return run.log[["train_accuracy", "test_accuracy"]]
 
 
-def cell_path(folder: Path, of: Network | Training) -> Path:
-    """Where a cell's file is."""
+def cell_name(of: Network | Training) -> str:
+    """Where a cell lies in the study's folder."""
     if isinstance(of, Network):
-        return folder / f"network_seed_{of.seed}.nc"
-    name = of.way.replace(", ", "_").replace(" ", "_")
-    return folder / f"training_{name}_seed_{of.seed}.nc"
+        return f"cells/network_seed_{of.seed}"
+    return f"cells/training_{of.way.replace(', ', '_').replace(' ', '_')}_seed_{of.seed}"

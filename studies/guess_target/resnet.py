@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -31,7 +32,7 @@ from fganalysis.estimators.noise import GAUSSIAN, Sphere
 from fganalysis.results import schema
 from fganalysis.training.datasets import Dataset
 from studies.guess_target.cells import FROZEN_SEED, HEADS, KINDS, PROJECTIONS, TARGETS
-from studies.kit import long_names
+from studies.kit import long_names, resumed
 
 Array = NDArray[np.float64]
 STAGES = (2, 2, 2, 2)  # Residual blocks of each, as in ResNet-18.
@@ -82,14 +83,16 @@ class NoiseAtBlocks:
         return ActivationEstimates(tuple(projected(snapshot, blocks, drawn, None, self.space)))
 
 
-def measured(of: ResNet) -> xr.Dataset:
+def measured(of: ResNet, scratch: Path) -> xr.Dataset:
     """Every quantity over (trained, guess, target, projection, space, block), and the accuracy over (trained)."""
     data = fga.datasets.load("digits", images=True)
     image = tuple(data.train_inputs.shape[1:])
     untrained = fga.networks.resnet(of.widths, STAGES, image, seed=of.seed)
-    run = fga.train(
+    run = resumed.train(
         untrained,
         data,
+        "backpropagation",
+        scratch,
         epochs=of.epochs,
         batch_size=BATCH_SIZE,
         optimizer=partial(torch.optim.Adam, lr=of.rate),

@@ -1,13 +1,19 @@
-"""The command line of every study: a dataclass of settings, each checked, and errors in one sentence."""
+"""The command line of every study: a dataclass of settings, each checked, and errors in one sentence.
+
+A study that is ended by Ctrl-C or SIGTERM exits with 130 or 143, as shells have it, without a traceback: what is
+finished is kept, and the same command goes on from there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
+import signal
 import sys
-import traceback
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,6 +21,7 @@ import torch
 import tyro
 
 from fganalysis.arguments import check_choice, check_flag, check_number, check_path, check_seed, check_whole, described
+from fganalysis.results.workers import refused
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,7 +29,28 @@ if TYPE_CHECKING:
 Chosen = TypeVar("Chosen")
 DatasetName = Literal["mnist1d", "digits", "fashion_mnist", "mnist", "cifar10"]
 Device = Literal["cpu", "cuda"]
+LogLevel = Literal["off", "info", "debug"]
 FOLDERS = ("out", "page")
+LOG_FILE = "study.log"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Logged:
+    """The setting of every study on which no number depends."""
+
+    log: LogLevel = "info"
+    """What goes to the file study.log beside the results."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running(Logged):
+    """The same of studies whose cells may be computed side by side, which those that take times may not."""
+
+    workers: int = 1
+    """Processes that compute cells side by side, each on one thread."""
+
+
+NO_NUMBERS = (*FOLDERS, *(field.name for field in dataclasses.fields(Running)))
 
 
 def run(settings: type[Chosen], main: Callable[[Chosen], object], description: str | None) -> None:
@@ -31,15 +59,54 @@ def run(settings: type[Chosen], main: Callable[[Chosen], object], description: s
     Other errors are mistakes of the program and keep their traceback.
     """
     chosen = tyro.cli(settings, description=description, prog=f"python -m studies.{Path(sys.argv[0]).parent.name}")
+    _log_to_file(chosen)
+    with _ended_by_signals():
+        try:
+            main(chosen)
+        except KeyboardInterrupt:
+            print("interrupted: what is finished is kept, and the same command goes on from there", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from None
+        except OSError as error:
+            raise SystemExit(f"error: {error}") from error
+        except ValueError as error:
+            if not refused(error):  # Raised inside a library, or by Python.
+                raise
+            raise SystemExit(f"error: {error}") from error
+
+
+def depends_on(settings: DataclassInstance, *names: str) -> dict[str, object]:
+    """The settings of these names; without names all of them, except where results go and how they are computed."""
+    values = dataclasses.asdict(settings)
+    return {name: values[name] for name in names or values if name not in NO_NUMBERS}
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends what is running as an exception does, so that workers end and no temporary files are left."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        main(chosen)
-    except OSError as error:
-        raise SystemExit(f"error: {error}") from error
-    except ValueError as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        if not (last.line or "").startswith("raise "):  # Raised inside a library, or by Python.
-            raise
-        raise SystemExit(f"error: {error}") from error
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_to_file(settings: object) -> None:
+    level, out = getattr(settings, "log", "off"), getattr(settings, "out", None)
+    if level == "off" or out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / LOG_FILE, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    logger = logging.getLogger("fganalysis")
+    logger.setLevel(level.upper())
+    logger.addHandler(handler)
 
 
 def check(

@@ -13,30 +13,23 @@ A row is one estimator and one file. Finished rows are kept.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
-import fganalysis as fga
 from fganalysis.arguments import check_names
-from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import label
 from fganalysis.results import store
-from fganalysis.results.schema import ALL_LAYERS, SPACES
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
-from studies.kit.kept_cells import kept
 from studies.kit.shares import clopper_pearson
-from studies.mutants import checks, figures
+from studies.mutants import figures
 from studies.mutants import page as mutants_page
-from studies.mutants.checks import CHECKS
+from studies.mutants.cells import Law, claims_of, name_of, row
 from studies.mutants.estimators import MUTANTS, Mutant
-from studies.mutants.small_network import snapshot
 
 LONG_NAMES = {
     "caught": "whether the check objects to the estimator in this run (exact_moments: in the one run there is)",
@@ -50,7 +43,7 @@ LONG_NAMES = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """How closely each check looks, and how often."""
 
     mutants: tuple[str, ...] = tuple(MUTANTS)
@@ -63,7 +56,7 @@ class Settings:
     """Relative bias that check_unbiased lets pass."""
     max_guesses: int = 2**20
     """Guesses after which check_unbiased stops undecided."""
-    law: Literal["three points", "signs"] = "three points"
+    law: Law = "three points"
     """The law of finite support that exact_moments enumerates."""
     out: Path = Path("results/mutants")
     """Where rows and the collected result go; rows that are finished there are not computed again."""
@@ -77,12 +70,10 @@ class Settings:
 
 def main(settings: Settings) -> xr.Dataset:
     mutants = [MUTANTS[name] for name in settings.mutants]
-    claims = claims_of(mutants)
-    network, cells = snapshot(), []
-    for row in tqdm([*mutants, *claims], unit="estimator"):
-        path = settings.out / "rows" / file_of(row.name)
-        cells.append(kept(path, _depends_on(settings, row), partial(_row, settings, row, network)))
-    dataset = _collected(cells, mutants, claims)
+    wanted, claims = cells(settings), claims_of(mutants)
+    results = run_cells(wanted, settings.out, workers=settings.workers)
+    rows = [results.dataset(cell.name) for cell in wanted]
+    dataset = _collected(rows, mutants, claims)
     dataset.attrs = {"guesses": settings.guesses, "tolerance": settings.tolerance, "law": settings.law}
     dataset.attrs["max_guesses"] = settings.max_guesses
     store.write(dataset, settings.out / "mutants.nc")
@@ -92,62 +83,19 @@ def main(settings: Settings) -> xr.Dataset:
     return dataset
 
 
-def claims_of(mutants: list[Mutant]) -> list[Mutant]:
-    """What the mutants claim to be, each once, as estimators that are what they claim."""
-    claims = {
-        label(mutant.claim): replace(
-            mutant, name=label(mutant.claim), wrong="", broken=mutant.claim, guesses_independent=True
-        )
-        for mutant in mutants
-    }
-    return list(claims.values())
+def cells(settings: Settings) -> list[Cell]:
+    """Every broken estimator, and every claim as an estimator that is what it claims."""
+    mutants = [MUTANTS[name] for name in settings.mutants]
+    chosen = command_line.depends_on(settings, "seeds", "guesses", "tolerance", "max_guesses", "law")
+    return [
+        Cell(name_of(each.name), row, chosen | {"name": each.name, "claim": claim})
+        for claim, each in [*((False, each) for each in mutants), *((True, each) for each in claims_of(mutants))]
+    ]
 
 
-def file_of(name: str) -> str:
-    """The name of a row's file."""
-    return re.sub("[^a-z0-9.=]+", "_", name.lower()) + ".nc"
-
-
-def _depends_on(settings: Settings, row: Mutant) -> dict[str, object]:
-    used = ("seeds", "guesses", "tolerance", "max_guesses", "law")
-    described = {name: getattr(settings, name) for name in used}
-    return described | {"name": row.name, "broken": label(row.broken), "claim": label(row.claim)}
-
-
-def _row(settings: Settings, row: Mutant, network: Snapshot) -> xr.Dataset:
-    """One estimator: what every check says of it, and how wrong it is."""
-    caught, n_guesses = np.full((len(CHECKS), settings.seeds), np.nan), np.full(settings.seeds, np.nan)
-    predicted = fga.predict(network, row.claim)
-    for seed in range(settings.seeds):
-        verdict = checks.check_unbiased(row, network, settings.tolerance, settings.max_guesses, seed)
-        n_guesses[seed] = verdict.n_guesses
-        caught[:3, seed] = (
-            verdict.caught,
-            checks.moments_do_not_match(row, predicted, network, settings.guesses, seed),
-            checks.disagrees(row, predicted, network, settings.guesses, seed),
-        )
-    exact = checks.enumerated(row, network, settings.law)
-    bias, ratio = np.full(len(SPACES), np.nan), np.full(len(SPACES), np.nan)
-    if exact is not None:
-        caught[3, 0] = checks.differs(exact)
-        whole = exact.sel(layer=ALL_LAYERS)
-        bias = np.sqrt(whole["squared_bias"].to_numpy()) / whole["gradient_norm"].to_numpy()
-        claimed = whole["variance_claimed"].where(whole["variance_claimed"] > 0)
-        ratio = (whole["variance"] / claimed).to_numpy()
-    return xr.Dataset(
-        {
-            "caught": (("check", "seed"), caught),
-            "n_guesses": ("seed", n_guesses),
-            "relative_bias": ("space", bias),
-            "variance_ratio": ("space", ratio),
-        },
-        coords={"check": list(CHECKS), "seed": np.arange(settings.seeds), "space": list(SPACES)},
-    )
-
-
-def _collected(cells: list[xr.Dataset], mutants: list[Mutant], claims: list[Mutant]) -> xr.Dataset:
+def _collected(parts: list[xr.Dataset], mutants: list[Mutant], claims: list[Mutant]) -> xr.Dataset:
     rows = [*mutants, *claims]
-    dataset = xr.concat(cells, dim="estimator", data_vars="all", combine_attrs="drop")
+    dataset = xr.concat(parts, dim="estimator", data_vars="all", combine_attrs="drop")
     n_runs = dataset["caught"].notnull().sum("seed").to_numpy()
     n_caught = dataset["caught"].sum("seed").to_numpy()
     share = np.divide(n_caught, n_runs, out=np.full(n_runs.shape, np.nan), where=n_runs > 0)

@@ -16,17 +16,20 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from fganalysis.results import store
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
 from studies.ren_variance import figures
 from studies.ren_variance import page as ren_variance_page
 from studies.ren_variance.cells import point
 
+Shape = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """Figure 8: batch size at fan-in = fan-out = 4, then fan-in or fan-out at batch size 4."""
 
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
@@ -42,7 +45,7 @@ class Settings:
     seed: int = 0
     """Seed of everything."""
     out: Path = Path("results/ren_variance")
-    """Where the result goes."""
+    """Where results go, a file for each point; what is finished there is not computed again."""
     page: Path | None = None
     """Where ren_variance.md and its figure go, if not to `out`; docs/results replaces the committed ones."""
 
@@ -56,12 +59,10 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.Dataset:
-    points = [("batch size", n, (4, 4, n)) for n in settings.batch_sizes]
-    points += [("fan-in", p, (p, 4, 4)) for p in settings.fans]
-    points += [("fan-out", q, (4, q, 4)) for q in settings.fans]
+    points = _points(settings)
     drawn = {"draws": settings.draws, "guesses_per_batch": settings.guesses_per_batch}
-    sizes = drawn | {"n_examples": settings.population, "seed": settings.seed}
-    rows = [point(*shape, **sizes) for _, _, shape in tqdm(points, unit="point")]
+    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    rows = [results.dataset(_name(shape)) for _, _, shape in points]
     index = xr.Dataset(coords={"point": np.arange(len(points))})
     dataset = xr.concat(rows, dim="point").assign_coords(
         sweep=("point", [sweep for sweep, _, _ in points]), value=("point", [value for _, value, _ in points])
@@ -77,6 +78,28 @@ def main(settings: Settings) -> xr.Dataset:
     pages.write("ren_variance", text, {"": figures.figure(dataset)}, settings.out, settings.page)
     print(text)
     return dataset
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """Every shape, once."""
+    sizes = command_line.depends_on(settings, "draws", "guesses_per_batch", "seed")
+    sizes |= {"n_examples": settings.population}
+    shapes = dict.fromkeys(shape for _, _, shape in _points(settings))
+    return [
+        Cell(_name(shape), point, {"fan_in": shape[0], "fan_out": shape[1], "batch": shape[2]} | sizes)
+        for shape in shapes
+    ]
+
+
+def _points(settings: Settings) -> list[tuple[str, int, Shape]]:
+    """Sweep, its value, and the shape: fan-in, fan-out and batch size."""
+    points: list[tuple[str, int, Shape]] = [("batch size", n, (4, 4, n)) for n in settings.batch_sizes]
+    points += [("fan-in", p, (p, 4, 4)) for p in settings.fans]
+    return points + [("fan-out", q, (4, q, 4)) for q in settings.fans]
+
+
+def _name(shape: Shape) -> str:
+    return "cells/fan_in_{}_fan_out_{}_batch_{}".format(*shape)
 
 
 if __name__ == "__main__":

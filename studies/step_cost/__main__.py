@@ -17,14 +17,17 @@ import torch
 import xarray as xr
 
 from fganalysis.results import store
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
+from studies.kit.machine import machine
 from studies.step_cost import figures
 from studies.step_cost import page as step_cost_page
-from studies.step_cost.cells import measure
+from studies.step_cost.cells import timed
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Logged):
     """The MLP 40-w-w-w-10 without biases, on random inputs."""
 
     widths: tuple[int, ...] = (128, 512)
@@ -40,7 +43,7 @@ class Settings:
     threads: int = 0
     """Threads of torch; 0 leaves its own choice."""
     out: Path = Path("results/step_cost")
-    """Where the result goes."""
+    """Where results go, a file for each width; what is finished there is not timed again."""
     page: Path | None = None
     """Where step_cost.md and its figure go, if not to `out`; docs/results replaces the committed ones."""
 
@@ -51,8 +54,8 @@ class Settings:
 def main(settings: Settings) -> xr.Dataset:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    sizes = (settings.batch, settings.rounds, settings.slow_rounds, settings.slow_examples)
-    parts = [measure(width, *sizes) for width in settings.widths]
+    results = run_cells(cells(settings), settings.out)
+    parts = [results.dataset(_name(width))["seconds"] for width in settings.widths]
     dataset = xr.concat(parts, dim=xr.IndexVariable("width", list(settings.widths))).to_dataset(name="seconds")
     dataset["seconds"].attrs = {"units": "s", "long_name": "wall time of one training step"}
     dataset["ratio"] = dataset["seconds"] / dataset["seconds"].sel(gradient="backpropagation")
@@ -64,6 +67,17 @@ def main(settings: Settings) -> xr.Dataset:
     pages.write("step_cost", text, figures.figures(dataset), settings.out, settings.page)
     print(text)
     return dataset
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """Every width. Times depend on the machine, and are measured one after the other with the threads of torch."""
+    chosen = command_line.depends_on(settings, "batch", "rounds", "slow_rounds", "slow_examples")
+    here = {"threads": torch.get_num_threads(), "machine": machine()}
+    return [Cell(_name(width), timed, {"width": width} | chosen | here, threads=None) for width in settings.widths]
+
+
+def _name(width: int) -> str:
+    return f"cells/width_{width}"
 
 
 if __name__ == "__main__":

@@ -52,6 +52,14 @@ STEPS: dict[str, str | Estimator] = {
 SLOW = (EXACT, NEWTON_SCHULZ)
 
 
+def timed(
+    width: int, batch: int, rounds: int, slow_rounds: int, slow_examples: int, threads: int, machine: str
+) -> xr.Dataset:
+    """The seconds of `measure`, by a number of torch's threads on a machine, which the process is told beforehand."""
+    seconds = measure(width, batch, rounds, slow_rounds, slow_examples)
+    return seconds.to_dataset(name="seconds").assign_attrs(threads=threads, machine=machine)
+
+
 def measure(width: int, batch: int, rounds: int, slow_rounds: int, slow_examples: int) -> xr.DataArray:
     """Seconds of a step, (gradient, round); NaN where an estimator did not take part in the round.
 

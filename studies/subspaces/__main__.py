@@ -14,30 +14,30 @@ A cell is one training (width, method, seed), or one descent (seed), and one fil
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 import xarray as xr
-from tqdm import tqdm
 
+import fganalysis as fga
 from fganalysis.results import store
-from studies.kit import command_line, kept_cells, pages
+from fganalysis.results.cells import run_cells
+from fganalysis.results.identity import Cell
+from studies.kit import command_line, pages
 from studies.kit.command_line import DatasetName
+from studies.kit.digests import digests
 from studies.subspaces import answers, collection, descent
 from studies.subspaces import figures as subspace_figures
-from studies.subspaces.cells import METHODS, VERSION, Training, training_cell
+from studies.subspaces.cells import METHODS, Training, training_cell
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """What is trained, when it is looked at, and how closely."""
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
@@ -67,7 +67,7 @@ class Settings:
     dataset: DatasetName = "mnist1d"
     """What the networks are trained on."""
     workers: int = 2
-    """Processes, of one thread each."""
+    """Processes that compute cells side by side, each on one thread."""
     out: Path = Path("results/subspaces")
     """Where cells go, and the collected ones, subspaces.nc."""
     page: Path | None = None
@@ -83,33 +83,11 @@ class Settings:
             raise ValueError(f"sampled_width must be at least the first width, {self.widths[0]}: nothing is sampled")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One unit of work: its file, and the settings that its result depends on."""
-
-    path: Path
-    training: Training | None
-    descent: descent.Settings | None
-
-    def settings(self) -> dict[str, object]:
-        chosen = self.training or self.descent
-        assert chosen is not None
-        version = {"version": VERSION} if self.training is not None else {}
-        return dataclasses.asdict(chosen) | version
-
-    def finished(self) -> bool:
-        return kept_cells.is_finished(self.path, self.settings())
-
-    def compute(self) -> xr.DataTree:
-        if self.training is not None:
-            return training_cell(self.training, self.path.with_suffix(""))
-        assert self.descent is not None
-        return xr.DataTree(descent.descend(self.descent))
-
-
 def cells(settings: Settings) -> list[Cell]:
     """Every cell of the study, those that take longest first."""
-    steps_per_epoch = -(-_n_examples(settings.dataset) // settings.training_batch)
+    data = digests(settings.dataset)
+    n_examples = len(fga.datasets.load(settings.dataset).train_inputs)
+    steps_per_epoch = -(-n_examples // settings.training_batch)
     common = min(settings.epochs) * steps_per_epoch
     found = []
     for width, epochs in sorted(zip(settings.widths, settings.epochs, strict=True), reverse=True):
@@ -131,7 +109,9 @@ def cells(settings: Settings) -> list[Cell]:
                     learning_rate=settings.learning_rate,
                     dataset=settings.dataset,
                 )
-                found.append(Cell(settings.out / f"width_{width}" / f"{method}_seed_{seed}.nc", training, None))
+                found.append(
+                    Cell(_name(width, method, seed), training_cell, {"training": training}, data, resumes=True)
+                )
     for seed in settings.seeds:
         own = descent.Settings(
             width=settings.descent_width,
@@ -141,86 +121,57 @@ def cells(settings: Settings) -> list[Cell]:
             seed=seed,
             dataset=settings.dataset,
         )
-        found.append(Cell(settings.out / "descent" / f"seed_{seed}.nc", None, own))
+        found.append(Cell(_descent_name(seed), descent.descend, {"settings": own}, data))
     return found
 
 
 def main(settings: Settings) -> xr.Dataset:
     """Computes what is missing, collects it, and writes the answers and figures."""
     wanted, kept, started = cells(settings), settings.out / "subspaces.nc", time.perf_counter()
-    computed = run(wanted, settings.workers)
+    results = run_cells(wanted, settings.out, workers=settings.workers)
     trainings = {
-        (width, method, seed): store.read(settings.out / f"width_{width}" / f"{method}_seed_{seed}.nc")
+        (width, method, seed): results[_name(width, method, seed)]
         for width in settings.widths
         for method in METHODS
         for seed in settings.seeds
     }
     descents = xr.concat(
-        [store.read(settings.out / "descent" / f"seed_{seed}.nc").to_dataset() for seed in settings.seeds],
+        [results.dataset(_descent_name(seed)) for seed in settings.seeds],
         dim=xr.IndexVariable("seed", list(settings.seeds)),
     )
     collected = collection.collect(trainings, descents, settings.k)
-    chosen = {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("out", "page")}
-    if computed == len(wanted):
+    made_of = sorted(results.identities.values())
+    collected.attrs["made_of"] = hashlib.sha256("\n".join(made_of).encode()).hexdigest()
+    if results.computed == len(wanted):
         took = {"minutes": (time.perf_counter() - started) / 60, "workers": settings.workers, "cores": os.cpu_count()}
         collected.attrs["whole_run"] = json.dumps(took)
-    elif not computed and (before := kept_cells.finished(kept, chosen)) is not None and "whole_run" in before.attrs:
-        collected.attrs["whole_run"] = before.attrs["whole_run"]
-    kept_cells.write(collected, kept, chosen)
+    elif not results.computed and (before := _before(kept)).get("made_of") == collected.attrs["made_of"]:
+        collected.attrs |= {name: value for name, value in before.items() if name == "whole_run"}
+    collected.attrs["study_settings"] = json.dumps(command_line.depends_on(settings), sort_keys=True)
+    store.write(collected, kept)
     text = answers.answers(store.read(kept).to_dataset())  # The page says what is kept and nothing else.
     figures = subspace_figures.figures(trainings, collected, settings.k)
     folder = pages.write("subspaces", text, figures, settings.out, settings.page, with_result=True)
     print(text)
     print(f"Cells are in {settings.out}, their collection, the answers and figures in {folder}")
-    print(f"It took {(time.perf_counter() - started) / 60:.1f} minutes for {computed} of {len(wanted)} cells")
+    print(f"It took {(time.perf_counter() - started) / 60:.1f} minutes for {results.computed} of {len(wanted)} cells")
     return collected
 
 
-def run(wanted: Iterable[Cell], workers: int) -> int:
-    """Computes the cells that are not finished, each in a process of one thread, and says how many those were."""
-    missing = [cell for cell in wanted if not cell.finished()]
-    if missing:
-        with _computing(workers) as each:
-            for _ in tqdm(each(missing), "cells", len(missing), unit="cell"):
-                pass
-    return len(missing)
-
-
-def _finish(cell: Cell) -> Path:
-    kept_cells.write(cell.compute(), cell.path, cell.settings())
-    return cell.path
-
-
-@contextmanager
-def _computing(workers: int) -> Iterator[Callable[[list[Cell]], Iterable[Path]]]:
-    """A map over cells, in this process or in several.
-
-    Threads would not do: torch's forward mode, which captures the derivatives, has one state for the whole process. A
-    Pool's processes end when this one is killed. Each has one thread: networks this small are slower with two.
-    """
-    if workers == 1:
-        yield lambda missing: map(_finish, missing)
-        return
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))  # Read when a process first loads its libraries.
+def _before(kept: Path) -> dict[Any, Any]:
+    """The attributes of an earlier collection, or none."""
     try:
-        with multiprocessing.get_context("spawn").Pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as p:
-            yield lambda missing: p.imap_unordered(_finish, missing)
-            p.close()  # Ended by themselves, the processes leave no locks behind that Python complains of.
-            p.join()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        return store.read(kept).attrs
+    except ValueError:
+        return {}
 
 
-def _n_examples(dataset: str) -> int:
-    from fganalysis.training.datasets import load
+def _name(width: int, method: str, seed: int) -> str:
+    return f"width_{width}/{method}_seed_{seed}"
 
-    return len(load(dataset).train_inputs)
+
+def _descent_name(seed: int) -> str:
+    return f"descent/seed_{seed}"
 
 
 if __name__ == "__main__":

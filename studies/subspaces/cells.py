@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint
 from fganalysis.training.datasets import Dataset
 from fganalysis.training.evaluation import evaluate
+from studies.kit import resumed
 from studies.subspaces.curvature_shares import curvature_shares
 from studies.subspaces.mean_guesses import beside, overlaps
 from studies.subspaces.turning import turning
@@ -40,7 +41,6 @@ MANY_EXAMPLES = 256  # for what needs no decomposition of every example's Jacobi
 MEASURED = ("squared_bias", "variance", "efficiency")
 FOLLOWED = "backpropagation"  # has many steps in /path, at one of which its loss is that of a slower one after its last
 LOOKED_AT = 10  # of them, each a third later than the one before
-VERSION = 3  # of what a cell keeps: one that keeps less is computed again
 
 
 @dataclass(frozen=True)
@@ -74,25 +74,25 @@ class Training:
 
 
 def training_cell(training: Training, scratch: Path) -> xr.DataTree:
-    """Trains, looks, and leaves nothing in ``scratch``, the folder of the checkpoints."""
+    """Trains and looks; what is finished of that is in ``scratch``, so that a killed cell goes on from there."""
     data = fga.datasets.load(training.dataset)
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
     width = training.width
     network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=training.seed)
     if training.method == "initialisation":
-        return xr.DataTree.from_dict(_looks(training, data, [_captured(network, data, 0)]))
+        return xr.DataTree.from_dict(_looks(training, data, [_captured(network, data, 0)], scratch))
     last = training.epochs * -(-len(data.train_inputs) // training.training_batch)
     steps = sorted({0, training.common_step, *(last >> halvings for halvings in range(7))})
     path = sorted(
         {round(last / (4 / 3) ** earlier) for earlier in range(LOOKED_AT if training.method == FOLLOWED else 1)}
     )
-    run = fga.train(
+    run = resumed.train(
         network,
         data,
         training.estimator(),
+        scratch,
         epochs=training.epochs,
         checkpoints=sorted({*steps, *path}),
-        out=scratch,
         batch_size=training.training_batch,
         optimizer=partial(torch.optim.AdamW, lr=training.learning_rate),
         seed=training.seed,
@@ -102,37 +102,46 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
     for step in steps:
         load_checkpoint(run.checkpoints[step], network)
         snapshots.append(_captured(network, data, step))
-    nodes = _looks(training, data, [one for one in snapshots if one.step in (training.common_step, last)])
+    nodes = _looks(training, data, [one for one in snapshots if one.step in (training.common_step, last)], scratch)
     nodes |= {"weights": weight_spectra([snapshots[0], snapshots[-1]]), "training": run.log}
     looks = []
     for step in path:
         load_checkpoint(run.checkpoints[step], network)
-        loss = evaluate(network, data, torch.nn.functional.cross_entropy)["loss"]
-        looks.append(overlaps(_captured(network, data, step, training.batch), training.k).assign(loss=loss))
+        looks.append(resumed.kept(scratch / f"path_{step}.nc", partial(_on_the_path, training, network, data, step)))
     nodes["path"] = xr.concat(looks, dim=xr.IndexVariable("step", path))
-    nodes["turning"] = turning(snapshots, training.k)
-    shutil.rmtree(scratch)
+    nodes["turning"] = resumed.kept(scratch / "turning.nc", partial(turning, snapshots, training.k))
     return xr.DataTree.from_dict(nodes)
+
+
+def _on_the_path(training: Training, network: torch.nn.Module, data: Dataset, step: int) -> xr.Dataset:
+    loss = evaluate(network, data, torch.nn.functional.cross_entropy)["loss"]
+    return overlaps(_captured(network, data, step, training.batch), training.k).assign(loss=loss)
 
 
 def _captured(network: torch.nn.Module, data: Dataset, step: int, examples: int = MANY_EXAMPLES) -> Snapshot:
     return fga.capture(network, torch.nn.functional.cross_entropy, *data.batch(examples), step=step)
 
 
-def _looks(training: Training, data: Dataset, snapshots: list[Snapshot]) -> dict[str, xr.Dataset]:
+def _looks(training: Training, data: Dataset, snapshots: list[Snapshot], scratch: Path) -> dict[str, xr.Dataset]:
     """What is looked at closely, at a few steps only."""
     few = [_captured(one.network, data, one.step, training.batch) for one in snapshots]
-    nodes = {
-        "subspace": [subspaces(one) for one in few],
-        "measured": [_measured(one, training) for one in few],
-        "beside": [beside(one, training.k) for one in few],
+    looks: dict[str, list[Callable[[], xr.Dataset]]] = {
+        "subspace": [partial(subspaces, one) for one in few],
+        "measured": [partial(_measured, one, training, scratch) for one in few],
+        "beside": [partial(beside, one, training.k) for one in few],
     }
     if training.closely:
-        nodes["curvature"] = [curvature_shares(one, training.k) for one in snapshots]
-    return {name: xr.concat(parts, dim=schema.STEP, data_vars="all", join="outer") for name, parts in nodes.items()}
+        looks["curvature"] = [partial(curvature_shares, one, training.k) for one in snapshots]
+    nodes = {}
+    for name, at_steps in looks.items():
+        parts = [
+            resumed.kept(scratch / f"{name}_{one.step}.nc", look) for one, look in zip(snapshots, at_steps, strict=True)
+        ]
+        nodes[name] = xr.concat(parts, dim=schema.STEP, data_vars="all", join="outer")
+    return nodes
 
 
-def _measured(snapshot: Snapshot, training: Training) -> xr.Dataset:
+def _measured(snapshot: Snapshot, training: Training, scratch: Path) -> xr.Dataset:
     """Sampled quantities over k; full rank stands under the width, which no rank exceeds."""
     guesses: dict[int, Estimator] = {training.k: OrthogonalUpstream(k=training.k, exact=training.closely)}
     if training.closely:
@@ -141,8 +150,13 @@ def _measured(snapshot: Snapshot, training: Training) -> xr.Dataset:
         guesses[training.width] = OrthogonalUpstream(k="rank")
     guesses = dict(sorted(guesses.items()))
     names = [quantity + suffix for quantity in MEASURED for suffix in ("", schema.SE, schema.LOW, schema.HIGH)]
+
+    def sampled(guess: Estimator) -> xr.Dataset:
+        sample = fga.sample(snapshot, guess, training.guesses, training.seed, workers=1)
+        return sample[names].drop_vars(schema.ESTIMATOR)
+
     parts = [
-        fga.sample(snapshot, guess, training.guesses, training.seed, workers=1)[names].drop_vars(schema.ESTIMATOR)
-        for guess in guesses.values()
+        resumed.kept(scratch / f"measured_{snapshot.step}_{k}.nc", partial(sampled, guess))
+        for k, guess in guesses.items()
     ]
     return xr.concat(parts, dim=xr.IndexVariable("k", list(guesses)))

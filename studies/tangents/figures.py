@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
-from studies.tangents.page import QUANTITIES, STRIDE, Z95
+from studies.tangents.cells import QUANTITIES, Z95
+from studies.tangents.page import STRIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,14 +8,8 @@ from scipy import special
 
 from studies.kit import pages
 from studies.kit.seeds import Interval
+from studies.tangents.cells import QUANTITIES, ROUTES, Z95
 
-QUANTITIES = {
-    "cosine": "cosine of the guess and the gradient",
-    "norm_ratio": "norm of the guess over that of the gradient",
-    "squared_error": "squared norm of the guess's error over that of the gradient",
-}
-ROUTES = ("direct", "rotated")
-Z95 = float(special.ndtri(0.975))  # Standard errors are already widened for Student's t: ± this many cover 95 %.
 STRIDE = 2  # Every other power of two of k is shown: a reader can distinguish six lines, but not eleven.
 
 

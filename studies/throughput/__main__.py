@@ -6,6 +6,7 @@ the rounds and the median of the round-by-round ratios are reported.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +15,21 @@ import xarray as xr
 
 from fganalysis.measuring.blocks import MOST_GROUPS
 from fganalysis.results import store
+from fganalysis.results.cells import Results, run_cells
+from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
 from studies.kit.command_line import Device
+from studies.kit.machine import machine
 from studies.throughput import by_law, figures, steps
 from studies.throughput import page as throughput_page
-from studies.throughput.cells import Sizes, measure, measure_directions, snapshot_of
+from studies.throughput.cells import timed_by_law, timed_directions, timed_guesses, timed_steps, timed_whole
 
+KEYS = ("activity", "weight")
 TITLES = {"mlp": "an MLP", "resnet": "a ResNet", "gpt": "a GPT"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Logged):
     """Time per guess over all layers, with every scalar metric."""
 
     network: steps.Network = "mlp"
@@ -54,7 +59,7 @@ class Settings:
     small: bool = False
     """Another ResNet or GPT, as small as can be: for a try."""
     out: Path = Path("results/throughput")
-    """Where the result goes."""
+    """Where results go, a file for each part; what is finished there is not timed again."""
     page: Path | None = None
     """Where throughput.md and its figure go, if not to `out`; docs/results replaces the committed ones."""
 
@@ -63,21 +68,20 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.Dataset:
+    results = run_cells(cells(settings), settings.out)
     if settings.by_law:
-        return _by_law(settings)
-    timed = steps.case(
-        settings.network, settings.device, width=settings.svd_width, batch=settings.batch, small=settings.small
-    )
-    dataset = steps.measure(timed, settings.rounds, settings.memory, settings.blocks)
+        return _by_law(settings, results)
+    dataset = results.dataset(_name(settings.network))
+    words, dataset.attrs = dataset.attrs["words"], {}
     drawn = {"steps": figures.steps_figure}
     name = f"throughput_{settings.network}"
     if settings.network == "mlp":
         name, drawn = "throughput", {"ratio": figures.figure}
-        dataset = dataset.merge(_against_others(settings))
+        dataset = dataset.merge(_against_others(settings, results))
     dataset.attrs = {
         "network": settings.network,
         "of": TITLES[settings.network],
-        "words": timed.words,
+        "words": words,
         "device": _device_name(settings.device),
         "threads": torch.get_num_threads(),
         "batch": settings.batch,
@@ -93,12 +97,10 @@ def main(settings: Settings) -> xr.Dataset:
     return dataset
 
 
-def _by_law(settings: Settings) -> xr.Dataset:
+def _by_law(settings: Settings, results: Results) -> xr.Dataset:
     """The time of a guess drawn by its law, which has a page of its own."""
-    each = max(2, settings.guesses // 20)
-    dataset = by_law.measure(settings.weights, each, settings.rounds)
-    dataset = dataset.merge(by_law.whole(settings.weights[-1], settings.guesses, settings.rounds))
-    dataset.attrs = {"guesses": settings.guesses, "each": each, "rounds": settings.rounds}
+    dataset = results.dataset(_name("by_law")).merge(results.dataset(_name("by_law_whole")))
+    dataset.attrs = {"guesses": settings.guesses, "each": _each(settings), "rounds": settings.rounds}
     store.write(dataset, settings.out / "throughput_by_law.nc")
     text = pages.render("throughput", by_law.values(dataset), "by_law.md.j2")
     drawn = {"times": figures.by_law_figure(dataset)}
@@ -107,19 +109,49 @@ def _by_law(settings: Settings) -> xr.Dataset:
     return dataset
 
 
-def _against_others(settings: Settings) -> xr.Dataset:
+def cells(settings: Settings) -> list[Cell]:
+    """Steps beside guesses; of MLPs also the contenders. Times depend on the machine and are measured in turn."""
+    on: dict[str, object] = {"threads": torch.get_num_threads(), "machine": machine(settings.device)}
+    if settings.by_law:
+        on |= {"rounds": settings.rounds}
+        each = {"weights": settings.weights, "n_guesses": _each(settings)}
+        whole = {"n_weights": settings.weights[-1], "n_guesses": settings.guesses}
+        return [
+            Cell(_name("by_law"), timed_by_law, on | each, threads=None),
+            Cell(_name("by_law_whole"), timed_whole, on | whole, threads=None),
+        ]
+    here = on | command_line.depends_on(settings, "device", "memory", "rounds", "batch")
+    own = command_line.depends_on(settings, "network", "small", "blocks") | {"width": settings.svd_width}
+    found = [Cell(_name(settings.network), timed_steps, here | own, threads=None)]
+    if settings.network == "mlp":
+        here |= {"seconds": settings.seconds}
+        for width, key in itertools.product(settings.widths, KEYS):
+            of = {"width": width, "estimator": key}
+            found.append(Cell(_name(f"{width}_{key}"), timed_guesses, here | of, threads=None))
+        found.append(Cell(_name("directions"), timed_directions, here | {"width": settings.svd_width}, threads=None))
+    return found
+
+
+def _each(settings: Settings) -> int:
+    """Guesses by their law to time one of them."""
+    return max(2, settings.guesses // 20)
+
+
+def _name(what: str) -> str:
+    return f"cells/{what}"
+
+
+def _against_others(settings: Settings, results: Results) -> xr.Dataset:
     """Of MLPs: the sampler beside what it is compared with, and the directions of W̃⊥."""
-    sizes = Sizes(settings.batch, settings.rounds, settings.seconds, settings.device, settings.memory)
-    results = [
-        measure(snapshot_of(width, sizes), key, sizes).expand_dims(width=[width], estimator=[key])
+    parts = [
+        results.dataset(_name(f"{width}_{key}")).drop_attrs().expand_dims(width=[width], estimator=[key])
         for width in settings.widths
-        for key in ("activity", "weight")
+        for key in KEYS
     ]
-    dataset = xr.combine_by_coords([times.to_dataset(name="seconds_per_guess") for times in results])
+    dataset = xr.combine_by_coords(parts)
     assert isinstance(dataset, xr.Dataset)
     dataset["seconds_per_guess"].attrs = {"units": "s", "long_name": "wall time per guess"}
-    directions = measure_directions(snapshot_of(settings.svd_width, sizes), sizes)
-    dataset["directions_seconds"] = directions
+    dataset["directions_seconds"] = results.dataset(_name("directions"))["directions_seconds"]
     return dataset
 
 

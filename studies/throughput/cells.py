@@ -14,7 +14,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, WeightPerturbation
 from fganalysis.measuring.sample import default_block_size
-from studies.throughput.steps import case
+from studies.throughput import by_law, steps
 
 CONTENDERS = ("sample", "draw", "jvp_loop", "vmap_jvp")
 K = 10  # Directions of W̃⊥.
@@ -33,7 +33,7 @@ class Sizes:
 
 
 def snapshot_of(width: int, sizes: Sizes) -> Snapshot:
-    return case("mlp", sizes.device, width=width, batch=sizes.batch).capture()
+    return steps.case("mlp", sizes.device, width=width, batch=sizes.batch).capture()
 
 
 def measure(snapshot: Snapshot, key: str, sizes: Sizes) -> xr.DataArray:
@@ -131,3 +131,57 @@ def _timed(run: Callable[[int], object], n_guesses: int, device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def timed_steps(
+    network: steps.Network,
+    width: int,
+    small: bool,
+    blocks: int,
+    device: str,
+    memory: int,
+    rounds: int,
+    batch: int,
+    threads: int,
+    machine: str,
+) -> xr.Dataset:
+    """What `steps.measure` times, by a number of torch's threads on a machine, which the process is told beforehand."""
+    timed = steps.case(network, device, width=width, batch=batch, small=small)
+    dataset = steps.measure(timed, rounds, memory, blocks)
+    return dataset.assign_attrs(words=timed.words, threads=threads, machine=machine)
+
+
+def timed_guesses(
+    width: int,
+    estimator: str,
+    device: str,
+    memory: int,
+    rounds: int,
+    batch: int,
+    seconds: float,
+    threads: int,
+    machine: str,
+) -> xr.Dataset:
+    """What `measure` times of one estimator at one width."""
+    sizes = Sizes(batch, rounds, seconds, device, memory)
+    times = measure(snapshot_of(width, sizes), estimator, sizes)
+    return times.to_dataset(name="seconds_per_guess").assign_attrs(threads=threads, machine=machine)
+
+
+def timed_directions(
+    width: int, device: str, memory: int, rounds: int, batch: int, seconds: float, threads: int, machine: str
+) -> xr.Dataset:
+    """What `measure_directions` times at one width."""
+    sizes = Sizes(batch, rounds, seconds, device, memory)
+    times = measure_directions(snapshot_of(width, sizes), sizes)
+    return times.to_dataset(name="directions_seconds").assign_attrs(threads=threads, machine=machine)
+
+
+def timed_by_law(weights: tuple[int, ...], n_guesses: int, rounds: int, threads: int, machine: str) -> xr.Dataset:
+    """What `by_law.measure` times."""
+    return by_law.measure(weights, n_guesses, rounds).assign_attrs(threads=threads, machine=machine)
+
+
+def timed_whole(n_weights: int, n_guesses: int, rounds: int, threads: int, machine: str) -> xr.Dataset:
+    """What `by_law.whole` times."""
+    return by_law.whole(n_weights, n_guesses, rounds).assign_attrs(threads=threads, machine=machine)

@@ -8,27 +8,26 @@ cost, is `studies.step_cost`.
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import xarray as xr
-from tqdm import tqdm
 
 from fganalysis.results import store
-from studies.kit import command_line, kept_cells, pages
-from studies.wang2025 import cells, collected, figures
+from fganalysis.results.cells import Results, run_cells
+from fganalysis.results.identity import Cell
+from studies.kit import command_line, kept_networks, pages
+from studies.kit.digests import digests
+from studies.wang2025 import collected, figures
 from studies.wang2025 import page as wang2025_page
-from studies.wang2025.cells import Training
+from studies.wang2025.cells import Training, guesses_after, measured, trained
 
 MAIN = ("backpropagation", "weight", "activity", "upstream", "orthogonal, k = 10")  # The rows of table 3.
 TABLE_1 = ("orthogonal, k = rank", "orthogonal, k = 25", "orthogonal, k = 1")  # Beside those that table 3 has.
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(command_line.Running):
     """Without a choice, --quick."""
 
     quick: bool = False
@@ -39,8 +38,6 @@ class Settings:
     """Seeds of every cell, instead of three or five."""
     epochs: int | None = None
     """Passes over the training set, instead of 60 or 300."""
-    workers: int = 2
-    """Trainings side by side, each on one thread."""
     wide_seeds: int = 2
     """Seeds of the costliest cell, orthogonal at width 512, and of the control with more subspace iterations."""
     out: Path = Path("results/wang2025")
@@ -48,7 +45,9 @@ class Settings:
     page: Path | None = None
     """Where the page, its figures and wang2025.nc go, if not to `out`; docs/results replaces the committed ones."""
     resume_from: Path | None = None
-    """The results of an unfinished run, from any machine: its trainings are taken over as they are."""
+    """The collected results of another run, whose trainings are taken over as they are, by whatever code."""
+    workers: int = 2
+    """Processes that compute cells side by side, each on one thread."""
 
     def __post_init__(self) -> None:
         command_line.check(self)
@@ -57,38 +56,68 @@ class Settings:
 
 
 def main(settings: Settings) -> xr.DataTree:
-    trainings = grid(settings)
-    folder = settings.out / ("full" if settings.full else "quick")
-    if settings.resume_from is not None:
-        before = store.read(settings.resume_from)
-        if "training" not in before.children or "epochs" not in before.attrs:
-            raise ValueError(f"resume_from must be a wang2025.nc of this study, got {settings.resume_from}")
-        for one, dataset in collected.cells(before).items():
-            if one in trainings and _finished(one, folder) is None:
-                _write(one, dataset, folder)
-    missing = [one for one in trainings if _finished(one, folder) is None]
-    print(f"{len(trainings) - len(missing)} of {len(trainings)} trainings are finished in {folder}")
-    if missing:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(settings.workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            running = [pool.submit(_compute, one, folder) for one in missing]
-            for future in tqdm(as_completed(running), total=len(running), unit="training"):
-                future.result()
-    return report(settings)
-
-
-def report(settings: Settings) -> xr.DataTree:
-    """Figures, page, results and printed tables from the trainings that are finished."""
+    """Computes what is missing, collects it, and writes the page and its figures."""
     folder = settings.out / ("full" if settings.full else "quick")
     trainings = grid(settings)
-    kept = {one: dataset for one in trainings if (dataset := _finished(one, folder)) is not None}
-    tree = collected.collect(kept)
-    tree.attrs["trainings"] = f"{len(kept)} of {len(trainings)}"
+    taken = _taken_over(settings.resume_from, trainings)
+    data = digests("mnist1d")
+    own = [one for one in trainings if one not in taken]
+    networks = run_cells([training_cell(one, data) for one in own], folder, workers=settings.workers)
+    guesses = [metrics_cell(one, guess, data, networks) for one in own for guess in guesses_after(one)]
+    metrics = run_cells(guesses, folder, workers=settings.workers)
+    found = {one: taken[one] if one in taken else _joined(one, networks, metrics) for one in trainings}
+    tree = collected.collect(found)
+    tree.attrs["trainings"] = f"{len(found)} of {len(trainings)}"
+    if taken:
+        tree.attrs["taken_over"] = f"{len(taken)} trainings of {settings.resume_from}"
     store.write(tree, folder / "wang2025.nc")
-    drawn = figures.figures(tree)
-    pages.write("wang2025", wang2025_page.page(tree), drawn, folder, settings.page, with_result=True)
+    pages.write("wang2025", wang2025_page.page(tree), figures.figures(tree), folder, settings.page, with_result=True)
     print(wang2025_page.text(tree))
     return tree
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """The trainings that the settings ask for. What is measured after them follows from them."""
+    data = digests("mnist1d")
+    return [training_cell(one, data) for one in grid(settings)]
+
+
+def training_cell(training: Training, data: dict[str, str]) -> Cell:
+    return Cell(_name(training), trained, {"training": training}, data, resumes=True)
+
+
+def metrics_cell(training: Training, guess: str, data: dict[str, str], networks: Results) -> Cell:
+    """The metrics of one kind of guess on the network that a training's cell holds."""
+    name = _name(training)
+    return Cell(
+        f"{name}_measured/{_slug(guess)}",
+        measured,
+        {"training": training, "guess": guess},
+        data | {"network": kept_networks.digest(networks, name)},
+        places={"network": networks.path(name)},
+    )
+
+
+def _joined(training: Training, networks: Results, metrics: Results) -> xr.Dataset:
+    """All that is known of one training."""
+    name = _name(training)
+    rows = [metrics.dataset(f"{name}_measured/{_slug(guess)}") for guess in guesses_after(training)]
+    parts = [networks.dataset(name), *([xr.concat(rows, dim="guess_kind", data_vars="all")] if rows else [])]
+    return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="override")
+
+
+def _taken_over(source: Path | None, trainings: list[Training]) -> dict[Training, xr.Dataset]:
+    """The trainings of a collected result. They do not become cells, whose identity would claim another origin."""
+    if source is None:
+        return {}
+    before = store.read(source)
+    if "training" not in before.children or "epochs" not in before.attrs:
+        raise ValueError(f"resume_from must be a wang2025.nc of this study, got {source}")
+    known = collected.cells(before)
+    taken = {one: known[one] for one in trainings if one in known}
+    made = before.attrs.get("git_commit", "unknown")
+    print(f"{len(taken)} of {len(trainings)} trainings are taken over from {source}, made by the code of commit {made}")
+    return taken
 
 
 def grid(settings: Settings) -> list[Training]:
@@ -109,25 +138,12 @@ def grid(settings: Settings) -> list[Training]:
     return trainings
 
 
-def _path(training: Training, folder: Path) -> Path:
-    method = training.method.replace(",", "").replace(" = ", "_").replace(" ", "_")
-    return folder / f"width_{training.width}" / method / f"seed_{training.seed}.nc"
+def _name(training: Training) -> str:
+    return f"width_{training.width}/{_slug(training.method)}/seed_{training.seed}"
 
 
-def _finished(training: Training, folder: Path) -> xr.Dataset | None:
-    """The cell where it is there and was made with these settings."""
-    tree = kept_cells.finished(_path(training, folder), asdict(training))
-    return None if tree is None else tree.to_dataset()
-
-
-def _compute(training: Training, folder: Path) -> None:
-    if _finished(training, folder) is not None:  # By another run of the study, meanwhile.
-        return
-    _write(training, cells.cell(training), folder)
-
-
-def _write(training: Training, dataset: xr.Dataset, folder: Path) -> None:
-    kept_cells.write(dataset, _path(training, folder), asdict(training))
+def _slug(name: str) -> str:
+    return name.replace(",", "").replace(" = ", "_").replace(" ", "_")
 
 
 if __name__ == "__main__":

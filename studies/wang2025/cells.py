@@ -1,15 +1,19 @@
-"""One training of `studies.wang2025`: the seed paper's MLP trained by one method at one width from one seed.
+"""The cells of `studies.wang2025`: the seed paper's MLP trained by one method at one width from one seed, and measured.
 
-train_accuracy, test_accuracy, loss (step)              the log
-jacobian_rank, overlap, squared_overlap (when, layer)  of the upstream Jacobian, before and after (figure 1)
-variance, bias (guess_kind, layer)                      as the paper defines them, after training (tables 2 and 5)
-covariance_norm (guess_kind, layer)                     predicted, up to table 2's width; not in the oldest cells
+`trained`
+    train_accuracy, test_accuracy, loss (step)              the log
+    jacobian_rank, overlap, squared_overlap (when, layer)  of the upstream Jacobian, before and after (figure 1)
+    /network                                                the weights after training
+`measured`, for one kind of guess on the trained network
+    variance, bias (guess_kind, layer)                      as the paper defines them (tables 2 and 5)
+    covariance_norm (guess_kind, layer)                     predicted, up to table 2's width
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +35,7 @@ from fganalysis.estimators import (
 from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
+from studies.kit import kept_networks, resumed
 
 BATCH = 512  # The paper's.
 LEARNING_RATE = 1e-4  # The paper's, for AdamW.
@@ -98,7 +103,7 @@ WIDEST_DECOMPOSED = 128
 
 @dataclass(frozen=True)
 class Training:
-    """What a cell depends on."""
+    """One training, and what its cell depends on."""
 
     method: str
     width: int
@@ -106,30 +111,43 @@ class Training:
     epochs: int
 
 
-def cell(training: Training) -> xr.Dataset:
+def trained(training: Training, scratch: Path) -> xr.DataTree:
     """Trains on MNIST-1D with one guess a step, and looks at the network before and after."""
     data = fga.datasets.load("mnist1d")
-    width = training.width
-    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=training.seed)
-    run = fga.train(
+    network = _network(training)
+    run = resumed.train(
         network,
         data,
         METHODS[training.method],
+        scratch,
         epochs=training.epochs,
         batch_size=BATCH,
         optimizer=partial(torch.optim.AdamW, lr=LEARNING_RATE),
         seed=training.seed,
         log_every=100,
     )
-    batch = data.batch(BATCH)
-    looks = [_look(one, *batch) for one in (network, run.network)]
+    looks = [_look(one, *data.batch(BATCH)) for one in (network, run.network)]
     before_after = xr.concat(looks, dim=xr.IndexVariable("when", ["before", "after"]))
-    parts = [run.log, before_after]
-    guesses = MEASURED.get(training.method, {})
-    chosen = {name: one for name, one in guesses.items() if name != "orthogonal, bottom" or width <= WIDEST_DECOMPOSED}
-    if chosen:
-        parts.append(_metrics(_captured(run.network, *batch), chosen, training.seed))
-    return xr.merge(parts, combine_attrs="override")
+    whole = xr.merge([run.log, before_after], combine_attrs="override")
+    return xr.DataTree.from_dict({"/": whole, kept_networks.NODE: kept_networks.as_dataset(run.network)})
+
+
+def guesses_after(training: Training) -> list[str]:
+    """The kinds of guesses that are measured after a training."""
+    kinds = MEASURED.get(training.method, {})
+    return [name for name in kinds if name != "orthogonal, bottom" or training.width <= WIDEST_DECOMPOSED]
+
+
+def measured(training: Training, guess: str, network: Path) -> xr.Dataset:
+    """The paper's metrics of one kind of guess on the network of a training's cell."""
+    batch = fga.datasets.load("mnist1d").batch(BATCH)
+    snapshot = _captured(kept_networks.restored(_network(training), network), *batch)
+    return _metrics(snapshot, {guess: MEASURED[training.method][guess]}, training.seed)
+
+
+def _network(training: Training) -> torch.nn.Module:
+    width = training.width
+    return fga.networks.mlp([40, width, width, width, 10], bias=False, seed=training.seed)
 
 
 def _captured(network: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Snapshot:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
@@ -82,37 +80,12 @@ def test_the_page_quotes_the_result(finished: Finished) -> None:
             assert all(array.attrs["units"] and array.attrs["long_name"] for array in node.data_vars.values())
 
 
-def test_a_second_run_computes_nothing(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_computes_nothing(finished: Finished) -> None:
     written = {path: path.stat().st_mtime_ns for path in (finished.settings.out / "cells").iterdir()}
     assert len(written) == 2 * 8 + 2 + 2
-
-    def never(**settings: object) -> xr.Dataset:
-        raise AssertionError(f"computed again: {settings}")
-
-    for name in ("coverage", "false_alarms", "power"):
-        monkeypatch.setattr(calibration, name, never)
     again = calibration.main(finished.settings)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     xr.testing.assert_identical(again["power"].to_dataset(), finished.tree["power"].to_dataset())
-
-
-def test_a_coverage_from_before_intervals_could_be_wide_is_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = dataclasses.replace(
-        TINY, repeats=8, guesses=(64,), estimators=("activity",), out=tmp_path / "out", page=tmp_path / "page"
-    )
-    honest = cells.coverage
-
-    def older(**settings: Any) -> xr.Dataset:
-        return honest(**settings).drop_vars("said_wide")
-
-    with tqdm(disable=True) as bar:
-        with monkeypatch.context() as patch, pytest.raises(KeyError, match="said_wide"):
-            patch.setattr(calibration, "coverage", older)
-            patch.setattr(calibration, "VERSION", 1)
-            calibration._coverage(few, 64, bar)
-        assert "said_wide" in calibration._coverage(few, 64, bar)
 
 
 def test_hard_settings_have_a_table_of_their_own(finished: Finished) -> None:

@@ -17,8 +17,7 @@ import xarray as xr
 
 from fganalysis.results import store
 from fganalysis.training import datasets
-from studies.kit import command_line, kept_cells, pages
-from tests.unit.results.damaged import damage
+from studies.kit import command_line, pages
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies"
 STUDIES = sorted(path.parent.name for path in FOLDER.glob("*/__main__.py"))
@@ -173,46 +172,3 @@ def test_a_page_goes_to_the_results_unless_it_is_told_otherwise(tmp_path: Path) 
     assert {path.name for path in committed.iterdir()} == {"study.md", "study.nc", "study.png", "study_error.png"}
     pages.write("other", "third\n", {}, out, tmp_path / "third")
     assert [path.name for path in (tmp_path / "third").iterdir()] == ["other.md"]
-
-
-def made(value: float) -> xr.Dataset:
-    return xr.Dataset({"value": ("x", [value])})
-
-
-def test_a_cell_is_kept_until_its_settings_change(tmp_path: Path) -> None:
-    path = tmp_path / "cell.nc"
-    assert float(kept_cells.kept(path, {"seed": 0, "widths": (1, 2)}, lambda: made(1))["value"][0]) == 1
-    assert kept_cells.is_finished(path, {"widths": (1, 2), "seed": 0})
-    assert not kept_cells.is_finished(path, {"widths": (1, 2), "seed": 1})
-    assert float(kept_cells.kept(path, {"seed": 0, "widths": (1, 2)}, lambda: made(2))["value"][0]) == 1
-    assert float(kept_cells.kept(path, {"seed": 1, "widths": (1, 2)}, lambda: made(3))["value"][0]) == 3
-    assert [file.name for file in tmp_path.iterdir()] == ["cell.nc"]
-
-
-def test_a_damaged_cell_is_set_aside_named_and_computed_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "cell.nc"
-    kept_cells.kept(path, {"seed": 0}, lambda: made(1))
-    damage(path)
-    content = path.read_bytes()
-    assert float(kept_cells.kept(path, {"seed": 0}, lambda: made(2))["value"][0]) == 2
-    assert (tmp_path / "cell.nc.damaged").read_bytes() == content
-    shown = capsys.readouterr().out
-    assert f"{path} is damaged: " in shown and "the file is now cell.nc.damaged, and the cell is computed anew" in shown
-    for content in (b"", b"not a result", path.read_bytes()[:999]):
-        path.write_bytes(content)
-        assert float(kept_cells.kept(path, {"seed": 0}, lambda: made(3))["value"][0]) == 3
-
-
-def test_a_cell_that_cannot_be_read_is_left_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "cell.nc"
-    kept_cells.kept(path, {"seed": 0}, lambda: made(1))
-
-    def locked(file: object) -> None:
-        raise BlockingIOError
-
-    monkeypatch.setattr(store, "_refuse_locked", locked)
-    with pytest.raises(ValueError, match=r"cell\.nc is being written by another program"):
-        kept_cells.kept(path, {"seed": 0}, lambda: made(2))
-    assert [file.name for file in tmp_path.iterdir()] == ["cell.nc"]

@@ -89,10 +89,10 @@ def test_what_the_figures_draw_is_what_the_closed_forms_say(tree: xr.DataTree) -
         np.testing.assert_allclose(drawn, point["efficiency_predicted"].values[reached], rtol=1e-6)
 
 
-def test_measured_terms_are_those_of_sample() -> None:
+def test_measured_terms_are_those_of_sample(tmp_path: Path) -> None:
     """Another route: `fga.sample` of whole histories, with other noise."""
-    snapshot = fdfa_variance.snapshot_of(fga.datasets.load("digits"), 8, 0, 4, seed=0)
-    ours = fdfa_variance.measure(snapshot, [0.3], fdfa_variance.Sizes(128, 2, 17, 64), seed=3).isel(rate=0, time=-1)
+    snapshot = fdfa_variance.snapshot_of(fga.datasets.load("digits"), 8, 0, 4, seed=0, scratch=tmp_path)
+    ours = fdfa_variance.compared(snapshot, [0.3], fdfa_variance.Sizes(128, 2, 17, 64), seed=3).isel(rate=0, time=-1)
     other = fga.sample(snapshot, ForwardDirectFeedback(rate=0.3, steps=int(ours["step"])), n_guesses=256, seed=1)
     for layer in ("0", "2"):
         for name in ("variance", "mse", "efficiency"):
@@ -121,8 +121,6 @@ def test_a_second_run_computes_nothing(tree: xr.DataTree, folder: Path, monkeypa
     cells = sorted((folder / "out" / "cells").iterdir())
     assert len(cells) == 2 * 2 + 6 * (1 + 2)
     written = [cell.stat().st_mtime_ns for cell in cells]
-    monkeypatch.setattr(fdfa_variance, "measure", None)
-    monkeypatch.setattr(fdfa_training, "run", None)
     monkeypatch.setattr(figures, "figures", lambda tree: {})
     again = fdfa.main(settings_in(folder))
     assert [cell.stat().st_mtime_ns for cell in cells] == written
@@ -131,16 +129,23 @@ def test_a_second_run_computes_nothing(tree: xr.DataTree, folder: Path, monkeypa
         xr.testing.assert_equal(again[node].to_dataset(), tree[node].to_dataset())
 
 
-def test_training_logs_are_those_of_the_chosen_rate(tree: xr.DataTree, folder: Path) -> None:
+def test_training_logs_are_those_of_the_chosen_rate(tree: xr.DataTree, tmp_path: Path) -> None:
     training = tree["training"].to_dataset()
     assert training["step"].to_numpy().tolist() == [0, 23, 46]
     assert bool(training["loss"].notnull().all()) and bool((training["at_edge"] == 1).all())
     exact = training["cosine"].sel(gradient="backpropagation").isel(step=0)
     np.testing.assert_array_equal(exact, 1)
-    make = fdfa_training.gradients((0.1,), TINY.adam_rate)["FDFA, α = 0.1"]
     own = training.sel(gradient="FDFA, α = 0.1", seed=1)
     rate = float(own["learning_rate"])
-    log = fdfa_training.run(fga.datasets.load("digits"), make(1), 12, 2, 64, rate, 1)
+    sizes: dict[str, Any] = {
+        "width": 12,
+        "epochs": 2,
+        "batch_size": 64,
+        "learning_rate": rate,
+        "seed": 1,
+        "scratch": tmp_path,
+    }
+    log = fdfa_training.run("digits", "FDFA, α = 0.1", (0.1,), TINY.adam_rate, **sizes)
     np.testing.assert_array_equal(own["loss"], log["loss"])
 
 

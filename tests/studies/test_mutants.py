@@ -56,7 +56,7 @@ ONLY: dict[str, set[str]] = {
 def test_there_are_more_than_twenty_mutants_each_with_a_row_of_its_own() -> None:
     assert len(MUTANTS) >= 20
     rows = [*MUTANTS.values(), *CLAIMS]
-    assert len({mutants.file_of(row.name) for row in rows}) == len(rows)
+    assert len({mutants.name_of(row.name) for row in rows}) == len(rows)
     assert all(row.wrong for row in MUTANTS.values())
 
 

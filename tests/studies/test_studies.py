@@ -1,5 +1,6 @@
 """The studies, run whole with tiny settings: what they write, what they print, that a second run computes nothing."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import tyro
 import xarray as xr
 
 import fganalysis as fga
+from fganalysis.results.cells import run_cells
 from studies.bias_variance import __main__ as bias_variance
 from studies.facts import __main__ as facts
 from studies.ren_variance import __main__ as ren_variance
@@ -19,6 +21,7 @@ from studies.throughput import __main__ as throughput
 from studies.throughput.cells import CONTENDERS
 from tests.unit.results.damaged import damage
 
+LOSS = torch.nn.functional.cross_entropy
 TINY = bias_variance.Settings(
     widths=(16,), epochs=1, guesses=256, batch=16, dataset="digits", estimators=("activity", "upstream"), steps=(0, 3)
 )
@@ -30,36 +33,59 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
     settings = bias_variance.Settings(**(vars(TINY) | {"out": tmp_path}))
     bias_variance.main(settings)
     folder = tmp_path / "width_16" / "seed_0"
-    cells = [folder / "step_000000.nc", folder / "step_000003.nc"]
+    cells = sorted((folder / "cells").rglob("*.nc"))
+    names = [str(path.relative_to(folder / "cells").with_suffix("")) for path in cells]
+    kinds = ("activity", "subspaces", "upstream")
+    assert names == [f"step_{step:06d}/{kind}" for step in (0, 3) for kind in kinds] + ["training"]
     for name in ("overview", "bias_variance_weight", "cosine_activation"):
         assert (folder / f"{name}.png").stat().st_size > 5000
-    tree = fga.open_results(cells[1])
+    tree = fga.open_results(folder / "bias_variance.nc")
     assert tree["measured"]["estimator"].to_numpy().tolist() == ["activity", "upstream"]
+    assert tree["measured"]["step"].to_numpy().tolist() == tree["subspace"]["step"].to_numpy().tolist() == [0, 3]
     table = fga.agreement(tree)
-    # Some 200 comparisons: one beyond 4.5 comes by chance in a thousandth of runs, and the seed is fixed.
+    # Some 400 comparisons: one beyond 4.5 comes by chance in a thousandth of runs, and the seed is fixed.
     assert (table["largest |z|"] < 4.5).all()
     shown = capsys.readouterr().out
     assert "by chance" in shown
-    trained = folder / "training_log.nc"
-    times = [path.stat().st_mtime_ns for path in (*cells, trained)]
+    times = [path.stat().st_mtime_ns for path in cells]
     bias_variance.main(settings)
-    assert [path.stat().st_mtime_ns for path in (*cells, trained)] == times
+    assert [path.stat().st_mtime_ns for path in cells] == times
     again = capsys.readouterr().out
-    assert again.count("is finished") == 2
+    assert "1 of 1 cells are finished" in again and "6 of 6 cells are finished" in again
     # Accuracy, table and agreement are those of the first run, from what was kept.
     text = (folder / "bias_variance.md").read_text(encoding="utf-8")
     assert text in again and text in shown
     assert re.search(r"`(activity|upstream)` at step 0 \([\d.e-]+\) and `(activity|upstream)` at step 3 \(", text)
     for figure in re.findall(r"\]\((\w+\.png)\)", text):
         assert (folder / figure).exists()
-    damage(cells[1])
+    damage(cells[3])
     monkeypatch.setattr(bias_variance, "figures", Mock())  # The figures, drawn twice by now, take most of the time.
     bias_variance.main(settings)
-    assert (cells[0].stat().st_mtime_ns, cells[1].exists()) == (times[0], True)
+    kept = [path for path in cells if path != cells[3]]
+    assert [path.stat().st_mtime_ns for path in kept] == [*times[:3], *times[4:]]
     shown = capsys.readouterr().out
-    assert shown.count("is finished") == 1
-    assert f"{cells[1]} is damaged: " in shown and "the file is now step_000003.nc.damaged, and" in shown
-    assert (folder / "step_000003.nc.damaged").exists() and fga.open_results(cells[1]).attrs["study_settings"]
+    assert "5 of 6 cells are finished" in shown
+    assert f"{cells[3]} is damaged: " in shown and "the file is now activity.nc.damaged, and" in shown
+    assert cells[3].with_name("activity.nc.damaged").exists()
+    assert fga.open_results(folder / "bias_variance.nc").equals(tree)
+
+
+def test_an_estimator_that_cannot_be_measured_is_nan_with_its_reason(tmp_path: Path) -> None:
+    """A layer of four units has no ten directions: the guess refuses, and the others are measured."""
+    settings = bias_variance.Settings(**(vars(TINY) | {"out": tmp_path, "widths": (4,), "steps": (0,)}))
+    data = fga.datasets.load("digits")
+    networks = run_cells(bias_variance.trainings(settings, data), tmp_path)
+    chosen = dataclasses.replace(settings, estimators=("orthogonal", "activity"))
+    results = run_cells(bias_variance.cells(chosen, data, networks), tmp_path)
+    parts = [results[name] for name in results]
+    tree = bias_variance.joined([parts])
+    efficiency = tree["measured"]["efficiency"].isel(step=0).sel(space="weight", layer="all")
+    assert np.isnan(efficiency.sel(estimator="orthogonal")) and np.isfinite(efficiency.sel(estimator="activity"))
+    assert "orthogonal" in tree["measured"].attrs["not_measured"]
+    snapshot = fga.capture(fga.networks.mlp([64, 4, 4, 4, 10], bias=False, seed=0), LOSS, *data.batch(16))
+    whole = fga.diagnose(snapshot, ["orthogonal", "activity"], 256, 0, subspace=True)
+    for node in whole.children:
+        xr.testing.assert_equal(tree[node].to_dataset(), whole[node].to_dataset())
 
 
 @pytest.mark.parametrize(
@@ -177,27 +203,19 @@ def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, caps
     assert float(same_law["covariance_distance"].max()) < 1e-10
 
 
-def test_a_damaged_part_of_the_facts_is_computed_anew(tmp_path: Path) -> None:
-    settings = facts.Settings(out=tmp_path)
-    made = xr.Dataset({"value": ("x", [1.0, 2.0])})
-    facts._part(settings, "part", lambda: made)
-    damage(tmp_path / "part.nc")
-    xr.testing.assert_equal(facts._part(settings, "part", lambda: made), made)
-    assert {path.name for path in tmp_path.iterdir()} == {"part.nc", "part.nc.damaged"}
-
-
 @pytest.mark.parametrize("part", ["same_law", "joint_pass"])
-def test_facts_about_more_examples_than_there_are_is_refused(part: str) -> None:
+def test_facts_about_more_examples_than_there_are_is_refused(part: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a batch must be of at most the 4000 training examples, got 4001"):
-        facts.parts(facts.Settings(examples=4001))[part]()
+        run_cells([cell for cell in facts.cells(facts.Settings(examples=4001)) if cell.name == part], tmp_path)
 
 
 def test_a_change_of_settings_is_computed_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = vars(TINY) | {"out": tmp_path, "steps": (0,)}
     bias_variance.main(bias_variance.Settings(**settings))
     bias_variance.main(bias_variance.Settings(**(settings | {"guesses": 64})))
-    assert "is finished" not in capsys.readouterr().out
-    tree = fga.open_results(tmp_path / "width_16" / "seed_0" / "step_000000.nc")
+    shown = capsys.readouterr().out
+    assert shown.count("was made with guesses 256 instead of 64; the file is now ") == 2
+    tree = fga.open_results(tmp_path / "width_16" / "seed_0" / "bias_variance.nc")
     assert tree["measured"].sizes["guess"] == 64
 
 

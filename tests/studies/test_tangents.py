@@ -8,6 +8,7 @@ import torch
 
 from fganalysis.estimators import MultiTangent
 from studies.tangents import __main__ as tangents
+from studies.tangents import cells
 from studies.tangents.rotated import Rotated
 from theory import projection
 
@@ -24,11 +25,11 @@ def test_measured_meets_predicted_and_a_second_run_computes_nothing(
     dataset = run(tmp_path)
     shown = capsys.readouterr().out
     # Some 250 correlated comparisons, a fixed seed; and four tangents more at n = 64, k = 8 are seen.
-    for name in tangents.QUANTITIES:
+    for name in cells.QUANTITIES:
         assert float(abs(dataset[f"{name}_z"]).max()) < 4
         assert (dataset[f"{name}_z"].notnull() == (dataset["draws"] > 0)).all()
     point = dataset.sel(combine="orthogonal", n=64, k=8)
-    for route in tangents.ROUTES:
+    for route in cells.ROUTES:
         own = point.sel(route=route)
         assert abs(own["cosine"] - projection.mean_cosine(12, 64)) > 4 * own["cosine_se"]
     assert (dataset["draws"].sel(route="direct", n=64, k=8) == 78).all()
@@ -38,11 +39,11 @@ def test_measured_meets_predicted_and_a_second_run_computes_nothing(
     for figure in ("quality", "agreement"):
         assert f"(tangents_{figure}.png)" in page
         assert (tmp_path / "page" / f"tangents_{figure}.png").stat().st_size > 5000
-    cells = sorted((tmp_path / "out" / "cells").iterdir())
-    assert len(cells) == 7
-    written = [cell.stat().st_mtime_ns for cell in cells]
+    files = sorted((tmp_path / "out" / "cells").iterdir())
+    assert len(files) == 7
+    written = [cell.stat().st_mtime_ns for cell in files]
     assert run(tmp_path).identical(dataset)
-    assert [cell.stat().st_mtime_ns for cell in cells] == written
+    assert [cell.stat().st_mtime_ns for cell in files] == written
     assert not run(tmp_path, draws=20).identical(dataset)
 
 
@@ -93,7 +94,7 @@ def test_bad_settings_are_refused(change: dict[str, int], message: str) -> None:
 
 def test_one_tangent_more_is_seen_by_the_rotated_route() -> None:
     """The negative control of the rotation: degrees of freedom of n instead of n − 1 across the gradient."""
-    snapshot = tangents._snapshot(6, 3)
+    snapshot = cells._snapshot(6, 3)
     for n, right in ((6, True), (7, False)):
         guesses = MultiTangent(2, "orthogonal", Rotated(n))(snapshot, 20_000, torch.Generator().manual_seed(1))
         inner, squares = (scalars[1, 0].numpy() for scalars in guesses.inner_products(snapshot))

@@ -13,12 +13,12 @@ import fganalysis as fga
 from fganalysis import testing
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, OrthogonalUpstream, PreconditionedUpstream
+from fganalysis.results import store
 from studies.wang2025 import __main__ as wang2025
 from studies.wang2025 import cells as wang2025_cells
 from studies.wang2025 import collected, paper
 from studies.wang2025 import page as wang2025_page
 from studies.wang2025.cells import METHODS, RowSpace, Training
-from tests.unit.results.damaged import damage
 
 
 def tiny_snapshot() -> Snapshot:
@@ -255,22 +255,23 @@ def test_a_tiny_run_trains_writes_its_page_and_is_not_repeated(
     found = tree["jacobian"].to_dataset().sel(trained_by="orthogonal, k = 10", width=64, seed=0)
     np.testing.assert_allclose(found["overlap"].sel(layer=3), 1, atol=1e-4)  # Rank 10, so ten directions hold it all.
     np.testing.assert_allclose(found["jacobian_rank"].sel(layer=3), 10)
-    assert "0 of 2 trainings are finished" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    # A training and, after that by the orthogonal guess, the metrics of three kinds of guesses: a cell each.
+    assert "0 of 2 cells are finished" in shown and "0 of 3 cells are finished" in shown
+    assert set(tree["metrics"]["guess_kind"].values) == {"orthogonal", "upstream", "orthogonal, bottom"}
     assert (tmp_path / "quick" / "wang2025.nc").read_bytes() == (tmp_path / "page" / "wang2025.nc").read_bytes()
-    monkeypatch.setattr(wang2025_cells, "cell", None)  # Nothing may be computed again.
+    assert not list(tmp_path.rglob(".*"))
     elsewhere = wang2025.Settings(workers=1, out=tmp_path / "other", resume_from=tmp_path / "page" / "wang2025.nc")
-    for again in (settings, elsewhere):
+    for again, said in (
+        (settings, "2 of 2 cells are finished"),
+        (elsewhere, "2 of 2 trainings are taken over from"),
+    ):
         xr.testing.assert_allclose(wang2025.main(again), tree)
-        assert "2 of 2 trainings are finished" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert said in shown and "0 of 2 cells" not in shown and "0 of 3 cells" not in shown
+    # What is taken over is said, and is no cell, whose identity would claim that this code has made it.
+    assert "2 trainings of " in store.read(tmp_path / "other" / "quick" / "wang2025.nc").attrs["taken_over"]
+    assert not list((tmp_path / "other").rglob("seed_*"))
     with pytest.raises(ValueError, match=r"resume_from must be a wang2025\.nc of this study, got "):
-        other = wang2025._path(Training("backpropagation", 64, 0, 1), tmp_path / "quick")
+        other = tmp_path / "quick" / "width_64" / "backpropagation" / "seed_0.nc"
         wang2025.main(wang2025.Settings(workers=1, out=tmp_path / "other", resume_from=other))
-
-
-def test_a_damaged_training_is_set_aside(tmp_path: Path) -> None:
-    one = Training("backpropagation", 64, 0, 1)
-    wang2025._write(one, xr.Dataset({"loss": ("step", [1.0, 0.5])}), tmp_path)
-    assert wang2025._finished(one, tmp_path) is not None
-    damage(wang2025._path(one, tmp_path))
-    assert wang2025._finished(one, tmp_path) is None
-    assert not wang2025._path(one, tmp_path).exists()
