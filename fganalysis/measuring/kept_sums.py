@@ -24,7 +24,6 @@ from fganalysis.measuring.blocks import Seeds
 from fganalysis.measuring.guess_sums import GroupSums, GuessScalars
 from fganalysis.results import store
 
-LOG = logging.getLogger("fganalysis.measuring")
 SECONDS_BETWEEN = 60.0  # Between two writes of a run that goes on.
 
 
@@ -76,7 +75,8 @@ class KeptSums:
             raise ValueError(f"{self.path} cannot be read: {error.strerror}") from error
         wrong, tensors = self._checked(content)
         if wrong:
-            LOG.warning("%s %s; the file is now %s", self.path, wrong, store.set_aside(self.path).name)
+            aside = store.set_aside(self.path)
+            logging.getLogger(__name__).warning("%s %s; the file is now %s", self.path, wrong, aside.name)
             return 0
         n_guesses = tensors["inner_products"].shape[-1]
         if n_guesses > scalars.inner_products.shape[-1]:
