@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from fganalysis.arguments import check_flag, check_kind, check_whole, described, listed
+from fganalysis.arguments import check_flag, check_kind, check_path, check_whole, described, listed
 from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
@@ -38,6 +40,7 @@ def diagnose(
     subspace: bool | None = None,
     progress: bool = False,
     by_law: bool = False,
+    keep_sums: str | Path | None = None,
 ) -> xr.DataTree:
     """Measures every estimator, and predicts the same variables from theory.
 
@@ -49,6 +52,7 @@ def diagnose(
         snapshot: one snapshot, or several taken at different steps of one training.
         estimators: a key or an instance, or a list of these. n_guesses, seed, memory, progress, by_law: as in
             `sample`. An estimator whose guesses cannot be drawn by their law has no numbers, and the reason.
+        keep_sums: a folder for the sums of each estimator at each step, see `sample`.
         subspace: whether to compute /subspace. By default it is computed if `subspace_work` is at most `CHEAP`.
 
     Returns:
@@ -66,7 +70,15 @@ def diagnose(
     if subspace is not None:
         check_flag("subspace", subspace)
     check_flag("by_law", by_law)
-    measure = partial(sample, n_guesses=n_guesses, seed=seed, memory=memory, progress=progress, by_law=by_law)
+    if keep_sums is not None:
+        check_path("keep_sums", keep_sums)
+
+    def measure(snapshot: Snapshot, estimator: Estimator) -> xr.Dataset:
+        kept = None if keep_sums is None else Path(keep_sums) / _name_of_sums(snapshot, estimator)
+        return sample(
+            snapshot, estimator, n_guesses, seed, memory=memory, progress=progress, by_law=by_law, keep_sums=kept
+        )
+
     with full_precision(snapshots[0]):
         nodes = {
             "measured": _measured(snapshots, chosen, measure),
@@ -78,6 +90,13 @@ def diagnose(
     tree = xr.DataTree.from_dict(nodes)
     tree.attrs |= reasons
     return tree
+
+
+def _name_of_sums(snapshot: Snapshot, estimator: Estimator) -> str:
+    """The file of an estimator's sums, named by the step and its label, and by a hash as labels may be equal in it."""
+    words = re.sub("[^a-z0-9.=]+", "_", label(estimator).lower())[:60]
+    digest = hashlib.sha256(stable_name(estimator).encode()).hexdigest()[:8]
+    return f"step_{snapshot.step:06d}_{words}_{digest}.sums"
 
 
 def _estimators(given: Any) -> dict[str, Estimator]:

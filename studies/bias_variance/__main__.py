@@ -51,6 +51,8 @@ class Settings(command_line.Running):
     """Where the guesses are made."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""
+    keep_sums: bool = False
+    """Keeps sums over guesses, some megabytes a cell, from which a later run with more guesses continues."""
     out: Path = Path("results/bias_variance")
     """Where cells, results, pages and figures go; cells that are finished there are not computed again."""
 
@@ -98,11 +100,12 @@ def cells(settings: Settings, data: Dataset, networks: Results) -> list[Cell]:
         training = _training(width, seed)
         known: dict[str, str] = {settings.dataset: data.digest(), "network": kept_networks.digest(networks, training)}
         places = {"network": networks.path(training)}
+        sums = settings.out / _folder(width, seed) / "sums" if settings.keep_sums else None
         for step in _steps(settings, data):
             here = chosen | {"width": width, "seed": seed, "step": step}
             for key in settings.estimators:
                 own = here | {"estimator": key, "guesses": settings.guesses}
-                name, unrecorded = _name(width, seed, step, key), places | {"memory": settings.memory}
+                name, unrecorded = _name(width, seed, step, key), places | {"memory": settings.memory, "sums": sums}
                 found.append(Cell(name, diagnosed, own, known, unrecorded))
             found.append(Cell(_name(width, seed, step, SUBSPACES), subspaces, here, known, places))
     return found

@@ -57,11 +57,15 @@ def diagnosed(
     device: str,
     memory: int,
     network: Path,
+    sums: Path | None,
 ) -> xr.DataTree:
-    """/measured and /predicted of one estimator at one step; NaN with the reason where it cannot be measured."""
+    """/measured and /predicted of one estimator at one step; NaN with the reason where it cannot be measured.
+
+    sums: a folder for sums over guesses, from which a cell of more guesses continues.
+    """
     snapshot = _snapshot(dataset, width, seed, step, batch, device, network)
     try:
-        return fga.diagnose(snapshot, estimator, guesses, seed, memory=memory, subspace=False)
+        return fga.diagnose(snapshot, estimator, guesses, seed, memory=memory, subspace=False, keep_sums=sums)
     except ValueError:
         if estimator == WITHOUT_NOISE:
             raise

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Settings that choose what the page says, or that belong to the other part of a study: no cell depends on them.
 WITHOUT_CELLS = {
     "averaging": {"cosines"},
-    "bias_variance": {"memory"},
+    "bias_variance": {"memory", "keep_sums"},
     "fdfa mlp": {"network", "seeds"},
     "fdfa conv": {"network", "dataset", "width", "widths", "rates", "sweep_rates", "trained_epochs", "histories"}
     | {"pooled", "guesses", "training_rates", "adam_rate", "learning_rates", "epochs", "batch", "seeds", "seed"},

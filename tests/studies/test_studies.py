@@ -13,6 +13,7 @@ import tyro
 import xarray as xr
 
 import fganalysis as fga
+from fganalysis.measuring import sample
 from fganalysis.results.cells import run_cells
 from studies.bias_variance import __main__ as bias_variance
 from studies.facts import __main__ as facts
@@ -68,6 +69,37 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
     assert f"{cells[3]} is damaged: " in shown and "the file is now activity.nc.damaged, and" in shown
     assert cells[3].with_name("activity.nc.damaged").exists()
     assert fga.open_results(folder / "bias_variance.nc").equals(tree)
+
+
+def test_more_guesses_continue_from_kept_sums(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bias_variance, "figures", Mock())
+    wanted = vars(TINY) | {"steps": (0,), "estimators": ("activity",)}
+    drawn, original = [], sample.guesses_of
+
+    def counted(estimator, snapshot, n_guesses, generator):  # type: ignore[no-untyped-def]
+        if isinstance(estimator, fga.estimators.ActivityPerturbation):
+            drawn.append(n_guesses)
+        return original(estimator, snapshot, n_guesses, generator)
+
+    monkeypatch.setattr(sample, "guesses_of", counted)
+
+    def run(name: str, guesses: int, keep_sums: bool) -> int:
+        """The number of blocks that were drawn."""
+        drawn.clear()
+        changed = {"out": tmp_path / name, "guesses": guesses, "keep_sums": keep_sums}
+        bias_variance.main(bias_variance.Settings(**(wanted | changed)))
+        return drawn.count(16)
+
+    assert run("extended", 1024, True) == 64
+    capsys.readouterr()
+    assert run("extended", 2048, True) == 64
+    assert "guesses 1024 instead of 2048" in capsys.readouterr().out
+    assert run("at once", 2048, False) == 128
+    name = "width_16/seed_0/bias_variance.nc"
+    extended, at_once = (fga.open_results(tmp_path / folder / name) for folder in ("extended", "at once"))
+    assert extended["measured"].to_dataset().identical(at_once["measured"].to_dataset())
 
 
 def test_an_estimator_that_cannot_be_measured_is_nan_with_its_reason(tmp_path: Path) -> None:
