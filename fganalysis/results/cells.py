@@ -36,7 +36,7 @@ except ImportError:  # Not on Windows.
 OTHER = ".other"  # Ends the new name of a file that is another cell's.
 POLL = 0.5  # Seconds between two looks at cells that other processes compute.
 NOT_KEPT = ("created_at", "peak_memory")  # Attributes that differ between two computations of one cell.
-LOG = logging.getLogger("fganalysis.cells")
+CELLS_LOG = logging.getLogger("fganalysis.cells")
 
 
 class Results(Mapping[str, xr.DataTree]):
@@ -193,7 +193,7 @@ class _Study:
                 self._finish(cell, outcome.content)
                 claim.release()
                 del self._claimed[outcome.name]
-                LOG.info("%s was computed in %.1f s", cell.name, time.monotonic() - started)
+                CELLS_LOG.info("%s was computed in %.1f s", cell.name, time.monotonic() - started)
                 bar.update()
 
     def release(self) -> None:
@@ -217,7 +217,7 @@ class _Study:
         if found.wrong:
             aside = store.set_aside(path, found.suffix)
             _say(f"{found.wrong}; the file is now {aside.name}, and the cell is computed anew")
-        LOG.debug("%s is begun", cell.name)
+        CELLS_LOG.debug("%s is begun", cell.name)
         runner.start(cell.name, self._task(cell))
         return True
 
@@ -249,7 +249,7 @@ def _count_as_before(bar: tqdm) -> None:
 def _say(sentence: str, level: int = logging.WARNING) -> None:
     with tqdm.external_write_mode():
         print(sentence, flush=True)
-    LOG.log(level, sentence)
+    CELLS_LOG.log(level, sentence)
 
 
 def _peak_memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,8 +50,10 @@ def test_measured_meets_predicted_and_a_second_run_computes_nothing(
     for figure in ("efficiency", "layers_initialisation", "layers_trained"):
         assert (folder / "page" / f"architectures_{figure}.png").stat().st_size > 5000
     monkeypatch.setattr(figures, "figures", lambda dataset: {})
-    monkeypatch.setattr(architectures, "cell", lambda *arguments, **settings: pytest.fail("computed twice"))
+    cells = sorted((folder / "out").rglob("*_seed_*.nc"))
+    written = [cell.stat().st_mtime_ns for cell in cells]
     assert run(folder).identical(dataset)
+    assert cells and [cell.stat().st_mtime_ns for cell in cells] == written
 
 
 def test_the_page_has_a_row_for_every_guess_and_is_that_of_its_dataset(finished: tuple[Path, xr.Dataset]) -> None:
@@ -80,12 +83,13 @@ def test_every_network_is_captured_with_examples_apart(architecture: str, size: 
     assert snapshot.interaction == "" and not snapshot.untapped_parameters
 
 
-def test_what_is_refused_has_its_reason_and_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused_has_its_reason_and_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(snapshot: object, n_guesses: int, generator: torch.Generator) -> object:
         raise ValueError("this guess needs another network")
 
     monkeypatch.setattr("studies.architectures.cells.guesses_of", lambda batch: {"refused": refusing})
-    found = cell("MLP", "base", 0, batch=4, guesses=64, steps=1, learning_rate=1e-3, text=DEFAULT_TEXT)
+    sizes: dict[str, Any] = {"batch": 4, "guesses": 64, "steps": 1, "learning_rate": 1e-3}
+    found = cell("MLP", "base", 0, **sizes, text=DEFAULT_TEXT, scratch=tmp_path)
     assert found.attrs["not_measured"] == '{"refused": "this guess needs another network"}'
     assert found["trained"].values.tolist() == list(MOMENTS)
     assert all(bool(found[quantity].isnull().all()) for quantity in QUANTITIES)
