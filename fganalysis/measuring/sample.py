@@ -154,7 +154,7 @@ def sample(
         kept = n_groups * bytes_per_guess + (n_groups * sums + n_scalars) * SCALAR_BYTES
         in_flight = _blocks_in_flight(memory, kept, bytes_per_guess, block_size)
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
-        alone = snapshot.like.is_cuda or snapshot.autodiff == "forward"
+        alone = snapshot.device.type != "cpu" or snapshot.autodiff == "forward"
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
         groups, scalars = GroupSums(n_groups, pattern), GuessScalars(probe, snapshot, n_guesses)
 

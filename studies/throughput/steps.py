@@ -113,7 +113,7 @@ def measure(timed: Case, rounds: int, memory: int, n_blocks: int = MOST_GROUPS) 
     bare = BareGuesses(snapshot, block)
 
     def floor() -> None:
-        workers = 1 if snapshot.like.is_cuda else os.cpu_count() or 1
+        workers = 1 if snapshot.device.type != "cpu" else os.cpu_count() or 1
         for _ in in_order(bare, guesses["activity"] // block, workers, apart=workers + 1):
             pass
 

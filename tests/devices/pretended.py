@@ -42,8 +42,15 @@ WAITS = {
 COPIES = (aten.copy_, aten._to_copy, aten._copy_from)
 INDEXING = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index)
 WITHOUT_SCALARS = (aten.cat, aten.stack)  # Which take no number of the CPU beside tensors of a GPU.
+# Tensors that stand for numbers which are not there, and which no operation of the CPU below this class resolves.
+WRITTEN_OUT = {
+    aten._efficientzerotensor.default: aten.zeros.default,
+    aten._neg_view.default: aten.neg.default,
+    aten._conj.default: aten._conj_physical.default,
+}
 
 waited: collections.Counter[str] = collections.Counter()
+_places: dict[int, torch.device] = {}  # Of the generators, by the address of what they hold.
 _kept: list[object] = []  # Registrations end when these objects do.
 
 
@@ -113,7 +120,7 @@ class Generator(torch._C.Generator):
 
     def __new__(cls, device: str | torch.device = "cpu") -> Generator:
         made = super().__new__(cls)
-        made.place = torch.device(device)
+        made.place = _places[made._cdata] = torch.device(device)
         return made
 
     def __init__(self, device: str | torch.device = "cpu"):
@@ -142,12 +149,12 @@ def _on_device(function: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
         id(part): part for part in tensors if not isinstance(part, OnDevice)
     }
     there, named = tree_map(_below, (arguments, keywords))
-    result = function(*there, **named)
+    result = WRITTEN_OUT.get(function, function)(*there, **named)
     for part in tensors:
         if isinstance(part, OnDevice) and part.shape != part.held.shape:
             part.data = OnDevice(part.held)  # The operation changed the shape in place.
     goal = keywords.get("device")
-    if goal is not None and torch.device(goal).type == "cpu":
+    if goal is not None and torch.device(goal).type != NAME:
         return result
 
     def above(part: Any) -> Any:
@@ -159,12 +166,10 @@ def _on_device(function: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
 def _below(part: Any) -> Any:
     if isinstance(part, OnDevice):
         return part.held
-    return CPU if isinstance(part, torch.device) else part
+    return CPU if isinstance(part, torch.device) and part.type == NAME else part
 
 
 def _check_places(packet: Any, function: Any, arguments: Any, tensors: list[torch.Tensor]) -> None:
-    for generator in (part for part in tree_flatten(arguments)[0] if isinstance(part, torch._C.Generator)):
-        _check_generator(generator, NAME)
     if packet in COPIES or not any(isinstance(part, OnDevice) for part in tensors):
         return
     others = [part for part in tensors if not isinstance(part, OnDevice)]
@@ -188,8 +193,10 @@ def _check_places(packet: Any, function: Any, arguments: Any, tensors: list[torc
 
 
 def _check_generator(generator: Any, place: str) -> None:
-    if generator.device.type != place:
-        raise RuntimeError(f"Expected a {place!r} device type for generator but found {generator.device.type!r}")
+    # Operations are handed a generator without its class.
+    given = _places.get(generator._cdata, CPU).type
+    if given != place:
+        raise RuntimeError(f"Expected a {place!r} device type for generator but found {given!r}")
 
 
 def _count(packet: Any, arguments: Any, keywords: dict[str, Any], tensors: list[torch.Tensor]) -> None:
@@ -214,7 +221,7 @@ class _Generators(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         generator = keywords.get("generator")
-        if isinstance(generator, Generator):
+        if isinstance(generator, torch._C.Generator):
             place = keywords["device"] if keywords.get("device") is not None else _place(arguments)
             _check_generator(generator, torch.device(place).type)
         return function(*arguments, **keywords)
