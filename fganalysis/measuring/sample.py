@@ -183,6 +183,7 @@ def sample(
                 yield from in_order(partial(run, start), stop - start, workers, n_groups)
                 late = time.monotonic() - written > SECONDS_BETWEEN
                 if sums_kept is not None and (stop == complete or (late and stop < complete)):
+                    scalars.refuse_infinite(seed, 0, stop * block_size)
                     sums_kept.write(groups, scalars, stop * block_size)
                     written = time.monotonic()
                 start = stop
@@ -191,6 +192,7 @@ def sample(
         with nullcontext() if alone else calling_thread_single():
             for _ in tqdm(blocks(), name, n_blocks, initial=done, disable=not progress):
                 pass
+            scalars.refuse_infinite(seed, 0, n_guesses)
             means = groups.means()
             gram = probe.error_grams(snapshot, means).cpu().numpy()
             group_of_guess = (np.arange(n_guesses) // block_size) % n_groups

@@ -1,8 +1,8 @@
 """A pretended accelerator: a device of torch's own kind whose tensors hold their numbers on the CPU.
 
 It behaves as a GPU does where that matters for being right: a tensor on it and a tensor on the CPU do not go into one
-operation, its random numbers need a generator of its own, NumPy does not see its numbers, and every operation that would
-make the host wait is counted. What it computes is what the CPU computes, so results can be compared number by number.
+operation, its random numbers need a generator of its own, NumPy does not see its numbers, and every operation that
+would make the host wait is counted. What it computes is what the CPU computes, so results can be compared number by number.
 It does not show what a GPU's kernels round differently, nor how fast they are.
 
 `install` cannot be undone, so it is called in processes that do nothing else (`tests.devices.paths`).
@@ -181,9 +181,7 @@ def _check_places(packet: Any, function: Any, arguments: Any, tensors: list[torc
         if declared.alias_info is not None and declared.alias_info.is_write
     ]
     wrong = [
-        part
-        for part in others
-        if part.ndim > 0 or packet in WITHOUT_SCALARS or any(part is value for value in written)
+        part for part in others if part.ndim > 0 or packet in WITHOUT_SCALARS or any(part is value for value in written)
     ]
     if wrong:
         raise RuntimeError(
@@ -203,16 +201,18 @@ def _count(packet: Any, arguments: Any, keywords: dict[str, Any], tensors: list[
     """Counts what the host waits for; a copy to the device is none of it."""
     if packet in WAITS:
         waited[WAITS[packet]] += 1
-    elif packet is aten._to_copy and isinstance(arguments[0], OnDevice) and _to_cpu(keywords.get("device")):
-        waited["copy to the CPU"] += 1
-    elif packet is aten.copy_ and not isinstance(arguments[0], OnDevice) and isinstance(arguments[1], OnDevice):
+    elif packet in (aten._to_copy, aten.copy_) and _to_cpu(packet, arguments, keywords):
         waited["copy to the CPU"] += 1
     elif packet in INDEXING and any(part.dtype == torch.bool for part in tensors[1:]):
         waited["index by a mask"] += 1
 
 
-def _to_cpu(device: Any) -> bool:
-    return device is not None and torch.device(device).type == "cpu"
+def _to_cpu(packet: Any, arguments: Any, keywords: dict[str, Any]) -> bool:
+    """Whether a copy goes from the device to the CPU."""
+    if packet is aten.copy_:
+        return isinstance(arguments[1], OnDevice) and not isinstance(arguments[0], OnDevice)
+    goal = keywords.get("device")
+    return isinstance(arguments[0], OnDevice) and goal is not None and torch.device(goal).type == "cpu"
 
 
 class _Generators(TorchDispatchMode):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import fganalysis as fga
 from tests.devices.paths import MISTAKES, paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,17 @@ def test_a_path_makes_no_tensor_on_the_wrong_device_and_gives_the_numbers_of_the
     name: str, lines: dict[str, Any]
 ) -> None:
     assert lines[name]["error"] == ""
+
+
+@pytest.mark.parametrize("key", fga.estimators.ESTIMATORS)
+def test_the_host_waits_once_in_a_block_of_guesses(key: str, lines: dict[str, Any]) -> None:
+    # It asks whether any guess is beyond single precision; scalars and sums stay on the device until the end. The
+    # differences of losses are asked whether they are finite and not all zero, as that is refused. Guesses of zero, as
+    # those of feedback that is not learnt yet, are made again in double precision.
+    asked = {"finite_difference": {"item": 1, "copy to the CPU": 1}}
+    asked["forward_direct_feedback"] = {"item": 1, "nonzero": 1, "copy to the CPU": 1}
+    waits = {kind: count for kind, count in lines[f"block {key}"]["waits"].items() if count}
+    assert waits == asked.get(key, {"item": 1})
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
