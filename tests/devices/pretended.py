@@ -2,8 +2,8 @@
 
 It behaves as a GPU does where that matters for being right: a tensor on it and a tensor on the CPU do not go into one
 operation, its random numbers need a generator of its own, NumPy does not see its numbers, and every operation that
-would make the host wait is counted. What it computes is what the CPU computes, so results can be compared number by number.
-It does not show what a GPU's kernels round differently, nor how fast they are.
+would make the host wait is counted. What it computes is what the CPU computes, so results can be compared number by
+number. It does not show what a GPU's kernels round differently, nor how fast they are.
 
 `install` cannot be undone, so it is called in processes that do nothing else (`tests.devices.paths`).
 """
