@@ -195,5 +195,5 @@ def _seconds(work: Callable[[], object], snapshot: Snapshot) -> float:
     start = time.perf_counter()
     work()
     if snapshot.device.type != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(snapshot.device)
     return time.perf_counter() - start
