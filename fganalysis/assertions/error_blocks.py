@@ -107,7 +107,7 @@ class Blocks:
                 f"got {memory} bytes"
             )
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
-        if self._snapshot.like.is_cuda or self._snapshot.autodiff == "forward":
+        if self._snapshot.device.type != "cpu" or self._snapshot.autodiff == "forward":
             return 1
         if workers is None:
             workers = (os.cpu_count() or 1) if self._numbers >= NUMBERS_WORTH_THREADS else 1

@@ -167,7 +167,7 @@ def _finite(tensor: Tensor) -> bool:
 def mean_loss(loss_fn: Loss, outputs: Any, targets: Any) -> Tensor:
     """The loss, one number; a loss function that fails is said in one sentence, with the cause where it is known."""
     place = differentiable(outputs)[0].device
-    if place.type == "cuda" and _class_beyond(targets, outputs) is not None:
+    if place.type != "cpu" and _class_beyond(targets, outputs) is not None:
         # There a bad index is an assertion on the device, after which nothing runs in the process: ask on the CPU.
         outputs, targets = outputs.cpu(), targets.cpu()
     try:

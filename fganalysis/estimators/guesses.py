@@ -343,8 +343,9 @@ def _in_double_precision(
     if lengths.dtype != torch.float64:
         # A guess of zero is among them: it may be one whose squares were lost.
         beyond = (_beyond_single(squares) | doubtful[:, :, None]).any(0)
-        for tap, guess in beyond.nonzero().tolist():
-            inner[:, tap, guess], squares[:, tap, guess] = in_double(tap, guess)
+        if bool(beyond.any()):  # Where there is a GPU, all that the host waits for in a block.
+            for tap, guess in beyond.nonzero().tolist():
+                inner[:, tap, guess], squares[:, tap, guess] = in_double(tap, guess)
     return inner, squares
 
 

@@ -56,14 +56,16 @@ class GroupSums:
 
 
 class GuessScalars:
-    """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in arrays that are allocated before any block is drawn.
+    """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in tensors that are allocated before any block is drawn.
 
-    If each block allocated small arrays, the memory of the threads that draw blocks could not be returned.
+    If each block allocated small arrays, the memory of the threads that draw blocks could not be returned. The tensors
+    are on the snapshot's device, so that the host does not wait for a GPU at every block.
     """
 
     def __init__(self, guess: Estimates, snapshot: Snapshot, n_guesses: int):
         shape = (len(schema.SPACES), len(snapshot.layers), n_guesses)
-        self.inner_products, self.squared_norms = np.empty(shape), np.empty(shape)
+        numbers = torch.empty((2, *shape), dtype=torch.float64, device=snapshot.device)
+        self.inner_products, self.squared_norms = numbers
         self._known = np.zeros(shape[:2], dtype=bool)
         self._known[schema.SPACES.index("weight")] = True
         if isinstance(guess, ActivationEstimates):
@@ -73,10 +75,16 @@ class GuessScalars:
         """Writes the scalars of a block whose first guess has the number ``start``.
 
         Raises:
-            ValueError: a guess that is NaN or infinite, or whose squared norm is.
+            ValueError: on the CPU, as `refuse_infinite` does for the guesses of the block. On other devices the caller
+                asks once, after the last block.
         """
-        inner, norms = (part.cpu().numpy() for part in guesses.inner_products(snapshot))
+        stop = start + len(guesses)
+        self.inner_products[..., start:stop], self.squared_norms[..., start:stop] = guesses.inner_products(snapshot)
+        if snapshot.device.type == "cpu":
+            self.refuse_infinite(seed, start, stop)
+
+    def refuse_infinite(self, seed: int, start: int, stop: int) -> None:
+        """Raises ValueError for a guess, numbered from start to stop, that is NaN, infinite or too long to square."""
+        norms = self.squared_norms[..., start:stop].cpu().numpy()
         if not np.isfinite(norms[self._known]).all():
             raise ValueError(f"the estimator made a guess that is NaN, infinite or too long to square (seed {seed})")
-        self.inner_products[..., start : start + len(guesses)] = inner
-        self.squared_norms[..., start : start + len(guesses)] = norms

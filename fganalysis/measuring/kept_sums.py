@@ -13,7 +13,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -82,7 +81,7 @@ class KeptSums:
         if n_guesses > scalars.inner_products.shape[-1]:
             return n_guesses
         for name, array in (("inner_products", scalars.inner_products), ("squared_norms", scalars.squared_norms)):
-            array[..., :n_guesses] = tensors[name].numpy()
+            array[..., :n_guesses] = tensors[name]
         groups.sizes[:] = tensors["sizes"].numpy()
         for number, sums in enumerate(groups.all_sums()):
             for place in range(len(sums[0])):
@@ -109,8 +108,8 @@ class KeptSums:
             OSError: a file that cannot be written; an earlier one is still there.
         """
         tensors = {
-            "inner_products": torch.from_numpy(np.ascontiguousarray(scalars.inner_products[..., :n_guesses])),
-            "squared_norms": torch.from_numpy(np.ascontiguousarray(scalars.squared_norms[..., :n_guesses])),
+            "inner_products": scalars.inner_products[..., :n_guesses].cpu().contiguous(),
+            "squared_norms": scalars.squared_norms[..., :n_guesses].cpu().contiguous(),
             "sizes": torch.from_numpy(groups.sizes),
         }
         for number, sums in enumerate(groups.all_sums()):

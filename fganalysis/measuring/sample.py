@@ -29,6 +29,7 @@ from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_singl
 from fganalysis.measuring.by_law import dataset_by_law
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
 from fganalysis.measuring.kept_sums import SECONDS_BETWEEN, KeptSums
+from fganalysis.measuring.parts_of_blocks import Blocks
 from fganalysis.measuring.sampled_dataset import RawNumbers, attributes, sampled_dataset
 from fganalysis.measuring.sound_guesses import check_arguments, guesses_of
 from fganalysis.measuring.streamed import dataset_streamed, is_streamed
@@ -79,6 +80,8 @@ def sample(
         block_size: guesses in a block. Another size gives other noise. Default: what fits the caches, at most 16.
         memory: bytes for sums over groups of guesses, for two numbers for each guess, layer and space, and for the
             blocks that are computed at the same time. It limits the number of such blocks, and changes no result.
+            Where a device runs out of memory for a block, the same guesses are made in parts, whose sums round in
+            another order.
             Factors that an estimator keeps with the snapshot, as the singular vectors of `OrthogonalUpstream`, are not
             counted. Weight guesses on networks of more than 2²⁴ weights are streamed: each direction is drawn twice,
             part by part, so that their memory does not grow with the network.
@@ -103,7 +106,8 @@ def sample(
     Raises:
         ValueError: n_guesses below 2; an unknown estimator; memory too small for one block; a seed below 0; no
             snapshot; a gradient that is not finite; guesses of a wrong number, of another shape or data type than the
-            gradient, or not finite; ``by_law`` with an estimator whose guesses have no such law, or with a
+            gradient, or not finite; a device without memory for a block whose guesses cannot be made in parts;
+            ``by_law`` with an estimator whose guesses have no such law, or with a
             ``block_size``.
     """
     check_arguments(snapshot, seed)
@@ -154,18 +158,24 @@ def sample(
         kept = n_groups * bytes_per_guess + (n_groups * sums + n_scalars) * SCALAR_BYTES
         in_flight = _blocks_in_flight(memory, kept, bytes_per_guess, block_size)
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
-        alone = snapshot.like.is_cuda or snapshot.autodiff == "forward"
+        alone = snapshot.device.type != "cpu" or snapshot.autodiff == "forward"
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
+        of_blocks = Blocks(chosen, snapshot, block_size)
         groups, scalars = GroupSums(n_groups, pattern), GuessScalars(probe, snapshot, n_guesses)
 
         def run(first: int, number: int) -> None:
             # Both are settings of a thread.
             with torch.no_grad(), full_precision(snapshot):
                 index = first + number
-                start = index * block_size
-                guesses = guesses_of(chosen, snapshot, block_size, seeds.generator(index)).first(n_guesses - start)
-                scalars.write(guesses, snapshot, start, seed)
-                groups.add(index % n_groups, block_of(guesses))
+
+                def keep(guesses: Estimates, place: int) -> None:
+                    start = index * block_size + place
+                    if start < n_guesses:
+                        guesses = guesses.first(n_guesses - start)
+                        scalars.write(guesses, snapshot, start, seed)
+                        groups.add(index % n_groups, block_of(guesses))
+
+                of_blocks.each(partial(seeds.generator, index), keep)
 
         sums_kept = None if keep_sums is None else KeptSums.of(keep_sums, snapshot, seeds, block_size, groups)
         held = 0 if sums_kept is None else sums_kept.read_into(groups, scalars)
@@ -183,6 +193,7 @@ def sample(
                 yield from in_order(partial(run, start), stop - start, workers, n_groups)
                 late = time.monotonic() - written > SECONDS_BETWEEN
                 if sums_kept is not None and (stop == complete or (late and stop < complete)):
+                    scalars.refuse_infinite(seed, 0, stop * block_size)
                     sums_kept.write(groups, scalars, stop * block_size)
                     written = time.monotonic()
                 start = stop
@@ -191,6 +202,7 @@ def sample(
         with nullcontext() if alone else calling_thread_single():
             for _ in tqdm(blocks(), name, n_blocks, initial=done, disable=not progress):
                 pass
+            scalars.refuse_infinite(seed, 0, n_guesses)
             means = groups.means()
             gram = probe.error_grams(snapshot, means).cpu().numpy()
             group_of_guess = (np.arange(n_guesses) // block_size) % n_groups

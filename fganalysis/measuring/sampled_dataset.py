@@ -34,7 +34,7 @@ class RawNumbers:
     def of(
         cls, scalars: GuessScalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray
     ) -> RawNumbers:
-        parts = (scalars.inner_products, scalars.squared_norms, gram)
+        parts = (scalars.inner_products.cpu().numpy(), scalars.squared_norms.cpu().numpy(), gram)
         inner, norms, whole = (np.concatenate([part, over_layers(part)[:, None]], axis=1) for part in parts)
         return cls(inner, norms, whole, group_of_guess, squared_gradient)
 

@@ -199,7 +199,7 @@ def raw_numbers(
     shape = (len(schema.SPACES), len(sizes) + 1)
     kept = 8 * n_guesses * (2 * int(np.prod(shape)) + len(parts) + len(sizes) * stream.n_directions)
     in_flight = _in_flight(memory, kept, n_groups, stream.n_directions, snapshot.like.element_size())
-    workers = 1 if snapshot.like.is_cuda else min(workers or os.cpu_count() or 1, in_flight)
+    workers = 1 if snapshot.device.type != "cpu" else min(workers or os.cpu_count() or 1, in_flight)
     inner, squares = np.full((*shape, n_guesses), np.nan), np.full((*shape, n_guesses), np.nan)
     factors = np.empty((n_guesses, len(sizes), stream.n_directions))
 

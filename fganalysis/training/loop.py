@@ -170,7 +170,8 @@ def train(
         if isinstance(estimator, Stateful):
             estimator = estimator.initialised(checked)
             if continue_from is not None:
-                estimator = estimator.with_state(checkpoint.part("estimator"))
+                state = checkpoint.part("estimator")
+                estimator = estimator.with_state({name: part.to(checked.device) for name, part in state.items()})
     rows: list[dict[str, float]] = []
     saved: dict[int, Path] = {}
     diverged = False

@@ -47,8 +47,8 @@ class Settings(command_line.Running):
     """Seeds of the initial weights, the order of the examples and the guesses."""
     dataset: DatasetName = "mnist1d"
     """What the network is trained on."""
-    device: Device = "cpu"
-    """Where the guesses are made."""
+    device: Device = Device("auto")
+    """Where the guesses are made: auto (a GPU where there is one), cpu, cuda or cuda:N."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""
     keep_sums: bool = False

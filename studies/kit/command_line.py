@@ -10,12 +10,13 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import signal
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 Chosen = TypeVar("Chosen")
 DatasetName = Literal["mnist1d", "digits", "fashion_mnist", "mnist", "cifar10"]
-Device = Literal["cpu", "cuda"]
+Device = NewType("Device", str)
+"""auto, cpu, cuda or cuda:N."""
 LogLevel = Literal["off", "info", "debug"]
 FOLDERS = ("out", "page")
 LOG_FILE = "study.log"
@@ -118,6 +120,8 @@ def check(
 ) -> None:
     """Every setting by its type: whole numbers are sizes of at least 1, other numbers positive, seeds seeds.
 
+    A device is replaced by the one that it means, so that no result says that it was made on "auto".
+
     Parameters
     ----------
     least
@@ -135,6 +139,9 @@ def check(
     hints = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         name, value, hint = field.name, getattr(settings, field.name), hints[field.name]
+        if hint is Device:
+            object.__setattr__(settings, name, meant(name, value))
+            continue
         if get_origin(hint) is not tuple:
             _check_one(name, value, hint, (least or {}).get(name, 1), seed=name == "seed")
             continue
@@ -146,6 +153,22 @@ def check(
             raise ValueError(f"{name} must be different values, got {described(value)}")
 
 
+def meant(name: str, value: object) -> Device:
+    """The device that a setting means: "auto" is a GPU where there is one. Raises ValueError for one that is not here.
+
+    "cuda" is the GPU that torch takes by default, of whatever number, so that its results are those of any.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", value):
+        raise ValueError(f"{name} must be auto, cpu, cuda or cuda:N, got {described(value)}")
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if value == "auto":
+        return Device("cuda" if n_gpus else "cpu")
+    if value != "cpu" and int(value.partition(":")[2] or 0) >= n_gpus:
+        there = "torch finds no GPU here" if not n_gpus else f"torch finds {n_gpus} here, from cuda:0"
+        raise ValueError(f"{name} is {value}, but {there}: use --{name} auto")
+    return Device(value)
+
+
 def _check_one(name: str, value: object, hint: Any, least: int | None, seed: bool) -> None:
     if get_origin(hint) in (Union, types.UnionType):
         if value is None:
@@ -153,8 +176,6 @@ def _check_one(name: str, value: object, hint: Any, least: int | None, seed: boo
         (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
     if get_origin(hint) is Literal:
         check_choice(name, value, get_args(hint))
-        if value == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"{name} is cuda, but torch finds no GPU here: use --{name} cpu")
     elif hint is int:
         if seed:
             check_seed(name, value)

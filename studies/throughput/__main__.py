@@ -44,8 +44,8 @@ class Settings(command_line.Logged):
     """At least how long the sampler runs in one round, so that it draws thousands of guesses; the others a third."""
     svd_width: int = 512
     """Width at which the directions of W̃⊥ (k=10) are timed against LAPACK's SVD, and a guess against a step."""
-    device: Device = "cpu"
-    """Where the guesses are made."""
+    device: Device = Device("auto")
+    """Where it is measured: auto (a GPU where there is one), cpu, cuda or cuda:N."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""
     blocks: int = MOST_GROUPS
@@ -156,7 +156,7 @@ def _against_others(settings: Settings, results: Results) -> xr.Dataset:
 
 
 def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device != "cpu" else "cpu"
+    return torch.cuda.get_device_name(device) if device != "cpu" else "cpu"
 
 
 if __name__ == "__main__":

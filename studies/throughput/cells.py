@@ -129,7 +129,7 @@ def _timed(run: Callable[[int], object], n_guesses: int, device: str) -> float:
     start = time.perf_counter()
     run(n_guesses)
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

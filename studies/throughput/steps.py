@@ -113,7 +113,7 @@ def measure(timed: Case, rounds: int, memory: int, n_blocks: int = MOST_GROUPS) 
     bare = BareGuesses(snapshot, block)
 
     def floor() -> None:
-        workers = 1 if snapshot.like.is_cuda else os.cpu_count() or 1
+        workers = 1 if snapshot.device.type != "cpu" else os.cpu_count() or 1
         for _ in in_order(bare, guesses["activity"] // block, workers, apart=workers + 1):
             pass
 
@@ -195,5 +195,5 @@ def _seconds(work: Callable[[], object], snapshot: Snapshot) -> float:
     start = time.perf_counter()
     work()
     if snapshot.device.type != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(snapshot.device)
     return time.perf_counter() - start

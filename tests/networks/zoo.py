@@ -372,7 +372,7 @@ IGNORED = -100
 
 
 def _weighted_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    weight = torch.tensor(WEIGHTS, dtype=outputs.dtype)
+    weight = outputs.new_tensor(WEIGHTS)
     return functional.cross_entropy(
         outputs.flatten(0, 1), targets.flatten(), weight, ignore_index=IGNORED, label_smoothing=SMOOTHING
     )
@@ -380,7 +380,7 @@ def _weighted_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 
 def _weighted_parts(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Tokens count by the weight of their class; the smoothed part of a token's loss weights every class."""
-    weight = torch.tensor(WEIGHTS, dtype=outputs.dtype)
+    weight = outputs.new_tensor(WEIGHTS)
     counted = (targets != IGNORED).to(outputs.dtype)
     known = targets.clamp(min=0)
     negative = -outputs.log_softmax(-1) * weight

@@ -132,10 +132,22 @@ def test_bad_settings_are_refused_before_anything_is_computed(change: dict, mess
         bias_variance.Settings(**(vars(TINY) | change))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="device is cuda, but torch finds no GPU here: use --device cpu"):
-        bias_variance.Settings(**(vars(TINY) | {"device": "cuda"}))
+@pytest.mark.parametrize(("n_gpus", "words"), [(0, "torch finds no GPU here"), (2, "torch finds 2 here, from cuda:0")])
+def test_a_missing_gpu_is_said_in_one_sentence(n_gpus: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    for device in ["cuda:2", *([] if n_gpus else ["cuda"])]:
+        with pytest.raises(ValueError, match=f"^device is {device}, but {words}: use --device auto$"):
+            bias_variance.Settings(**(vars(TINY) | {"device": device}))
+
+
+@pytest.mark.parametrize("n_gpus", [0, 2])
+def test_a_study_names_the_device_that_auto_means(n_gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    for device in ["auto", "cpu", *(["cuda", "cuda:1"] if n_gpus else [])]:
+        settings = bias_variance.Settings(**(vars(TINY) | {"device": device}))
+        assert settings.device == (device if device != "auto" else "cuda" if n_gpus else "cpu")
 
 
 def test_ren_formulas_hold(tmp_path: Path) -> None:

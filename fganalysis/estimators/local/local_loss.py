@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 import torch
@@ -99,7 +99,7 @@ class LocalLoss:
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        heads.check_targets(snapshot.targets, snapshot.outputs)
+        snapshot.remember("class targets", partial(heads.check_targets, snapshot.targets, snapshot.outputs))
         if self.mode == "trained" and self.optimiser is None:
             raise ValueError("mode 'trained' needs trained heads: use train_heads, or initialised and advanced")
         if self.mode == "redrawn":

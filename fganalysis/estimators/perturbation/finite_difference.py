@@ -70,13 +70,16 @@ class FiniteDifference:
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         directions = self.draw(snapshot, n_guesses, generator)
-        if not _moves(snapshot, directions, self.epsilon):
-            raise ValueError(f"epsilon={self.epsilon:g} underflows: no weight changes by it in {snapshot.loss.dtype}")
         differences = self._differences(snapshot, directions)
-        if not torch.isfinite(differences).all():
+        # Asked for at once, as a GPU makes the host wait at each question.
+        asked = [_moved_by(snapshot, directions, self.epsilon, 0), differences.isfinite().all(), differences.any()]
+        first_moves, finite, differ = torch.stack(asked).tolist()
+        if not first_moves and not _moves(snapshot, directions, self.epsilon):
+            raise ValueError(f"epsilon={self.epsilon:g} underflows: no weight changes by it in {snapshot.loss.dtype}")
+        if not finite:
             # As training knows it, a run that diverges stops there and keeps what it has.
             raise NonFiniteActivations(f"epsilon={self.epsilon:g} is too large: a loss at moved weights is not finite")
-        if not differences.any():
+        if not differ:
             self._refuse_rounded_losses(snapshot)
         slopes = differences / (2 * self.epsilon if self.central else self.epsilon)
         return WeightEstimates(slopes.unsqueeze(1).expand(-1, len(directions)), directions)
@@ -114,11 +117,17 @@ class FiniteDifference:
 def _moves(snapshot: Snapshot, directions: Sequence[Tensor], epsilon: float) -> bool:
     """Whether a step changes any weight at all; a direction of zeros has none to change."""
     still = True
-    for layer, direction in zip(snapshot.weights, directions, strict=True):
-        if bool((torch.add(layer.weight, direction, alpha=epsilon) != layer.weight).any()):
+    for number, direction in enumerate(directions):
+        if bool(_moved_by(snapshot, directions, epsilon, number)):
             return True
         still = still and not bool(direction.any())
     return still
+
+
+def _moved_by(snapshot: Snapshot, directions: Sequence[Tensor], epsilon: float, number: int) -> Tensor:
+    """Whether a step changes any weight of one layer, a tensor of one truth value."""
+    weight = snapshot.weights[number].weight
+    return (torch.add(weight, directions[number], alpha=epsilon) != weight).any()
 
 
 def _with_origin(direction: Tensor) -> Tensor:

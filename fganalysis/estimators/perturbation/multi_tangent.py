@@ -107,7 +107,7 @@ def _projection_coefficients(tangents: Sequence[Tensor], slopes: Tensor) -> Tens
     # For dependent tangents the last entries of the diagonal are rounding errors, of either sign.
     left_over = triangle.diagonal(dim1=-2, dim2=-1).square() / gram.diagonal(dim1=-2, dim2=-1)
     k = gram.shape[-1]
-    if bool(failed.any()) or bool((left_over < 8 * k**0.5 * torch.finfo(torch.float64).eps).any()):
+    if bool(failed.any() | (left_over < 8 * k**0.5 * torch.finfo(torch.float64).eps).any()):
         raise ValueError(f"the k={k} tangents of a guess are linearly dependent: use a continuous law or a smaller k")
     return torch.cholesky_solve(slopes.double().unsqueeze(-1), triangle).squeeze(-1)
 

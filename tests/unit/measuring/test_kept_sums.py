@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.measuring import kept_sums, sample
+from fganalysis.measuring import kept_sums, parts_of_blocks, sample
 
 BLOCK = 4
 SHORT = 64 * BLOCK  # The groups are as many from here on, at multiples of this.
@@ -48,13 +48,13 @@ def test_registered_metrics_continue_too(tmp_path: Path) -> None:
 
 def test_only_what_is_missing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, drawn = tmp_path / "sums", []
-    original = sample.guesses_of
+    original = parts_of_blocks.guesses_of
 
     def counted(estimator, snapshot, n_guesses, generator):  # type: ignore[no-untyped-def]
         drawn.append(n_guesses)
         return original(estimator, snapshot, n_guesses, generator)
 
-    monkeypatch.setattr(sample, "guesses_of", counted)
+    monkeypatch.setattr(parts_of_blocks, "guesses_of", counted)
     sampled(SHORT, path)
     drawn.clear()
     sampled(2 * SHORT, path)
@@ -66,7 +66,7 @@ def test_only_what_is_missing_is_drawn(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample, "SECONDS_BETWEEN", 0.0)
-    path, original, calls = tmp_path / "sums", sample.guesses_of, []
+    path, original, calls = tmp_path / "sums", parts_of_blocks.guesses_of, []
 
     def cut_off(*arguments):  # type: ignore[no-untyped-def]
         calls.append(1)
@@ -74,10 +74,10 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(sample, "guesses_of", cut_off)
+    monkeypatch.setattr(parts_of_blocks, "guesses_of", cut_off)
     with pytest.raises(KeyboardInterrupt):
         sampled(16 * SHORT, path, workers=1)
-    monkeypatch.setattr(sample, "guesses_of", original)
+    monkeypatch.setattr(parts_of_blocks, "guesses_of", original)
     assert path.exists()
     assert sampled(16 * SHORT, path).identical(sampled(16 * SHORT))
 
