@@ -39,7 +39,7 @@ REASONS = ("not_measured", "not_predicted")
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """Which networks, and how closely they are looked at."""
 
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
@@ -94,7 +94,7 @@ def main(settings: Settings) -> xr.Dataset:
 
 def cells(settings: Settings) -> list[Cell]:
     """Every network, from every seed."""
-    chosen, found = command_line.depends_on(settings, *CHOSEN), []
+    chosen, found = command_line.depends_on(settings, *CHOSEN, "device"), []
     for architecture, size, seed in itertools.product(settings.architectures, SIZES, settings.seeds):
         own = {"architecture": architecture, "size": size, "seed": seed} | chosen
         kind = ARCHITECTURES[architecture].data

@@ -25,6 +25,7 @@ from fganalysis.estimators import (
 from fganalysis.results import schema
 from studies.architectures.networks import PRECISIONS, data_of, loss_of, network
 from studies.kit import resumed
+from studies.kit.devices import on
 
 QUANTITIES = {
     "cosine": "mean cosine of a guess and the gradient",
@@ -59,6 +60,7 @@ def cell(
     guesses: int,
     steps: int,
     learning_rate: float,
+    device: str,
     text: Path,
     scratch: Path,
 ) -> xr.Dataset:
@@ -67,8 +69,8 @@ def cell(
     ``layer`` has the names of the network's layers and "all". The attributes ``not_measured`` and ``not_predicted`` are
     JSON objects from a guess's name to the reason.
     """
-    data, loss_fn = data_of(architecture, text), loss_of(architecture)
-    untrained = network(architecture, size, seed)
+    data, loss_fn = on(device, data_of(architecture, text)), loss_of(architecture)
+    untrained = network(architecture, size, seed).to(device)
     per_epoch = -(-len(data.train_inputs) // TRAINING_BATCH)
     run = resumed.train(
         untrained,

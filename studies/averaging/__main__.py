@@ -52,7 +52,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """What is trained, when it is looked at, and how closely."""
 
     widths: tuple[int, ...] = (64, 128, 256)
@@ -110,9 +110,9 @@ def main(settings: Settings) -> xr.Dataset:
 
 def trainings(settings: Settings) -> list[Cell]:
     """The networks that are trained."""
-    data = digests("mnist1d")
+    data, chosen = digests("mnist1d"), command_line.depends_on(settings, "epochs", "device")
     return [
-        Cell(_training(w, seed), trained, {"width": w, "seed": seed, "epochs": settings.epochs}, data, resumes=True)
+        Cell(_training(w, seed), trained, {"width": w, "seed": seed} | chosen, data, resumes=True)
         for w in settings.widths
         for seed in settings.seeds
     ]
@@ -126,7 +126,7 @@ def cells(settings: Settings, networks: Results) -> list[Cell]:
         settings.widths, (0, settings.epochs), settings.seeds, settings.guess_kinds
     ):
         chosen = {"width": width, "seed": seed, "epochs": epochs, "guess": guess}
-        chosen |= {"guesses": settings.guesses, "batch": settings.batch}
+        chosen |= {"guesses": settings.guesses, "batch": settings.batch, "device": settings.device}
         training = _training(width, seed)
         of_training = {"network": kept_networks.digest(networks, training)} if epochs else {}
         places = {"network": networks.path(training)} if epochs else {}

@@ -28,6 +28,7 @@ from fganalysis.training.loop import DEFAULT_BATCH
 from studies.averaging.kinds import GUESSES
 from studies.averaging.streams import RATIO, means_of_guesses
 from studies.kit import kept_networks, resumed
+from studies.kit.devices import on
 from studies.kit.seeds import half_widths
 from studies.kit.signed import signed_root
 
@@ -37,21 +38,21 @@ FEWEST_GROUPS = 16  # For the unbiased statistics of bias and ceiling.
 GRID = (schema.SPACE, schema.LAYER)
 
 
-def trained(width: int, seed: int, epochs: int, scratch: Path) -> xr.DataTree:
+def trained(width: int, seed: int, epochs: int, device: str, scratch: Path) -> xr.DataTree:
     """The log of one training by backpropagation, and under /network the weights after it."""
-    data = fga.datasets.load("mnist1d")
+    data = on(device, fga.datasets.load("mnist1d"))
     run = resumed.train(
-        _network(width, seed), data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6
+        _network(width, seed).to(device), data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6
     )
     return xr.DataTree.from_dict({"/": run.log, kept_networks.NODE: kept_networks.as_dataset(run.network)})
 
 
 def measured(
-    width: int, seed: int, epochs: int, guess: str, guesses: int, batch: int, network: Path | None = None
+    width: int, seed: int, epochs: int, guess: str, guesses: int, batch: int, device: str, network: Path | None = None
 ) -> xr.Dataset:
     """Means of one estimator's guesses at initialisation, or after ``epochs`` of a training whose cell is given."""
-    data = fga.datasets.load("mnist1d")
-    there = _network(width, seed)
+    data = on(device, fga.datasets.load("mnist1d"))
+    there = _network(width, seed).to(device)
     if network is not None:
         kept_networks.restored(there, network)
     step = epochs * -(-len(data.train_inputs) // DEFAULT_BATCH)
@@ -60,7 +61,8 @@ def measured(
 
 
 def _network(width: int, seed: int) -> torch.nn.Module:
-    return fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
+    network: torch.nn.Module = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
+    return network
 
 
 def cell(snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int) -> xr.Dataset:
@@ -88,7 +90,7 @@ def _seeded(estimator: Any, seed: int) -> Any:
 
 def _only_guess(estimator: Estimator, snapshot: Snapshot) -> Estimates | None:
     """The guess that every guess is, where a call draws nothing."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(snapshot.device).manual_seed(0)
     before = generator.get_state()
     guess = estimator(snapshot, 1, generator)
     return guess if torch.equal(generator.get_state(), before) else None
@@ -100,16 +102,16 @@ def _of_stream(
     """What is measured of guesses that differ."""
     entropy = (seed, snapshot.step, *fga.estimators.stable_name(estimator).encode())
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(state) >> 1)
+    generator = torch.Generator(snapshot.device).manual_seed(int(state) >> 1)
     scalars: dict[int, list[tuple[Array, Array]]] = {}
     groups = []
     in_a_group = RATIO ** int(np.log(n_guesses // FEWEST_GROUPS) / np.log(RATIO) + 1e-9)
     for n_averaged, block in means_of_guesses(estimator, snapshot, n_guesses, generator):
-        inner, norms = (part.double().numpy() for part in block.inner_products(snapshot))
+        inner, norms = (part.double().cpu().numpy() for part in block.inner_products(snapshot))
         scalars.setdefault(n_averaged, []).append((inner, norms))
         if n_averaged == in_a_group:
             groups.append(block.total())
-    gram = _with_all(block.error_grams(snapshot, groups).double().numpy())
+    gram = _with_all(block.error_grams(snapshot, groups).double().cpu().numpy())
     truth = squared_gradients(snapshot)
     rows = []
     for m in sizes:
@@ -130,8 +132,8 @@ def _of_one_guess(snapshot: Snapshot, guess: Estimates, n_sizes: int) -> dict[st
     squares would leave their rounding.
     """
     truth = squared_gradients(snapshot)
-    inner = _with_all(guess.inner_products(snapshot)[0].double().numpy())[..., 0]
-    error = _with_all(guess.error_grams(snapshot, [guess.total()]).double().numpy())[..., 0, 0]
+    inner = _with_all(guess.inner_products(snapshot)[0].double().cpu().numpy())[..., 0]
+    error = _with_all(guess.error_grams(snapshot, [guess.total()]).double().cpu().numpy())[..., 0, 0]
     shrinkage = inner / truth
     along = shrinkage**2 * truth
     across = np.maximum(error - (shrinkage - 1) ** 2 * truth, 0.0)

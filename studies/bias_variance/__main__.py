@@ -19,7 +19,7 @@ from studies.bias_variance import figures
 from studies.bias_variance import page as bias_variance_page
 from studies.bias_variance.cells import TRAINING_BATCH, diagnosed, joined, node_of, subspaces, trained
 from studies.kit import command_line, kept_networks, pages
-from studies.kit.command_line import DatasetName, Device
+from studies.kit.command_line import AUTO, DatasetName, Device
 
 ESTIMATORS = ("backpropagation", "weight", "activity", "upstream", "orthogonal", "newton_schulz", "preconditioned")
 SUBSPACES = "subspaces"
@@ -47,7 +47,7 @@ class Settings(command_line.Running):
     """Seeds of the initial weights, the order of the examples and the guesses."""
     dataset: DatasetName = "mnist1d"
     """What the network is trained on."""
-    device: Device = Device("auto")
+    device: Device = AUTO
     """Where the guesses are made: auto (a GPU where there is one), cpu, cuda or cuda:N."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""

@@ -31,6 +31,7 @@ Chosen = TypeVar("Chosen")
 DatasetName = Literal["mnist1d", "digits", "fashion_mnist", "mnist", "cifar10"]
 Device = NewType("Device", str)
 """auto, cpu, cuda or cuda:N."""
+AUTO = Device("auto")
 LogLevel = Literal["off", "info", "debug"]
 FOLDERS = ("out", "page")
 LOG_FILE = "study.log"
@@ -50,6 +51,14 @@ class Running(Logged):
 
     workers: int = 1
     """Processes that compute cells side by side, each on one thread."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnDevice(Running):
+    """The same of studies that train or measure networks of any size."""
+
+    device: Device = AUTO
+    """Where networks are trained and measured: auto (a GPU where there is one), cpu, cuda or cuda:N."""
 
 
 NO_NUMBERS = (*FOLDERS, *(field.name for field in dataclasses.fields(Running)))

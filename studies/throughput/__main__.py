@@ -18,7 +18,7 @@ from fganalysis.results import store
 from fganalysis.results.cells import Results, run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
-from studies.kit.command_line import Device
+from studies.kit.command_line import AUTO, Device
 from studies.kit.machine import machine
 from studies.throughput import by_law, figures, steps
 from studies.throughput import page as throughput_page
@@ -44,7 +44,7 @@ class Settings(command_line.Logged):
     """At least how long the sampler runs in one round, so that it draws thousands of guesses; the others a third."""
     svd_width: int = 512
     """Width at which the directions of W̃⊥ (k=10) are timed against LAPACK's SVD, and a guess against a step."""
-    device: Device = Device("auto")
+    device: Device = AUTO
     """Where it is measured: auto (a GPU where there is one), cpu, cuda or cuda:N."""
     memory: int = 2**30
     """Bytes of working space for the sampler."""

@@ -27,7 +27,7 @@ TABLE_1 = ("orthogonal, k = rank", "orthogonal, k = 25", "orthogonal, k = 1")  #
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """Without a choice, --quick."""
 
     quick: bool = False
@@ -125,16 +125,17 @@ def grid(settings: Settings) -> list[Training]:
     seeds = settings.seeds or (5 if settings.full else 3)
     epochs = settings.epochs or (300 if settings.full else 60)
     widths = (64, 128, 256, 512) if settings.full else (64, 128)
-    trainings = [Training(method, width, seed, epochs) for seed in range(seeds) for width in widths for method in MAIN]
+    last = (epochs, settings.device)
+    trainings = [Training(method, width, seed, *last) for seed in range(seeds) for width in widths for method in MAIN]
     # What takes longest or matters least comes last, so that an unfinished run says most.
     late = [one for one in trainings if (one.method, one.width) == ("orthogonal, k = 10", 512)]
     trainings = [one for one in trainings if one not in late]
     if settings.full:
         others = [("preconditioned", 256), *((method, 128) for method in TABLE_1)]
         trainings += [one for one in late if one.seed < settings.wide_seeds]
-        trainings += [Training(method, width, seed, epochs) for seed in range(seeds) for method, width in others]
+        trainings += [Training(method, width, seed, *last) for seed in range(seeds) for method, width in others]
         iterated = "orthogonal, k = 10, iterated"
-        trainings += [Training(iterated, 128, seed, epochs) for seed in range(settings.wide_seeds)]
+        trainings += [Training(iterated, 128, seed, *last) for seed in range(settings.wide_seeds)]
     return trainings
 
 

@@ -36,6 +36,7 @@ from fganalysis.estimators.directional import Factor, Slope, guess_along, identi
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
 from studies.kit import kept_networks, resumed
+from studies.kit.devices import on
 
 BATCH = 512  # The paper's.
 LEARNING_RATE = 1e-4  # The paper's, for AdamW.
@@ -109,11 +110,12 @@ class Training:
     width: int
     seed: int
     epochs: int
+    device: str = "cpu"
 
 
 def trained(training: Training, scratch: Path) -> xr.DataTree:
     """Trains on MNIST-1D with one guess a step, and looks at the network before and after."""
-    data = fga.datasets.load("mnist1d")
+    data = on(training.device, fga.datasets.load("mnist1d"))
     network = _network(training)
     run = resumed.train(
         network,
@@ -140,14 +142,15 @@ def guesses_after(training: Training) -> list[str]:
 
 def measured(training: Training, guess: str, network: Path) -> xr.Dataset:
     """The paper's metrics of one kind of guess on the network of a training's cell."""
-    batch = fga.datasets.load("mnist1d").batch(BATCH)
+    batch = on(training.device, fga.datasets.load("mnist1d")).batch(BATCH)
     snapshot = _captured(kept_networks.restored(_network(training), network), *batch)
     return _metrics(snapshot, {guess: MEASURED[training.method][guess]}, training.seed)
 
 
 def _network(training: Training) -> torch.nn.Module:
     width = training.width
-    return fga.networks.mlp([40, width, width, width, 10], bias=False, seed=training.seed)
+    network: torch.nn.Module = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=training.seed)
+    return network.to(training.device)
 
 
 def _captured(network: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Snapshot:
@@ -163,7 +166,8 @@ def _look(network: torch.nn.Module, inputs: Tensor, targets: Tensor) -> xr.Datas
         right = jacobian.singular_vectors(k, exact=True)[2]
         norms = gradient.norm(dim=1)
         overlaps = (right.mT @ gradient[:, :, None])[:, :, 0].norm(dim=1)[norms > 0] / norms[norms > 0]
-        found[:, layer] = jacobian.rank().double().mean(), overlaps.mean(), overlaps.square().mean()
+        means = (jacobian.rank().double().mean(), overlaps.mean(), overlaps.square().mean())
+        found[:, layer] = [float(mean) for mean in means]
     names = {
         "jacobian_rank": "mean rank of the upstream Jacobian",
         "overlap": "mean ‖V₁₀ᵀg‖/‖g‖ over examples",

@@ -19,7 +19,7 @@ import fganalysis as fga
 from fganalysis.results.cells import Results
 from fganalysis.results.identity import Cell, code_hash, identity
 from studies.kit import digests as kit_digests
-from studies.kit.command_line import NO_NUMBERS
+from studies.kit.command_line import NO_NUMBERS, Device
 
 ROOT = Path(__file__).resolve().parents[2]
 # Settings that choose what the page says, or that belong to the other part of a study: no cell depends on them.
@@ -93,6 +93,8 @@ def other_values(name: str, hint: Any, value: Any) -> st.SearchStrategy[Any]:
         if part is str:
             return st.integers(1, max(1, len(value) - 1)).map(lambda n: tuple(value[:n]))
         return st.lists(other_values(name, part, None), min_size=2, max_size=6, unique=True).map(tuple)
+    if hint is Device:
+        return st.sampled_from(["cpu", "cuda", "cuda:1"])
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
     if get_origin(hint) is Literal:
         return st.sampled_from(
@@ -100,6 +102,14 @@ def other_values(name: str, hint: Any, value: Any) -> st.SearchStrategy[Any]:
         )
     most = 6 if name.endswith("seeds") else 4096  # Every seed is a cell, or several.
     return {int: st.integers(1, most), float: st.floats(0.01, 0.9), bool: st.booleans()}.get(kinds[0], st.just(value))
+
+
+@pytest.fixture(autouse=True)
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were any, so that a study may be asked for them: no cell is computed here."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "a card")
 
 
 @pytest.fixture(autouse=True)
