@@ -94,7 +94,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other,), daemon=True)
-        with _one_thread():
+        with one_thread():
             self.process.start()
         other.close()  # So that the end of the process is the end of the pipe.
         self.name, self.task, self.deaths = "", None, 0  # type: tuple[str, Task | None, int]
@@ -170,14 +170,15 @@ def _serve(connection: Connection) -> None:
     """What a process does until its pipe, or the study, ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the study ends this one.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
+    threading.Thread(target=end_with_the_study, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:
             name, task = connection.recv()
-            connection.send(_outcome(name, task))
+            connection.send(outcome_of(name, task))
 
 
-def _outcome(name: str, task: Task) -> Outcome:
+def outcome_of(name: str, task: Task) -> Outcome:
+    """Runs a task: the content of its cell, or its refusal or mistake as another process can be told of it."""
     try:
         return Outcome(name, task())
     except Exception as error:
@@ -186,14 +187,15 @@ def _outcome(name: str, task: Task) -> Outcome:
         return Outcome(name, error=Failed(f"the cell {name} failed:\n{traceback.format_exc()}"))
 
 
-def _end_with_the_study() -> None:
+def end_with_the_study() -> None:
+    """Ends this process when the one that has started it ends, however that does."""
     parent: Any = multiprocessing.parent_process()
     wait([parent.sentinel])
     os._exit(1)
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """The environment of a process whose libraries read their number of threads when they are first loaded."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
