@@ -246,9 +246,7 @@ class Dask:
             return None
         self._workers()  # If the scheduler has gone, this says so.
         if given.future.status == "cancelled":
-            return Outcome(
-                name, error=OSError(f"the scheduler at {self._address} has dropped the cell {name}: {KEPT}")
-            )
+            return Outcome(name, error=OSError(f"the scheduler at {self._address} has dropped the cell {name}: {KEPT}"))
         try:
             outcome: Outcome = given.future.result(timeout=given.patience)
         except TimeoutError:  # It is large, or its worker has just ended: then there is nothing to wait for.
