@@ -29,7 +29,16 @@ from typing import Any
 from tqdm import tqdm
 
 from fganalysis.arguments import check_kind, described
-from fganalysis.results.workers import MOST_DEATHS, Lost, Outcome, Task, end_with_the_study, one_thread, outcome_of
+from fganalysis.results.workers import (
+    MOST_DEATHS,
+    Lost,
+    Outcome,
+    Task,
+    deaf,
+    end_with_the_study,
+    one_thread,
+    outcome_of,
+)
 
 LOCAL = re.compile(r"local:([1-9]\d{0,3})")
 ADDRESS = re.compile(r"(?:tcp|tls)://\S+:\d{1,5}")
@@ -70,11 +79,10 @@ def address_of(name: str, value: object) -> str:
     if LOCAL.fullmatch(text) or ADDRESS.fullmatch(text):
         return text
     file = Path(text)
-    try:
+    there, known = False, None
+    with contextlib.suppress(OSError, ValueError):  # Of names that no file can have, and of what is no JSON.
         there = bool(text.strip()) and file.is_file() and file.stat().st_size <= MOST_BYTES_OF_A_SCHEDULER_FILE
         known = json.loads(file.read_bytes()) if there else None
-    except (OSError, ValueError):
-        there, known = True, None
     if not there:
         raise ValueError(f"{name} must be {kinds}, got {described(text)}")
     address = known.get("address") if isinstance(known, dict) else None
@@ -83,8 +91,8 @@ def address_of(name: str, value: object) -> str:
     return address
 
 
-def log_to(handlers: Sequence[logging.Handler]) -> None:
-    """Sends what dask logs in this process to these handlers, and nothing of it to the terminal."""
+def log_to(handlers: Sequence[logging.Handler], level: int = logging.WARNING) -> None:
+    """Sends what dask logs in this process, from a level on, to these handlers, and nothing of it to the terminal."""
     import distributed  # noqa: F401  # At its import it adds handlers for the terminal.
 
     for name in [*logging.root.manager.loggerDict, *LOGGERS]:
@@ -94,6 +102,7 @@ def log_to(handlers: Sequence[logging.Handler]) -> None:
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = list(handlers) or [logging.NullHandler()], False
+        logger.setLevel(level)
 
 
 @dataclass
@@ -332,7 +341,7 @@ class _Local:
         process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(self.cluster.scheduler_address, self._folder.name), daemon=True
         )
-        with one_thread():
+        with one_thread(), deaf():
             process.start()
         return process
 

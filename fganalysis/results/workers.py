@@ -94,7 +94,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other,), daemon=True)
-        with one_thread():
+        with one_thread(), deaf():
             self.process.start()
         other.close()  # So that the end of the process is the end of the pipe.
         self.name, self.task, self.deaths = "", None, 0  # type: tuple[str, Task | None, int]
@@ -192,6 +192,19 @@ def end_with_the_study() -> None:
     parent: Any = multiprocessing.parent_process()
     wait([parent.sentinel])
     os._exit(1)
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """What is started meanwhile never hears of Ctrl-C, which goes to all processes of a terminal, even at its begin."""
+    if not hasattr(signal, "pthread_sigmask"):  # On Windows.
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def _log_to_file(settings: object) -> None:
     if level != "off" and out is not None:
         _log_below(out, level, logger)
     if getattr(settings, "scheduler", None) is not None:
-        on_dask.log_to(logger.handlers)
+        on_dask.log_to(logger.handlers, logging.INFO if level == "debug" else logging.WARNING)
 
 
 def _log_below(out: Path, level: str, logger: logging.Logger) -> None:
