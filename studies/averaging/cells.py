@@ -27,7 +27,7 @@ from fganalysis.statistics.quantities import quantities
 from fganalysis.training.loop import DEFAULT_BATCH
 from studies.averaging.kinds import GUESSES
 from studies.averaging.streams import RATIO, means_of_guesses
-from studies.kit import kept_networks, resumed
+from studies.kit import kept_data, kept_networks, resumed
 from studies.kit.seeds import half_widths
 from studies.kit.signed import signed_root
 
@@ -39,7 +39,7 @@ GRID = (schema.SPACE, schema.LAYER)
 
 def trained(width: int, seed: int, epochs: int, scratch: Path) -> xr.DataTree:
     """The log of one training by backpropagation, and under /network the weights after it."""
-    data = fga.datasets.load("mnist1d")
+    data = kept_data.load("mnist1d")
     run = resumed.train(
         _network(width, seed), data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6
     )
@@ -50,7 +50,7 @@ def measured(
     width: int, seed: int, epochs: int, guess: str, guesses: int, batch: int, network: Path | None = None
 ) -> xr.Dataset:
     """Means of one estimator's guesses at initialisation, or after ``epochs`` of a training whose cell is given."""
-    data = fga.datasets.load("mnist1d")
+    data = kept_data.load("mnist1d")
     there = _network(width, seed)
     if network is not None:
         kept_networks.restored(there, network)

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import xarray as xr
 
+import fganalysis as fga
 from fganalysis.results import cells as engine
+from fganalysis.results import store
 from fganalysis.results.cells import Results
 from fganalysis.results.identity import Cell, identity
-from studies.kit import command_line
+from studies.kit import command_line, kept_data, kept_networks
+from studies.kit.digests import digests
 from tests.studies.test_command_line import FOLDER, STUDIES, settings_of
 
 MOST_BYTES = 20 * 1024
@@ -46,3 +51,30 @@ def test_a_study_that_offers_workers_offers_a_scheduler_too(study: str) -> None:
         text = " ".join(text.split())
         passed = text.count("workers=settings.workers, scheduler=settings.scheduler")
         assert passed and passed == text.count("workers=settings.workers") == text.count("run_cells(")
+
+
+def test_cells_of_a_process_share_the_dataset_and_the_network_that_they_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = kept_data.load("mnist1d")
+    assert kept_data.load("mnist1d") is data and kept_data.load("digits", images=True).train_inputs.ndim == 4
+    assert digests("mnist1d") == {"mnist1d": fga.datasets.load("mnist1d").digest()}
+
+    reads: list[Path] = []
+    read = store.read
+    monkeypatch.setattr(store, "read", lambda path: (reads.append(path), read(path))[1])
+    networks = [fga.networks.mlp([4, 3, 2], seed=seed) for seed in (0, 1, 2)]
+    paths = [tmp_path / "first.nc", tmp_path / "second.nc"]
+    for path, network in zip(paths, networks, strict=False):
+        store.write(xr.DataTree.from_dict({kept_networks.NODE: kept_networks.as_dataset(network)}), path)
+    for _ in range(3):
+        restored = kept_networks.restored(fga.networks.mlp([4, 3, 2], seed=5), paths[0])
+        assert all(torch.equal(one, restored.state_dict()[name]) for name, one in networks[0].state_dict().items())
+        for weights in restored.parameters():  # What a cell does to its network is not seen by others.
+            weights.data.zero_()
+    assert reads == paths[:1]
+    # Another file, and the same one with another content, are read.
+    kept_networks.restored(networks[2], paths[1])
+    store.write(store.read(paths[1]), paths[0])
+    kept_networks.restored(networks[2], paths[0])
+    assert all(torch.equal(one, networks[2].state_dict()[name]) for name, one in networks[1].state_dict().items())
