@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from fganalysis.results.workers import refused
 from tests.unit.results.small_cells import drawn, small_cells
 
 ONE = Cell("cell", drawn, {"seed": 0})
+ROOT = Path(__file__).resolve().parents[3]
 KINDS = r"scheduler must be local:N, tcp://host:port, tls://host:port or the path of a scheduler file"
 
 
@@ -84,6 +87,23 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path: Path, monkey
             logger.handlers = handlers
             logger.setLevel(level)
     assert not list(tmp_path.rglob("*.nc*"))
+
+
+def test_the_page_on_many_machines_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "many_machines.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        compile(block, "docs/many_machines.md", "exec")
+    named = set(re.findall(r"--scheduler ((?:local|tcp|tls):[\w:/.-]*\w)", text))
+    assert {on_dask.address_of("scheduler", value) for value in named} == named >= {"local:8", "tcp://head:8786"}
+    words = {2: "three times", 600.0: "ten minutes"}
+    for number in (on_dask.MOST_DEATHS, on_dask.SECONDS_ALONE):
+        assert words[number] in text
+
+
+def test_the_tests_have_what_the_extra_brings() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert set(extras["distributed"]) <= set(extras["test"])
 
 
 def test_a_process_with_other_code_or_libraries_computes_no_cell() -> None:
