@@ -17,7 +17,6 @@ import logging
 import multiprocessing
 import re
 import secrets
-import signal
 import tempfile
 import threading
 import time
@@ -29,16 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fganalysis.arguments import check_kind, described
-from fganalysis.results.workers import (
-    MOST_DEATHS,
-    Lost,
-    Outcome,
-    Task,
-    deaf,
-    end_with_the_study,
-    one_thread,
-    outcome_of,
-)
+from fganalysis.results.workers import MOST_DEATHS, Lost, Outcome, Task, become_a_worker, deaf, one_thread, outcome_of
 
 LOCAL = re.compile(r"local:([1-9]\d{0,3})")
 ADDRESS = re.compile(r"(?:tcp|tls)://\S+:\d{1,5}")
@@ -47,6 +37,7 @@ LOOPBACK = "127.0.0.1"
 SECONDS_TO_CONNECT = 10.0
 SECONDS_TO_START = 180.0  # Of the workers of this machine.
 SECONDS_ALONE = 600.0  # After the last worker has gone, before the study gives up.
+SECONDS_FRESH = 0.1  # That a look at the workers lasts: it is a question to the scheduler.
 SECONDS_TO_FETCH = 10.0  # What a cell has computed; then twice as many.
 SECONDS_TO_CLOSE = 3.0
 LOGGERS = ("distributed", "dask", "tornado", "asyncio", "bokeh")
@@ -135,6 +126,8 @@ class Dask:
         self._news = threading.Event()
         self._client: Any = None
         self._local: _Local | None = None
+        self._known: set[str] = set()
+        self._looked = -SECONDS_FRESH
         self._seen, self._alone_since, self._said = False, time.monotonic(), False
         try:
             if found := LOCAL.fullmatch(self._address):
@@ -193,18 +186,21 @@ class Dask:
             raise OSError(f"no scheduler of dask answers at {self._address}{secured}: start it, and {KEPT}") from error
 
     def _workers(self) -> set[str]:
-        """The addresses of the workers that there are now."""
+        """The addresses of the workers that there are now, or were a moment ago."""
         gone = f"the scheduler at {self._address} has ended or cannot be reached any more: {KEPT}"
         if self._local is not None:
             self._local.replace_the_dead()
         if self._client.status != "running":
             raise OSError(gone)
+        if time.monotonic() - self._looked < SECONDS_FRESH:
+            return self._known
         try:
             workers = set(self._client.nthreads())
         except Exception as error:
             LOG.debug("no scheduler any more", exc_info=True)
             raise OSError(gone) from error
         self._notice(bool(workers))
+        self._known, self._looked = workers, time.monotonic()
         return workers
 
     def _notice(self, some: bool) -> None:
@@ -301,6 +297,7 @@ class _Local:
             n_workers=0,
             threads_per_worker=1,
             host=LOOPBACK,
+            silence_logs=False,  # It would silence the handlers too, and with them what the study logs.
             dashboard_address=f"{LOOPBACK}:0",
             # Without a dashboard. No worker counts as dead for being silent: a process that has died is seen to have.
             scheduler_kwargs={"dashboard": False, "worker_ttl": None},
@@ -357,9 +354,7 @@ def _computed(name: str, task: Task) -> Outcome:
 
 def _work(scheduler: str, folder: str) -> None:
     """What a worker of this machine does until it, or the study, ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the study ends this one.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=end_with_the_study, daemon=True).start()
+    become_a_worker()
     log_to([])
     asyncio.run(_serve(scheduler, folder))
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 MOST_DEATHS = 2  # Of the processes that compute one cell, before the study gives it up.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -168,9 +170,7 @@ class Processes:
 
 def _serve(connection: Connection) -> None:
     """What a process does until its pipe, or the study, ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the study ends this one.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=end_with_the_study, daemon=True).start()
+    become_a_worker()
     with contextlib.suppress(EOFError, OSError):
         while True:
             name, task = connection.recv()
@@ -187,8 +187,16 @@ def outcome_of(name: str, task: Task) -> Outcome:
         return Outcome(name, error=Failed(f"the cell {name} failed:\n{traceback.format_exc()}"))
 
 
-def end_with_the_study() -> None:
-    """Ends this process when the one that has started it ends, however that does."""
+def become_a_worker() -> None:
+    """Makes this process one that ends with the study that has started it, however that ends, and leaves nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the study ends this one.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A bar's lock is a semaphore that other processes see. That of a killed process is left, which Python reports.
+    tqdm.set_lock(threading.RLock())
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
+
+
+def _end_with_the_study() -> None:
     parent: Any = multiprocessing.parent_process()
     wait([parent.sentinel])
     os._exit(1)

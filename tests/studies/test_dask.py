@@ -248,6 +248,7 @@ def test_a_study_that_is_ended_leaves_no_worker_and_says_nothing_of_dask_s(
         assert time.monotonic() < until
         time.sleep(0.05)
     assert not left_in(tmp_path)
+    assert " was computed in " in (tmp_path / "out" / "study.log").read_text()  # dask silences no other log.
     shown = [line for line in errors.replace("\r", "\n").splitlines() if line.strip() and "cell/s" not in line]
     assert [line for line in shown if "s/cell" not in line and "?cell" not in line] == (
         ["interrupted: what is finished is kept, and the same command goes on from there"] if code == 130 else []
