@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import platform
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +26,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from fganalysis.arguments import check_kind, check_path, check_whole
-from fganalysis.results import claims, store
+from fganalysis.results import claims, on_dask, store
 from fganalysis.results.identity import ATTRIBUTE, Cell, difference, identity
 from fganalysis.results.workers import InProcess, Processes, Runner, Task
 
@@ -71,15 +73,23 @@ class Results(Mapping[str, xr.DataTree]):
         return len(self.identities)
 
 
-def run_cells(cells: Sequence[Cell], folder: str | Path, *, workers: int = 1, runner: Runner | None = None) -> Results:
+def run_cells(
+    cells: Sequence[Cell],
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    runner: Runner | None = None,
+) -> Results:
     """Computes the cells that are not finished in a folder, in their order, and gives all of them.
 
-    The numbers depend neither on ``workers``, nor on which cells were finished before, nor on other processes that work
-    on the same folder.
+    The numbers depend neither on ``workers`` and ``scheduler``, nor on which cells were finished before, nor on other
+    processes that work on the same folder.
 
     Args:
         workers: processes on this machine, of one thread each; 1: in this process, with one thread of torch's.
-        runner: who computes instead.
+        scheduler: that of workers of dask.distributed which compute instead, as `on_dask.check_scheduler` has it.
+        runner: who computes instead of both.
 
     Raises:
         ValueError: two cells of one name, settings that are not plain values, a file that is locked or cannot be read;
@@ -89,6 +99,8 @@ def run_cells(cells: Sequence[Cell], folder: str | Path, *, workers: int = 1, ru
     """
     check_path("folder", folder)
     check_whole("workers", workers)
+    if scheduler is not None:
+        on_dask.check_scheduler("scheduler", scheduler)
     folder = Path(folder)
     for cell in cells:
         check_kind("a cell", cell, Cell, "a Cell")
@@ -105,7 +117,7 @@ def run_cells(cells: Sequence[Cell], folder: str | Path, *, workers: int = 1, ru
     if cells:
         _say(f"{len(cells) - len(missing)} of {len(cells)} cells are finished in {folder}", logging.INFO)
     if missing:
-        chosen = runner if runner is not None else Processes(min(workers, len(missing))) if workers > 1 else InProcess()
+        chosen = runner or _runner(min(workers, len(missing)), scheduler)
         # The mean time of the cells finished by this run, and of no others, tells how long the rest takes.
         with tqdm(total=len(cells), initial=len(cells) - len(missing), unit="cell", smoothing=0) as bar:
             try:
@@ -116,6 +128,12 @@ def run_cells(cells: Sequence[Cell], folder: str | Path, *, workers: int = 1, ru
     return Results(folder, identities, study.computed)
 
 
+def _runner(workers: int, scheduler: str | None) -> Runner:
+    if scheduler is not None:
+        return on_dask.Dask(scheduler)
+    return Processes(workers) if workers > 1 else InProcess()
+
+
 def same(one: xr.DataTree, other: xr.DataTree) -> bool:
     """Whether two cells are identical but for when, and with how much memory, they were computed."""
     trees = [tree.copy() for tree in (one, other)]
@@ -124,8 +142,25 @@ def same(one: xr.DataTree, other: xr.DataTree) -> bool:
     return trees[0].identical(trees[1])
 
 
-def content(cell: Cell, made_of: str, scratch: Path | None) -> bytes:
-    """Computes a cell and gives the bytes of its file: what any process can do, here or elsewhere."""
+def content(cell: Cell, made_of: str, scratch: Path | None, needed: Sequence[Path] = ()) -> bytes:
+    """Computes a cell and gives the bytes of its file: what any process can do, here or elsewhere.
+
+    Raises:
+        ValueError: this process has other code or libraries than the study, or does not see the ``needed`` paths; or
+            what the cell refuses.
+    """
+    here = identity(cell)
+    if here != made_of:
+        raise ValueError(
+            f"the cell {cell.name}, if computed on {platform.node()}, {difference(here, made_of)}: all processes of a "
+            "study need the same code and the same libraries"
+        )
+    for path in needed:
+        if not path.exists():
+            raise ValueError(
+                f"the cell {cell.name} needs {path}, which {platform.node()} does not have: results must lie in a "
+                "folder that all machines share under the same path"
+            )
     threads = torch.get_num_threads()
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
@@ -222,7 +257,13 @@ class _Study:
         return True
 
     def _task(self, cell: Cell) -> Task:
-        return partial(content, cell, self._identities[cell.name], self._scratch(cell) if cell.resumes else None)
+        """What computes the cell in any process, on any machine that shares the folder, whatever its working folder."""
+        places = {name: one.absolute() if isinstance(one, Path) else one for name, one in cell.places.items()}
+        needed = [place for place in places.values() if isinstance(place, Path) and place.exists()]
+        scratch = self._scratch(cell).absolute() if cell.resumes else None
+        if scratch is not None:
+            needed.append(scratch.parent)
+        return partial(content, replace(cell, places=places), self._identities[cell.name], scratch, tuple(needed))
 
     def _scratch(self, cell: Cell) -> Path:
         """The folder of the cell's checkpoints. Those of another identity, as of other code, are in another folder."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 MOST_DEATHS = 2  # Of the processes that compute one cell, before the study gives it up.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -94,7 +96,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other,), daemon=True)
-        with _one_thread():
+        with one_thread(), deaf():
             self.process.start()
         other.close()  # So that the end of the process is the end of the pipe.
         self.name, self.task, self.deaths = "", None, 0  # type: tuple[str, Task | None, int]
@@ -168,22 +170,30 @@ class Processes:
 
 def _serve(connection: Connection) -> None:
     """What a process does until its pipe, or the study, ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the study ends this one.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
+    become_a_worker()
     with contextlib.suppress(EOFError, OSError):
         while True:
             name, task = connection.recv()
-            connection.send(_outcome(name, task))
+            connection.send(outcome_of(name, task))
 
 
-def _outcome(name: str, task: Task) -> Outcome:
+def outcome_of(name: str, task: Task) -> Outcome:
+    """Runs a task: the content of its cell, or its refusal or mistake as another process can be told of it."""
     try:
         return Outcome(name, task())
     except Exception as error:
         if refused(error) or isinstance(error, OSError):
             return Outcome(name, error=type(error)(str(error)) if type(error) is ValueError else OSError(str(error)))
         return Outcome(name, error=Failed(f"the cell {name} failed:\n{traceback.format_exc()}"))
+
+
+def become_a_worker() -> None:
+    """Makes this process one that ends with the study that has started it, however that ends, and leaves nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the study ends this one.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A bar's lock is a semaphore that other processes see. That of a killed process is left, which Python reports.
+    tqdm.set_lock(threading.RLock())
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
 
 
 def _end_with_the_study() -> None:
@@ -193,7 +203,20 @@ def _end_with_the_study() -> None:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def deaf() -> Iterator[None]:
+    """What is started meanwhile never hears of Ctrl-C, which goes to all processes of a terminal, even at its begin."""
+    if not hasattr(signal, "pthread_sigmask"):  # On Windows.
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
     """The environment of a process whose libraries read their number of threads when they are first loaded."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))

@@ -72,7 +72,7 @@ class Settings(command_line.OnDevice):
 
 def main(settings: Settings) -> xr.Dataset:
     """Computes what is missing, collects it, and writes the page and its figures."""
-    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     wanted = itertools.product(settings.architectures, SIZES, settings.seeds)
     found = {place: results.dataset(_name(*place)) for place in wanted}
     chosen = command_line.depends_on(settings, *CHOSEN)

@@ -17,6 +17,7 @@ import torch
 import fganalysis as fga
 from fganalysis.capturing.tap import Loss
 from fganalysis.training.datasets import Dataset
+from studies.kit import kept_data
 
 CLASSES = 10
 SIDE = 8  # Pixels of a digit.
@@ -99,7 +100,7 @@ def data_of(architecture: str, text: Path) -> Dataset:
     kind = ARCHITECTURES[architecture].data
     if kind == "text":
         return fga.datasets.load("text", path=text, length=POSITIONS)
-    digits = fga.datasets.load("digits", images=kind != "flat digits")
+    digits = kept_data.load("digits", images=kind != "flat digits")
     if kind != "framed digits":
         return digits
     return Dataset(

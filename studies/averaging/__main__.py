@@ -87,8 +87,8 @@ class Settings(command_line.OnDevice):
 
 def main(settings: Settings) -> xr.Dataset:
     """Computes what is missing, collects it, and writes the page and its figures."""
-    networks = run_cells(trainings(settings), settings.out, workers=settings.workers)
-    results = run_cells(cells(settings, networks), settings.out, workers=settings.workers)
+    networks = run_cells(trainings(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
+    results = run_cells(cells(settings, networks), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     shape = (len(settings.widths), 2, len(settings.seeds), len(settings.guess_kinds))
     nested = np.empty(shape, dtype=object)
     for w, t, s, g in np.ndindex(*shape):

@@ -27,7 +27,7 @@ from fganalysis.statistics.quantities import quantities
 from fganalysis.training.loop import DEFAULT_BATCH
 from studies.averaging.kinds import GUESSES
 from studies.averaging.streams import RATIO, means_of_guesses
-from studies.kit import kept_networks, resumed
+from studies.kit import kept_data, kept_networks, resumed
 from studies.kit.devices import on
 from studies.kit.seeds import half_widths
 from studies.kit.signed import signed_root
@@ -40,7 +40,7 @@ GRID = (schema.SPACE, schema.LAYER)
 
 def trained(width: int, seed: int, epochs: int, device: str, scratch: Path) -> xr.DataTree:
     """The log of one training by backpropagation, and under /network the weights after it."""
-    data = on(device, fga.datasets.load("mnist1d"))
+    data = on(device, kept_data.load("mnist1d"))
     run = resumed.train(
         _network(width, seed).to(device), data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6
     )
@@ -51,7 +51,7 @@ def measured(
     width: int, seed: int, epochs: int, guess: str, guesses: int, batch: int, device: str, network: Path | None = None
 ) -> xr.Dataset:
     """Means of one estimator's guesses at initialisation, or after ``epochs`` of a training whose cell is given."""
-    data = on(device, fga.datasets.load("mnist1d"))
+    data = on(device, kept_data.load("mnist1d"))
     there = _network(width, seed).to(device)
     if network is not None:
         kept_networks.restored(there, network)

@@ -65,8 +65,12 @@ class Settings(command_line.Running):
 def main(settings: Settings) -> None:
     """Computes what is missing, and writes the result, the page and the figures of every network."""
     data = fga.datasets.load(settings.dataset)
-    networks = run_cells(trainings(settings, data), settings.out, workers=settings.workers)
-    results = run_cells(cells(settings, data, networks), settings.out, workers=settings.workers)
+    networks = run_cells(
+        trainings(settings, data), settings.out, workers=settings.workers, scheduler=settings.scheduler
+    )
+    results = run_cells(
+        cells(settings, data, networks), settings.out, workers=settings.workers, scheduler=settings.scheduler
+    )
     chosen = command_line.depends_on(settings, *NAMED)
     for width, seed in _places(settings):
         folder = settings.out / _folder(width, seed)

@@ -14,7 +14,7 @@ from fganalysis.measuring.joining import along, join
 from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint
 from fganalysis.training.datasets import Dataset
-from studies.kit import kept_networks, resumed
+from studies.kit import kept_data, kept_networks, resumed
 
 TRAINING_BATCH = 512
 WITHOUT_NOISE = "backpropagation"
@@ -22,7 +22,7 @@ WITHOUT_NOISE = "backpropagation"
 
 def trained(dataset: str, width: int, seed: int, epochs: int, steps: tuple[int, ...], scratch: Path) -> xr.DataTree:
     """The log of one training by backpropagation, and under /step_NNNNNN the weights at the given steps."""
-    data = fga.datasets.load(dataset)
+    data = kept_data.load(dataset)
     network = _network(data, width, seed)
     run = resumed.train(
         network,
@@ -101,7 +101,7 @@ def _network(data: Dataset, width: int, seed: int) -> torch.nn.Module:
 
 
 def _snapshot(dataset: str, width: int, seed: int, step: int, batch: int, device: str, network: Path) -> Snapshot:
-    data = fga.datasets.load(dataset)
+    data = kept_data.load(dataset)
     there = kept_networks.restored(_network(data, width, seed), network, node_of(step)).to(device)
     examples = [array.to(device) for array in data.batch(batch)]
     return fga.capture(there, torch.nn.functional.cross_entropy, *examples, step=step)

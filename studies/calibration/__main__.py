@@ -77,7 +77,7 @@ class Settings(command_line.Running):
 
 
 def main(settings: Settings) -> xr.DataTree:
-    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     tree = xr.DataTree.from_dict(
         {
             **{f"coverage/{n}": _coverage(settings, n, results) for n in settings.guesses},

@@ -57,7 +57,7 @@ class Settings(command_line.Running):
 
 def main(settings: Settings) -> xr.DataTree:
     wanted = cells(settings)
-    results = run_cells(wanted, settings.out, workers=settings.workers)
+    results = run_cells(wanted, settings.out, workers=settings.workers, scheduler=settings.scheduler)
     tree = xr.DataTree.from_dict({cell.name: results.dataset(cell.name) for cell in wanted})
     text = facts_page.page(tree)
     pages.write("facts", text, {"": figures.figure(tree)}, settings.out, settings.page)

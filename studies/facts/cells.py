@@ -19,7 +19,7 @@ from fganalysis.estimators import (
     PreconditionedUpstream,
     Upstream,
 )
-from studies.kit import resumed
+from studies.kit import kept_data, resumed
 from studies.kit.long_names import KINDS, described
 from theory import upstream
 
@@ -61,7 +61,7 @@ def _snapshot(width: int, seed: int, inputs: Tensor, targets: Tensor) -> Snapsho
 
 def same_law(width: int, examples: int, guesses: int, seed: int) -> xr.Dataset:
     """Facts 1–3 at initialisation, in double precision, over (guess_kind, layer) in activation space."""
-    data = fga.datasets.load("mnist1d")
+    data = kept_data.load("mnist1d")
     inputs, targets = data.batch(examples)
     snapshot = _snapshot(width, seed, inputs.double(), targets)
     tree = fga.diagnose(snapshot, list(SAME_LAW.values()), guesses, seed, subspace=False)
@@ -112,7 +112,7 @@ def _distances(snapshot: Snapshot, estimator: Estimator) -> list[float]:
 
 def joint_pass(width: int, examples: int, guesses: int, seed: int, n_seeds: int) -> xr.Dataset:
     """Fact 4: variance with one pass for all layers over that with a pass a layer, (inputs, seed, layer)."""
-    data, kinds = fga.datasets.load("mnist1d"), ["gaussian", "mnist1d"]
+    data, kinds = kept_data.load("mnist1d"), ["gaussian", "mnist1d"]
     data.batch(examples)  # Refuses more examples than there are, which a slice of rows would not.
     found = np.empty((3, len(kinds), n_seeds, len(HIDDEN)))
     for index, seed in np.ndindex(len(kinds), n_seeds):
@@ -146,7 +146,7 @@ def _in_hidden(array: xr.DataArray) -> Array:
 
 def paper_table(table: str, width: int, epochs: int, batch: int, guesses: int, seed: int, scratch: Path) -> xr.Dataset:
     """The paper's metrics over (guess_kind, layer), predicted and measured, and those printed over (guess_kind)."""
-    data = fga.datasets.load("mnist1d")
+    data = kept_data.load("mnist1d")
     network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
     run = resumed.train(network, data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6)
     inputs, targets = data.batch(batch)

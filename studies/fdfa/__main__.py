@@ -120,7 +120,7 @@ def main(settings: Settings) -> xr.DataTree:
 
 
 def _conv(settings: Settings) -> xr.DataTree:
-    results = run_cells(conv_cells(settings), settings.out, workers=settings.workers)
+    results = run_cells(conv_cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     parts = [results.dataset(_conv_name(seed)) for seed in settings.conv_seeds]
     dataset = conv.described(xr.concat(parts, dim="seed", data_vars="all", combine_attrs="drop"))
     dataset = dataset.assign_coords(seed=list(settings.conv_seeds)).sortby("rate", ascending=False)
@@ -168,7 +168,12 @@ def _conv_settings(settings: Settings, seed: int) -> conv.Conv:
 
 
 def _mlp(settings: Settings) -> xr.DataTree:
-    results = run_cells([*frozen_cells(settings), *trials(settings)], settings.out, workers=settings.workers)
+    results = run_cells(
+        [*frozen_cells(settings), *trials(settings)],
+        settings.out,
+        workers=settings.workers,
+        scheduler=settings.scheduler,
+    )
     variance, training = _variance(settings, results), _training(settings, results)
     variance.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "examples", "histories")}
     training.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "batch", "epochs", "adam_rate")}
@@ -281,7 +286,7 @@ def _training(settings: Settings, tried: Results) -> xr.Dataset:
     chosen = {name: fdfa_training.best(of_rate) for name, of_rate in losses.items()}
     known = digests(settings.dataset)
     wanted = [_trial(settings, known, name, rate, seed) for name, rate in chosen.items() for seed in seeds]
-    results = run_cells(wanted, settings.out, workers=settings.workers)
+    results = run_cells(wanted, settings.out, workers=settings.workers, scheduler=settings.scheduler)
     rows = []
     for name, rate in chosen.items():
         logs = [results.dataset(_trial_name(name, rate, seed)).reindex(step=steps) for seed in seeds]

@@ -21,7 +21,7 @@ from fganalysis.estimators import ActivityPerturbation, DirectFeedback, Estimato
 from fganalysis.results.schema import SPACES
 from fganalysis.training.datasets import Dataset
 from studies.fdfa import variance as frozen
-from studies.kit import long_names, resumed
+from studies.kit import kept_data, long_names, resumed
 
 Array = NDArray[np.float64]
 FRAME = 4  # Rows and columns of zeros on each side of a digit: two 5×5 convolutions with pooling take 16×16 pixels.
@@ -61,7 +61,7 @@ class Conv:
 
 def framed_digits() -> Dataset:
     """The digits of scikit-learn, (example, 1, 16, 16), within a frame of zeros."""
-    data = fga.datasets.load("digits", images=True)
+    data = kept_data.load("digits", images=True)
     train, test = (torch.nn.functional.pad(part, (FRAME,) * 4) for part in (data.train_inputs, data.test_inputs))
     return Dataset(train, data.train_targets, test, data.test_targets)
 

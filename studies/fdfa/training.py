@@ -20,7 +20,7 @@ from fganalysis.estimators import (
     ForwardDirectFeedbackAdam,
     WeightPerturbation,
 )
-from studies.kit import resumed
+from studies.kit import kept_data, resumed
 
 QUANTITIES = ("loss", "train_accuracy", "test_accuracy", "cosine")
 FDFA = "FDFA, α = {:g}"
@@ -59,7 +59,7 @@ def run(
     scratch: Path,
 ) -> xr.Dataset:
     """The log of one training by Adam, (step,), a row an epoch; shorter where it diverged."""
-    data = fga.datasets.load(dataset)
+    data = kept_data.load(dataset)
     estimator = gradients(training_rates, adam_rate)[gradient](seed)
     classes = int(data.train_targets.max()) + 1
     network = fga.networks.mlp([data.train_inputs.shape[1], width, width, classes], seed=seed)

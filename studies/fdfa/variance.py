@@ -28,7 +28,7 @@ from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.results.schema import SPACES
 from fganalysis.statistics import quantities as moments
 from fganalysis.training.datasets import Dataset
-from studies.kit import resumed
+from studies.kit import kept_data, resumed
 from theory import feedback
 
 Array = NDArray[np.float64]
@@ -80,7 +80,7 @@ def measure(
     scratch: Path,
 ) -> xr.Dataset:
     """Every term on one network, after some epochs of training; see `compared`."""
-    data = fga.datasets.load(dataset)
+    data = kept_data.load(dataset)
     return compared(snapshot_of(data, width, epochs, examples, seed, scratch), rates, sizes, seed)
 
 

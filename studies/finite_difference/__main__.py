@@ -84,7 +84,7 @@ class Settings(command_line.Running):
 
 
 def main(settings: Settings) -> xr.Dataset:
-    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     rows = []
     for activation in settings.activations:
         row = [results.dataset(_name(activation, seed)) for seed in settings.seeds]

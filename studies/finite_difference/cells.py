@@ -15,6 +15,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import FiniteDifference
 from fganalysis.estimators.noise import GAUSSIAN
 from studies.finite_difference import loss_along
+from studies.kit import kept_data
 from theory import finite_difference
 
 Array = NDArray[np.float64]
@@ -86,7 +87,7 @@ def cell(of: Network) -> xr.Dataset:
 
 def _snapshot(of: Network, dtype: torch.dtype) -> Snapshot:
     """The same weights and batch in any precision: both come in float32."""
-    data = fga.datasets.load("mnist1d")
+    data = kept_data.load("mnist1d")
     network = fga.networks.mlp(
         [40, of.width, of.width, of.width, 10],
         bias=False,

@@ -93,7 +93,7 @@ def main(settings: Settings) -> xr.DataTree:
 
 
 def _resnet(settings: Settings) -> xr.DataTree:
-    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     parts = [results.dataset(_resnet_name(seed)) for seed in settings.resnet_seeds]
     dataset = resnet.described(xr.concat(parts, dim="seed", data_vars="all", combine_attrs="drop"))
     dataset = dataset.assign_coords(seed=list(settings.resnet_seeds))
@@ -110,7 +110,7 @@ def _resnet(settings: Settings) -> xr.DataTree:
 
 
 def _mlp(settings: Settings) -> xr.DataTree:
-    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     found = {seed: results.dataset(cell_name(_network(settings, seed))) for seed in settings.seeds}
     by_way = {
         way: [results.dataset(cell_name(_training(settings, way, seed))) for seed in settings.training_seeds]

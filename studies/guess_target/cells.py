@@ -26,7 +26,7 @@ from fganalysis.estimators.noise import GAUSSIAN, Sphere
 from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint, load_estimator_state
 from fganalysis.training.datasets import Dataset
-from studies.kit import resumed
+from studies.kit import kept_data, resumed
 from theory import projection as theory
 
 Array = NDArray[np.float64]
@@ -148,7 +148,7 @@ def _ratio(inner: Tensor, square: Tensor) -> Tensor:
 
 def measured(of: Network, scratch: Path) -> xr.Dataset:
     """Every quantity over (step, guess, target, projection, space, layer), and the network's accuracy over (step)."""
-    data = fga.datasets.load("mnist1d")
+    data = kept_data.load("mnist1d")
     widths = {"linear": None, "mlp": of.mlp_width, "cnn": of.cnn_channels}
     along = WithHeads(tuple(_trained_head(kind, widths[kind], of) for kind in KINDS))
     steps = [epoch * -(-len(data.train_inputs) // 512) for epoch in of.epochs]
@@ -266,7 +266,7 @@ def ways(of: Training) -> dict[str, Estimator]:
 
 def trained(of: Training, scratch: Path) -> xr.Dataset:
     """Accuracy on the training and the test set over (step)."""
-    data: Dataset = fga.datasets.load("mnist1d")
+    data: Dataset = kept_data.load("mnist1d")
     per_epoch = -(-len(data.train_inputs) // 512)
     run = resumed.train(
         _network(of.seed, of.width),

@@ -32,7 +32,7 @@ from fganalysis.estimators.noise import GAUSSIAN, Sphere
 from fganalysis.results import schema
 from fganalysis.training.datasets import Dataset
 from studies.guess_target.cells import FROZEN_SEED, HEADS, KINDS, PROJECTIONS, TARGETS
-from studies.kit import long_names, resumed
+from studies.kit import kept_data, long_names, resumed
 
 Array = NDArray[np.float64]
 STAGES = (2, 2, 2, 2)  # Residual blocks of each, as in ResNet-18.
@@ -85,7 +85,7 @@ class NoiseAtBlocks:
 
 def measured(of: ResNet, scratch: Path) -> xr.Dataset:
     """Every quantity over (trained, guess, target, projection, space, block), and the accuracy over (trained)."""
-    data = fga.datasets.load("digits", images=True)
+    data = kept_data.load("digits", images=True)
     image = tuple(data.train_inputs.shape[1:])
     untrained = fga.networks.resnet(of.widths, STAGES, image, seed=of.seed)
     run = resumed.train(

@@ -22,6 +22,7 @@ import torch
 import tyro
 
 from fganalysis.arguments import check_choice, check_flag, check_number, check_path, check_seed, check_whole, described
+from fganalysis.results import on_dask
 from fganalysis.results.workers import refused
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Running(Logged):
 
     workers: int = 1
     """Processes that compute cells side by side, each on one thread."""
+    scheduler: str | None = None
+    """Who computes instead, by docs/many_machines.md: local:N, tcp://host:port, or the path of a scheduler file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,12 +113,17 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _log_to_file(settings: object) -> None:
     level, out = getattr(settings, "log", "off"), getattr(settings, "out", None)
-    if level == "off" or out is None:
-        return
+    logger = logging.getLogger("fganalysis")
+    if level != "off" and out is not None:
+        _log_below(out, level, logger)
+    if getattr(settings, "scheduler", None) is not None:
+        on_dask.log_to(logger.handlers, logging.INFO if level == "debug" else logging.WARNING)
+
+
+def _log_below(out: Path, level: str, logger: logging.Logger) -> None:
     out.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(out / LOG_FILE, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
-    logger = logging.getLogger("fganalysis")
     logger.setLevel(level.upper())
     logger.addHandler(handler)
 
@@ -194,6 +202,8 @@ def _check_one(name: str, value: object, hint: Any, least: int | None, seed: boo
                 check_seed(name, value)  # Larger numbers cannot be stored among the result's attributes.
     elif hint is float:
         check_number(name, value, above=0)
+    elif name == "scheduler":
+        on_dask.check_scheduler(name, value)
     elif hint is bool:
         check_flag(name, value)
     elif hint is Path:

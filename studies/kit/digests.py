@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fganalysis as fga
+from studies.kit import kept_data
 
 
 def digests(*names: str) -> dict[str, str]:
     """The hash of each dataset, by its name."""
-    return {name: fga.datasets.load(name).digest() for name in names}
+    return {name: kept_data.load(name).digest() for name in names}

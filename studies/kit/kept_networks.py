@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -23,10 +24,20 @@ def as_dataset(network: torch.nn.Module) -> xr.Dataset:
 
 
 def restored(network: torch.nn.Module, path: Path, node: str = NODE) -> torch.nn.Module:
-    """The network with the states that a node of a cell's file holds, loaded in place."""
-    states = store.read(path)[node].to_dataset()
-    network.load_state_dict({str(name): torch.from_numpy(array.values) for name, array in states.items()})
+    """The network with the states that a node of a cell's file holds, loaded in place.
+
+    A process reads a file once for all of its cells that follow each other on one network.
+    """
+    found = path.stat() if path.exists() else None
+    network.load_state_dict(_states(path, node, (found.st_mtime_ns, found.st_size, found.st_ino) if found else ()))
     return network
+
+
+@lru_cache(maxsize=1)
+def _states(path: Path, node: str, version: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """The states in a file as it is, which the times and sizes tell."""
+    states = store.read(path)[node].to_dataset()
+    return {str(name): torch.from_numpy(array.values) for name, array in states.items()}
 
 
 def digest(trained: Results, name: str) -> str:

@@ -71,7 +71,7 @@ class Settings(command_line.Running):
 def main(settings: Settings) -> xr.Dataset:
     mutants = [MUTANTS[name] for name in settings.mutants]
     wanted, claims = cells(settings), claims_of(mutants)
-    results = run_cells(wanted, settings.out, workers=settings.workers)
+    results = run_cells(wanted, settings.out, workers=settings.workers, scheduler=settings.scheduler)
     rows = [results.dataset(cell.name) for cell in wanted]
     dataset = _collected(rows, mutants, claims)
     dataset.attrs = {"guesses": settings.guesses, "tolerance": settings.tolerance, "law": settings.law}

@@ -61,7 +61,7 @@ class Settings(command_line.Running):
 def main(settings: Settings) -> xr.Dataset:
     points = _points(settings)
     drawn = {"draws": settings.draws, "guesses_per_batch": settings.guesses_per_batch}
-    results = run_cells(cells(settings), settings.out, workers=settings.workers)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     rows = [results.dataset(_name(shape)) for _, _, shape in points]
     index = xr.Dataset(coords={"point": np.arange(len(points))})
     dataset = xr.concat(rows, dim="point").assign_coords(

@@ -128,7 +128,7 @@ def cells(settings: Settings) -> list[Cell]:
 def main(settings: Settings) -> xr.Dataset:
     """Computes what is missing, collects it, and writes the answers and figures."""
     wanted, kept, started = cells(settings), settings.out / "subspaces.nc", time.perf_counter()
-    results = run_cells(wanted, settings.out, workers=settings.workers)
+    results = run_cells(wanted, settings.out, workers=settings.workers, scheduler=settings.scheduler)
     trainings = {
         (width, method, seed): results[_name(width, method, seed)]
         for width in settings.widths

@@ -30,7 +30,7 @@ from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint
 from fganalysis.training.datasets import Dataset
 from fganalysis.training.evaluation import evaluate
-from studies.kit import resumed
+from studies.kit import kept_data, resumed
 from studies.subspaces.curvature_shares import curvature_shares
 from studies.subspaces.mean_guesses import beside, overlaps
 from studies.subspaces.turning import turning
@@ -75,7 +75,7 @@ class Training:
 
 def training_cell(training: Training, scratch: Path) -> xr.DataTree:
     """Trains and looks; what is finished of that is in ``scratch``, so that a killed cell goes on from there."""
-    data = fga.datasets.load(training.dataset)
+    data = kept_data.load(training.dataset)
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
     width = training.width
     network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=training.seed)

@@ -28,6 +28,7 @@ import fganalysis as fga
 from fganalysis.capturing.capture import freeze
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.measuring import curvature
+from studies.kit import kept_data
 
 HESSIAN_BRANCHES = ("whole", "dominant", "bulk")
 JACOBIAN_BRANCHES = ("hidden", "top", "other", "rest")
@@ -54,7 +55,7 @@ class Settings:
 
 def descend(settings: Settings) -> xr.Dataset:
     """loss (branch, step), the one before the first step included; share (branch,) of the squared gradient."""
-    data = fga.datasets.load(settings.dataset)
+    data = kept_data.load(settings.dataset)
     inputs, targets = data.batch(settings.examples)
     classes = int(data.train_targets.max()) + 1
     width = settings.width

@@ -58,7 +58,8 @@ class Settings(command_line.Running):
 
 
 def main(settings: Settings) -> xr.Dataset:
-    results, ns = run_cells(cells(settings), settings.out, workers=settings.workers), _sizes(settings)
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
+    ns = _sizes(settings)
     rows = [results.dataset(_name(n)) for n in ns]
     dataset = xr.concat(rows, dim="n", data_vars="all", combine_attrs="drop")
     for name, long_name in QUANTITIES.items():

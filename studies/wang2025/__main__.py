@@ -62,9 +62,11 @@ def main(settings: Settings) -> xr.DataTree:
     taken = _taken_over(settings.resume_from, trainings)
     data = digests("mnist1d")
     own = [one for one in trainings if one not in taken]
-    networks = run_cells([training_cell(one, data) for one in own], folder, workers=settings.workers)
+    networks = run_cells(
+        [training_cell(one, data) for one in own], folder, workers=settings.workers, scheduler=settings.scheduler
+    )
     guesses = [metrics_cell(one, guess, data, networks) for one in own for guess in guesses_after(one)]
-    metrics = run_cells(guesses, folder, workers=settings.workers)
+    metrics = run_cells(guesses, folder, workers=settings.workers, scheduler=settings.scheduler)
     found = {one: taken[one] if one in taken else _joined(one, networks, metrics) for one in trainings}
     tree = collected.collect(found)
     tree.attrs["trainings"] = f"{len(found)} of {len(trainings)}"

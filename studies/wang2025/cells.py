@@ -35,7 +35,7 @@ from fganalysis.estimators import (
 from fganalysis.estimators.directional import Factor, Slope, guess_along, identity
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
-from studies.kit import kept_networks, resumed
+from studies.kit import kept_data, kept_networks, resumed
 from studies.kit.devices import on
 
 BATCH = 512  # The paper's.
@@ -115,7 +115,7 @@ class Training:
 
 def trained(training: Training, scratch: Path) -> xr.DataTree:
     """Trains on MNIST-1D with one guess a step, and looks at the network before and after."""
-    data = on(training.device, fga.datasets.load("mnist1d"))
+    data = on(training.device, kept_data.load("mnist1d"))
     network = _network(training)
     run = resumed.train(
         network,
@@ -142,7 +142,7 @@ def guesses_after(training: Training) -> list[str]:
 
 def measured(training: Training, guess: str, network: Path) -> xr.Dataset:
     """The paper's metrics of one kind of guess on the network of a training's cell."""
-    batch = on(training.device, fga.datasets.load("mnist1d")).batch(BATCH)
+    batch = on(training.device, kept_data.load("mnist1d")).batch(BATCH)
     snapshot = _captured(kept_networks.restored(_network(training), network), *batch)
     return _metrics(snapshot, {guess: MEASURED[training.method][guess]}, training.seed)
 
