@@ -2,6 +2,7 @@
 # make test    every test
 # make test-quick   the tests of the package alone, in two or three minutes
 # make lint    ruff and mypy
+# make pages   every page of docs/results from its study, for days; what is finished under results/ is not computed again
 # Each makes .venv first, from Python 3.11 or newer and the pinned packages of constraints.txt, and makes it anew when
 # those or pyproject.toml change. Another interpreter: make PYTHON=/path/to/python3.12 test
 
@@ -11,7 +12,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-quick lint
+.PHONY: demo test test-quick lint pages
 
 demo: $(STAMP)
 	$(RUN) -m studies.bias_variance
@@ -28,6 +29,14 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy fganalysis theory studies
+
+# The studies behind the pages of docs/results, those that take times last and one after the other.
+pages: $(STAMP)
+	set -e; for study in facts ren_variance calibration mutants averaging tangents finite_difference subspaces \
+		architectures fdfa "fdfa --network conv" guess_target "guess_target --part resnet" "wang2025 --full"; \
+		do $(RUN) -m studies.$$study --workers $(WORKERS) --page docs/results; done
+	set -e; for study in step_cost throughput "throughput --network gpt" "throughput --network resnet" \
+		"throughput --by-law"; do $(RUN) -m studies.$$study --page docs/results; done
 
 # The constraints are essential: unpinned, torch brings the newest build and gigabytes beside it. The build backend is
 # installed first, so that it is the pinned one and building the project needs no environment of its own. vit-pytorch,

@@ -70,6 +70,17 @@ def test_the_index_of_results_has_every_page_and_repeats_its_numbers() -> None:
         assert not missing, f"{page} does not have {missing}"
 
 
+def test_one_command_makes_every_page_of_results() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    listed = {first or second for first, second in re.findall(r'"([\w ./=-]+)"|\b(\w+)\b', makefile.split("pages: ")[1])}
+    for path in DOCS.glob("results/*.md"):
+        if path.name == "index.md":
+            continue
+        commands = re.findall(r"python -m studies\.([\w -]+)`", path.read_text(encoding="utf-8"))
+        own = [command for command in commands if path.stem.startswith(command.split()[0])]
+        assert own and any(command in listed or f"{command} --full" in listed for command in own), path.name
+
+
 def test_the_five_lines_in_a_fresh_file_catch_what_is_wrong_and_pass_what_is_mended(tmp_path: Path) -> None:
     assert WRONG in BLOCKS[0]
     (tmp_path / "test_wrong.py").write_text(BLOCKS[0], encoding="utf-8")
