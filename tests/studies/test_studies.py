@@ -13,7 +13,7 @@ import tyro
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis.measuring import sample
+from fganalysis.measuring import parts_of_blocks
 from fganalysis.results.cells import run_cells
 from studies.bias_variance import __main__ as bias_variance
 from studies.facts import __main__ as facts
@@ -76,14 +76,14 @@ def test_more_guesses_continue_from_kept_sums(
 ) -> None:
     monkeypatch.setattr(bias_variance, "figures", Mock())
     wanted = vars(TINY) | {"steps": (0,), "estimators": ("activity",)}
-    drawn, original = [], sample.guesses_of
+    drawn, original = [], parts_of_blocks.guesses_of
 
     def counted(estimator, snapshot, n_guesses, generator):  # type: ignore[no-untyped-def]
         if isinstance(estimator, fga.estimators.ActivityPerturbation):
             drawn.append(n_guesses)
         return original(estimator, snapshot, n_guesses, generator)
 
-    monkeypatch.setattr(sample, "guesses_of", counted)
+    monkeypatch.setattr(parts_of_blocks, "guesses_of", counted)
 
     def run(name: str, guesses: int, keep_sums: bool) -> int:
         """The number of blocks that were drawn."""
