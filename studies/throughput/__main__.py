@@ -112,8 +112,8 @@ def _by_law(settings: Settings, results: Results) -> xr.Dataset:
 def cells(settings: Settings) -> list[Cell]:
     """Steps beside guesses; of MLPs also the contenders. Times depend on the machine and are measured in turn."""
     on: dict[str, object] = {"threads": torch.get_num_threads(), "machine": machine(settings.device)}
-    if settings.by_law:
-        on |= {"rounds": settings.rounds}
+    if settings.by_law:  # Which takes the CPU alone.
+        on |= {"rounds": settings.rounds, "machine": machine()}
         each = {"weights": settings.weights, "n_guesses": _each(settings)}
         whole = {"n_weights": settings.weights[-1], "n_guesses": settings.guesses}
         return [

@@ -30,6 +30,10 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label
 from fganalysis.measuring import curvature, streamed
 from fganalysis.testing import exact_moments, signs
+from studies.architectures import cells as architectures
+from studies.architectures.networks import DEFAULT_TEXT
+from studies.averaging import cells as averaging
+from studies.wang2025 import cells as wang2025
 from tests.devices import pretended
 from tests.law_claims import rows
 from tests.networks.zoo import ZOO
@@ -227,6 +231,7 @@ def paths() -> dict[str, Path_]:
     for key in ("weight", "activity"):
         found[f"train by {key}, forward"] = partial(trained, key, autodiff="forward")
         found[f"check {key}"] = partial(checked, key)
+    found |= {f"cell of {name}": partial(study, of) for name, of in CELLS.items()}
     return found | {
         "sample activity, sums kept": sums_kept,
         "sample weight by law": partial(sampled, "weight", by_law=True),
@@ -263,6 +268,31 @@ class OnTheCPU:
 
 
 MISTAKES = ("noise", "generator", "draw", "numpy")
+
+
+def study(of: Callable[[str, Path], Any], device: torch.device) -> Any:
+    """What a cell of a study holds. of: the name of a device and a folder for what is kept while it is computed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return of(str(device), Path(folder))
+
+
+CELLS: dict[str, Callable[[str, Path], Any]] = {
+    "averaging": lambda device, folder: averaging.measured(16, 0, 0, "activity", 64, 8, device),
+    "averaging, training": lambda device, folder: averaging.trained(16, 0, 1, device, folder),
+    "wang2025": lambda device, folder: wang2025.trained(wang2025.Training("upstream", 16, 0, 1, device), folder),
+    "architectures": lambda device, folder: architectures.cell(
+        "conv net",
+        "base",
+        0,
+        batch=4,
+        guesses=32,
+        steps=2,
+        learning_rate=1e-3,
+        device=device,
+        text=DEFAULT_TEXT,
+        scratch=folder,
+    ),
+}
 
 
 def waits_in_blocks(device: torch.device) -> Iterator[tuple[str, dict[str, float]]]:

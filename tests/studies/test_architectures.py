@@ -89,7 +89,7 @@ def test_what_is_refused_has_its_reason_and_no_numbers(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("studies.architectures.cells.guesses_of", lambda batch: {"refused": refusing})
     sizes: dict[str, Any] = {"batch": 4, "guesses": 64, "steps": 1, "learning_rate": 1e-3}
-    found = cell("MLP", "base", 0, **sizes, text=DEFAULT_TEXT, scratch=tmp_path)
+    found = cell("MLP", "base", 0, **sizes, device="cpu", text=DEFAULT_TEXT, scratch=tmp_path)
     assert found.attrs["not_measured"] == '{"refused": "this guess needs another network"}'
     assert found["trained"].values.tolist() == list(MOMENTS)
     assert all(bool(found[quantity].isnull().all()) for quantity in QUANTITIES)
