@@ -72,7 +72,9 @@ def test_the_index_of_results_has_every_page_and_repeats_its_numbers() -> None:
 
 def test_one_command_makes_every_page_of_results() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    listed = {first or second for first, second in re.findall(r'"([\w ./=-]+)"|\b(\w+)\b', makefile.split("pages: ")[1])}
+    listed = {
+        first or second for first, second in re.findall(r'"([\w ./=-]+)"|\b(\w+)\b', makefile.split("pages: ")[1])
+    }
     for path in DOCS.glob("results/*.md"):
         if path.name == "index.md":
             continue
