@@ -7,6 +7,7 @@ the rounds and the median of the round-by-round ratios are reported.
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,16 @@ from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
 from studies.kit.command_line import AUTO, Device
 from studies.kit.machine import machine
-from studies.throughput import by_law, figures, steps
+from studies.throughput import by_law, figures, scaling, steps
 from studies.throughput import page as throughput_page
-from studies.throughput.cells import timed_by_law, timed_directions, timed_guesses, timed_steps, timed_whole
+from studies.throughput.cells import (
+    timed_by_law,
+    timed_directions,
+    timed_guesses,
+    timed_scaling,
+    timed_steps,
+    timed_whole,
+)
 
 KEYS = ("activity", "weight")
 TITLES = {"mlp": "an MLP", "resnet": "a ResNet", "gpt": "a GPT"}
@@ -56,6 +64,12 @@ class Settings(command_line.Logged):
     """Weights of the networks of which guesses are drawn by their law."""
     guesses: int = 10**6
     """Guesses by their law in the run that is timed with all its estimates; a twentieth to time a guess."""
+    scaling: bool = False
+    """Times a study of one worker against several instead."""
+    scaling_workers: tuple[int, ...] = (1, 2)
+    """Numbers of workers; with the first the others are compared."""
+    scaling_seconds: float = 90.0
+    """About how long that study takes with one worker."""
     small: bool = False
     """Another ResNet or GPT, as small as can be: for a try."""
     out: Path = Path("results/throughput")
@@ -71,6 +85,8 @@ def main(settings: Settings) -> xr.Dataset:
     results = run_cells(cells(settings), settings.out)
     if settings.by_law:
         return _by_law(settings, results)
+    if settings.scaling:
+        return _scaling(settings, results)
     dataset = results.dataset(_name(settings.network))
     words, dataset.attrs = dataset.attrs["words"], {}
     drawn = {"steps": figures.steps_figure}
@@ -109,6 +125,18 @@ def _by_law(settings: Settings, results: Results) -> xr.Dataset:
     return dataset
 
 
+def _scaling(settings: Settings, results: Results) -> xr.Dataset:
+    """The time of a study over its workers, which has a page of its own."""
+    dataset = results.dataset(_name("scaling"))
+    kept = {name: dataset.attrs[name] for name in ("cells", "cell_guesses")}
+    dataset.attrs = kept | {"rounds": settings.rounds, "processors": os.cpu_count() or 1}
+    store.write(dataset, settings.out / "throughput_scaling.nc")
+    text = pages.render("throughput", scaling.values(dataset), "scaling.md.j2")
+    pages.write("throughput_scaling", text, {}, settings.out, settings.page)
+    print(text)
+    return dataset
+
+
 def cells(settings: Settings) -> list[Cell]:
     """Steps beside guesses; of MLPs also the contenders. Times depend on the machine and are measured in turn."""
     on: dict[str, object] = {"threads": torch.get_num_threads(), "machine": machine(settings.device)}
@@ -120,6 +148,10 @@ def cells(settings: Settings) -> list[Cell]:
             Cell(_name("by_law"), timed_by_law, on | each, threads=None),
             Cell(_name("by_law_whole"), timed_whole, on | whole, threads=None),
         ]
+    if settings.scaling:
+        on |= {"rounds": settings.rounds, "machine": machine()}
+        of = {"n_workers": settings.scaling_workers, "seconds": settings.scaling_seconds}
+        return [Cell(_name("scaling"), timed_scaling, on | of, threads=None)]
     here = on | command_line.depends_on(settings, "device", "memory", "rounds", "batch")
     own = command_line.depends_on(settings, "network", "small", "blocks") | {"width": settings.svd_width}
     found = [Cell(_name(settings.network), timed_steps, here | own, threads=None)]

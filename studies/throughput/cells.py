@@ -14,7 +14,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, WeightPerturbation
 from fganalysis.measuring.sample import default_block_size
-from studies.throughput import by_law, steps
+from studies.throughput import by_law, scaling, steps
 
 CONTENDERS = ("sample", "draw", "jvp_loop", "vmap_jvp")
 K = 10  # Directions of W̃⊥.
@@ -185,3 +185,8 @@ def timed_by_law(weights: tuple[int, ...], n_guesses: int, rounds: int, threads:
 def timed_whole(n_weights: int, n_guesses: int, rounds: int, threads: int, machine: str) -> xr.Dataset:
     """What `by_law.whole` times."""
     return by_law.whole(n_weights, n_guesses, rounds).assign_attrs(threads=threads, machine=machine)
+
+
+def timed_scaling(n_workers: tuple[int, ...], rounds: int, seconds: float, threads: int, machine: str) -> xr.Dataset:
+    """What `scaling.measure` times."""
+    return scaling.measure(tuple(n_workers), rounds, seconds).assign_attrs(threads=threads, machine=machine)

@@ -22,6 +22,7 @@ from studies.kit import digests as kit_digests
 from studies.kit.command_line import NO_NUMBERS, Device
 
 ROOT = Path(__file__).resolve().parents[2]
+SCALING = {"scaling_workers", "scaling_seconds"}
 # Settings that choose what the page says, or that belong to the other part of a study: no cell depends on them.
 WITHOUT_CELLS = {
     "averaging": {"cosines"},
@@ -32,9 +33,13 @@ WITHOUT_CELLS = {
     "guess_target mlp": {"part"},
     "guess_target resnet": {"part", "seeds", "width", "rate", "epochs", "batch", "guesses"}
     | {"training_seeds", "training_epochs"},
-    "throughput mlp": {"network", "weights", "guesses"},
-    "throughput gpt": {"network", "widths", "seconds", "weights", "guesses"},
-    "throughput by_law": {"network", "widths", "seconds", "batch", "svd_width", "device", "memory", "blocks", "small"},
+    "throughput mlp": {"network", "weights", "guesses"} | SCALING,
+    "throughput gpt": {"network", "widths", "seconds", "weights", "guesses"} | SCALING,
+    "throughput by_law": {"network", "widths", "seconds", "batch", "svd_width", "device", "memory", "blocks", "small"}
+    | SCALING
+    | {"scaling"},
+    "throughput scaling": {"network", "widths", "seconds", "batch", "svd_width", "device", "memory", "blocks", "small"}
+    | {"weights", "guesses"},
     "wang2025": {"quick", "resume_from"},
     "step_cost": {"threads"},
 }
@@ -46,6 +51,7 @@ PARTS = {
     "throughput mlp": {"network": "mlp"},
     "throughput gpt": {"network": "gpt"},
     "throughput by_law": {"by_law": True},
+    "throughput scaling": {"scaling": True},
     "wang2025": {"full": True},
 }
 SHARED = {"fdfa mlp": "conv_", "guess_target mlp": "resnet_"}  # The prefix of the other part's settings.

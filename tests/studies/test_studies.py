@@ -19,6 +19,7 @@ from studies.bias_variance import __main__ as bias_variance
 from studies.facts import __main__ as facts
 from studies.ren_variance import __main__ as ren_variance
 from studies.throughput import __main__ as throughput
+from studies.throughput import scaling
 from studies.throughput.cells import CONTENDERS
 from tests.unit.results.damaged import damage
 
@@ -283,3 +284,16 @@ def test_the_times_of_both_ways_to_directions_are_told_apart() -> None:
     seconds = seconds.assign_coords(method=["range_finder", "lapack"])
     assert page.seconds_of(xr.Dataset({"directions_seconds": seconds}), "range_finder").values.tolist() == [1, 2, 3]
     assert page.seconds_of(xr.Dataset({"directions_seconds": seconds}), "lapack").values.tolist() == [40, 50, 60]
+
+
+def test_scaling_is_timed_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "CELLS", 2)
+    monkeypatch.setattr(scaling, "EMPTY", 10)
+    monkeypatch.setattr(scaling, "WIDTH", 8)
+    settings = throughput.Settings(
+        scaling=True, rounds=1, scaling_seconds=0.1, scaling_workers=(1, 2), out=tmp_path / "out", page=tmp_path
+    )
+    dataset = throughput.main(settings)
+    assert (dataset["study_seconds"] > 0).all() and dict(dataset.sizes) == {"workers": 2, "round": 1}
+    text = (tmp_path / "throughput_scaling.md").read_text(encoding="utf-8")
+    assert "With 2 workers a study is" in text and "{{" not in text

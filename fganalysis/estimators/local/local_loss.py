@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -97,9 +97,17 @@ class LocalLoss:
             check_names("blocks", self.blocks)
             object.__setattr__(self, "blocks", tuple(self.blocks))
 
+    @staticmethod
+    def _check_targets(snapshot: Snapshot) -> None:
+        """Once for a batch, as the host waits for a GPU. A snapshot with other targets may share the memory of this."""
+        checked: list[Tensor] = snapshot.remember("class targets that were checked", list)
+        if not any(targets is snapshot.targets for targets in checked):
+            heads.check_targets(snapshot.targets, snapshot.outputs)
+            checked[:] = [snapshot.targets]
+
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
-        snapshot.remember("class targets", partial(heads.check_targets, snapshot.targets, snapshot.outputs))
+        self._check_targets(snapshot)
         if self.mode == "trained" and self.optimiser is None:
             raise ValueError("mode 'trained' needs trained heads: use train_heads, or initialised and advanced")
         if self.mode == "redrawn":

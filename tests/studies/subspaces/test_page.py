@@ -31,7 +31,7 @@ def test_the_page_says_how_long_a_whole_run_took(finished: Finished) -> None:
     assert f"The study took {run['minutes']:.1f} minutes with 1 processes on {run['cores']} cores." in finished.text
     again = subspaces.main(settings)
     assert again.attrs["whole_run"] == finished.collected.attrs["whole_run"]
-    subspaces.cells(settings)[-1].path.unlink()
+    subspaces.cells(settings)[-1].path(settings.out).unlink()
     resumed = subspaces.main(settings)
     assert "whole_run" not in resumed.attrs
     page = (settings.page / "subspaces.md").read_text(encoding="utf-8")
