@@ -131,7 +131,7 @@ def test_a_change_of_any_setting_that_a_cell_depends_on_makes_another_cell(study
     without = WITHOUT_CELLS.get(study, set())
     without |= {name for name in names if study in SHARED and name.startswith(SHARED[study])}
 
-    @hypothesis_settings(max_examples=40)
+    @hypothesis_settings(max_examples=20)
     @given(data=st.data())
     def changed(data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(names))

@@ -50,6 +50,7 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
     shown = capsys.readouterr().out
     assert "by chance" in shown
     times = [path.stat().st_mtime_ns for path in cells]
+    monkeypatch.setattr(bias_variance, "figures", Mock())  # The figures, drawn by now, take most of the time.
     bias_variance.main(settings)
     assert [path.stat().st_mtime_ns for path in cells] == times
     again = capsys.readouterr().out
@@ -61,7 +62,6 @@ def test_bias_variance_writes_results_and_figures_and_resumes(
     for figure in re.findall(r"\]\((\w+\.png)\)", text):
         assert (folder / figure).exists()
     damage(cells[3])
-    monkeypatch.setattr(bias_variance, "figures", Mock())  # The figures, drawn twice by now, take most of the time.
     bias_variance.main(settings)
     kept = [path for path in cells if path != cells[3]]
     assert [path.stat().st_mtime_ns for path in kept] == [*times[:3], *times[4:]]

@@ -30,7 +30,7 @@ ESTIMATORS: list[Estimator] = [
     MultiTangent(k=3, combine="orthogonal", layers="separate", noise=ON_SPHERE),
     Averaged(MultiTangent(k=2, combine="orthogonal"), 2),
 ]
-N_GUESSES = 4000
+N_GUESSES = 2000
 
 
 @pytest.fixture(autouse=True)
