@@ -98,3 +98,15 @@ def calling_thread_single() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def fitting(memory: int, kept: int, each: int, words: str = "") -> int:
+    """How many blocks of ``each`` bytes fit beside the bytes that are ``kept``; words: of the block, for the refusal.
+
+    Raises:
+        ValueError: not a single one, with the memory that it takes.
+    """
+    if memory < kept + each:
+        needed = -(-(kept + each) // 2**20)
+        raise ValueError(f"memory must be at least {needed} MiB ({needed << 20} bytes){words}, got {memory} bytes")
+    return (memory - kept) // each

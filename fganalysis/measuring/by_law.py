@@ -19,7 +19,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label
 from fganalysis.estimators.noise import is_isotropic
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
-from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, in_order
+from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, fitting, in_order
 from fganalysis.measuring.drawn_lengths import (
     Exact,
     Sum,
@@ -126,9 +126,8 @@ def raw_numbers(
     per_block = block_size(law, n_layers)
     n_blocks, n_groups = -(-n_guesses // per_block), groups_of(n_guesses)
     shape = (len(schema.SPACES), n_layers + 1)
-    in_flight = _blocks_in_flight(
-        memory, 2 * 8 * int(np.prod(shape)) * n_guesses, numbers_held(law, n_layers, per_block)
-    )
+    bytes_of_block = numbers_held(law, n_layers, per_block) * BYTES_PER_TRIPLE
+    in_flight = fitting(memory, 2 * 8 * int(np.prod(shape)) * n_guesses, bytes_of_block)
     inner, squares = np.full((*shape, n_guesses), np.nan), np.full((*shape, n_guesses), np.nan)
 
     def run(index: int) -> Vectors:
@@ -165,12 +164,3 @@ def groups_of(n_guesses: int) -> int:
     """Groups that guesses are assigned to in turn, a power of two."""
     fitting = max(1, min(MOST_GROUPS, n_guesses // GUESSES_PER_GROUP))
     return 1 << fitting.bit_length() - 1
-
-
-def _blocks_in_flight(memory: int, kept: int, triples: int) -> int:
-    """How many blocks fit beside the bytes that are ``kept``."""
-    block = triples * BYTES_PER_TRIPLE
-    if memory < kept + block:
-        needed = -(-(kept + block) // 2**20)
-        raise ValueError(f"memory must be at least {needed} MiB ({needed << 20} bytes), got {memory} bytes")
-    return (memory - kept) // block

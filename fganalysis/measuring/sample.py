@@ -25,7 +25,7 @@ from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, resolve
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
-from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, in_order
+from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting, in_order
 from fganalysis.measuring.by_law import dataset_by_law
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
 from fganalysis.measuring.kept_sums import SECONDS_BETWEEN, KeptSums
@@ -156,7 +156,9 @@ def sample(
         sums = sum(part.numel() for of_metric in pattern.kept for part in of_metric)
         n_scalars = 2 * len(schema.SPACES) * (len(snapshot.layers) + 1) * n_guesses
         kept = n_groups * bytes_per_guess + (n_groups * sums + n_scalars) * SCALAR_BYTES
-        in_flight = _blocks_in_flight(memory, kept, bytes_per_guess, block_size)
+        # Of each block also its sum.
+        bytes_of_block = bytes_per_guess * (block_size * WORKING_COPIES + 1)
+        in_flight = fitting(memory, kept, bytes_of_block, f" for blocks of {block_size}")
         # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
         alone = snapshot.device.type != "cpu" or snapshot.autodiff == "forward"
         workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
@@ -231,13 +233,3 @@ def _finite_gradients(snapshot: Snapshot, at_activations: bool) -> np.ndarray:
     if np.isinf(squares).any() or not np.isfinite(squares[:, -1]).all():
         raise ValueError("the exact gradient has NaN or infinite entries, so no guess can be compared with it")
     return squares
-
-
-def _blocks_in_flight(memory: int, kept: int, bytes_per_guess: int, block_size: int) -> int:
-    """How many blocks, each with its sum, fit beside the bytes that are ``kept``."""
-    block = bytes_per_guess * (block_size * WORKING_COPIES + 1)
-    if memory < kept + block:
-        needed = -(-(kept + block) // 2**20)
-        enough = f"{needed} MiB ({needed << 20} bytes)"
-        raise ValueError(f"memory must be at least {enough} for blocks of {block_size}, got {memory} bytes")
-    return (memory - kept) // block

@@ -25,7 +25,7 @@ from fganalysis.estimators.names import label
 from fganalysis.estimators.noise import Gaussian, Rademacher, Sphere
 from fganalysis.estimators.protocol import Estimator
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
-from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, in_order
+from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting, in_order
 from fganalysis.measuring.sampled_dataset import RawNumbers, dataset_of_numbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
@@ -198,7 +198,9 @@ def raw_numbers(
     n_groups = -(-n_guesses // -(-n_guesses // MOST_GROUPS))
     shape = (len(schema.SPACES), len(sizes) + 1)
     kept = 8 * n_guesses * (2 * int(np.prod(shape)) + len(parts) + len(sizes) * stream.n_directions)
-    in_flight = _in_flight(memory, kept, n_groups, stream.n_directions, snapshot.like.element_size())
+    size = snapshot.like.element_size()
+    bytes_of_part = NUMBERS_PER_PART * (n_groups * (size + 8) + 2 * stream.n_directions * size)
+    in_flight = fitting(memory, kept, bytes_of_part)
     workers = 1 if snapshot.device.type != "cpu" else min(workers or os.cpu_count() or 1, in_flight)
     inner, squares = np.full((*shape, n_guesses), np.nan), np.full((*shape, n_guesses), np.nan)
     factors = np.empty((n_guesses, len(sizes), stream.n_directions))
@@ -244,12 +246,3 @@ def _parts(snapshot: Snapshot, unit: float) -> list[Part]:
         for piece in gradient.flatten().split(NUMBERS_PER_PART):
             parts.append(Part(len(parts), layer, piece if unit == 1 else piece / unit))
     return parts
-
-
-def _in_flight(memory: int, kept: int, n_groups: int, n_directions: int, size: int) -> int:
-    """How many parts fit beside the bytes that are ``kept``."""
-    part = NUMBERS_PER_PART * (n_groups * (size + 8) + 2 * n_directions * size)
-    if memory < kept + part:
-        needed = -(-(kept + part) // 2**20)
-        raise ValueError(f"memory must be at least {needed} MiB ({needed << 20} bytes), got {memory} bytes")
-    return (memory - kept) // part
