@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import platform
@@ -99,7 +98,7 @@ def content_of(result: xr.Dataset | xr.DataTree, name: str, identity: str = "") 
         for node in tree.subtree
     }
     try:
-        content = bytes(tree.to_netcdf(None, engine="h5netcdf", encoding=encoding))
+        content = _whole(bytes(tree.to_netcdf(None, engine="netcdf4", encoding=encoding)))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"the result for {name} cannot be stored: netCDF holds arrays of numbers or texts, and attributes that are "
@@ -108,6 +107,11 @@ def content_of(result: xr.Dataset | xr.DataTree, name: str, identity: str = "") 
     if identity:
         content += IDENTITY + identity.encode() + b"\n"
     return content + f"\nfganalysis sha256 {hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def _whole(content: bytes) -> bytes:
+    """A file made in memory without the zeros behind its end. HDF5 names the end at byte 28, in its superblock."""
+    return content[: int.from_bytes(content[28:36], "little")] if content[8] in (2, 3) else content
 
 
 def write_bytes(content: bytes, path: Path) -> Path:
@@ -178,11 +182,11 @@ def label_of(path: Path) -> str:
 def _opened(path: Path, content: bytes, checksum: str) -> xr.DataTree:
     try:
         check_sound(content)
-        with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as opened:
+        with xr.open_datatree(content, engine="netcdf4") as opened:
             tree = opened.load()
     except Unsound as error:
         raise Damaged(f"{path} is no result: {error}") from error
-    except Exception as error:  # HDF5, h5py, h5netcdf and xarray have all raised here, each something else.
+    except Exception as error:  # HDF5, h5py, netCDF4 and xarray have all raised here, each something else.
         _refuse_unread(path, content, checksum, error)
     tree.encoding["checksum"] = checksum
     return tree
@@ -261,8 +265,8 @@ def _refuse_unread(path: Path, content: bytes, checksum: str, error: Exception) 
     """What a file is that does not open: whole by its checksum, damaged, or something else."""
     if checksum != NO_CHECKSUM:
         raise ValueError(
-            f"{path} is whole, by its checksum, but the installed xarray {_version('xarray')} and h5netcdf "
-            f"{_version('h5netcdf')} do not read it"
+            f"{path} is whole, by its checksum, but the installed xarray {_version('xarray')} and netCDF4 "
+            f"{_version('netCDF4')} do not read it"
         ) from error
     if SIGNATURE not in content[:8]:
         raise Damaged(OTHER_KIND.format(path)) from error

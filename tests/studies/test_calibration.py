@@ -75,7 +75,7 @@ def test_the_page_quotes_the_result(finished: Finished) -> None:
     for figure in ("coverage", "z", "power"):
         assert f"(calibration_{figure}.png)" in text
         assert (finished.settings.page / f"calibration_{figure}.png").stat().st_size > 5000
-    with xr.open_datatree(finished.settings.out / "calibration.nc", engine="h5netcdf") as plain:
+    with xr.open_datatree(finished.settings.out / "calibration.nc", engine="netcdf4") as plain:
         for node in plain.subtree:
             assert all(array.attrs["units"] and array.attrs["long_name"] for array in node.data_vars.values())
 

@@ -231,7 +231,7 @@ def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, caps
     for text in ("Facts 1 to 3", "Fact 4", "Table 2", "Table 5", "ours / printed"):
         assert text in shown
     for part in parts:
-        with xr.open_dataset(part, engine="h5netcdf") as plain:
+        with xr.open_dataset(part, engine="netcdf4") as plain:
             assert all(array.attrs["units"] and array.attrs["long_name"] for array in plain.values())
             compared = [name for name in ("relative_bias", "relative_variance", "ratio", "variance") if name in plain]
             for name in compared:

@@ -98,10 +98,10 @@ def test_a_diagnosis_comes_back_from_disk(tmp_path: Path) -> None:
     back = fga.open_results(tmp_path)
     for node in NODES:
         xr.testing.assert_equal(back[node].to_dataset(), tree[node].to_dataset())
-        with xr.open_dataset(path, group=node, engine="h5netcdf") as plain:
+        with xr.open_dataset(path, group=node, engine="netcdf4") as plain:
             xr.testing.assert_equal(plain.load(), tree[node].to_dataset())
             for name, array in plain.items():
                 assert array.attrs == tree[node][str(name)].attrs and array.attrs["units"], name
-    with xr.open_datatree(path, engine="h5netcdf") as plain:
+    with xr.open_datatree(path, engine="netcdf4") as plain:
         assert set(plain.children) == {"measured", "predicted", "subspace"}
     np.testing.assert_array_equal(scores(back), scores(tree))

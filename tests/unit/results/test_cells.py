@@ -141,13 +141,13 @@ def wrong_files() -> dict[str, tuple[bytes, str]]:
         "text": (b"a,b\n1,2\n", ".other"),
         "older": (store.content_of(drawn(7).assign_attrs(study_settings='{"seed": 0}'), "cell"), ".other"),
         "the right attribute with other content": (store.content_of(attributed, "cell"), ".other"),
-        "the right attribute without checksum": (bytes(attributed.to_netcdf(engine="h5netcdf")), ".other"),
+        "the right attribute without checksum": (bytes(attributed.to_netcdf(engine="netcdf4")), ".other"),
         "the right end without checksum": (
-            bytes(attributed.to_netcdf(engine="h5netcdf")) + store.IDENTITY + known.encode() + b"\n",
+            bytes(attributed.to_netcdf(engine="netcdf4")) + store.IDENTITY + known.encode() + b"\n",
             ".other",
         ),
         "the right end of another file": (
-            bytes(attributed.to_netcdf(engine="h5netcdf")) + whole[whole.rindex(store.IDENTITY) :],
+            bytes(attributed.to_netcdf(engine="netcdf4")) + whole[whole.rindex(store.IDENTITY) :],
             ".damaged",
         ),
     }
