@@ -23,7 +23,7 @@ from studies.calibration.cells import drawn, measured
 from studies.calibration.estimators import ESTIMATORS, HARD, MANY_WEIGHTS, TAILS, closed_forms, network
 
 TINY = Settings(
-    repeats=120,
+    repeats=40,
     guesses=(128, 256),
     estimators=(
         *("activity", "activity, one output", "upstream", "rare events", "activity, on half the batch"),
@@ -60,12 +60,12 @@ def test_every_interval_that_is_reported_is_counted(finished: Finished) -> None:
 
 
 def test_intervals_hold_the_truth(finished: Finished) -> None:
-    """120 samples know one coverage to 2 %, and four standard errors more are seen in a mean over dozens of cells."""
+    """40 samples know one coverage to 3.5 %, and four standard errors more are seen in a mean over dozens of cells."""
     found = page.cells(finished.tree)
     found = page.usual(found)
     kept = found.isel(cell=np.flatnonzero(np.isin(found["kind"], ["held", "wide", "tight"])))
-    assert float(kept["coverage"].min()) > 0.95 - 5 * 0.02
-    assert 0.935 < float(kept["coverage"].mean()) < 0.975
+    assert float(kept["coverage"].min()) > 0.95 - 5 * 0.035
+    assert 0.93 < float(kept["coverage"].mean()) < 0.98
     assert (kept["coverage_low"] <= kept["coverage"]).all() and (kept["coverage"] <= kept["coverage_high"]).all()
 
 

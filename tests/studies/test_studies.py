@@ -254,7 +254,10 @@ def test_facts_about_more_examples_than_there_are_is_refused(part: str, tmp_path
         run_cells([cell for cell in facts.cells(facts.Settings(examples=4001)) if cell.name == part], tmp_path)
 
 
-def test_a_change_of_settings_is_computed_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_change_of_settings_is_computed_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bias_variance, "figures", Mock())
     settings = vars(TINY) | {"out": tmp_path, "steps": (0,)}
     bias_variance.main(bias_variance.Settings(**settings))
     bias_variance.main(bias_variance.Settings(**(settings | {"guesses": 64})))
