@@ -1,7 +1,8 @@
 """Processes on this machine that compute cells, by the standard library alone.
 
-Each is spawned, so that it shares no lock and no thread of torch's, has one thread for its arithmetic, and sends back
-the bytes of a cell's file: only the study itself writes. A process that dies, as for want of memory, is replaced, and
+Each is forked from a server that has imported the package and done nothing else, so that it starts at once and shares
+no lock and no thread of torch's; where there is no fork it is spawned. It has one thread for its arithmetic, and sends
+back the bytes of a cell's file: only the study itself writes. A process that dies, as for want of memory, is replaced, and
 its cell computed again. All end with the study, however that ends.
 """
 
@@ -90,12 +91,15 @@ class InProcess:
 
 
 class _Process:
-    """One spawned process and the task that it has."""
+    """One process and the task that it has."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+        context.set_forkserver_preload(["fganalysis"])
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other,), daemon=True)
+        # The server's environment is that of the first study of this process.
+        self.process = context.Process(target=_serve, args=(other, dict(os.environ)), daemon=True)
         with one_thread(), deaf():
             self.process.start()
         other.close()  # So that the end of the process is the end of the pipe.
@@ -129,7 +133,7 @@ class Processes:
         busy = {each.connection: each for each in self._all if each.task is not None}
         outcomes = []
         for ready in wait(list(busy), timeout=seconds):
-            process = busy[ready]  # type: ignore[index]
+            process = busy[ready]
             try:
                 outcome = process.connection.recv()
             except (EOFError, OSError):
@@ -168,8 +172,10 @@ class Processes:
         return None
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, environment: dict[str, str]) -> None:
     """What a process does until its pipe, or the study, ends."""
+    os.environ.clear()
+    os.environ.update(environment | dict.fromkeys(THREADS, "1"))
     become_a_worker()
     with contextlib.suppress(EOFError, OSError):
         while True:
