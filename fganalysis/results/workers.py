@@ -2,8 +2,8 @@
 
 Each is forked from a server that has imported the package and done nothing else, so that it starts at once and shares
 no lock and no thread of torch's; where there is no fork it is spawned. It has one thread for its arithmetic, and sends
-back the bytes of a cell's file: only the study itself writes. A process that dies, as for want of memory, is replaced, and
-its cell computed again. All end with the study, however that ends.
+back the bytes of a cell's file: only the study itself writes. A process that dies, as for want of memory, is replaced,
+and its cell computed again. All end with the study, however that ends.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ HIGHEST_Z = 4.5
 
 
 def test_measurement_agrees_with_prediction_at_width_32() -> None:
-    """Sees a relative error of about a fourteenth in a variance: 4.5 standard errors at 1024 guesses and 16 examples."""
+    """Sees a relative error of a fourteenth in a variance: 4.5 standard errors at 1024 guesses and 16 examples."""
     snapshot = classification((10, 32, 32, 32, 8), n_examples=16)
     tree = fga.diagnose(snapshot, SAMPLED, n_guesses=1024, seed=1)
     z = scores(tree)
