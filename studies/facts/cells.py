@@ -115,23 +115,23 @@ def joint_pass(width: int, examples: int, guesses: int, seed: int, n_seeds: int)
     data, kinds = kept_data.load("mnist1d"), ["gaussian", "mnist1d"]
     data.batch(examples)  # Refuses more examples than there are, which a slice of rows would not.
     found = np.empty((3, len(kinds), n_seeds, len(HIDDEN)))
-    for index, seed in np.ndindex(len(kinds), n_seeds):
-        generator = torch.Generator().manual_seed(seed + seed)
+    for index, place in np.ndindex(len(kinds), n_seeds):
+        generator = torch.Generator().manual_seed(seed + place)
         if kinds[index] == "gaussian":
             inputs = torch.randn(examples, 40, generator=generator)
             targets = torch.randint(0, 10, (examples,), generator=generator)
         else:
             rows = torch.randperm(len(data.train_inputs), generator=generator)[:examples]
             inputs, targets = data.train_inputs[rows], data.train_targets[rows]
-        snapshot = _snapshot(width, seed + seed, inputs, targets)
+        snapshot = _snapshot(width, seed + place, inputs, targets)
         joint, separate = ActivityPerturbation(), ActivityPerturbation(layers="separate")
         predicted = [fga.predict(snapshot, passes)["variance"] for passes in (joint, separate)]
-        found[0, index, seed] = _in_hidden(predicted[0] / predicted[1])
+        found[0, index, place] = _in_hidden(predicted[0] / predicted[1])
         samples = [fga.sample(snapshot, passes, guesses, seed) for passes in (joint, separate)]
         ratio = samples[0]["variance"] / samples[1]["variance"]
         squared = [(sample["variance_se"] / sample["variance"]) ** 2 for sample in samples]
-        found[1, index, seed] = _in_hidden(ratio)
-        found[2, index, seed] = _in_hidden(ratio * (squared[0] + squared[1]) ** 0.5)
+        found[1, index, place] = _in_hidden(ratio)
+        found[2, index, place] = _in_hidden(ratio * (squared[0] + squared[1]) ** 0.5)
     dims = ("inputs", "seed", "layer")
     dataset = xr.Dataset(
         {name: (dims, values) for name, values in zip(("ratio_predicted", "ratio", "ratio_se"), found, strict=True)},

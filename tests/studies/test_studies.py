@@ -17,6 +17,7 @@ from fganalysis.measuring import parts_of_blocks
 from fganalysis.results.cells import run_cells
 from studies.bias_variance import __main__ as bias_variance
 from studies.facts import __main__ as facts
+from studies.facts import cells as facts_cells
 from studies.ren_variance import __main__ as ren_variance
 from studies.throughput import __main__ as throughput
 from studies.throughput import scaling
@@ -246,6 +247,14 @@ def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, caps
     ours = same_law["relative_variance_predicted"].sel(guess_kind="orthogonal, k = rank", layer=["0", "2"])
     np.testing.assert_allclose(ours, alive, rtol=1e-9)
     assert float(same_law["covariance_distance"].max()) < 1e-10
+
+
+def test_fact_4_is_measured_on_the_seeds_that_it_names() -> None:
+    sizes = {"width": 4, "examples": 4, "guesses": 64}
+    both = facts_cells.joint_pass(**sizes, seed=3, n_seeds=2)
+    second = facts_cells.joint_pass(**sizes, seed=4, n_seeds=1)
+    assert both["seed"].values.tolist() == [3, 4]
+    xr.testing.assert_equal(both["ratio_predicted"].sel(seed=[4]), second["ratio_predicted"])
 
 
 @pytest.mark.parametrize("part", ["same_law", "joint_pass"])
