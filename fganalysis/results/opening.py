@@ -59,7 +59,8 @@ def open_results(path: str | Path) -> xr.DataTree:
 def export(path: str | Path, target: str | Path) -> Path:
     """Writes every finished cell under a study's folder into one file, ``results.nc`` or ``results.zarr``, to share.
 
-    Each group of it is a cell, with its attributes. Returns the target; `open_results` reads a netCDF file again.
+    Each group of it is a cell, with its attributes. Returns the target. `open_results` reads a netCDF file again, and
+    ``xarray.open_datatree(target, engine="zarr")`` a Zarr store, whose arrays are read when they are asked for.
 
     Raises:
         ValueError: what `open_results` refuses; a target of another kind, or within the folder, where it would count as
@@ -73,16 +74,25 @@ def export(path: str | Path, target: str | Path) -> Path:
     if path.is_dir() and target.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"target must lie outside of {path}, where it would count as one of the results: {target}")
     if target.suffix == ".zarr" and importlib.util.find_spec("zarr") is None:
-        raise ValueError("a Zarr store is written by the package zarr, which is not installed: export to results.nc")
+        raise ValueError(
+            "a Zarr store is written by the package zarr, which is not installed: pip install 'fganalysis[zarr]', or "
+            "export to results.nc"
+        )
     tree = open_results(path)
     if target.suffix == store.SUFFIX:
         return store.write(tree, target)
     if target.exists():
         raise ValueError(f"{target} is there already: give another target")
     unfinished = target.with_name(f".{target.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    tree.to_zarr(unfinished)
-    unfinished.rename(target)
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tree.to_zarr(unfinished, zarr_format=2)  # Its third format has no index of all groups, which opens many fast.
+        unfinished.rename(target)
+    except OSError as error:
+        raise OSError(f"{target} cannot be written: {store.reason(error)}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 

@@ -175,12 +175,35 @@ def test_an_export_is_one_file_of_all_cells(tmp_path: Path) -> None:
         assert one[cell.name].to_dataset().identical(whole[cell.name].to_dataset())
 
 
+def test_an_export_to_zarr_is_the_tree_and_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="the package zarr, an extra, is not installed")
+    run_cells(small_cells(4), tmp_path / "out")
+    texts = xr.Dataset({"word": ("place", ["α", "longer"])}, {"place": ["here", "there"]}, {"sizes": [1, 2], "of": "α"})
+    store.write(texts.assign(whole=("place", np.int8([1, 2]))), tmp_path / "out" / "texts.nc")
+    whole, target = fga.open_results(tmp_path / "out"), tmp_path / "new" / "results.zarr"
+    assert fga.export(tmp_path / "out", target) == target
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    with xr.open_datatree(target, engine="zarr") as one:
+        assert {node.path for node in one.subtree} == {node.path for node in whole.subtree}
+        for node in whole.subtree:
+            assert one[node.path].to_dataset().load().identical(node.to_dataset())
+    name = small_cells(1)[0].name
+    with xr.open_datatree(target, engine="zarr") as one:
+        (target / name / "value" / "0").unlink()
+        assert one[name]["value"].isnull().all()  # What a store has for numbers that are not there.
+    with pytest.raises(ValueError, match=r"results\.zarr is there already: give another target"):
+        fga.export(tmp_path / "out", target)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"file/results\.zarr cannot be written: (not a directory|file exists)"):
+        fga.export(tmp_path / "out", tmp_path / "file" / "results.zarr")
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [
         ("results.csv", r"target must end in \.nc or \.zarr, got 'results\.csv'"),
         ("out/results.nc", "target must lie outside of .*out, where it would count as one of the results"),
-        ("results.zarr", "a Zarr store is written by the package zarr, which is not installed: export to results.nc"),
+        ("results.zarr", "a Zarr store is written by the package zarr, which is not installed: pip install"),
     ],
 )
 def test_an_export_elsewhere_is_refused(

@@ -100,10 +100,10 @@ def test_the_page_on_many_machines_names_what_there_is() -> None:
         assert words[number] in text
 
 
-def test_the_tests_have_what_the_extra_brings() -> None:
+def test_the_tests_have_what_the_extras_bring() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert set(extras["distributed"]) <= set(extras["test"])
+    assert {*extras["distributed"], *extras["zarr"]} <= set(extras["test"])
 
 
 def test_a_process_with_other_code_or_libraries_computes_no_cell() -> None:
