@@ -40,7 +40,7 @@ BOUNDS = {
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """How many samples, of how many guesses."""
 
     repeats: int = 5000
@@ -95,15 +95,15 @@ def main(settings: Settings) -> xr.DataTree:
 
 def cells(settings: Settings) -> list[Cell]:
     """Every estimator's coverage at every number of guesses, its false alarms, and every bias."""
-    found = []
+    found, every = [], command_line.depends_on(settings, "seed", "device")
     for n_guesses, name in itertools.product(settings.guesses, settings.estimators):
-        chosen = {"name": name, "repeats": settings.repeats, "n_guesses": n_guesses, "seed": settings.seed}
+        chosen = every | {"name": name, "repeats": settings.repeats, "n_guesses": n_guesses}
         found.append(Cell(_coverage_name(n_guesses, name), coverage, chosen))
     for name in UNBIASED:
-        chosen = {"name": name, "seed": settings.seed} | _looks(settings)
+        chosen = every | {"name": name} | _looks(settings)
         found.append(Cell(_alarms_name(name), false_alarms, chosen))
     for bias in settings.biases:
-        chosen = {"bias": bias, "seed": settings.seed} | _searches(settings)
+        chosen = every | {"bias": bias} | _searches(settings)
         found.append(Cell(_power_name(bias), power, chosen))
     return found
 

@@ -80,8 +80,8 @@ def drawn(snapshot: Snapshot, estimator: Estimator, repeats: int, n_guesses: int
             own, in_weights = _gram(mean), _gram(tap.kernel_root @ mean if at_activations else mean)
             grams.append(torch.stack([own if at_activations else torch.full_like(own, torch.nan), in_weights], dim=1))
             if at_activations:
-                seconds.append(error.square().mean((2, 3)).numpy())
-                errors.append(mean.mean(2).numpy())
+                seconds.append(error.square().mean((2, 3)).cpu().numpy())
+                errors.append(mean.mean(2).cpu().numpy())
     p, q, gram = (_with_all_layers(part) for part in (*scalars, torch.stack(grams, dim=2)))
     return Draws(p, q, gram, seconds, errors)
 
@@ -115,7 +115,7 @@ def _joined(parts: list[Draws]) -> Draws:
 
 
 def _with_all_layers(part: Tensor) -> Array:
-    array: Array = torch.cat([part, part.sum(2, keepdim=True)], dim=2).double().numpy()
+    array: Array = torch.cat([part, part.sum(2, keepdim=True)], dim=2).double().cpu().numpy()
     return array
 
 
@@ -149,14 +149,14 @@ def measured(draws: Draws, squared_gradient: Array) -> dict[str, Estimate]:
     return found
 
 
-def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
+def coverage(name: str, repeats: int, n_guesses: int, seed: int, device: str) -> xr.Dataset:
     """How often each interval held the truth, and quantiles of z, over (quantity, space, layer).
 
     The truth is the closed form; where none is known, the mean of all repeats' values, known √repeats times better.
     """
-    snapshot, estimator = network(name), (ESTIMATORS | HARD)[name]
+    snapshot, estimator = network(name, device), (ESTIMATORS | HARD)[name]
     squares, layers = squared_gradients(snapshot), [*snapshot.layers, schema.ALL_LAYERS]
-    generator, of_law = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    generator, of_law = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
     parts: dict[str, list[tuple[Estimate, Array]]] = {}
     if isinstance(estimator, Subsampled):
         exact = fga.predict_variance_parts(estimator, snapshot)
@@ -168,7 +168,7 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
                 parts.setdefault(quantity, []).append((one, np.full(one.value.shape, np.nan)))
     else:
         truths = closed_forms(snapshot, estimator)
-        numbers = estimator(snapshot, 1, torch.Generator().manual_seed(0)).numbers_per_guess()
+        numbers = estimator(snapshot, 1, torch.Generator(device).manual_seed(0)).numbers_per_guess()
         if name == MANY_WEIGHTS:
             truths, squares, layers = of_many_weights(), np.ones((len(schema.SPACES), 1)), [schema.ALL_LAYERS]
         at_once = max(1, NUMBERS_AT_ONCE // (n_guesses * numbers))
@@ -235,9 +235,9 @@ def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[st
     return xr.Dataset(variables)
 
 
-def false_alarms(name: str, runs: int, alpha: float, max_guesses: int, seed: int) -> xr.Dataset:
+def false_alarms(name: str, runs: int, alpha: float, max_guesses: int, seed: int, device: str) -> xr.Dataset:
     """An unbiased estimator's runs that are called biased; none may stop as unbiased, so that all looks are had."""
-    snapshot = network("one output")
+    snapshot = network("one output", device)
     verdicts = [
         fga.check_unbiased(UNBIASED[name], snapshot, alpha, 1e-9, max_guesses, seed=seed + run) for run in range(runs)
     ]
@@ -245,9 +245,9 @@ def false_alarms(name: str, runs: int, alpha: float, max_guesses: int, seed: int
     return xr.Dataset({"false_alarms": outcomes.count("biased"), "runs": runs} | _wrong_intervals(verdicts, 0.0))
 
 
-def power(bias: float, runs: int, alpha: float, max_guesses: int, seed: int) -> xr.Dataset:
+def power(bias: float, runs: int, alpha: float, max_guesses: int, seed: int, device: str) -> xr.Dataset:
     """Guesses drawn until the bias is found, (run,); NaN where it is not."""
-    snapshot = network("one output")
+    snapshot = network("one output", device)
     verdicts = [
         fga.check_unbiased(Shrunk(bias), snapshot, alpha, 1e-9, max_guesses, seed=seed + run) for run in range(runs)
     ]

@@ -53,7 +53,8 @@ class RareEvents:
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         gradients = snapshot.weight_gradients
-        hits = torch.rand(n_guesses, generator=generator, dtype=gradients[0].dtype) < self.probability
+        drawn = torch.rand(n_guesses, generator=generator, dtype=gradients[0].dtype, device=generator.device)
+        hits = drawn < self.probability
         coefficients = (hits.to(gradients[0].dtype) / self.probability).unsqueeze(1).expand(-1, len(gradients))
         return WeightEstimates(coefficients, tuple(g.expand(n_guesses, *g.shape) for g in gradients))
 
@@ -79,7 +80,7 @@ class TimesStudent:
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         like = snapshot.weight_gradients[0]
-        normal = torch.randn((4, n_guesses), generator=generator, dtype=like.dtype)
+        normal = torch.randn((4, n_guesses), generator=generator, dtype=like.dtype, device=like.device)
         return _times(1 + normal[0] / normal[1:].square().mean(0).sqrt(), snapshot, n_guesses, generator)
 
     def factor(self) -> tuple[float, float, float]:
@@ -92,7 +93,7 @@ class TimesLogNormal:
 
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         like = snapshot.weight_gradients[0]
-        normal = torch.randn(n_guesses, generator=generator, dtype=like.dtype)
+        normal = torch.randn(n_guesses, generator=generator, dtype=like.dtype, device=like.device)
         return _times(torch.exp(normal - 0.5), snapshot, n_guesses, generator)
 
     def factor(self) -> tuple[float, float, float]:
@@ -153,7 +154,7 @@ NETWORKS = {
 }
 
 
-def network(name: str) -> Snapshot:
+def network(name: str, device: str = "cpu") -> Snapshot:
     """4-6-6-3 with ReLU and 4 examples where no other is named for it. Squared error, no biases, double precision."""
     chosen = NETWORKS.get(name, Network())
     sizes = list(chosen.sizes)
@@ -161,7 +162,7 @@ def network(name: str) -> Snapshot:
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(chosen.n_examples, sizes[0], generator=generator, dtype=torch.float64)
     targets = torch.randn(chosen.n_examples, sizes[-1], generator=generator, dtype=torch.float64)
-    return fga.capture(module, torch.nn.functional.mse_loss, inputs, targets)
+    return fga.capture(module.to(device), torch.nn.functional.mse_loss, inputs.to(device), targets.to(device))
 
 
 def closed_forms(snapshot: Snapshot, estimator: Estimator) -> dict[str, Array]:

@@ -23,7 +23,7 @@ from studies.kit.digests import digests
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """On the seed paper's MLP (40-w-w-w-10, no biases) and MNIST-1D."""
 
     width: int = 128
@@ -67,8 +67,14 @@ def main(settings: Settings) -> xr.DataTree:
 
 def cells(settings: Settings) -> list[Cell]:
     """The parts of the answer."""
-    facts = {"width": settings.width, "examples": settings.examples, "seed": settings.seed}
-    tables = {"batch": settings.batch, "guesses": settings.table_guesses, "seed": settings.seed}
+    facts: dict[str, object] = {
+        "width": settings.width,
+        "examples": settings.examples,
+        "seed": settings.seed,
+        "device": settings.device,
+    }
+    tables: dict[str, object] = {"batch": settings.batch, "guesses": settings.table_guesses, "seed": settings.seed}
+    tables |= {"device": settings.device}
     sizes_2 = {"table": "table_2", "width": settings.width, "epochs": settings.table_2_epochs}
     sizes_5 = {"table": "table_5", "width": settings.table_5_width, "epochs": settings.table_5_epochs}
     data = digests("mnist1d")

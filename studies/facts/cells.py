@@ -20,6 +20,7 @@ from fganalysis.estimators import (
     Upstream,
 )
 from studies.kit import kept_data, resumed
+from studies.kit.devices import on
 from studies.kit.long_names import KINDS, described
 from theory import upstream
 
@@ -56,12 +57,12 @@ TABLES = {"table_2": TABLE_2, "table_5": TABLE_5}
 
 def _snapshot(width: int, seed: int, inputs: Tensor, targets: Tensor) -> Snapshot:
     network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed, dtype=inputs.dtype)
-    return fga.capture(network, torch.nn.functional.cross_entropy, inputs, targets)
+    return fga.capture(network.to(inputs.device), torch.nn.functional.cross_entropy, inputs, targets)
 
 
-def same_law(width: int, examples: int, guesses: int, seed: int) -> xr.Dataset:
+def same_law(width: int, examples: int, guesses: int, seed: int, device: str) -> xr.Dataset:
     """Facts 1–3 at initialisation, in double precision, over (guess_kind, layer) in activation space."""
-    data = kept_data.load("mnist1d")
+    data = on(device, kept_data.load("mnist1d"))
     inputs, targets = data.batch(examples)
     snapshot = _snapshot(width, seed, inputs.double(), targets)
     tree = fga.diagnose(snapshot, list(SAME_LAW.values()), guesses, seed, subspace=False)
@@ -93,7 +94,7 @@ def _distances(snapshot: Snapshot, estimator: Estimator) -> list[float]:
     """
     distances = []
     for jacobian in snapshot.upstream:
-        weight, derivative = (array.double().numpy() for array in (jacobian.weight, jacobian.derivative))
+        weight, derivative = (array.double().cpu().numpy() for array in (jacobian.weight, jacobian.derivative))
         if weight.shape[0] < weight.shape[1] or estimator not in (
             SAME_LAW["orthogonal, k = rank"],
             SAME_LAW["preconditioned"],
@@ -110,7 +111,7 @@ def _distances(snapshot: Snapshot, estimator: Estimator) -> list[float]:
     return distances
 
 
-def joint_pass(width: int, examples: int, guesses: int, seed: int, n_seeds: int) -> xr.Dataset:
+def joint_pass(width: int, examples: int, guesses: int, seed: int, n_seeds: int, device: str) -> xr.Dataset:
     """Fact 4: variance with one pass for all layers over that with a pass a layer, (inputs, seed, layer)."""
     data, kinds = kept_data.load("mnist1d"), ["gaussian", "mnist1d"]
     data.batch(examples)  # Refuses more examples than there are, which a slice of rows would not.
@@ -123,7 +124,7 @@ def joint_pass(width: int, examples: int, guesses: int, seed: int, n_seeds: int)
         else:
             rows = torch.randperm(len(data.train_inputs), generator=generator)[:examples]
             inputs, targets = data.train_inputs[rows], data.train_targets[rows]
-        snapshot = _snapshot(width, seed + place, inputs, targets)
+        snapshot = _snapshot(width, seed + place, inputs.to(device), targets.to(device))
         joint, separate = ActivityPerturbation(), ActivityPerturbation(layers="separate")
         predicted = [fga.predict(snapshot, passes)["variance"] for passes in (joint, separate)]
         found[0, index, place] = _in_hidden(predicted[0] / predicted[1])
@@ -144,10 +145,12 @@ def _in_hidden(array: xr.DataArray) -> Array:
     return array.sel(space="activation", layer=HIDDEN).to_numpy()
 
 
-def paper_table(table: str, width: int, epochs: int, batch: int, guesses: int, seed: int, scratch: Path) -> xr.Dataset:
+def paper_table(
+    table: str, width: int, epochs: int, batch: int, guesses: int, seed: int, device: str, scratch: Path
+) -> xr.Dataset:
     """The paper's metrics over (guess_kind, layer), predicted and measured, and those printed over (guess_kind)."""
-    data = kept_data.load("mnist1d")
-    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
+    data = on(device, kept_data.load("mnist1d"))
+    network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed).to(device)
     run = resumed.train(network, data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6)
     inputs, targets = data.batch(batch)
     snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, inputs, targets)

@@ -39,7 +39,7 @@ from studies.kit.long_names import described
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """Some ten minutes of one core; the conv net five."""
 
     network: Literal["mlp", "conv"] = "mlp"
@@ -164,6 +164,7 @@ def _conv_settings(settings: Settings, seed: int) -> conv.Conv:
         pooled=settings.conv_pooled,
         longest=settings.longest,
         guesses=settings.conv_guesses,
+        device=settings.device,
     )
 
 
@@ -188,7 +189,13 @@ def _mlp(settings: Settings) -> xr.DataTree:
 def frozen_cells(settings: Settings) -> list[Cell]:
     """Every width, at initialisation and trained."""
     sizes = fdfa_variance.Sizes(settings.histories, settings.pooled, settings.longest, settings.guesses)
-    chosen = {"dataset": settings.dataset, "examples": settings.examples, "seed": settings.seed, "sizes": sizes}
+    chosen: dict[str, object] = {
+        "dataset": settings.dataset,
+        "examples": settings.examples,
+        "seed": settings.seed,
+        "sizes": sizes,
+    }
+    chosen |= {"device": settings.device}
     data, found = digests(settings.dataset), []
     for width, stage in itertools.product(settings.widths, STAGES):
         rates = settings.rates if width == settings.width else settings.sweep_rates
@@ -261,7 +268,7 @@ def trials(settings: Settings) -> list[Cell]:
 
 
 def _trial(settings: Settings, data: dict[str, str], name: str, learning_rate: float, seed: int) -> Cell:
-    chosen = command_line.depends_on(settings, "dataset", "width", "epochs", "adam_rate", "training_rates")
+    chosen = command_line.depends_on(settings, "dataset", "width", "epochs", "adam_rate", "training_rates", "device")
     chosen |= {"batch_size": settings.batch, "gradient": name, "learning_rate": learning_rate, "seed": seed}
     return Cell(_trial_name(name, learning_rate, seed), fdfa_training.run, chosen, data, resumes=True)
 

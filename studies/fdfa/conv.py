@@ -22,6 +22,7 @@ from fganalysis.results.schema import SPACES
 from fganalysis.training.datasets import Dataset
 from studies.fdfa import variance as frozen
 from studies.kit import kept_data, long_names, resumed
+from studies.kit.devices import on
 
 Array = NDArray[np.float64]
 FRAME = 4  # Rows and columns of zeros on each side of a digit: two 5×5 convolutions with pooling take 16×16 pixels.
@@ -57,6 +58,7 @@ class Conv:
     pooled: int
     longest: int
     guesses: int
+    device: str = "cpu"
 
 
 def framed_digits() -> Dataset:
@@ -68,9 +70,10 @@ def framed_digits() -> Dataset:
 
 def measured(of: Conv, scratch: Path) -> xr.Dataset:
     """FDFA's terms over (stage, rate, time, space, layer); the others' over (stage, other, space, layer)."""
-    data, rows = framed_digits(), []
+    data, rows = on(of.device, framed_digits()), []
     image = tuple(data.train_inputs.shape[1:])
     untrained: torch.nn.Module = fga.networks.conv(image, channels=of.channels, hidden=of.hidden, seed=of.seed)
+    untrained = untrained.to(of.device)
     adam = partial(torch.optim.Adam, lr=1e-3)
     run = resumed.train(
         untrained,
@@ -107,8 +110,8 @@ def _others(snapshot: Snapshot, of: Conv) -> xr.Dataset:
 
 def _of_one_guess(snapshot: Snapshot, estimator: DirectFeedback) -> dict[str, Array]:
     """`TERMS` of a guess that is not random, over (space, layer)."""
-    scalars = estimator(snapshot, 1, torch.Generator()).inner_products(snapshot)
-    inner, square = (frozen.with_hidden(part[:, :-1, 0].double().numpy()) for part in scalars)
+    scalars = estimator(snapshot, 1, torch.Generator(snapshot.device)).inner_products(snapshot)
+    inner, square = (frozen.with_hidden(part[:, :-1, 0].double().cpu().numpy()) for part in scalars)
     exact = frozen.with_hidden(frozen.squared_gradients(snapshot))
     error = square - 2 * inner + exact
     efficiency = inner**2 / np.where(square > 0, square * exact, 1.0)

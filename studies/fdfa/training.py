@@ -21,6 +21,7 @@ from fganalysis.estimators import (
     WeightPerturbation,
 )
 from studies.kit import kept_data, resumed
+from studies.kit.devices import on
 
 QUANTITIES = ("loss", "train_accuracy", "test_accuracy", "cosine")
 FDFA = "FDFA, α = {:g}"
@@ -56,13 +57,14 @@ def run(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    device: str,
     scratch: Path,
 ) -> xr.Dataset:
     """The log of one training by Adam, (step,), a row an epoch; shorter where it diverged."""
-    data = kept_data.load(dataset)
+    data = on(device, kept_data.load(dataset))
     estimator = gradients(training_rates, adam_rate)[gradient](seed)
     classes = int(data.train_targets.max()) + 1
-    network = fga.networks.mlp([data.train_inputs.shape[1], width, width, classes], seed=seed)
+    network = fga.networks.mlp([data.train_inputs.shape[1], width, width, classes], seed=seed).to(device)
     trained = resumed.train(
         network,
         data,

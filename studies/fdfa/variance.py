@@ -29,6 +29,7 @@ from fganalysis.results.schema import SPACES
 from fganalysis.statistics import quantities as moments
 from fganalysis.training.datasets import Dataset
 from studies.kit import kept_data, resumed
+from studies.kit.devices import on
 from theory import feedback
 
 Array = NDArray[np.float64]
@@ -52,6 +53,7 @@ def snapshot_of(data: Dataset, width: int, epochs: int, examples: int, seed: int
     """Two hidden ReLU layers on the first examples, after epochs of backpropagation (Adam, rate 1e-3, batch 64)."""
     batch, classes = data.batch(examples), int(data.train_targets.max()) + 1
     network: torch.nn.Module = fga.networks.mlp([data.train_inputs.shape[1], width, width, classes], seed=seed)
+    network = network.to(batch[0].device)
     if epochs:
         adam = partial(torch.optim.Adam, lr=1e-3)
         run = resumed.train(
@@ -77,10 +79,11 @@ def measure(
     rates: tuple[float, ...],
     sizes: Sizes,
     seed: int,
+    device: str,
     scratch: Path,
 ) -> xr.Dataset:
     """Every term on one network, after some epochs of training; see `compared`."""
-    data = kept_data.load(dataset)
+    data = on(device, kept_data.load(dataset))
     return compared(snapshot_of(data, width, epochs, examples, seed, scratch), rates, sizes, seed)
 
 
@@ -98,7 +101,7 @@ def compared(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int
 
 def measured(snapshot: Snapshot, rates: Sequence[float], sizes: Sizes, seed: int) -> xr.Dataset:
     """What is measured of FDFA, on any network, over (rate, time, space, layer) or (space, layer)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(snapshot.device).manual_seed(seed)
     layers = [*snapshot.layers[:-1], HIDDEN]
     squares = with_hidden(squared_gradients(snapshot))
     means, pooled = _pooled(snapshot, sizes, generator)
@@ -150,7 +153,7 @@ def _pooled(
     inner, norms = (torch.cat([one[index] for one in scalars], dim=-1) for index in (0, 1))
     group = np.tile(np.arange(sizes.histories), sizes.pooled)
     gram = with_hidden(_gram(snapshot, means)[:, :-1])
-    return means, _of(snapshot, inner.double().numpy(), norms.double().numpy(), gram, group)
+    return means, _of(snapshot, inner.double().cpu().numpy(), norms.double().cpu().numpy(), gram, group)
 
 
 def _history(
@@ -171,7 +174,7 @@ def _quantities(snapshot: Snapshot, guesses: ActivationEstimates, means: Activat
     both = ActivationEstimates(tuple(torch.cat(pair) for pair in zip(guesses.guesses, means.guesses, strict=True)))
     gram = with_hidden(_gram(snapshot, both)[:, :-1])
     own, other, crossed = gram[..., :n, :n], gram[..., n:, n:], gram[..., :n, n:]
-    inner, norms = (scalars.double().numpy() for scalars in guesses.inner_products(snapshot))
+    inner, norms = (scalars.double().cpu().numpy() for scalars in guesses.inner_products(snapshot))
     found = _of(snapshot, inner, norms, own, np.arange(n))
     lags = own + other - crossed - np.swapaxes(crossed, -1, -2)
     return found | {"lag": _of(snapshot, inner, norms, lags, np.arange(n))["squared_bias"]}
@@ -187,7 +190,7 @@ def _of(snapshot: Snapshot, inner: Array, norms: Array, gram: Array, group: NDAr
 def _gram(snapshot: Snapshot, means: ActivationEstimates) -> Array:
     """Inner products of the errors of single guesses, (space, layer, guess, guess)."""
     separate = [tuple(guess[index] for guess in means.guesses) for index in range(len(means))]
-    found: Array = means.error_grams(snapshot, separate).double().numpy()
+    found: Array = means.error_grams(snapshot, separate).double().cpu().numpy()
     return found
 
 
@@ -210,11 +213,11 @@ def _terms_of(layer: feedback.LearnedFeedback, kernel: Array | None) -> dict[str
 
 def _predicted(snapshot: Snapshot, rates: Sequence[float], steps: NDArray[np.int64]) -> dict[str, tuple]:
     """The closed forms: at every mark, at step 0 (lag and cross term) and in the stationary state (variance)."""
-    weights = [jacobian.weight.double().numpy() for jacobian in snapshot.upstream]
-    derivatives = [jacobian.derivative.double().numpy() for jacobian in snapshot.upstream]
+    weights = [jacobian.weight.double().cpu().numpy() for jacobian in snapshot.upstream]
+    derivatives = [jacobian.derivative.double().cpu().numpy() for jacobian in snapshot.upstream]
     jacobians = feedback.output_jacobians(weights, derivatives)
-    error = snapshot.gradients[-1].double().numpy()
-    kernels = [tap.kernel.double().numpy() for tap in snapshot.taps[:-1]]
+    error = snapshot.gradients[-1].double().cpu().numpy()
+    kernels = [tap.kernel.double().cpu().numpy() for tap in snapshot.taps[:-1]]
     squares = with_hidden(squared_gradients(snapshot))
 
     def terms(rate: float, step: float) -> dict[str, Array]:

@@ -47,7 +47,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """The networks, the steps and how many directions."""
 
     activations: tuple[str, ...] = tuple(ACTIVATIONS)
@@ -116,6 +116,7 @@ def cells(settings: Settings) -> list[Cell]:
             exponents=tuple(range(settings.smallest, settings.largest + 1)),
             least_float32=settings.smallest_float32,
             rounding_exponent=settings.rounding_at,
+            device=settings.device,
         )
         found.append(Cell(_name(activation, seed), cell, {"of": of}, data))
     return found

@@ -16,6 +16,7 @@ from fganalysis.estimators import FiniteDifference
 from fganalysis.estimators.noise import GAUSSIAN
 from studies.finite_difference import loss_along
 from studies.kit import kept_data
+from studies.kit.devices import on
 from theory import finite_difference
 
 Array = NDArray[np.float64]
@@ -40,6 +41,7 @@ class Network:
     """The least of them at which float32 is tried."""
     rounding_exponent: int
     """That at which the rounding error of a loss is taken."""
+    device: str = "cpu"
 
 
 def cell(of: Network) -> xr.Dataset:
@@ -47,7 +49,7 @@ def cell(of: Network) -> xr.Dataset:
     double = _snapshot(of, torch.float64)
     gradient = [g.double() for g in double.weight_gradients]
     norm = float(sum(g.square().sum() for g in gradient)) ** 0.5
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence((of.seed, 1)).generate_state(1)[0]))
+    generator = torch.Generator(of.device).manual_seed(int(np.random.SeedSequence((of.seed, 1)).generate_state(1)[0]))
     truncation, rounding, represented = _truncation(double, of, generator), *_rounding(double, of, generator)
     kinks = _kinks(double)
     epsilons = 2.0 ** np.array(of.exponents)
@@ -87,14 +89,14 @@ def cell(of: Network) -> xr.Dataset:
 
 def _snapshot(of: Network, dtype: torch.dtype) -> Snapshot:
     """The same weights and batch in any precision: both come in float32."""
-    data = kept_data.load("mnist1d")
+    data = on(of.device, kept_data.load("mnist1d"))
     network = fga.networks.mlp(
         [40, of.width, of.width, of.width, 10],
         bias=False,
         seed=of.seed,
         activation=ACTIVATIONS[of.activation],
         dtype=dtype,
-    )
+    ).to(of.device)
     inputs, targets = data.batch(of.batch)
     return fga.capture(network, torch.nn.functional.cross_entropy, inputs.to(dtype), targets)
 
@@ -117,7 +119,7 @@ def _rounding(double: Snapshot, of: Network, generator: torch.Generator) -> tupl
     directions, step = _directions(single, of.draws, generator), 2.0**of.rounding_exponent
     exact = loss_along.losses(double, [direction.double() for direction in directions], step)
     errors = loss_along.losses(single, directions, step).double() - exact
-    spacing = np.spacing(exact.numpy().astype(np.float32)).astype(np.float64)
+    spacing = np.spacing(exact.cpu().numpy().astype(np.float32)).astype(np.float64)
     return float(errors.std()), float(np.sqrt((spacing**2).mean() / 12))
 
 
@@ -126,16 +128,18 @@ def _kinks(snapshot: Snapshot) -> tuple[Array, Array, Array]:
     if not any(isinstance(module, torch.nn.ReLU) for module in snapshot.network.modules()):
         return np.empty(0), np.empty(0), np.empty(0)
     distances, spreads, jumps = [], [], []
-    covariance = passed = torch.zeros(snapshot.n_examples, 1, 1, dtype=torch.float64)
+    covariance = passed = torch.zeros(snapshot.n_examples, 1, 1, dtype=torch.float64, device=snapshot.device)
     for index, (tap, jacobian) in enumerate(zip(snapshot.taps, snapshot.upstream, strict=False)):
-        own = tap.inputs.square().sum(1)[:, None, None] * torch.eye(tap.units, dtype=torch.float64)
+        own = tap.inputs.square().sum(1)[:, None, None] * torch.eye(
+            tap.units, dtype=torch.float64, device=snapshot.device
+        )
         # What the weights before this tap change comes through W diag(φ').
         covariance = own + passed @ covariance @ passed.mT if index else own
         distances.append(tap.outputs.abs().flatten())
         spreads.append(covariance.diagonal(dim1=1, dim2=2).sqrt().flatten())
         jumps.append((snapshot.gradients[index + 1] @ jacobian.weight).flatten())
         passed = jacobian.weight * jacobian.derivative[:, None, :]
-    found = [torch.cat(parts).numpy() for parts in (distances, spreads, jumps)]
+    found = [torch.cat(parts).cpu().numpy() for parts in (distances, spreads, jumps)]
     return found[0], found[1], found[2]
 
 
@@ -151,5 +155,5 @@ def _slope_errors(
     exact = sum(
         direction.double().flatten(1) @ g.flatten() for direction, g in zip(guesses.directions, gradient, strict=True)
     )
-    errors: Array = (guesses.coefficients[:, 0].double() - exact).numpy()
+    errors: Array = (guesses.coefficients[:, 0].double() - exact).cpu().numpy()
     return errors

@@ -14,7 +14,7 @@ Along = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 def losses(snapshot: Snapshot, directions: Sequence[Tensor], step: float) -> Tensor:
     """L(θ + step·z), (guess,), for directions (guess, unit, input) a tap; networks without biases."""
-    steps = torch.full((len(directions[0]),), step, dtype=snapshot.loss.dtype)
+    steps = torch.full((len(directions[0]),), step, dtype=snapshot.loss.dtype, device=snapshot.device)
     with torch.no_grad():
         found: Tensor = torch.func.vmap(_loss_of(snapshot))(steps, tuple(directions))
     return found
@@ -32,7 +32,7 @@ def derivatives(snapshot: Snapshot, directions: Sequence[Tensor]) -> Tensor:
 
         return first(t), second(t), _slope(second, t)
 
-    zeros = torch.zeros(len(directions[0]), dtype=snapshot.loss.dtype)
+    zeros = torch.zeros(len(directions[0]), dtype=snapshot.loss.dtype, device=snapshot.device)
     with torch.no_grad():
         return torch.stack(torch.func.vmap(of_one)(zeros, tuple(directions)))
 

@@ -29,7 +29,7 @@ from studies.kit.digests import digests
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """The networks, the heads and how long they are trained."""
 
     part: Literal["mlp", "resnet"] = "mlp"
@@ -160,6 +160,7 @@ def _resnet_settings(settings: Settings, seed: int) -> resnet.ResNet:
         head_steps=settings.resnet_head_steps,
         batch=settings.resnet_batch,
         guesses=settings.resnet_guesses,
+        device=settings.device,
     )
 
 
@@ -173,6 +174,7 @@ def _network(settings: Settings, seed: int) -> Network:
         epochs=settings.epochs,
         batch=settings.batch,
         guesses=settings.guesses,
+        device=settings.device,
     )
 
 
@@ -184,6 +186,7 @@ def _training(settings: Settings, way: str, seed: int) -> Training:
         mlp_width=settings.mlp_width,
         rate=settings.rate,
         epochs=settings.training_epochs,
+        device=settings.device,
     )
 
 

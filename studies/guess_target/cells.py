@@ -25,8 +25,8 @@ from fganalysis.estimators.local import heads
 from fganalysis.estimators.noise import GAUSSIAN, Sphere
 from fganalysis.results import schema
 from fganalysis.training.checkpoints import load_checkpoint, load_estimator_state
-from fganalysis.training.datasets import Dataset
 from studies.kit import kept_data, resumed
+from studies.kit.devices import on
 from theory import projection as theory
 
 Array = NDArray[np.float64]
@@ -58,6 +58,7 @@ class Network:
     epochs: tuple[int, ...]
     batch: int
     guesses: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Training:
     mlp_width: int
     rate: float
     epochs: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,13 +150,13 @@ def _ratio(inner: Tensor, square: Tensor) -> Tensor:
 
 def measured(of: Network, scratch: Path) -> xr.Dataset:
     """Every quantity over (step, guess, target, projection, space, layer), and the network's accuracy over (step)."""
-    data = kept_data.load("mnist1d")
+    data = on(of.device, kept_data.load("mnist1d"))
     widths = {"linear": None, "mlp": of.mlp_width, "cnn": of.cnn_channels}
     along = WithHeads(tuple(_trained_head(kind, widths[kind], of) for kind in KINDS))
     steps = [epoch * -(-len(data.train_inputs) // 512) for epoch in of.epochs]
     batch = data.batch(of.batch)
     run = resumed.train(
-        _network(of.seed, of.width),
+        _network(of),
         data,
         along,
         scratch,
@@ -168,7 +170,7 @@ def measured(of: Network, scratch: Path) -> xr.Dataset:
     for step in steps:
         load_checkpoint(run.checkpoints[step], run.network)
         snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, *batch, step=step)
-        state = load_estimator_state(run.checkpoints[step])
+        state = {name: part.to(of.device) for name, part in load_estimator_state(run.checkpoints[step]).items()}
         rows.append(_at_step(snapshot, along.with_state(state), of))
     dataset = xr.concat(rows, dim="step", data_vars="all").assign_coords(step=steps)
     log = run.log.sel(step=steps)
@@ -179,8 +181,10 @@ def _trained_head(kind: heads.Kind, width: int | None, of: Network | Training) -
     return LocalLoss(kind, mode="trained", width=width, seed=of.seed, rate=of.rate)
 
 
-def _network(seed: int, width: int) -> torch.nn.Module:
-    return fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed)
+def _network(of: Network | Training) -> torch.nn.Module:
+    sizes = [40, of.width, of.width, of.width, 10]
+    network: torch.nn.Module = fga.networks.mlp(sizes, bias=False, seed=of.seed)
+    return network.to(of.device)
 
 
 def directions(snapshot: Snapshot, along: WithHeads) -> dict[str, tuple[Tensor, ...] | None]:
@@ -191,7 +195,7 @@ def directions(snapshot: Snapshot, along: WithHeads) -> dict[str, tuple[Tensor, 
         trained = replace(head, target="local")
         frozen = replace(trained, mode="frozen", seed=head.seed + FROZEN_SEED, optimiser=None)
         for name, estimator in ((f"{head.head} head", trained), (f"{head.head} frozen", frozen)):
-            guesses = estimator(snapshot, 1, torch.Generator()).guesses
+            guesses = estimator(snapshot, 1, torch.Generator(snapshot.device)).guesses
             found[name] = tuple(guess[0] for guess in guesses[:-1])
     return found
 
@@ -266,10 +270,10 @@ def ways(of: Training) -> dict[str, Estimator]:
 
 def trained(of: Training, scratch: Path) -> xr.Dataset:
     """Accuracy on the training and the test set over (step)."""
-    data: Dataset = kept_data.load("mnist1d")
+    data = on(of.device, kept_data.load("mnist1d"))
     per_epoch = -(-len(data.train_inputs) // 512)
     run = resumed.train(
-        _network(of.seed, of.width),
+        _network(of),
         data,
         ways(of)[of.way],
         scratch,

@@ -33,6 +33,7 @@ from fganalysis.results import schema
 from fganalysis.training.datasets import Dataset
 from studies.guess_target.cells import FROZEN_SEED, HEADS, KINDS, PROJECTIONS, TARGETS
 from studies.kit import kept_data, long_names, resumed
+from studies.kit.devices import on
 
 Array = NDArray[np.float64]
 STAGES = (2, 2, 2, 2)  # Residual blocks of each, as in ResNet-18.
@@ -66,6 +67,7 @@ class ResNet:
     head_steps: int
     batch: int
     guesses: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +87,10 @@ class NoiseAtBlocks:
 
 def measured(of: ResNet, scratch: Path) -> xr.Dataset:
     """Every quantity over (trained, guess, target, projection, space, block), and the accuracy over (trained)."""
-    data = kept_data.load("digits", images=True)
+    data = on(of.device, kept_data.load("digits", images=True))
     image = tuple(data.train_inputs.shape[1:])
-    untrained = fga.networks.resnet(of.widths, STAGES, image, seed=of.seed)
+    untrained: torch.nn.Module = fga.networks.resnet(of.widths, STAGES, image, seed=of.seed)
+    untrained = untrained.to(of.device)
     run = resumed.train(
         untrained,
         data,
@@ -135,12 +138,12 @@ def heads_of(of: ResNet) -> dict[str, LocalLoss]:
 def trained_heads(snapshot: Snapshot, data: Dataset, of: ResNet) -> dict[str, LocalLoss]:
     """The heads of each kind after so many steps of Adam, each on its own loss, while the network stays as it is."""
     heads = {kind: head.initialised(snapshot) for kind, head in heads_of(of).items()}
-    generator = torch.Generator().manual_seed(of.seed)
+    order, unused = torch.Generator().manual_seed(of.seed), torch.Generator(snapshot.device)
     for _ in range(of.head_steps):
-        rows = torch.randperm(len(data.train_inputs), generator=generator)[:BATCH_SIZE]
+        rows = torch.randperm(len(data.train_inputs), generator=order)[:BATCH_SIZE]
         batch = (data.train_inputs[rows], data.train_targets[rows])
         frozen = freeze(snapshot.network, snapshot.loss_fn, *batch, autodiff="reverse", step=0, plan=snapshot.plan)
-        heads = {kind: head.advanced(frozen, generator) for kind, head in heads.items()}
+        heads = {kind: head.advanced(frozen, unused) for kind, head in heads.items()}
     return heads
 
 
@@ -171,8 +174,8 @@ def _at(snapshot: Snapshot, heads: dict[str, LocalLoss], of: ResNet) -> xr.Datas
     values = {name: np.full(shape, np.nan) for name in QUANTITIES}
     for (guess, target, projection), estimator in estimators_of(heads, of).items():
         if isinstance(estimator, LocalLoss):  # Not random: one guess says everything.
-            scalars = estimator(snapshot, 1, torch.Generator()).inner_products(snapshot)
-            inner, squares = (part.double().numpy() for part in scalars)
+            scalars = estimator(snapshot, 1, torch.Generator(snapshot.device)).inner_products(snapshot)
+            inner, squares = (part.double().cpu().numpy() for part in scalars)
         else:
             sampled = fga.sample(snapshot, estimator, of.guesses, of.seed, workers=1)
             inner, squares = (sampled[name].values for name in ("inner_product", "squared_norm"))

@@ -43,7 +43,7 @@ LONG_NAMES = {
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """How closely each check looks, and how often."""
 
     mutants: tuple[str, ...] = tuple(MUTANTS)
@@ -86,7 +86,7 @@ def main(settings: Settings) -> xr.Dataset:
 def cells(settings: Settings) -> list[Cell]:
     """Every broken estimator, and every claim as an estimator that is what it claims."""
     mutants = [MUTANTS[name] for name in settings.mutants]
-    chosen = command_line.depends_on(settings, "seeds", "guesses", "tolerance", "max_guesses", "law")
+    chosen = command_line.depends_on(settings, "seeds", "guesses", "tolerance", "max_guesses", "law", "device")
     return [
         Cell(name_of(each.name), row, chosen | {"name": each.name, "claim": claim})
         for claim, each in [*((False, each) for each in mutants), *((True, each) for each in claims_of(mutants))]

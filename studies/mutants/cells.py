@@ -36,10 +36,12 @@ def name_of(estimator: str) -> str:
     return "rows/" + re.sub("[^a-z0-9.=]+", "_", estimator.lower())
 
 
-def row(name: str, claim: bool, seeds: int, guesses: int, tolerance: float, max_guesses: int, law: Law) -> xr.Dataset:
+def row(
+    name: str, claim: bool, seeds: int, guesses: int, tolerance: float, max_guesses: int, law: Law, device: str
+) -> xr.Dataset:
     """One broken estimator, or one claim: what every check says of it, and how wrong it is."""
     known = {each.name: each for each in claims_of(list(MUTANTS.values()))} if claim else MUTANTS
-    network, row = snapshot(), known[name]
+    network, row = snapshot(device=device), known[name]
     caught, n_guesses = np.full((len(CHECKS), seeds), np.nan), np.full(seeds, np.nan)
     predicted = fga.predict(network, row.claim)
     for seed in range(seeds):

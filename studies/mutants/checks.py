@@ -117,4 +117,4 @@ def _per_layer(mean: Tensor | None, covariance: Tensor | None, gradients: tuple[
         ]
     )
     rows = torch.cat([rows, rows.sum(0, keepdim=True)])
-    return torch.stack([rows[:, 0], rows[:, 1] / rows[:, 3], rows[:, 2]], dim=1).numpy()
+    return torch.stack([rows[:, 0], rows[:, 1] / rows[:, 3], rows[:, 2]], dim=1).cpu().numpy()

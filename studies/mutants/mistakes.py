@@ -32,7 +32,8 @@ def spread(size: float) -> OnGuesses:
 
     def change(snapshot: Snapshot, guesses: list[Tensor]) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
-        offsets = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in snapshot.gradients]
+        drawn = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in snapshot.gradients]
+        offsets = [offset.to(snapshot.device) for offset in drawn]
         scale = size * _norm(snapshot.gradients) / _norm(offsets)
         return [guess + scale * offset for guess, offset in zip(guesses, offsets, strict=True)]
 

@@ -8,7 +8,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 
 
-def snapshot(units: int = 2) -> Snapshot:
+def snapshot(units: int = 2, device: str = "cpu") -> Snapshot:
     """Two layers of ``units`` ReLU units and classes without biases, and three examples, the second one padding.
 
     The padding is an input of zeros, so that pre-activations of exactly zero occur; one unit of the others is dead.
@@ -18,4 +18,5 @@ def snapshot(units: int = 2) -> Snapshot:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(3, units, generator=generator, dtype=torch.float64)
     inputs[1] = 0
-    return fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.tensor([0, 1, 1]))
+    targets = torch.tensor([0, 1, 1])
+    return fga.capture(network.to(device), torch.nn.functional.cross_entropy, inputs.to(device), targets.to(device))

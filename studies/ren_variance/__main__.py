@@ -29,7 +29,7 @@ Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """Figure 8: batch size at fan-in = fan-out = 4, then fan-in or fan-out at batch size 4."""
 
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
@@ -82,7 +82,7 @@ def main(settings: Settings) -> xr.Dataset:
 
 def cells(settings: Settings) -> list[Cell]:
     """Every shape, once."""
-    sizes = command_line.depends_on(settings, "draws", "guesses_per_batch", "seed")
+    sizes = command_line.depends_on(settings, "draws", "guesses_per_batch", "seed", "device")
     sizes |= {"n_examples": settings.population}
     shapes = dict.fromkeys(shape for _, _, shape in _points(settings))
     return [

@@ -19,10 +19,18 @@ GUESSES: dict[str, Estimator] = {
 
 
 def point(
-    fan_in: int, fan_out: int, batch: int, *, draws: int, guesses_per_batch: int, n_examples: int, seed: int
+    fan_in: int,
+    fan_out: int,
+    batch: int,
+    *,
+    draws: int,
+    guesses_per_batch: int,
+    n_examples: int,
+    seed: int,
+    device: str,
 ) -> xr.Dataset:
     """Variance, its standard error and the formula's, over ``guess_kind``; the population has ``n_examples``."""
-    population = _population(fan_in, fan_out, n_examples, seed)
+    population = _population(fan_in, fan_out, n_examples, seed, device)
     # The weight gradient of every example; the snapshot's carry 1 over the population.
     first, gradient = population.taps[0], population.gradients[0] * population.n_examples
     per_example = torch.einsum("bo,bi->boi", gradient, first.inputs)
@@ -37,11 +45,11 @@ def point(
         "activities independent": (q + 2) / batch * spread + (q + 1) / batch * signal,
     }
     rng = np.random.default_rng([seed, fan_in, fan_out, batch])
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     n_batches = -(-draws // guesses_per_batch)
     errors = {name: np.empty(n_batches) for name in GUESSES}
     for index in range(n_batches):
-        rows = torch.from_numpy(rng.integers(population.n_examples, size=batch))
+        rows = torch.from_numpy(rng.integers(population.n_examples, size=batch)).to(device)
         snapshot = fga.capture(
             population.network, population.loss_fn, population.inputs[rows], population.targets[rows]
         )
@@ -60,13 +68,13 @@ def point(
     )
 
 
-def _population(fan_in: int, fan_out: int, n_examples: int, seed: int) -> Snapshot:
+def _population(fan_in: int, fan_out: int, n_examples: int, seed: int, device: str) -> Snapshot:
     network = fga.networks.mlp([fan_in, fan_out, 1], bias=False, seed=seed, activation=torch.nn.Tanh).double()
     generator = torch.Generator().manual_seed(seed + 1)
     inputs = torch.randn(n_examples, fan_in, generator=generator, dtype=torch.float64)
     noise = torch.randn(n_examples, 1, generator=generator, dtype=torch.float64)
     targets = torch.sin(inputs.sum(1, keepdim=True)) + 0.5 * noise + 1.0
-    return fga.capture(network, torch.nn.functional.mse_loss, inputs, targets)
+    return fga.capture(network.to(device), torch.nn.functional.mse_loss, inputs.to(device), targets.to(device))
 
 
 def _mean_squared_error(

@@ -20,6 +20,7 @@ from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
+from studies.kit.command_line import AUTO, Device
 from studies.kit.machine import machine
 from studies.step_cost import figures
 from studies.step_cost import page as step_cost_page
@@ -40,6 +41,8 @@ class Settings(command_line.Logged):
     """Rounds in which the two slowest take part, up to half a minute a step of the whole batch at width 512."""
     slow_examples: int = 64
     """Examples of the batch on which those are timed; the time is multiplied up to the batch."""
+    device: Device = AUTO
+    """Where steps are timed: auto (a GPU where there is one), cpu, cuda or cuda:N."""
     threads: int = 0
     """Threads of torch; 0 leaves its own choice."""
     out: Path = Path("results/step_cost")
@@ -61,6 +64,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset["ratio"] = dataset["seconds"] / dataset["seconds"].sel(gradient="backpropagation")
     dataset["ratio"].attrs = {"units": "1", "long_name": "the same over backpropagation's in the same round"}
     dataset.attrs = {"batch": settings.batch, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    dataset.attrs["device"] = "a CPU" if settings.device == "cpu" else machine(settings.device)
     dataset.attrs["slow_examples"] = min(settings.slow_examples, settings.batch)
     store.write(dataset, settings.out / "step_cost.nc")
     text = step_cost_page.page(dataset)
@@ -71,8 +75,8 @@ def main(settings: Settings) -> xr.Dataset:
 
 def cells(settings: Settings) -> list[Cell]:
     """Every width. Times depend on the machine, and are measured one after the other with the threads of torch."""
-    chosen = command_line.depends_on(settings, "batch", "rounds", "slow_rounds", "slow_examples")
-    here = {"threads": torch.get_num_threads(), "machine": machine()}
+    chosen = command_line.depends_on(settings, "batch", "rounds", "slow_rounds", "slow_examples", "device")
+    here = {"threads": torch.get_num_threads(), "machine": machine(settings.device)}
     return [Cell(_name(width), timed, {"width": width} | chosen | here, threads=None) for width in settings.widths]
 
 

@@ -15,6 +15,7 @@ from fganalysis.capturing.capture import freeze
 from fganalysis.estimators import Estimator, LocalLoss, MultiTangent, OrthogonalUpstream, Stateful, resolve
 from fganalysis.estimators.local.heads import DEFAULT_WIDTHS
 from fganalysis.training.estimated_gradients import fill_gradients
+from studies.kit.devices import finished
 from studies.step_cost import arithmetic
 
 EXACT = "orthogonal (W̃⊥), SVD of every example"
@@ -53,22 +54,31 @@ SLOW = (EXACT, NEWTON_SCHULZ)
 
 
 def timed(
-    width: int, batch: int, rounds: int, slow_rounds: int, slow_examples: int, threads: int, machine: str
+    width: int,
+    batch: int,
+    rounds: int,
+    slow_rounds: int,
+    slow_examples: int,
+    device: str,
+    threads: int,
+    machine: str,
 ) -> xr.Dataset:
     """The seconds of `measure`, by a number of torch's threads on a machine, which the process is told beforehand."""
-    seconds = measure(width, batch, rounds, slow_rounds, slow_examples)
+    seconds = measure(width, batch, rounds, slow_rounds, slow_examples, device)
     return seconds.to_dataset(name="seconds").assign_attrs(threads=threads, machine=machine)
 
 
-def measure(width: int, batch: int, rounds: int, slow_rounds: int, slow_examples: int) -> xr.DataArray:
+def measure(
+    width: int, batch: int, rounds: int, slow_rounds: int, slow_examples: int, device: str = "cpu"
+) -> xr.DataArray:
     """Seconds of a step, (gradient, round); NaN where an estimator did not take part in the round.
 
     The `SLOW` ones take part in the first ``slow_rounds`` rounds, with ``slow_examples`` of the batch's examples; their
     times are multiplied up to the batch.
     """
     generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(batch, 40, generator=generator)
-    targets = torch.randint(0, 10, (batch,), generator=generator)
+    inputs = torch.randn(batch, 40, generator=generator).to(device)
+    targets = torch.randint(0, 10, (batch,), generator=generator).to(device)
     examples = {name: min(slow_examples, batch) if name in SLOW else batch for name in STEPS}
     steps = {
         name: _step(resolve(estimator), width, inputs[: examples[name]], targets[: examples[name]])
@@ -77,21 +87,23 @@ def measure(width: int, batch: int, rounds: int, slow_rounds: int, slow_examples
     for name, step in steps.items():
         if name not in SLOW:
             step()  # The first one allocates.
+    finished(device)
     times = np.full((len(steps), rounds), np.nan)
     for turn in tqdm(range(rounds), desc=f"width {width}", unit="round"):
         for row, (name, step) in enumerate(steps.items()):
             if name not in SLOW or turn < slow_rounds:
                 start = time.perf_counter()
                 step()
+                finished(device)
                 times[row, turn] = (time.perf_counter() - start) * batch / examples[name]
     return xr.DataArray(times, dims=("gradient", "round"), coords={"gradient": list(steps)})
 
 
 def _step(estimator: Estimator, width: int, inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:
     """One step of training on a network of its own: estimate, update, and the state of an estimator that has one."""
-    network = fga.networks.mlp(arithmetic.sizes(width), bias=False, seed=0)
+    network = fga.networks.mlp(arithmetic.sizes(width), bias=False, seed=0).to(inputs.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(inputs.device).manual_seed(0)
     loss_fn = torch.nn.functional.cross_entropy
     if isinstance(estimator, Stateful):
         estimator = estimator.initialised(fga.capture(network, loss_fn, inputs, targets))

@@ -37,7 +37,7 @@ from studies.subspaces.cells import METHODS, Training, training_cell
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """What is trained, when it is looked at, and how closely."""
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
@@ -108,6 +108,7 @@ def cells(settings: Settings) -> list[Cell]:
                     training_batch=settings.training_batch,
                     learning_rate=settings.learning_rate,
                     dataset=settings.dataset,
+                    device=settings.device,
                 )
                 found.append(
                     Cell(_name(width, method, seed), training_cell, {"training": training}, data, resumes=True)
@@ -120,6 +121,7 @@ def cells(settings: Settings) -> list[Cell]:
             k=settings.k,
             seed=seed,
             dataset=settings.dataset,
+            device=settings.device,
         )
         found.append(Cell(_descent_name(seed), descent.descend, {"settings": own}, data))
     return found

@@ -31,6 +31,7 @@ from fganalysis.training.checkpoints import load_checkpoint
 from fganalysis.training.datasets import Dataset
 from fganalysis.training.evaluation import evaluate
 from studies.kit import kept_data, resumed
+from studies.kit.devices import on
 from studies.subspaces.curvature_shares import curvature_shares
 from studies.subspaces.mean_guesses import beside, overlaps
 from studies.subspaces.turning import turning
@@ -63,6 +64,7 @@ class Training:
     training_batch: int
     learning_rate: float
     dataset: str
+    device: str = "cpu"
 
     def estimator(self) -> Estimator:
         methods: dict[str, Estimator] = {
@@ -75,10 +77,11 @@ class Training:
 
 def training_cell(training: Training, scratch: Path) -> xr.DataTree:
     """Trains and looks; what is finished of that is in ``scratch``, so that a killed cell goes on from there."""
-    data = kept_data.load(training.dataset)
+    data = on(training.device, kept_data.load(training.dataset))
     inputs, classes = data.train_inputs.shape[1], int(data.train_targets.max()) + 1
     width = training.width
     network = fga.networks.mlp([inputs, width, width, width, classes], bias=False, seed=training.seed)
+    network = network.to(training.device)
     if training.method == "initialisation":
         return xr.DataTree.from_dict(_looks(training, data, [_captured(network, data, 0)], scratch))
     last = training.epochs * -(-len(data.train_inputs) // training.training_batch)

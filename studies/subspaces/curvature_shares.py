@@ -19,9 +19,9 @@ def curvature_shares(snapshot: Snapshot, k: int) -> xr.Dataset:
     share: of the squared weight gradient in the k dominant eigenvectors. truncated_share: the same for the truncated
     gradient. kept: squared cosine of the truncated with the whole gradient.
     """
-    whole = torch.cat([g.flatten() for g in snapshot.weight_gradients]).double().numpy()
+    whole = torch.cat([g.flatten() for g in snapshot.weight_gradients]).double().cpu().numpy()
     kept_parts = [*projected_gradients(snapshot, k), snapshot.weight_gradients[-1]]
-    truncated = torch.cat([g.flatten() for g in kept_parts]).double().numpy()
+    truncated = torch.cat([g.flatten() for g in kept_parts]).double().cpu().numpy()
     share, shorter, values = np.empty(2), np.empty(2), np.empty((2, k))
     products = (curvature.hessian_product(snapshot), curvature.gauss_newton_product(snapshot))
     for index, product in enumerate(products):

@@ -29,6 +29,7 @@ from fganalysis.capturing.capture import freeze
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.measuring import curvature
 from studies.kit import kept_data
+from studies.kit.devices import on
 
 HESSIAN_BRANCHES = ("whole", "dominant", "bulk")
 JACOBIAN_BRANCHES = ("hidden", "top", "other", "rest")
@@ -51,15 +52,17 @@ class Settings:
     batch: int = 64
     learning_rate: float = 0.1
     refresh: int = 10
+    device: str = "cpu"
 
 
 def descend(settings: Settings) -> xr.Dataset:
     """loss (branch, step), the one before the first step included; share (branch,) of the squared gradient."""
-    data = kept_data.load(settings.dataset)
+    data = on(settings.device, kept_data.load(settings.dataset))
     inputs, targets = data.batch(settings.examples)
     classes = int(data.train_targets.max()) + 1
     width = settings.width
     network = fga.networks.mlp([inputs.shape[1], width, width, width, classes], bias=False, seed=settings.seed)
+    network = network.to(settings.device)
 
     def everything(snapshot: Snapshot) -> tuple[list[Tensor], list[Tensor]]:
         return list(snapshot.weight_gradients), list(snapshot.weight_gradients)
@@ -110,7 +113,7 @@ def _part(branch: str, network: torch.nn.Module, inputs: Tensor, targets: Tensor
     """What of a snapshot's weight gradients a branch follows, and the gradients that its share is one of."""
     if branch in HESSIAN_BRANCHES:
         return _hessian_part(branch, network, inputs, targets, settings)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator(settings.device).manual_seed(settings.seed)
 
     def part(snapshot: Snapshot) -> tuple[list[Tensor], list[Tensor]]:
         fixed = torch.zeros_like(snapshot.weight_gradients[-1])
@@ -162,7 +165,7 @@ def projected_gradients(snapshot: Snapshot, k: int, generator: torch.Generator |
         else:
             right = jacobian.singular_vectors("rank")[2]
             shape = (len(right), right.shape[2], min(k, right.shape[2]))
-            drawn = torch.randn(shape, generator=generator, dtype=right.dtype)
+            drawn = torch.randn(shape, generator=generator, dtype=right.dtype, device=right.device)
             basis = _spanned(right, drawn)
         kept = torch.einsum("bum,bm->bu", basis, torch.einsum("bum,bu->bm", basis, gradient))
         found.append(kept.T @ tap.inputs)

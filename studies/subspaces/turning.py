@@ -38,7 +38,7 @@ def turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
             torch.stack([leading_of_all(one, layer, k) for one in snapshots]),
         )
         for matrix, basis in enumerate(bases):
-            angles = subspace.principal_angles(basis[:, None], basis[None, :])
+            angles = subspace.principal_angles(basis[:, None], basis[None, :]).cpu()
             angle[matrix, layer] = angles.rad2deg().mean(-1)
             alignment[matrix, layer] = angles.cos().square().mean(-1)
         pairs = torch.linalg.qr(torch.randn(2, DRAWN_PAIRS, units, k, generator=generator, dtype=torch.float64))[0]
@@ -46,7 +46,7 @@ def turning(snapshots: list[Snapshot], k: int) -> xr.Dataset:
         whole = StreamingSubspace.of(gradients[0])
         for gradient in gradients[1:]:
             whole = whole.add(gradient)
-        stacked[layer] = subspace.entropy_rank(whole.modes().values)
+        stacked[layer] = float(subspace.entropy_rank(whole.modes().values))
         single[layer] = np.mean([float(subspace.entropy_rank(one.values)) for one in spectra])
     grid = ("matrix", "layer", "step", "other_step")
     return xr.Dataset(

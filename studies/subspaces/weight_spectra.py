@@ -11,7 +11,7 @@ from fganalysis.measuring import subspace
 
 def weight_spectra(snapshots: list[Snapshot]) -> xr.Dataset:
     """Singular values of every weight matrix; does training with an upstream guess sharpen them?"""
-    spectra = [[subspace.singular_values(tap.weight).numpy() for tap in one.taps] for one in snapshots]
+    spectra = [[subspace.singular_values(tap.weight).cpu().numpy() for tap in one.taps] for one in snapshots]
     longest = max(len(values) for values in spectra[0])
     padded = np.array([[np.pad(v, (0, longest - len(v)), constant_values=np.nan) for v in row] for row in spectra])
     ranks = np.array([[float(subspace.stable_rank(values)) for values in row] for row in spectra])

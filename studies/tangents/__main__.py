@@ -31,7 +31,7 @@ EXACT = 1e-6  # Of a projection at k = n only rounding is left: more of it the n
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
+class Settings(command_line.OnDevice):
     """The paper's grid, and how many guesses of each point."""
 
     largest_n: int = 14
@@ -88,7 +88,7 @@ def main(settings: Settings) -> xr.Dataset:
 def cells(settings: Settings) -> list[Cell]:
     """Every k at one n."""
     chosen = command_line.depends_on(
-        settings, "largest_k", "draws", "direct_numbers", "rotated_numbers", "least_draws", "seed"
+        settings, "largest_k", "draws", "direct_numbers", "rotated_numbers", "least_draws", "seed", "device"
     )
     return [Cell(_name(n), qualities, {"n": n} | chosen) for n in _sizes(settings)]
 

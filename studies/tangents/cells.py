@@ -31,7 +31,14 @@ Z95 = float(special.ndtri(0.975))  # Standard errors are already widened for Stu
 
 
 def qualities(
-    n: int, largest_k: int, draws: int, direct_numbers: int, rotated_numbers: int, least_draws: int, seed: int
+    n: int,
+    largest_k: int,
+    draws: int,
+    direct_numbers: int,
+    rotated_numbers: int,
+    least_draws: int,
+    seed: int,
+    device: str,
 ) -> xr.Dataset:
     """Every k at one n: mean and standard error over guesses, and what theory says, (combine, route, k)."""
     ks = [2**power for power in range(largest_k + 1)]
@@ -45,7 +52,7 @@ def qualities(
             predicted[:, i, j] = predicted_qualities(combine, k, n)
             for r, n_draws in enumerate(_draws(n, k, draws, direct_numbers, rotated_numbers, least_draws)):
                 if n_draws:
-                    generator = _generator(seed, n, k, i, r)
+                    generator = _generator(device, seed, n, k, i, r)
                     sample = _measured(combine, k, n, n_draws, ROUTES[r], generator)
                     values[:, i, r, j] = sample.mean(-1)
                     errors[:, i, r, j] = half_widths(sample, -1) / Z95
@@ -74,20 +81,20 @@ def _draws(n: int, k: int, most: int, direct_numbers: int, rotated_numbers: int,
 def _measured(combine: Combine, k: int, n: int, n_draws: int, route: str, generator: torch.Generator) -> Array:
     """Cosine, norm ratio and squared error of every guess, (quantity, guess)."""
     noise: Noise = Rotated(n) if route == "rotated" else GAUSSIAN
-    snapshot = _snapshot(n, k + 1 if route == "rotated" else None)
+    snapshot = _snapshot(n, k + 1 if route == "rotated" else None, generator.device)
     guesses = MultiTangent(k, combine, noise)(snapshot, n_draws, generator)
-    inner, squares = (scalars[1, 0].numpy() for scalars in guesses.inner_products(snapshot))
+    inner, squares = (scalars[1, 0].cpu().numpy() for scalars in guesses.inner_products(snapshot))
     return np.stack([inner / np.sqrt(squares * n), np.sqrt(squares / n), (squares - 2 * inner + n) / n])
 
 
-def _snapshot(n: int, turned: int | None) -> Snapshot:
+def _snapshot(n: int, turned: int | None, device: torch.device) -> Snapshot:
     """A network of one layer whose weight gradient is ones(n), or √n along the first of ``turned`` weights."""
-    inputs = torch.ones(1, n, dtype=torch.float64)
+    inputs = torch.ones(1, n, dtype=torch.float64, device=device)
     if turned is not None:
-        inputs = torch.zeros(1, turned, dtype=torch.float64)
+        inputs = torch.zeros(1, turned, dtype=torch.float64, device=device)
         inputs[0, 0] = n**0.5
-    network = torch.nn.Linear(inputs.shape[1], 1, bias=False, dtype=torch.float64)
-    return fga.capture(network, lambda outputs, targets: outputs.mean(), inputs, torch.zeros(1))
+    network = torch.nn.Linear(inputs.shape[1], 1, bias=False, dtype=torch.float64, device=device)
+    return fga.capture(network, lambda outputs, targets: outputs.mean(), inputs, torch.zeros(1, device=device))
 
 
 def predicted_qualities(combine: Combine, k: int, n: int) -> list[float]:
@@ -100,6 +107,6 @@ def predicted_qualities(combine: Combine, k: int, n: int) -> list[float]:
     return [cosine, cosine, float(projection.mean_square_error(k, n))]
 
 
-def _generator(*entropy: int) -> torch.Generator:
+def _generator(device: str, *entropy: int) -> torch.Generator:
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
+    return torch.Generator(device).manual_seed(int(state) >> 1)

@@ -33,7 +33,7 @@ class Rotated:
             raise ValueError(f"rotated tangents have the shape (guess, k, 1, k + 1) and n > k, got {shape}, n={self.n}")
         along = GAUSSIAN.draw((n_guesses, k, 1), generator, like)
         across = GAUSSIAN.draw((n_guesses, k, k), generator, like).tril_(-1)
-        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
         lengths = np.sqrt(rng.chisquare(self.n - 1 - np.arange(k), size=(n_guesses, k)))
         across.diagonal(dim1=1, dim2=2).copy_(torch.from_numpy(lengths))
         return torch.cat([along, across], dim=2).unsqueeze(2)

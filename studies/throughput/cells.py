@@ -14,6 +14,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, WeightPerturbation
 from fganalysis.measuring.sample import default_block_size
+from studies.kit.devices import finished
 from studies.throughput import by_law, scaling, steps
 
 CONTENDERS = ("sample", "draw", "jvp_loop", "vmap_jvp")
@@ -128,8 +129,7 @@ def _calibrated(run: Callable[[int], object], seconds: float, device: str) -> in
 def _timed(run: Callable[[int], object], n_guesses: int, device: str) -> float:
     start = time.perf_counter()
     run(n_guesses)
-    if device != "cpu":
-        torch.cuda.synchronize(device)
+    finished(device)
     return time.perf_counter() - start
 
 

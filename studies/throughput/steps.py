@@ -22,6 +22,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.measuring.blocks import MOST_GROUPS, in_order
 from fganalysis.measuring.sample import BYTES_OF_GROUPS, default_block_size
+from studies.kit.devices import finished
 
 Network = Literal["mlp", "resnet", "gpt"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
@@ -194,6 +195,5 @@ class BareGuesses:
 def _seconds(work: Callable[[], object], snapshot: Snapshot) -> float:
     start = time.perf_counter()
     work()
-    if snapshot.device.type != "cpu":
-        torch.cuda.synchronize(snapshot.device)
+    finished(snapshot.device)
     return time.perf_counter() - start

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -33,6 +34,20 @@ from fganalysis.testing import exact_moments, signs
 from studies.architectures import cells as architectures
 from studies.architectures.networks import DEFAULT_TEXT
 from studies.averaging import cells as averaging
+from studies.calibration import cells as calibration
+from studies.facts import cells as facts
+from studies.fdfa import conv as fdfa_conv
+from studies.fdfa import training as fdfa_training
+from studies.fdfa import variance as fdfa_variance
+from studies.finite_difference import cells as finite_difference
+from studies.guess_target import cells as guess_target
+from studies.guess_target import resnet
+from studies.mutants import cells as mutants
+from studies.ren_variance import cells as ren_variance
+from studies.step_cost import cells as step_cost
+from studies.subspaces import cells as subspaces
+from studies.subspaces import descent
+from studies.tangents import cells as tangents
 from studies.wang2025 import cells as wang2025
 from tests.devices import pretended
 from tests.law_claims import rows
@@ -293,7 +308,67 @@ CELLS: dict[str, Callable[[str, Path], Any]] = {
         text=DEFAULT_TEXT,
         scratch=folder,
     ),
+    "subspaces": lambda device, folder: subspaces.training_cell(
+        subspaces.Training(8, "orthogonal", 0, 1, 1, 2, (1,), 64, True, 4, 4000, 1e-3, "mnist1d", device), folder
+    ),
+    "subspaces, descent": lambda device, folder: descent.descend(
+        descent.Settings(8, warm_up=1, steps=1, k=2, seed=0, dataset="mnist1d", examples=16, batch=8, device=device)
+    ),
+    "fdfa": lambda device, folder: fdfa_variance.measure(
+        "digits", 8, 1, 4, (0.3,), fdfa_variance.Sizes(4, 4, 5, 64), 0, device, folder
+    ),
+    "fdfa, training": lambda device, folder: fdfa_training.run(
+        "digits", fdfa_training.ADAM, (0.1,), 1e-3, 8, 1, 512, 1e-3, 0, device, folder
+    ),
+    "fdfa, conv": lambda device, folder: fdfa_conv.measured(
+        fdfa_conv.Conv(0, (2, 3), 4, 1, 2, (0.3,), 2, 4, 3, 64, device), folder
+    ),
+    "guess_target": lambda device, folder: of_one_head(
+        guess_target, guess_target.Network(0, 16, 8, 4, 1e-3, (1,), 8, 64, device), folder
+    ),
+    "guess_target, training": lambda device, folder: guess_target.trained(
+        guess_target.Training("local, mlp head", 0, 8, 8, 1e-3, 1, device), folder
+    ),
+    "guess_target, ResNet": lambda device, folder: of_one_head(
+        resnet, resnet.ResNet(0, (2, 2), 4, 2, 3e-3, 1, 1, 4, 16, device), folder
+    ),
+    "facts": lambda device, folder: facts.same_law(8, 4, 64, 0, device),
+    "facts, one pass": lambda device, folder: facts.joint_pass(8, 4, 64, 0, 1, device),
+    "facts, table": lambda device, folder: facts.paper_table("table_2", 16, 1, 8, 64, 0, device, folder),
+    "finite_difference": lambda device, folder: finite_difference.cell(
+        finite_difference.Network("relu", 0, 8, 4, 16, (-12, -8), -10, -9, device)
+    ),
+    "tangents": lambda device, folder: tangents.qualities(8, 2, 32, 64, 64, 4, 0, device),
+    "ren_variance": lambda device, folder: ren_variance.point(
+        2, 2, 4, draws=40, guesses_per_batch=20, n_examples=8, seed=0, device=device
+    ),
+    "calibration": lambda device, folder: calibration.coverage("activity", 20, 64, 0, device),
+    "calibration, factors": lambda device, folder: calibration.coverage("weight, times 1 + t", 20, 64, 0, device),
+    "calibration, alarms": lambda device, folder: calibration.false_alarms("rare events", 1, 0.01, 2048, 0, device),
+    "calibration, power": lambda device, folder: calibration.power(0.4, 1, 0.01, 4096, 0, device),
+    "mutants": lambda device, folder: mutants.row("spread", False, 1, 256, 0.1, 2048, "signs", device),
+    "step_cost": lambda device, folder: timed_steps(device),
 }
+
+
+def of_one_head(study: Any, of: Any, folder: Path) -> xr.Dataset:
+    """A cell of `studies.guess_target` of one kind of heads, of few guesses and, on the ResNet, of two blocks."""
+    fewer: dict[str, Any] = {"KINDS": ("cnn",)}
+    if study is resnet:
+        blocks = ("blocks.0", "blocks.1")
+        fewer |= {"STAGES": (1, 1), "BLOCKS": blocks, "BATCH_SIZE": 512}
+    else:
+        fewer |= {"GUESSES": ("cnn head", "live"), "TARGETS": ("global",)}
+    with mock.patch.multiple(study, **fewer):
+        return study.measured(of, folder)
+
+
+def timed_steps(device: str) -> dict[str, Any]:
+    """Which steps of `studies.step_cost` were timed: how long they took is no number to compare."""
+    steps = {name: step_cost.STEPS[name] for name in ("backpropagation", "weight", "local loss, linear head")}
+    with mock.patch.object(step_cost, "STEPS", steps):
+        times = step_cost.measure(8, 8, 1, 1, 8, device)
+    return {"timed": np.isfinite(times.values)}
 
 
 def waits_in_blocks(device: torch.device) -> Iterator[tuple[str, dict[str, float]]]:

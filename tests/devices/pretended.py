@@ -13,13 +13,12 @@ from __future__ import annotations
 import collections
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "pretended"
@@ -141,14 +140,13 @@ class _Kind(type(torch._C.Generator)):  # type: ignore[misc]
 def _on_device(function: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
     """Computes on the CPU what is asked of the device, after the checks that a GPU would make."""
     packet = function.overloadpacket
-    flat = tree_flatten((arguments, keywords))[0]
-    tensors = [part for part in flat if isinstance(part, torch.Tensor)]
+    tensors = [part for part in _flat((arguments, keywords)) if isinstance(part, torch.Tensor)]
     _check_places(packet, function, arguments, tensors)
     _count(packet, arguments, keywords, tensors)
     known = {id(part.held): part for part in tensors if isinstance(part, OnDevice)} | {
         id(part): part for part in tensors if not isinstance(part, OnDevice)
     }
-    there, named = tree_map(_below, (arguments, keywords))
+    there, named = _mapped(_below, (arguments, keywords))
     result = WRITTEN_OUT.get(function, function)(*there, **named)
     for part in tensors:
         if isinstance(part, OnDevice) and part.shape != part.held.shape:
@@ -160,7 +158,29 @@ def _on_device(function: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
     def above(part: Any) -> Any:
         return known.get(id(part)) or OnDevice(part) if isinstance(part, torch.Tensor) else part
 
-    return tree_map(lambda part: known[id(part)] if id(part) in known else above(part), result)
+    return _mapped(lambda part: known[id(part)] if id(part) in known else above(part), result)
+
+
+def _flat(part: Any) -> Iterator[Any]:
+    """What stands in tuples, lists and dictionaries; torch's own function for that takes a fifth of the time here."""
+    if isinstance(part, tuple | list):
+        for inner in part:
+            yield from _flat(inner)
+    elif isinstance(part, dict):
+        yield from _flat(tuple(part.values()))
+    else:
+        yield part
+
+
+def _mapped(function: Callable[[Any], Any], part: Any) -> Any:
+    """The same with a function of each."""
+    if isinstance(part, tuple):
+        return tuple(_mapped(function, inner) for inner in part)
+    if isinstance(part, list):
+        return [_mapped(function, inner) for inner in part]
+    if isinstance(part, dict):
+        return {name: _mapped(function, inner) for name, inner in part.items()}
+    return function(part)
 
 
 def _below(part: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import fganalysis as fga
-from tests.devices.paths import MISTAKES, paths
+from tests.devices.paths import CELLS, MISTAKES, paths
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = list(paths())
@@ -49,6 +49,10 @@ def test_the_host_waits_once_in_a_block_of_guesses(key: str, lines: dict[str, An
     asked["forward_direct_feedback"] = {"item": 1, "nonzero": 1, "copy to the CPU": 1}
     waits = {kind: count for kind, count in lines[f"block {key}"]["waits"].items() if count}
     assert waits == asked.get(key, {"item": 1})
+
+
+def test_the_cells_of_studies_are_computed_on_the_device_that_they_are_given(lines: dict[str, Any]) -> None:
+    assert not [name for name in CELLS if not sum(lines[f"cell of {name}"]["waits"].values())]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

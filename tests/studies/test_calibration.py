@@ -199,7 +199,7 @@ def test_intervals_that_are_too_tight_are_called_so(monkeypatch: pytest.MonkeyPa
         }
 
     monkeypatch.setattr(cells, "measured", halved)
-    found = cells.coverage("activity", 200, 128, 0)
+    found = cells.coverage("activity", 200, 128, 0, "cpu")
     wrong = (found["above_truth"] + found["below_truth"]).sel(quantity="mse", layer="all").max()
     assert float(wrong) > 200 * 0.2
 

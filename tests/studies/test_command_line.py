@@ -95,6 +95,18 @@ def test_what_the_command_line_cannot_take_is_said_without_a_traceback(
 
 
 @pytest.mark.parametrize("study", STUDIES)
+def test_every_study_takes_a_device_and_refuses_one_that_is_not_here(
+    study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = settings_of(study)
+    assert get_type_hints(settings)["device"] is command_line.Device and settings().device == "cpu"
+    for wrong in ("cuda", "cuda:3"):
+        with pytest.raises(ValueError, match=f"^device is {wrong}, but torch finds no GPU here: use --device auto$"):
+            settings(device=wrong)
+
+
+@pytest.mark.parametrize("study", STUDIES)
 def test_no_study_writes_to_the_committed_pages_unless_it_is_told_to(study: str) -> None:
     settings = settings_of(study)()
     assert settings.out == Path("results") / study

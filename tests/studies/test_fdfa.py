@@ -145,7 +145,7 @@ def test_training_logs_are_those_of_the_chosen_rate(tree: xr.DataTree, tmp_path:
         "seed": 1,
         "scratch": tmp_path,
     }
-    log = fdfa_training.run("digits", "FDFA, α = 0.1", (0.1,), TINY.adam_rate, **sizes)
+    log = fdfa_training.run("digits", "FDFA, α = 0.1", (0.1,), TINY.adam_rate, device="cpu", **sizes)
     np.testing.assert_array_equal(own["loss"], log["loss"])
 
 

@@ -68,7 +68,7 @@ def known(times: dict[str, list[float]], other: float = 1.0, widths: tuple[int, 
     dataset = xr.Dataset(
         {"seconds": (("width", "gradient", "round"), np.stack([found] * len(widths)))},
         coords={"width": list(widths), "gradient": names},
-        attrs={"batch": 512, "threads": 1, "torch": "0", "slow_examples": 64},
+        attrs={"batch": 512, "threads": 1, "device": "a CPU", "torch": "0", "slow_examples": 64},
     )
     dataset["ratio"] = dataset["seconds"] / dataset["seconds"].sel(gradient="backpropagation")
     return dataset

@@ -250,7 +250,7 @@ def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, caps
 
 
 def test_fact_4_is_measured_on_the_seeds_that_it_names() -> None:
-    sizes = {"width": 4, "examples": 4, "guesses": 64}
+    sizes = {"width": 4, "examples": 4, "guesses": 64, "device": "cpu"}
     both = facts_cells.joint_pass(**sizes, seed=3, n_seeds=2)
     second = facts_cells.joint_pass(**sizes, seed=4, n_seeds=1)
     assert both["seed"].values.tolist() == [3, 4]

@@ -94,7 +94,7 @@ def test_bad_settings_are_refused(change: dict[str, int], message: str) -> None:
 
 def test_one_tangent_more_is_seen_by_the_rotated_route() -> None:
     """The negative control of the rotation: degrees of freedom of n instead of n − 1 across the gradient."""
-    snapshot = cells._snapshot(6, 3)
+    snapshot = cells._snapshot(6, 3, torch.device("cpu"))
     for n, right in ((6, True), (7, False)):
         guesses = MultiTangent(2, "orthogonal", Rotated(n))(snapshot, 20_000, torch.Generator().manual_seed(1))
         inner, squares = (scalars[1, 0].numpy() for scalars in guesses.inner_products(snapshot))
