@@ -26,8 +26,10 @@ import xarray as xr
 from tqdm import tqdm
 
 from fganalysis.arguments import check_kind, check_path, check_whole
-from fganalysis.results import claims, on_dask, store
+from fganalysis.results import claims, store
 from fganalysis.results.identity import ATTRIBUTE, Cell, difference, identity
+from fganalysis.results.on_dask.addresses import check_scheduler
+from fganalysis.results.on_dask.coordinator import Dask
 from fganalysis.results.workers import InProcess, Processes, Runner, Task
 
 try:
@@ -88,7 +90,7 @@ def run_cells(
 
     Args:
         workers: processes on this machine, of one thread each; 1: in this process, with one thread of torch's.
-        scheduler: that of workers of dask.distributed which compute instead, as `on_dask.check_scheduler` has it.
+        scheduler: that of workers of dask.distributed which compute instead, as `check_scheduler` has it.
         runner: who computes instead of both.
 
     Raises:
@@ -100,7 +102,7 @@ def run_cells(
     check_path("folder", folder)
     check_whole("workers", workers)
     if scheduler is not None:
-        on_dask.check_scheduler("scheduler", scheduler)
+        check_scheduler("scheduler", scheduler)
     folder = Path(folder)
     for cell in cells:
         check_kind("a cell", cell, Cell, "a Cell")
@@ -130,7 +132,7 @@ def run_cells(
 
 def _runner(workers: int, scheduler: str | None) -> Runner:
     if scheduler is not None:
-        return on_dask.Dask(scheduler)
+        return Dask(scheduler)
     return Processes(workers) if workers > 1 else InProcess()
 
 

@@ -22,7 +22,8 @@ import torch
 import tyro
 
 from fganalysis.arguments import check_choice, check_flag, check_number, check_path, check_seed, check_whole, described
-from fganalysis.results import on_dask
+from fganalysis.results.on_dask.addresses import check_scheduler
+from fganalysis.results.on_dask.logs import log_to
 from fganalysis.results.workers import refused
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _log_to_file(settings: object) -> None:
     if level != "off" and out is not None:
         _log_below(out, level, logger)
     if getattr(settings, "scheduler", None) is not None:
-        on_dask.log_to(logger.handlers, logging.INFO if level == "debug" else logging.WARNING)
+        log_to(logger.handlers, logging.INFO if level == "debug" else logging.WARNING)
 
 
 def _log_below(out: Path, level: str, logger: logging.Logger) -> None:
@@ -203,7 +204,7 @@ def _check_one(name: str, value: object, hint: Any, least: int | None, seed: boo
     elif hint is float:
         check_number(name, value, above=0)
     elif name == "scheduler":
-        on_dask.check_scheduler(name, value)
+        check_scheduler(name, value)
     elif hint is bool:
         check_flag(name, value)
     elif hint is Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from fganalysis.results import cells as engine
-from fganalysis.results import on_dask
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell, identity
+from fganalysis.results.on_dask import addresses, coordinator, logs
 from fganalysis.results.workers import refused
 from tests.unit.results.small_cells import drawn, small_cells
 
@@ -26,17 +26,17 @@ KINDS = r"scheduler must be local:N, tcp://host:port, tls://host:port or the pat
 
 @pytest.mark.parametrize("value", ["local:1", "local:64", "tcp://10.0.0.1:8786", "tls://head.cluster:8786"])
 def test_a_scheduler_is_local_or_an_address(value: str) -> None:
-    assert on_dask.address_of("scheduler", value) == value
+    assert addresses.address_of("scheduler", value) == value
 
 
 def test_a_scheduler_file_gives_its_address(tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"type": "Scheduler", "address": "tcp://10.0.0.1:39001", "workers": {}}))
-    assert on_dask.address_of("scheduler", str(file)) == "tcp://10.0.0.1:39001"
+    assert addresses.address_of("scheduler", str(file)) == "tcp://10.0.0.1:39001"
     for content in ("", "{}", "[]", '{"address": "10.0.0.1"}', '{"address": 3}', "\0", "\udcff"):
         file.write_text(content, errors="surrogateescape")
         with pytest.raises(ValueError, match=KINDS + ", but .* is a file without a scheduler's address"):
-            on_dask.address_of("scheduler", str(file))
+            addresses.address_of("scheduler", str(file))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_pipe_in_the_place_of_a_scheduler_file_is_not_waited_for(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path):
         with pytest.raises(ValueError, match=KINDS):
-            on_dask.address_of("scheduler", str(place))
+            addresses.address_of("scheduler", str(place))
 
 
 def test_without_the_extra_its_name_is_said_before_anything_is_computed(
@@ -75,9 +75,9 @@ def test_without_the_extra_its_name_is_said_before_anything_is_computed(
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
-    monkeypatch.setattr(on_dask, "SECONDS_TO_CONNECT", 0.5)
-    before = {one: (one.handlers, one.propagate, one.level) for one in map(logging.getLogger, on_dask.LOGGERS)}
-    on_dask.log_to([])
+    monkeypatch.setattr(coordinator, "SECONDS_TO_CONNECT", 0.5)
+    before = {one: (one.handlers, one.propagate, one.level) for one in map(logging.getLogger, logs.LOGGERS)}
+    logs.log_to([])
     try:
         for address in ("tcp://127.0.0.1:9", "tls://127.0.0.1:9", "tcp://no.such.host.invalid:9"):
             with pytest.raises(OSError, match=f"^no scheduler of dask answers at {address}.*finished cells are kept"):
@@ -94,9 +94,9 @@ def test_the_page_on_many_machines_names_what_there_is() -> None:
     for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         compile(block, "docs/many_machines.md", "exec")
     named = set(re.findall(r"--scheduler ((?:local|tcp|tls):[\w:/.-]*\w)", text))
-    assert {on_dask.address_of("scheduler", value) for value in named} == named >= {"local:8", "tcp://head:8786"}
+    assert {addresses.address_of("scheduler", value) for value in named} == named >= {"local:8", "tcp://head:8786"}
     words = {2: "three times", 600.0: "ten minutes"}
-    for number in (on_dask.MOST_DEATHS, on_dask.SECONDS_ALONE):
+    for number in (coordinator.MOST_DEATHS, coordinator.SECONDS_ALONE):
         assert words[number] in text
 
 

@@ -1,99 +1,28 @@
-"""Workers of dask.distributed that compute cells, on this machine or on many (docs/many_machines.md).
-
-Each worker has one cell at a time: a cell goes to a worker by name and only when the worker is free, so that what is
-claimed is being computed. The bytes of a cell's file come back, and only the study itself writes. A worker that ends,
-however it does, is noticed by its scheduler, and its cell computed on another. What a worker needs comes with the cell,
-settings and paths of a few hundred bytes: weights and data it reads itself, from the files that these name.
-
-dask.distributed is an extra, imported only when a scheduler is asked for.
-"""
+"""The study's side: cells go to workers of dask that are free, and what they have computed comes back."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import logging
-import multiprocessing
-import re
 import secrets
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from fganalysis.arguments import check_kind, described
-from fganalysis.results.workers import MOST_DEATHS, Lost, Outcome, Task, become_a_worker, deaf, one_thread, outcome_of
+from fganalysis.results.on_dask.addresses import LOCAL, address_of, check_scheduler
+from fganalysis.results.on_dask.this_machine import KEPT, SECONDS_TO_CLOSE, Local
+from fganalysis.results.on_dask.worker import computed
+from fganalysis.results.workers import MOST_DEATHS, Lost, Outcome, Task
 
-LOCAL = re.compile(r"local:([1-9]\d{0,3})")
-ADDRESS = re.compile(r"(?:tcp|tls)://\S+:\d{1,5}")
-MOST_BYTES_OF_A_SCHEDULER_FILE = 2**24
-LOOPBACK = "127.0.0.1"
 SECONDS_TO_CONNECT = 10.0
 SECONDS_TO_START = 180.0  # Of the workers of this machine.
 SECONDS_ALONE = 600.0  # After the last worker has gone, before the study gives up.
 SECONDS_FRESH = 0.1  # That a look at the workers lasts: it is a question to the scheduler.
 SECONDS_TO_FETCH = 10.0  # What a cell has computed; then twice as many.
-SECONDS_TO_CLOSE = 3.0
-LOGGERS = ("distributed", "dask", "tornado", "asyncio", "bokeh")
 LOG = logging.getLogger("fganalysis.cells")
-KEPT = "finished cells are kept, and the same command goes on from there"
-_one_cell = threading.Lock()  # Of a process: a worker with several threads computes on one of them.
-
-
-def check_scheduler(name: str, value: object) -> None:
-    """local:N, the address of a scheduler, or the path of a scheduler file that is there; and dask.distributed is too.
-
-    Raises:
-        ValueError: anything else, by the argument's name.
-    """
-    address_of(name, value)
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"{name} needs dask.distributed, which is not installed: pip install 'fganalysis[distributed]', or leave "
-            f"{name} out and use workers"
-        ) from error
-
-
-def address_of(name: str, value: object) -> str:
-    """local:N as it is, or the address of a scheduler, from its file where it is one. Raises ValueError."""
-    kinds = "local:N, tcp://host:port, tls://host:port or the path of a scheduler file"
-    check_kind(name, value, str, kinds)
-    text = str(value)
-    if LOCAL.fullmatch(text) or ADDRESS.fullmatch(text):
-        return text
-    file = Path(text)
-    there, known = False, None
-    with contextlib.suppress(OSError, ValueError):  # Of names that no file can have, and of what is no JSON.
-        there = bool(text.strip()) and file.is_file() and file.stat().st_size <= MOST_BYTES_OF_A_SCHEDULER_FILE
-        known = json.loads(file.read_bytes()) if there else None
-    if not there:
-        raise ValueError(f"{name} must be {kinds}, got {described(text)}")
-    address = known.get("address") if isinstance(known, dict) else None
-    if not isinstance(address, str) or not ADDRESS.fullmatch(address):
-        raise ValueError(f"{name} must be {kinds}, but {described(text)} is a file without a scheduler's address")
-    return address
-
-
-def log_to(handlers: Sequence[logging.Handler], level: int = logging.WARNING) -> None:
-    """Sends what dask logs in this process, from a level on, to these handlers, and nothing of it to the terminal."""
-    import distributed  # noqa: F401  # At its import it adds handlers for the terminal.
-
-    for name in [*logging.root.manager.loggerDict, *LOGGERS]:
-        if name.split(".")[0] in LOGGERS:
-            logger = logging.getLogger(name)
-            logger.handlers, logger.propagate = [], True
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = list(handlers) or [logging.NullHandler()], False
-        logger.setLevel(level)
 
 
 @dataclass
@@ -125,13 +54,13 @@ class Dask:
         self._given: dict[str, _Given] = {}
         self._news = threading.Event()
         self._client: Any = None
-        self._local: _Local | None = None
+        self._local: Local | None = None
         self._known: set[str] = set()
         self._looked = -SECONDS_FRESH
         self._seen, self._alone_since, self._said = False, time.monotonic(), False
         try:
             if found := LOCAL.fullmatch(self._address):
-                self._local = _Local(int(found[1]))
+                self._local = Local(int(found[1]))
             self._client = self._connected()
         except BaseException:
             self.close()
@@ -231,7 +160,7 @@ class Dask:
             if given.worker is None and given.deaths <= MOST_DEATHS and free:
                 given.worker = free.pop(0)
                 given.future = self._client.submit(
-                    _computed,
+                    computed,
                     name,
                     given.task,
                     key=f"{name} {secrets.token_hex(8)}",
@@ -282,87 +211,3 @@ class Dask:
     def _lost(self, name: str, deaths: int) -> Outcome:
         words = f"the cell {name} cannot be computed: its worker ended {deaths} times, as for want of memory"
         return Outcome(name, error=Lost(f"{words}; finished cells are kept, use fewer workers"))
-
-
-class _Local:
-    """A scheduler in this process and workers that are processes of this machine, on the loopback interface."""
-
-    def __init__(self, workers: int) -> None:
-        from distributed import LocalCluster
-
-        self._folder = tempfile.TemporaryDirectory(prefix="fganalysis-", ignore_cleanup_errors=True)
-        self._deaths, self._workers = 0, workers
-        self._processes: list[Any] = []
-        self.cluster = LocalCluster(
-            n_workers=0,
-            threads_per_worker=1,
-            host=LOOPBACK,
-            silence_logs=False,  # It would silence the handlers too, and with them what the study logs.
-            dashboard_address=f"{LOOPBACK}:0",
-            # Without a dashboard. No worker counts as dead for being silent: a process that has died is seen to have.
-            scheduler_kwargs={"dashboard": False, "worker_ttl": None},
-        )
-        self._processes = [self._started() for _ in range(workers)]
-
-    def replace_the_dead(self) -> None:
-        for place, process in enumerate(self._processes):
-            if process.is_alive():
-                continue
-            self._deaths += 1
-            if self._deaths > (MOST_DEATHS + 1) * self._workers:
-                raise Lost(
-                    f"the workers on this machine end again and again, the last with exit code {process.exitcode}, as "
-                    f"for want of memory: {KEPT}, with fewer workers"
-                )
-            LOG.warning("worker %d ended with exit code %s and is replaced", process.pid, process.exitcode)
-            self._processes[place] = self._started()
-
-    def progressed(self) -> None:
-        """A cell has been finished: workers have not died without end."""
-        self._deaths = 0
-
-    def kill(self) -> None:
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join()
-        self._processes = []
-
-    def close(self) -> None:
-        self.kill()
-        with contextlib.suppress(Exception):
-            self.cluster.close(timeout=SECONDS_TO_CLOSE)
-        self._folder.cleanup()
-
-    def _started(self) -> Any:
-        process = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(self.cluster.scheduler_address, self._folder.name), daemon=True
-        )
-        with one_thread(), deaf():
-            process.start()
-        return process
-
-
-def _computed(name: str, task: Task) -> Outcome:
-    """What a worker does with a cell."""
-    import dask
-
-    # Without a choice xarray sees a worker's thread, and asks the scheduler for the locks of its files.
-    with _one_cell, dask.config.set(scheduler="synchronous"):
-        return outcome_of(name, task)
-
-
-def _work(scheduler: str, folder: str) -> None:
-    """What a worker of this machine does until it, or the study, ends."""
-    become_a_worker()
-    log_to([])
-    asyncio.run(_serve(scheduler, folder))
-
-
-async def _serve(scheduler: str, folder: str) -> None:
-    from distributed import Worker
-
-    async with Worker(
-        scheduler, nthreads=1, host=LOOPBACK, memory_limit=0, dashboard=False, local_directory=folder
-    ) as worker:
-        await worker.finished()
