@@ -62,6 +62,8 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
                     color="black",
                 )
         axes.set_xscale("log")
+    for axes, _ in panels:
+        _label_decades(axes)
     panels[0][0].set_ylim(-0.04 * highest, 1.15 * highest)
     _label(
         figure, "total variance / squared gradient norm", "relative bias", measured, space, drawn, predicted is not None
@@ -189,6 +191,16 @@ def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, s
             axes.tick_params(labelsize=8)
             panels.append((axes, (int(step), layer)))
     return figure, panels
+
+
+def _label_decades(axes: Axes) -> None:
+    """Powers of ten alone are labelled on the x-axis, at least two of them: labels between them would overlap."""
+    from matplotlib.ticker import NullFormatter
+
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = np.log10(axes.get_xlim())
+    if np.floor(high) - np.ceil(low) < 1:
+        axes.set_xlim(10 ** np.floor(low), 10 ** np.ceil(high))
 
 
 def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, list[list[float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,35 @@ def closed_figures() -> Iterator[None]:
 def panels(figure: Figure) -> dict[tuple[int, str], Axes]:
     """Panels by step and layer: a row a step, a column a layer."""
     return dict(zip([(step, layer) for step in STEPS for layer in LAYERS], figure.axes, strict=True))
+
+
+def overlapping(figure: Figure) -> list[tuple[str, str]]:
+    """Neighbouring tick labels of an axis, as they are drawn, that cover a part of each other."""
+    figure.canvas.draw()
+    found = []
+    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        low, high = sorted(axis.get_view_interval())
+        labels = [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
+        labels = [label for label in labels if label.get_visible() and label.get_text()]
+        boxes = [(label.get_text(), label.get_window_extent()) for label in labels]
+        found += [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+    return found
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+@pytest.mark.parametrize("alike", [False, True])
+def test_no_tick_labels_overlap_and_an_axis_has_two(draw: Draw, alike: bool) -> None:
+    tree = xr.DataTree.from_dict({name: TREE[name].to_dataset().isel(step=[0]) for name in ("measured", "predicted")})
+    if alike:  # Variances within a decade, where between powers of ten there would be labels too.
+        for name in ("variance", "variance_low", "variance_high"):
+            tree["measured"][name] = tree["measured"][name] * 0 + tree["measured"]["gradient_norm"] ** 2 * 30
+    figure = draw(tree)
+    assert not overlapping(figure)
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.xaxis.get_majorticklocs() if low <= tick <= high]
+        assert draw is plotting.cosine or len(ticks) >= 2
 
 
 def point(line: Line2D) -> tuple[float, float]:
