@@ -72,17 +72,15 @@ def cell(
     data, loss_fn = on(device, data_of(architecture, text)), loss_of(architecture)
     untrained = network(architecture, size, seed).to(device)
     per_epoch = -(-len(data.train_inputs) // TRAINING_BATCH)
-    run = resumed.train(
+    run = resumed.backpropagated(
         untrained,
         data,
-        "backpropagation",
         scratch,
         epochs=max(1, round(steps / per_epoch)),
+        seed=seed,
         batch_size=TRAINING_BATCH,
         optimizer=partial(torch.optim.AdamW, lr=learning_rate),
         loss_fn=loss_fn,
-        seed=seed,
-        log_every=10**6,
     )
     inputs, targets = data.batch(batch, seed)
     precision = PRECISIONS.get(architecture, torch.float32)

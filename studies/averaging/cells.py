@@ -41,9 +41,7 @@ GRID = (schema.SPACE, schema.LAYER)
 def trained(width: int, seed: int, epochs: int, device: str, scratch: Path) -> xr.DataTree:
     """The log of one training by backpropagation, and under /network the weights after it."""
     data = on(device, kept_data.load("mnist1d"))
-    run = resumed.train(
-        _network(width, seed).to(device), data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6
-    )
+    run = resumed.backpropagated(_network(width, seed).to(device), data, scratch, epochs=epochs, seed=seed)
     return xr.DataTree.from_dict({"/": run.log, kept_networks.NODE: kept_networks.as_dataset(run.network)})
 
 

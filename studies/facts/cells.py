@@ -151,7 +151,7 @@ def paper_table(
     """The paper's metrics over (guess_kind, layer), predicted and measured, and those printed over (guess_kind)."""
     data = on(device, kept_data.load("mnist1d"))
     network = fga.networks.mlp([40, width, width, width, 10], bias=False, seed=seed).to(device)
-    run = resumed.train(network, data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6)
+    run = resumed.backpropagated(network, data, scratch, epochs=epochs, seed=seed)
     inputs, targets = data.batch(batch)
     snapshot = fga.capture(run.network, torch.nn.functional.cross_entropy, inputs, targets)
     rows = []

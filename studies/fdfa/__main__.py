@@ -13,7 +13,6 @@ Bacho & Chu (2023) against weight- and activity-perturbed forward gradients, on 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from studies.fdfa import page as fdfa_page
 from studies.fdfa import training as fdfa_training
 from studies.fdfa import variance as fdfa_variance
 from studies.fdfa.conv import STAGES
-from studies.kit import command_line, pages
+from studies.kit import command_line, pages, seeds
 from studies.kit.command_line import DatasetName
 from studies.kit.digests import digests
 from studies.kit.long_names import described
@@ -121,12 +120,9 @@ def main(settings: Settings) -> xr.DataTree:
 
 def _conv(settings: Settings) -> xr.DataTree:
     results = run_cells(conv_cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
-    parts = [results.dataset(_conv_name(seed)) for seed in settings.conv_seeds]
-    dataset = conv.described(xr.concat(parts, dim="seed", data_vars="all", combine_attrs="drop"))
-    dataset = dataset.assign_coords(seed=list(settings.conv_seeds)).sortby("rate", ascending=False)
-    of = _conv_settings(settings, settings.conv_seeds[-1])
-    dataset.attrs = dataclasses.asdict(of) | {"channels": list(of.channels), "rates": list(of.rates)}
-    del dataset.attrs["seed"]
+    parts = {seed: results.dataset(_conv_name(seed)) for seed in settings.conv_seeds}
+    dataset = seeds.joined(parts, _conv_settings(settings, settings.conv_seeds[-1]))
+    dataset = conv.described(dataset).sortby("rate", ascending=False)
     tree = xr.DataTree.from_dict({"variance": dataset})
     store.write(tree, settings.out / "fdfa_conv.nc")
     text = conv_page.page(dataset)

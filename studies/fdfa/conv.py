@@ -20,6 +20,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ActivityPerturbation, DirectFeedback, Estimator, WeightPerturbation
 from fganalysis.results.schema import SPACES
 from fganalysis.training.datasets import Dataset
+from fganalysis.training.evaluation import evaluate
 from studies.fdfa import variance as frozen
 from studies.kit import kept_data, long_names, resumed
 from studies.kit.devices import on
@@ -75,24 +76,15 @@ def measured(of: Conv, scratch: Path) -> xr.Dataset:
     untrained: torch.nn.Module = fga.networks.conv(image, channels=of.channels, hidden=of.hidden, seed=of.seed)
     untrained = untrained.to(of.device)
     adam = partial(torch.optim.Adam, lr=1e-3)
-    run = resumed.train(
-        untrained,
-        data,
-        "backpropagation",
-        scratch,
-        epochs=of.epochs,
-        batch_size=64,
-        optimizer=adam,
-        seed=of.seed,
-        log_every=10**6,
+    run = resumed.backpropagated(
+        untrained, data, scratch, epochs=of.epochs, seed=of.seed, batch_size=64, optimizer=adam
     )
     for network in (untrained, run.network):
         snapshot = fga.capture(network, torch.nn.functional.cross_entropy, *data.batch(of.examples, of.seed))
         sizes = frozen.Sizes(of.histories, of.pooled, of.longest, of.guesses)
         found = frozen.measured(snapshot, of.rates, sizes, of.seed).merge(_others(snapshot, of))
-        with torch.no_grad():
-            right = network(data.train_inputs).argmax(1) == data.train_targets
-        rows.append(found.assign(accuracy=float(right.double().mean())))
+        accuracy = evaluate(network, data, torch.nn.functional.cross_entropy)["train_accuracy"]
+        rows.append(found.assign(accuracy=accuracy))
     return xr.concat(rows, dim="stage", data_vars="all").assign_coords(stage=list(STAGES))
 
 

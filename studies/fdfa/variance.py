@@ -56,17 +56,7 @@ def snapshot_of(data: Dataset, width: int, epochs: int, examples: int, seed: int
     network = network.to(batch[0].device)
     if epochs:
         adam = partial(torch.optim.Adam, lr=1e-3)
-        run = resumed.train(
-            network,
-            data,
-            "backpropagation",
-            scratch,
-            epochs=epochs,
-            batch_size=64,
-            optimizer=adam,
-            seed=seed,
-            log_every=10**6,
-        )
+        run = resumed.backpropagated(network, data, scratch, epochs=epochs, seed=seed, batch_size=64, optimizer=adam)
         network = run.network
     return fga.capture(network, torch.nn.functional.cross_entropy, *batch)
 

@@ -10,7 +10,6 @@ paper has them, before and after training.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from fganalysis.results.identity import Cell
 from studies.guess_target import figures, resnet, resnet_figures, resnet_page
 from studies.guess_target import page as guess_target_page
 from studies.guess_target.cells import QUANTITIES, Network, Training, cell_name, measured, trained, ways
-from studies.kit import command_line, pages
+from studies.kit import command_line, pages, seeds
 from studies.kit.digests import digests
 
 
@@ -94,12 +93,8 @@ def main(settings: Settings) -> xr.DataTree:
 
 def _resnet(settings: Settings) -> xr.DataTree:
     results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
-    parts = [results.dataset(_resnet_name(seed)) for seed in settings.resnet_seeds]
-    dataset = resnet.described(xr.concat(parts, dim="seed", data_vars="all", combine_attrs="drop"))
-    dataset = dataset.assign_coords(seed=list(settings.resnet_seeds))
-    of = _resnet_settings(settings, settings.resnet_seeds[-1])
-    dataset.attrs = dataclasses.asdict(of) | {"widths": list(of.widths)}
-    del dataset.attrs["seed"]
+    parts = {seed: results.dataset(_resnet_name(seed)) for seed in settings.resnet_seeds}
+    dataset = resnet.described(seeds.joined(parts, _resnet_settings(settings, settings.resnet_seeds[-1])))
     tree = xr.DataTree.from_dict({"measured": dataset})
     name = "guess_target_resnet"
     store.write(tree, settings.out / f"{name}.nc")

@@ -31,6 +31,7 @@ from fganalysis.estimators.local.projection import projected
 from fganalysis.estimators.noise import GAUSSIAN, Sphere
 from fganalysis.results import schema
 from fganalysis.training.datasets import Dataset
+from fganalysis.training.evaluation import evaluate
 from studies.guess_target.cells import FROZEN_SEED, HEADS, KINDS, PROJECTIONS, TARGETS
 from studies.kit import kept_data, long_names, resumed
 from studies.kit.devices import on
@@ -91,25 +92,17 @@ def measured(of: ResNet, scratch: Path) -> xr.Dataset:
     image = tuple(data.train_inputs.shape[1:])
     untrained: torch.nn.Module = fga.networks.resnet(of.widths, STAGES, image, seed=of.seed)
     untrained = untrained.to(of.device)
-    run = resumed.train(
-        untrained,
-        data,
-        "backpropagation",
-        scratch,
-        epochs=of.epochs,
-        batch_size=BATCH_SIZE,
-        optimizer=partial(torch.optim.Adam, lr=of.rate),
-        seed=of.seed,
-        log_every=10**6,
+    adam = partial(torch.optim.Adam, lr=of.rate)
+    run = resumed.backpropagated(
+        untrained, data, scratch, epochs=of.epochs, seed=of.seed, batch_size=BATCH_SIZE, optimizer=adam
     )
     rows: list[xr.Dataset] = []
     for network in (with_statistics(untrained, data), run.network):
         network.eval()
         snapshot = fga.capture(network, torch.nn.functional.cross_entropy, *data.batch(of.batch), step=len(rows))
         found = _at(snapshot, trained_heads(snapshot, data, of), of)
-        with torch.no_grad():
-            right = network(data.train_inputs).argmax(1) == data.train_targets
-        rows.append(found.assign(accuracy=float(right.double().mean()), loss=float(snapshot.loss)))
+        accuracy = evaluate(network, data, torch.nn.functional.cross_entropy)["train_accuracy"]
+        rows.append(found.assign(accuracy=accuracy, loss=float(snapshot.loss)))
     dataset = xr.concat(rows, dim="trained", data_vars="all").assign_coords(trained=list(MOMENTS))
     return dataset.assign(steps=int(run.log["step"][-1]))
 

@@ -59,7 +59,7 @@ class Running(Logged):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnDevice(Running):
-    """The same of studies that train or measure networks of any size."""
+    """The same of studies whose networks torch computes."""
 
     device: Device = AUTO
     """Where networks are trained and measured: auto (a GPU where there is one), cpu, cuda or cuda:N."""

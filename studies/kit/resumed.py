@@ -79,6 +79,13 @@ def train(
         n_epochs = max(1, min(GROWTH * n_epochs, int(n_epochs * SECONDS / max(time.monotonic() - started, 1e-3))))
 
 
+def backpropagated(
+    network: torch.nn.Module, data: Dataset, scratch: Path, *, epochs: int, seed: int, **settings: Any
+) -> Run:
+    """`train` by backpropagation, logged at its two ends alone: networks that are measured are trained by it."""
+    return train(network, data, "backpropagation", scratch, epochs=epochs, seed=seed, log_every=10**6, **settings)
+
+
 def kept(file: Path, make: Callable[[], xr.Dataset]) -> xr.Dataset:
     """A part of a cell that is not computed again after a kill: read from the scratch folder, or made and put there."""
     try:

@@ -1,13 +1,20 @@
-"""A mean over seeds with its 95 % interval, which is what the studies print and draw."""
+"""Cells of several seeds as one Dataset, and a mean over seeds with its 95 % interval, as the studies print it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,14 @@ class Interval:
             digits = max(1, math.floor(math.log10(max(abs(self.mean), self.half))) - first + 1)
             return f"{self.mean:.{digits}g} ± {self.half:.1g}"
         return f"{self.mean:.{max(0, decimals)}f} ± {self.half:.{max(0, decimals)}f}"
+
+
+def joined(parts: Mapping[int, xr.Dataset], of: DataclassInstance) -> xr.Dataset:
+    """The cells over seeds, with the settings of one of them, but its seed, as attributes."""
+    dataset = xr.concat(list(parts.values()), dim="seed", data_vars="all", combine_attrs="drop")
+    settings = {name: value for name, value in dataclasses.asdict(of).items() if name != "seed"}
+    lists = {name: list(value) for name, value in settings.items() if isinstance(value, tuple)}
+    return dataset.assign_coords(seed=list(parts)).assign_attrs(settings | lists)
 
 
 def over_seeds(values: ArrayLike) -> Interval:
