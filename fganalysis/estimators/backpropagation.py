@@ -12,6 +12,7 @@ import torch
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -21,3 +22,6 @@ class Backpropagation:
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         return ActivationEstimates(tuple(g.expand(n_guesses, -1, -1) for g in snapshot.gradients))
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return Passes(forward=1, backward=1)

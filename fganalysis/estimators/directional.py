@@ -21,6 +21,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers, Tap
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import Noise, check_noise, drawn
+from fganalysis.estimators.passes import Passes
 
 Slope = Literal["example", "batch"]
 
@@ -77,7 +78,14 @@ def per_example(jacobian: Jacobian, matrices: Tensor) -> Factor:
     return Factor(jacobian.following.units, apply, jacobian.following)
 
 
-class Settings(Protocol):
+class SlopeSettings(Protocol):
+    """The field that says how many passes take the slopes."""
+
+    @property
+    def layers(self) -> Layers: ...
+
+
+class Settings(SlopeSettings, Protocol):
     """The fields that every estimator of this family has."""
 
     @property
@@ -86,8 +94,6 @@ class Settings(Protocol):
     def shared(self) -> bool: ...
     @property
     def slope(self) -> Slope: ...
-    @property
-    def layers(self) -> Layers: ...
 
 
 def guess_along(
@@ -112,6 +118,17 @@ def guess_along(
         # In place where noise is not shared: allocating an array of this size takes longer than the arithmetic.
         guesses.append(direction * factor_of_row if settings.shared else direction.mul_(factor_of_row))
     return ActivationEstimates(tuple(guesses))
+
+
+def passes_along(
+    settings: SlopeSettings, snapshot: Snapshot, n_guesses: int, products: int = 0, beside: Sequence[str] = ()
+) -> Passes:
+    """A forward pass with a tangent a guess, or one a tap and guess, and the weight gradients of the mean guess.
+
+    products: that each guess takes beside, for its directions.
+    """
+    passes = 1 if settings.layers == "joint" else len(snapshot.taps)
+    return Passes(1, n_guesses * passes, products=1 + n_guesses * products, beside=tuple(beside))
 
 
 def _noise(settings: Settings, tap: Tap, units: int, n_guesses: int, generator: torch.Generator) -> Tensor:

@@ -7,19 +7,20 @@ An estimator of this kind declares so in its method ``tangents``, beside its for
 guesses can be drawn in other ways than by a call: by their law (docs/mathematics.md#weight-guesses-by-their-law), or
 parameter by parameter.
 
-A subclass inherits the declaration as long as it changes settings only. Where it overrides a method that the declaring
-class has, such as ``__call__``, its guess may be another, and nothing is declared until it has a ``tangents`` too.
+Which subclasses inherit it is said in `fganalysis.estimators.declarations`.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
+from fganalysis.estimators.declarations import declared
 from fganalysis.estimators.noise import Noise
+from fganalysis.estimators.passes import Passes
 
 Combine = Literal["mean", "orthogonal"]
 SlopeFrom = Literal["derivative", "central", "one-sided"]
@@ -53,20 +54,12 @@ class Tangents:
 
 def tangents_of(estimator: Any) -> Tangents | None:
     """The declaration of an estimator, or None where it has none that holds for it."""
-    classes = type(estimator).__mro__
-    declaring = next((kind for kind in classes if DECLARATION in vars(kind)), None)
-    if declaring is None:
-        return None
-    of_declaring = {name for kind in declaring.__mro__ if kind is not object for name in _behaviour(kind)}
-    below = classes[: classes.index(declaring)]
-    if any(of_declaring.intersection(vars(kind)) for kind in below):
-        return None
-    declare: Callable[[], Tangents | None] = getattr(estimator, DECLARATION)
-    return declare()
+    declare = declared(estimator, DECLARATION)
+    found: Tangents | None = None if declare is None else declare()
+    return found
 
 
-def _behaviour(kind: type) -> set[str]:
-    """Names of what a class computes: its ``__call__``, methods and properties, and not its fields or ``__init__``."""
-    computed = types.FunctionType | property | classmethod | staticmethod
-    names = {name for name, value in vars(kind).items() if isinstance(value, computed)}
-    return {name for name in names if name == "__call__" or not name.startswith("__")}
+def passes_of_tangents(n_tangents: int, layers: Layers, snapshot: Snapshot, beside: tuple[str, ...] = ()) -> Passes:
+    """A forward pass and the slopes along so many directions of all weights, each V x of every layer and a tangent."""
+    passes = 1 if layers == "joint" else len(snapshot.weights)
+    return Passes(1, n_tangents * passes, products=n_tangents, beside=beside)

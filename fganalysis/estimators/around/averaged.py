@@ -20,6 +20,8 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.around.wrapped import wrap
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.passes import Passes
+from fganalysis.estimators.stated_passes import passes_of
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
 
 NUMBERS_HELD = 2**24  # most numbers held at once, unless a single guess has more
@@ -43,6 +45,10 @@ class Averaged:
         """Those of the estimator, and a mean of means is a mean."""
         inside = tangents_of(self.estimator)
         return None if inside is None else replace(inside, n_averaged=inside.n_averaged * int(self.n_averaged))
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes | None:
+        """Those of the estimator for all of its guesses."""
+        return passes_of(self.estimator, snapshot, n_guesses * int(self.n_averaged))
 
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:

@@ -28,13 +28,17 @@ from fganalysis.estimators.around.averaged import block_of
 from fganalysis.estimators.around.wrapped import wrap
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
+from fganalysis.estimators.passes import Passes
+from fganalysis.estimators.protocol import Stateful
 from fganalysis.estimators.sampling_rows.minibatch import (
     WITHOUT_REPLACEMENT,
     Rows,
     check_rows,
+    check_size,
     drawn_rows,
     refuse_shared_rows,
 )
+from fganalysis.estimators.stated_passes import passes_of
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,16 @@ class Subsampled:
         chosen = self.draw_rows(snapshot, n_guesses, generator)
         parts = [self.guesses_on(snapshot, rows, 1, generator) for rows in chosen]
         return block_of([part.total() for part in parts], parts[0])
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes | None:
+        """Those of the estimator on the rows of every guess.
+
+        None for an estimator that learns, as its guess is of some rows and its learning of the whole batch.
+        """
+        check_size(self.size, snapshot.n_examples)
+        part = replace(snapshot, n_examples=int(self.size), _memory={})
+        stated = None if isinstance(self.estimator, Stateful) else passes_of(self.estimator, part)
+        return None if stated is None else stated.times(n_guesses * self.size / snapshot.n_examples)
 
     def draw_rows(self, snapshot: Snapshot, n_draws: int, generator: torch.Generator) -> Tensor:
         """Rows of the batch, (draw, row)."""

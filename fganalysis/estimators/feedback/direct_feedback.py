@@ -20,6 +20,7 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.feedback.delivery import delivered, error_by_example, hidden_taps, sizes
 from fganalysis.estimators.feedback.matrices import check_drawn, check_matrices, random_matrices
 from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,9 @@ class DirectFeedback:
         matrices = self.matrices(snapshot)
         error = error_by_example(snapshot)
         return delivered(snapshot, [(error @ matrix.T).unsqueeze(0) for matrix in matrices], n_guesses)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return Passes(forward=1, products=1, beside=("product of every example's error with every feedback matrix",))
 
     def matrices(self, snapshot: Snapshot) -> tuple[Tensor, ...]:
         """B_l in the shapes of the field ``feedback``: what it holds, or the random matrices of ``seed``."""

@@ -24,6 +24,7 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.feedback.matrices import check_drawn, check_matrices, output_error, random_matrices, repeated
 from fganalysis.estimators.feedback.replaced_weights import carriers, fan_of, gradients_through
 from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,9 @@ class FeedbackAlignment:
         for matrix, jacobian in reversed(list(pairs)):
             guesses.insert(0, guesses[0] @ matrix.T * jacobian.derivative)
         return repeated(guesses, n_guesses)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return Passes(forward=1, backward=1)
 
     def _on_the_graph(self, snapshot: Snapshot, matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         def make() -> tuple[Tensor, ...]:

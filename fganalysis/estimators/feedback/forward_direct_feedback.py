@@ -32,6 +32,7 @@ from fganalysis.estimators.feedback.delivery import delivered, error_by_example,
 from fganalysis.estimators.feedback.matrices import check_feedback, check_matrices
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,9 @@ class ForwardDirectFeedback:
                 state = state.advanced(snapshot, generator)
         assert state.feedback is not None
         return guesses_from(snapshot, state.feedback, n_guesses)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return _passes(self.steps, n_guesses)
 
     def initialised(self, snapshot: Snapshot, histories: int = 1) -> ForwardDirectFeedback:
         """B = 0 in the shapes that the network asks for, for any number of independent histories."""
@@ -131,6 +135,9 @@ class ForwardDirectFeedbackAdam:
         assert state.optimiser is not None
         return guesses_from(snapshot, state.optimiser.values, n_guesses)
 
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return _passes(self.steps, n_guesses)
+
     def initialised(self, snapshot: Snapshot, histories: int = 1) -> ForwardDirectFeedbackAdam:
         """B = 0 and Adam before its first step, for any number of independent histories."""
         return replace(self, optimiser=AdamState.at(_zeros(snapshot, histories)))
@@ -170,6 +177,12 @@ def guesses_from(snapshot: Snapshot, feedback: Sequence[Tensor], n_guesses: int)
     _check_histories(feedback, snapshot, n_guesses)
     error = error_by_example(snapshot)
     return delivered(snapshot, [error @ b for b in feedback], n_guesses)
+
+
+def _passes(steps: int, n_guesses: int) -> Passes:
+    """One pass with a tangent is that of the guess and of the learning after it; histories take their own tangents."""
+    beside = ("product of every example's error with every feedback matrix", "learning of the feedback matrices")
+    return Passes(1, 1 + steps * n_guesses, products=1, beside=beside)
 
 
 def _zeros(snapshot: Snapshot, histories: int) -> tuple[Tensor, ...]:

@@ -35,13 +35,14 @@ from fganalysis.capturing.tap import Tap
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.estimators.adam import AdamState, check_optimiser
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.feedback.delivery import is_plain_chain
+from fganalysis.estimators.feedback.delivery import hidden_taps, is_plain_chain
 from fganalysis.estimators.feedback.matrices import output_error, read_by_next, repeated
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.local import heads
 from fganalysis.estimators.local.blocks import Block, behind_modules, between_taps
 from fganalysis.estimators.local.projection import near_one, projected, scaled
 from fganalysis.estimators.local.reading import Reading, reading_of
+from fganalysis.estimators.passes import Passes
 
 Target = Literal["global", "local"]
 Space = Literal["activation", "weight"]
@@ -120,6 +121,27 @@ class LocalLoss:
             return repeated([*guesses, output_error(snapshot)], n_guesses)
         local = self._head_gradients(snapshot, self.optimiser is not None) if self.target == "local" else None
         return repeated(projected(snapshot, self._blocks(snapshot), at_blocks, local, self.space), n_guesses)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        """A slope along v of every block for a global target, and what makes weight gradients of v and of the guess.
+
+        Named blocks take a backward pass, from their outputs to their weights, for each vector that is pulled back.
+        """
+        n_blocks = len(hidden_taps(snapshot)) if self.blocks is None else len(self.blocks)
+        n_drawn = n_guesses if self.mode == "redrawn" else 1
+        slopes = n_drawn if self.target == "global" else 0
+        pulled = 1  # The mean guess; in weight space V of every guess, and the local target.
+        if self.space == "weight":
+            pulled = n_drawn + (self.target == "local")
+        along = slopes if self.space == "weight" else 0  # V x, the change at a tap along V.
+        named = self.blocks is not None
+        return Passes(
+            1,
+            slopes * n_blocks,
+            backward=pulled if named else 0,
+            products=along + (0 if named else pulled),
+            beside=("forward and backward pass of every auxiliary head",),
+        )
 
     def _on_a_chain(self, snapshot: Snapshot) -> bool:
         """Whether products with φ' and K = X Xᵀ of each tap alone give the guess."""

@@ -26,11 +26,12 @@ from fganalysis.capturing.between import arrivals, arriving_gradients, owners_of
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.directional import Slope, check_switches, rescaled_to
+from fganalysis.estimators.directional import Slope, check_switches, passes_along, rescaled_to
 from fganalysis.estimators.feedback.delivery import is_plain_chain
 from fganalysis.estimators.feedback.matrices import read_by_next
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ class ActivationMixing:
             for direction, jacobian, t in zip(at_inputs, snapshot.upstream, per_layer[:-1], strict=True)
         ]
         return ActivationEstimates((*guesses, at_output.mul_(per_layer[-1])))
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return passes_along(self, snapshot, n_guesses, beside=["mixtures of the activations of all examples"])
 
     def _on_the_graph(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         """Slopes along directions at the places that are perturbed, and guesses pulled back from there."""

@@ -16,9 +16,10 @@ from fganalysis.arguments import check_flag
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers, Tap
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity
+from fganalysis.estimators.directional import Factor, Slope, check_switches, guess_along, identity, passes_along
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class ActivityPerturbation:
         if self.active_only:
             factors = [_active(tap) for tap in snapshot.taps]
         return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return passes_along(self, snapshot, n_guesses)
 
 
 def _active(tap: Tap) -> Factor:

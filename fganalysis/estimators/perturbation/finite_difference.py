@@ -35,6 +35,7 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
+from fganalysis.estimators.passes import Passes
 from fganalysis.estimators.tangents_of_weights import Tangents
 
 PROBE_DIRECTIONS = 8  # Directions in which a larger step must change the loss before ε is called too small.
@@ -83,6 +84,9 @@ class FiniteDifference:
             self._refuse_rounded_losses(snapshot)
         slopes = differences / (2 * self.epsilon if self.central else self.epsilon)
         return WeightEstimates(slopes.unsqueeze(1).expand(-1, len(directions)), directions)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return Passes(forward=2 * n_guesses if self.central else n_guesses + 1)
 
     def draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """z, (guess, unit, input) a tap: all that a call draws; a generator in the same state gives it again."""

@@ -23,7 +23,8 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, NUMBERS_IN_PART, Gaussian, Noise, draw_in_parts, drawn
-from fganalysis.estimators.tangents_of_weights import Combine, Tangents
+from fganalysis.estimators.passes import Passes
+from fganalysis.estimators.tangents_of_weights import Combine, Tangents, passes_of_tangents
 
 NUMBERS_HELD = 2**24  # most entries of tangents held at once, unless a single guess has more
 # Sizes of the products in double precision: they use all threads and fit the cache.
@@ -72,6 +73,10 @@ class MultiTangent:
     def check_dimension(self, sizes: Sequence[int]) -> None:
         """Raises ValueError for a projection on more tangents than there are weights; sizes: weights of each tap."""
         self.tangents().check_dimension(sizes)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        beside = ("Gram matrix of the tangents, and its solution",) if self.combine == "orthogonal" else ()
+        return passes_of_tangents(n_guesses * int(self.k), self.layers, snapshot, beside)
 
     def _guesses(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> list[Tensor]:
         """Combined guesses, (guess, unit, input) a tap."""

@@ -9,7 +9,7 @@ shared V. Sources: docs/mathematics.md#weight-perturbation; Baydin et al. 2022.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,7 +20,8 @@ from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
-from fganalysis.estimators.tangents_of_weights import Tangents
+from fganalysis.estimators.passes import Passes
+from fganalysis.estimators.tangents_of_weights import Tangents, passes_of_tangents
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class WeightPerturbation:
         )
         slopes = snapshot.weight_slopes(directions, self.layers)
         return WeightEstimates(slopes.expand(-1, len(directions)), directions)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        stated = passes_of_tangents(n_guesses, self.layers, snapshot)
+        # Σ_b t_b V_b has as many terms as a product with the weights.
+        return stated if self.shared else replace(stated, products=2 * n_guesses)
 
     def _per_example(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
         snapshot.check_examples_apart()

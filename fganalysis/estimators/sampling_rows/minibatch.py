@@ -18,6 +18,7 @@ from fganalysis.arguments import check_kind, check_whole, described
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.passes import Passes
 
 
 @runtime_checkable
@@ -68,6 +69,11 @@ class Minibatch:
             else:
                 guesses.append(tap.owners.spread(weights).unsqueeze(-1) * gradient)
         return ActivationEstimates(tuple(guesses))
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        """Of the rows alone: those of another draw take passes of their own."""
+        check_size(self.size, snapshot.n_examples)
+        return Passes(forward=1, backward=1).times(n_guesses * self.size / snapshot.n_examples)
 
 
 def refuse_shared_rows(snapshot: Snapshot) -> None:

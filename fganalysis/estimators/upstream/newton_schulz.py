@@ -32,10 +32,12 @@ from fganalysis.estimators.directional import (
     decomposed,
     factors_of_decomposed,
     guess_along,
+    passes_along,
     per_example,
 )
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.estimators.passes import Passes
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply, nearest
 
 EXAMPLES_AT_ONCE = 16  # whose products fit a cache at 512 units
@@ -66,6 +68,9 @@ class NewtonSchulzUpstream:
             snapshot, snapshot.remember(("newton_schulz", self.k), lambda: self._factors(snapshot))
         )
         return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return passes_along(self, snapshot, n_guesses, beside=["polynomial of every example's upstream Jacobian"])
 
     def _factors(self, snapshot: Snapshot) -> list[Factor]:
         jacobians = [jacobian for jacobian in decomposed(snapshot) if jacobian is not None]

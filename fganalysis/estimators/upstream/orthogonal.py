@@ -32,9 +32,11 @@ from fganalysis.estimators.directional import (
     decomposed,
     factors_of_decomposed,
     guess_along,
+    passes_along,
 )
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ class OrthogonalUpstream:
         key = ("orthogonal", self.k, self.which, self.exact, self.iterations)
         factors = factors_of_decomposed(snapshot, snapshot.remember(key, lambda: self._projectors(snapshot)))
         return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return passes_along(self, snapshot, n_guesses, beside=["singular vectors of every example's upstream Jacobian"])
 
     def _projectors(self, snapshot: Snapshot) -> list[Factor]:
         projectors, most = [], 0

@@ -60,10 +60,12 @@ from fganalysis.estimators.directional import (
     decomposed,
     factors_of_decomposed,
     guess_along,
+    passes_along,
     per_example,
 )
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise, is_isotropic
+from fganalysis.estimators.passes import Passes
 
 LEAST_RATIO = 1e-4  # least ratio of eigenvalues of J Jᵀ: the inverse root then has an error of 1e-12
 PROBES, LEAST_PART = 8, 0.01  # 8 normal numbers are all within ±0.01 of zero with probability 0.008^8
@@ -96,6 +98,9 @@ class PreconditionedUpstream:
         jacobians = [jacobian for jacobian in decomposed(snapshot) if jacobian is not None]
         factors = factors_of_decomposed(snapshot, [self._factor(snapshot, jacobian) for jacobian in jacobians])
         return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return passes_along(self, snapshot, n_guesses, beside=["polar factor of every example's upstream Jacobian"])
 
     def _factor(self, snapshot: Snapshot, of_tap: Jacobian) -> Factor:
         index, jacobian = snapshot.taps.index(of_tap.tap), of_tap.kernel

@@ -18,9 +18,18 @@ from fganalysis.capturing.jacobian import Jacobian, by_example, from_examples
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
-from fganalysis.estimators.directional import Factor, Slope, check_switches, factors_of, guess_along, rescaled_to
+from fganalysis.estimators.directional import (
+    Factor,
+    Slope,
+    check_switches,
+    factors_of,
+    guess_along,
+    passes_along,
+    rescaled_to,
+)
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.estimators.noise import GAUSSIAN, Noise
+from fganalysis.estimators.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,9 @@ class Upstream:
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> ActivationEstimates:
         factors = factors_of(snapshot, self._factor)
         return guess_along(self, snapshot, factors, n_guesses, generator)
+
+    def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:
+        return passes_along(self, snapshot, n_guesses, products=1)
 
     def _factor(self, jacobian: Jacobian) -> Factor:
         if self.normalise:
