@@ -9,6 +9,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import noise
 from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
+from fganalysis.measuring.progress_per_cost import progress_per_cost
 from fganalysis.measuring.sample import sample
 from fganalysis.measuring.variance_parts import variance_parts
 from fganalysis.metrics import register_metric
@@ -19,6 +20,7 @@ from fganalysis.results.opening import export, open_results
 from fganalysis.results.tables import agreement, summary, z_scores
 from fganalysis.statistics.intervals import VarianceParts
 from fganalysis.training import datasets, networks
+from fganalysis.training.cost import cost
 from fganalysis.training.estimated_gradients import estimate_gradient
 from fganalysis.training.loop import train
 from fganalysis.training.several_seeds import train_seeds
@@ -30,6 +32,7 @@ __all__ = [
     "agreement",
     "capture",
     "check_unbiased",
+    "cost",
     "curvature",
     "datasets",
     "diagnose",
@@ -45,6 +48,7 @@ __all__ = [
     "predict",
     "predict_variance_parts",
     "predictions",
+    "progress_per_cost",
     "register_closed_form",
     "register_metric",
     "sample",

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "predictions": {*BELOW_METRICS, "metrics"},
     "papers": BELOW_MEASURING,
     "measuring": BELOW_MEASURING,
-    "training": {"arguments", "capturing", "estimators", "measuring"},
+    "training": {*BELOW_ESTIMATORS, "estimators", "measuring"},
     "assertions": {*BELOW_MEASURING, "measuring", "training"},
     "testing": {"assertions"},
 }

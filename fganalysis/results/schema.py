@@ -10,7 +10,7 @@ from fganalysis.arguments import check_kind, listed
 
 STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
-MATRIX = "matrix"
+MATRIX, AVERAGED, ROUND = "matrix", "averaged", "round"
 
 SPACES = ("activation", "weight")
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
@@ -131,6 +131,30 @@ STORY = {
 }
 
 
+# `fganalysis.cost`: an interval without a standard error, as that of a median.
+TIMES = {
+    "seconds": Variable("median wall time of one training step", "s", (AVERAGED,)),
+    "relative_seconds": Variable("median of that time over backpropagation's in the same round", "1", (AVERAGED,)),
+}
+COST = TIMES | {
+    "seconds_of_rounds": Variable("wall time of one training step", "s", (AVERAGED, ROUND)),
+    "peak_memory": Variable("most memory that a step holds above what it starts with", "B", (AVERAGED,)),
+    "relative_peak_memory": Variable("that memory over backpropagation's", "1", (AVERAGED,)),
+    "forward_passes": Variable("forward passes over the batch of one step, stated", "1", (AVERAGED,)),
+    "tangent_passes": Variable("tangents of forward passes over the batch of one step, stated", "1", (AVERAGED,)),
+    "backward_passes": Variable("backward passes over the batch of one step, stated", "1", (AVERAGED,)),
+    "layer_products": Variable("products of every layer by itself of one step, stated", "1", (AVERAGED,)),
+    "passes": Variable("all passes of one step, stated, in units of a forward pass", "1", (AVERAGED,)),
+    "relative_passes": Variable("those passes over backpropagation's", "1", (AVERAGED,)),
+}
+
+# `fganalysis.progress_per_cost`: without a standard error too.
+PROGRESS_PER_COST = {
+    "progress_per_pass": Variable("curved efficiency over stated passes, both over backpropagation's", "1", ()),
+    "progress_per_second": Variable("curved efficiency over time, both over backpropagation's", "1", ()),
+}
+
+
 def variables() -> dict[str, Variable]:
     """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
     beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
@@ -149,7 +173,28 @@ def variables() -> dict[str, Variable]:
         name + TAIL: Variable("k-hat of the tail of what is averaged in: " + QUANTITIES[name].long_name, "1")
         for name in TAILED
     }
-    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
+    errors |= {
+        name + suffix: Variable(beside[suffix] + variable.long_name, variable.units, variable.dims)
+        for name, variable in (TIMES | PROGRESS_PER_COST).items()
+        for suffix in (LOW, HIGH)
+    }
+    errors |= {
+        name + WIDE: Variable(flags[WIDE] + variable.long_name, "1", variable.dims)
+        for name, variable in PROGRESS_PER_COST.items()
+    }
+    return (
+        QUANTITIES
+        | errors
+        | COST
+        | PROGRESS_PER_COST
+        | EXACT
+        | RAW
+        | QUANTILES
+        | RANKS
+        | MODE_CURVES
+        | OVERLAPS
+        | STORY
+    )
 
 
 def annotate(dataset: xr.Dataset) -> xr.Dataset:

@@ -2,7 +2,7 @@
 
 Table 4 of Wang, Markou & Campbell 2025 (arXiv 2511.03110) is about cost: hours for W̃⊥ by a decomposition of every
 example, less for W̃⊥-NS, minutes for W̃ᵀ. Here every step is timed in turn, round after round, in one process on the
-seed paper's MLP: the gradient estimate and AdamW's update, as in `fganalysis.estimate_gradient`. At width 512 and batch
+seed paper's MLP: the gradient estimate and AdamW's update, as `fganalysis.train` makes them. At width 512 and batch
 512 W̃⊥ is held to 1/15 of the step with an SVD of every example, every other estimator to three backpropagation steps.
 Where one is dearer, the page says by arithmetic what any implementation of it must cost
 (`studies.step_cost.arithmetic`).

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 import fganalysis as fga
-from fganalysis.capturing.capture import freeze
-from fganalysis.estimators import Estimator, LocalLoss, MultiTangent, OrthogonalUpstream, Stateful, resolve
+from fganalysis.estimators import Estimator, LocalLoss, MultiTangent, OrthogonalUpstream, resolve
 from fganalysis.estimators.local.heads import DEFAULT_WIDTHS
-from fganalysis.training.estimated_gradients import fill_gradients
-from studies.kit.devices import finished
+from fganalysis.training.timed_steps import OneBatch
+from fganalysis.training.timing import Step, seconds_in_turn
 from studies.step_cost import arithmetic
 
 EXACT = "orthogonal (W̃⊥), SVD of every example"
@@ -87,46 +82,20 @@ def measure(
     for name, step in steps.items():
         if name not in SLOW:
             step()  # The first one allocates.
-    finished(device)
-    times = np.full((len(steps), rounds), np.nan)
-    for turn in tqdm(range(rounds), desc=f"width {width}", unit="round"):
-        for row, (name, step) in enumerate(steps.items()):
-            if name not in SLOW or turn < slow_rounds:
-                start = time.perf_counter()
-                step()
-                finished(device)
-                times[row, turn] = (time.perf_counter() - start) * batch / examples[name]
+
+    def takes_part(name: str, turn: int) -> bool:
+        return name not in SLOW or turn < slow_rounds
+
+    times = seconds_in_turn(
+        steps, rounds, takes_part=takes_part, device=torch.device(device), described=f"width {width}"
+    )
+    times *= batch / np.array([examples[name] for name in steps])[:, None]
     return xr.DataArray(times, dims=("gradient", "round"), coords={"gradient": list(steps)})
 
 
-def _step(estimator: Estimator, width: int, inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:
+def _step(estimator: Estimator, width: int, inputs: torch.Tensor, targets: torch.Tensor) -> Step:
     """One step of training on a network of its own: estimate, update, and the state of an estimator that has one."""
     network = fga.networks.mlp(arithmetic.sizes(width), bias=False, seed=0).to(inputs.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    generator = torch.Generator(inputs.device).manual_seed(0)
-    loss_fn = torch.nn.functional.cross_entropy
-    if isinstance(estimator, Stateful):
-        estimator = estimator.initialised(fga.capture(network, loss_fn, inputs, targets))
-
-    def plain() -> None:
-        optimizer.zero_grad()
-        loss_fn(network(inputs), targets).backward()
-        optimizer.step()
-
-    def estimated() -> None:
-        optimizer.zero_grad()
-        fga.estimate_gradient(network, loss_fn, inputs, targets, estimator, generator)
-        optimizer.step()
-
-    def stateful() -> None:
-        nonlocal estimator
-        optimizer.zero_grad()
-        snapshot = freeze(network, loss_fn, inputs, targets, autodiff="reverse", step=0)
-        fill_gradients(snapshot, estimator, 1, generator)
-        assert isinstance(estimator, Stateful)
-        estimator = estimator.advanced(snapshot, generator)
-        optimizer.step()
-
-    if isinstance(estimator, fga.estimators.Backpropagation):
-        return plain
-    return stateful if isinstance(estimator, Stateful) else estimated
+    one_batch = OneBatch(network, torch.nn.functional.cross_entropy, inputs, targets, optimizer)
+    return one_batch.estimated(estimator, torch.Generator(inputs.device).manual_seed(0))

@@ -15,6 +15,7 @@ import fganalysis as fga
 from fganalysis.estimators import ESTIMATORS, resolve
 from fganalysis.estimators.local import heads
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply
+from fganalysis.training import timing
 from studies.step_cost import __main__ as step_cost
 from studies.step_cost import arithmetic, cells, page
 
@@ -50,7 +51,7 @@ def test_slow_steps_are_timed_on_some_examples_and_multiplied(monkeypatch: pytes
         return run
 
     monkeypatch.setattr(cells, "_step", step)
-    monkeypatch.setattr(cells.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     before = clock[0]
     seconds = cells.measure(16, batch=64, rounds=2, slow_rounds=1, slow_examples=8)
     assert np.nanmin(seconds) == np.nanmax(seconds) == 64
