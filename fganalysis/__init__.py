@@ -9,6 +9,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import noise
 from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
+from fganalysis.measuring.difference_step import difference_step
 from fganalysis.measuring.progress_per_cost import progress_per_cost
 from fganalysis.measuring.sample import sample
 from fganalysis.measuring.variance_parts import variance_parts
@@ -36,6 +37,7 @@ __all__ = [
     "curvature",
     "datasets",
     "diagnose",
+    "difference_step",
     "estimate_gradient",
     "estimators",
     "export",

@@ -108,6 +108,15 @@ def best_epsilon(truncation: float, rounding: float, *, central: bool) -> float:
     return float(np.sqrt(np.sqrt(2.0) * rounding / truncation))
 
 
+def best_epsilon_at_kinks(kinks: float, rounding: float, *, central: bool) -> float:
+    """The ε that minimises k ε + A r²/ε², the square of a slope's error by kinks and rounding: (2 A r²/k)^⅓.
+
+    kinks: k, as the square of `kink_error` is proportional to ε at small ε. rounding: r. A is ½ central, 2 one-sided.
+    The error there is √(3/2 k ε).
+    """
+    return float(((1 if central else 4) * rounding**2 / kinks) ** (1 / 3))
+
+
 def kink_error(epsilon: ArrayLike, distances: Array, spreads: Array, jumps: Array, *, central: bool) -> Array:
     """Root mean square error of a slope from the kinks of the loss that a step ±εz crosses, in the shape of ε.
 

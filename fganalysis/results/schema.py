@@ -11,6 +11,7 @@ from fganalysis.arguments import check_kind, listed
 STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
 MATRIX, AVERAGED, ROUND = "matrix", "averaged", "round"
+PRECISION, SCHEME, EPSILON = "precision", "scheme", "epsilon"
 
 SPACES = ("activation", "weight")
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
@@ -154,6 +155,27 @@ PROGRESS_PER_COST = {
     "progress_per_second": Variable("curved efficiency over time, both over backpropagation's", "1", ()),
 }
 
+# `fganalysis.difference_step`: the first group with intervals without a standard error.
+DIFFERENCES = {
+    "second_derivative": Variable("root mean square of the second derivative along z", "loss", ()),
+    "third_derivative": Variable("root mean square of the third derivative along z", "loss", ()),
+    "mean_error": Variable("shrinkage of the guess less 1, by truncation", "1", (EPSILON,)),
+    "loss_rounding": Variable("root mean square of the rounding error of a loss", "loss", (PRECISION, SCHEME)),
+    "best_epsilon": Variable("step of the least slope error", "unit of weight", (PRECISION, SCHEME)),
+    "least_slope_error": Variable("slope error at the best step over the gradient norm", "1", (PRECISION, SCHEME)),
+    "slope_error_there": Variable("measured slope error over the gradient norm", "1", (PRECISION, SCHEME)),
+    "truncation_ratio": Variable("measured truncation error over that of the derivatives", "1", (PRECISION, SCHEME)),
+}
+DIFFERENCE_CURVES = {
+    "epsilon_there": Variable("step of what was measured", "unit of weight", (PRECISION, SCHEME)),
+    "kinks": Variable("1 if kinks make the truncation error, 0 if derivatives do", "1", (PRECISION, SCHEME)),
+    "slope_truncation": Variable("truncation error of a slope over gradient norm", "1", (PRECISION, SCHEME, EPSILON)),
+    "slope_rounding": Variable("rounding error of a slope over the gradient norm", "1", (PRECISION, SCHEME, EPSILON)),
+    "slope_error": Variable("error of a slope over the gradient norm", "1", (PRECISION, SCHEME, EPSILON)),
+    "drift": Variable("what a perturbation in place leaves, over the norm of the weights", "1", (PRECISION, EPSILON)),
+    "unmoved": Variable("share of weights that a step leaves as they are", "1", (PRECISION, EPSILON)),
+}
+
 
 def variables() -> dict[str, Variable]:
     """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
@@ -175,26 +197,15 @@ def variables() -> dict[str, Variable]:
     }
     errors |= {
         name + suffix: Variable(beside[suffix] + variable.long_name, variable.units, variable.dims)
-        for name, variable in (TIMES | PROGRESS_PER_COST).items()
+        for name, variable in (TIMES | PROGRESS_PER_COST | DIFFERENCES).items()
         for suffix in (LOW, HIGH)
     }
     errors |= {
         name + WIDE: Variable(flags[WIDE] + variable.long_name, "1", variable.dims)
-        for name, variable in PROGRESS_PER_COST.items()
+        for name, variable in (PROGRESS_PER_COST | DIFFERENCES).items()
     }
-    return (
-        QUANTITIES
-        | errors
-        | COST
-        | PROGRESS_PER_COST
-        | EXACT
-        | RAW
-        | QUANTILES
-        | RANKS
-        | MODE_CURVES
-        | OVERLAPS
-        | STORY
-    )
+    measured = QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
+    return measured | COST | PROGRESS_PER_COST | DIFFERENCES | DIFFERENCE_CURVES
 
 
 def annotate(dataset: xr.Dataset) -> xr.Dataset:

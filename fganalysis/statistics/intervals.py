@@ -182,6 +182,11 @@ def mean(values: Array) -> Estimate:
     return replace(skewed(values.mean(-1), shape(values)), tail=tail_shape(values))
 
 
+def of_sample(values: Array) -> Estimate:
+    """As `mean`, widened for fewer than 256 values."""
+    return mean(values).of_few(values.shape[-1])
+
+
 def proportion(hits: Array, n: int) -> Estimate:
     """A proportion with Agresti and Coull's interval, which has a positive length at 0 and 1 too.
 

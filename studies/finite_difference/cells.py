@@ -14,6 +14,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import FiniteDifference
 from fganalysis.estimators.noise import GAUSSIAN
+from fganalysis.measuring.loss_along import LossAlong
 from studies.finite_difference import loss_along
 from studies.kit import kept_data
 from studies.kit.devices import on
@@ -107,8 +108,9 @@ def _directions(snapshot: Snapshot, draws: int, generator: torch.Generator) -> l
 
 def _truncation(snapshot: Snapshot, of: Network, generator: torch.Generator) -> tuple[float, float]:
     """½√E (zᵀHz)² and (1/6)√E (T zzz)², by exact derivatives along directions of their own."""
-    along = loss_along.derivatives(snapshot, _directions(snapshot, of.draws, generator))
-    second, third = along[1:].square().mean(1).sqrt()
+    loss = LossAlong(snapshot, torch.float64)
+    along = loss.derivatives(loss.directions(tuple(_directions(snapshot, of.draws, generator))))
+    second, third = along[:, 1:].square().mean(0).sqrt()
     return float(second) / 2, float(third) / 6
 
 
