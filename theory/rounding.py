@@ -34,7 +34,8 @@ NARROW = 0.5  # Steps below so many spacings are not uniform on the grid.
 def spacing(numbers: Array, digits: int, least: float) -> Array:
     """h(x), in the shape of the numbers: digits binary digits, and never less than ``least``, that near zero."""
     exponents = np.frexp(np.abs(numbers))[1]
-    return np.maximum(np.ldexp(1.0, exponents - digits), least)
+    # Zero has no exponent of its own, and np.frexp gives it that of numbers near 1.
+    return np.where(numbers == 0, least, np.maximum(np.ldexp(1.0, exponents - digits), least))
 
 
 def same_spacing(ratio: Array) -> Array:

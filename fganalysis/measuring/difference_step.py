@@ -119,12 +119,12 @@ def difference_step(
     for name, scheme in zip(("second_derivative", "third_derivative"), SCHEMES, strict=True):
         variables |= _named(name, (), power_product(1.0, [(squares[scheme], 0.5)]))
     tilt = intervals.of_sample(along[:, 2] * along[:, 0])
-    variables |= _named("mean_error", (schema.EPSILON,), tilt.scaled(steps**2 / (6 * norm**2)))
+    variables |= _named("mean_error", (schema.STEP_LENGTH,), tilt.scaled(steps**2 / (6 * norm**2)))
     for name, (dims, like) in next(iter(rows.values())).items():
         missing = np.full(np.shape(like), np.nan)
         of_all = [rows[precision][name][1] if precision in rows else missing for precision in precisions]
         variables[name] = ((schema.PRECISION, *dims), np.array(of_all))
-    coordinates = {schema.PRECISION: list(precisions), schema.SCHEME: list(SCHEMES), schema.EPSILON: steps}
+    coordinates = {schema.PRECISION: list(precisions), schema.SCHEME: list(SCHEMES), schema.STEP_LENGTH: steps}
     dataset = schema.annotate(xr.Dataset(variables, coords=coordinates))
     dataset.attrs = {
         "estimator": label(instance),
@@ -147,8 +147,8 @@ def _of_precision(
     }
     weights = np.concatenate([weight.double().flatten().cpu().numpy() for weight in pair.rounded.weights.values()])
     lengths, still = differences.drift(weights, steps, differences.Precision.of(torch.finfo(pair.dtype)))
-    variables["drift"] = ((schema.EPSILON,), lengths / np.linalg.norm(weights))
-    variables["unmoved"] = ((schema.EPSILON,), still)
+    variables["drift"] = ((schema.STEP_LENGTH,), lengths / np.linalg.norm(weights))
+    variables["unmoved"] = ((schema.STEP_LENGTH,), still)
     return variables
 
 
@@ -170,7 +170,7 @@ def _of_scheme(measured: OfScheme, square: Estimate, norm: float, steps: Array) 
     variables |= {"epsilon_there": ((), measured.epsilon), "kinks": ((), float(measured.kinks))}
     truncated, rounded = truncation.error(steps), differences.rounding_part(steps, r, central=central)
     curves = {"slope_truncation": truncated, "slope_rounding": rounded, "slope_error": np.hypot(truncated, rounded)}
-    return variables | {name: ((schema.EPSILON,), curve / norm) for name, curve in curves.items()}
+    return variables | {name: ((schema.STEP_LENGTH,), curve / norm) for name, curve in curves.items()}
 
 
 def _about(value: float, terms: Sequence[tuple[Estimate, float]]) -> Estimate:

@@ -21,7 +21,7 @@ from fganalysis.capturing.forward_mode import LOCK
 from fganalysis.capturing.precision import plainly
 from fganalysis.capturing.snapshot import Snapshot
 
-Parts = Mapping[str, Tensor]  # By parameter name.
+ByName = Mapping[str, Tensor]  # Of parameters.
 TANGENT_NUMBERS = 2**22  # Of weights and activations, in all nested tangents.
 
 
@@ -45,18 +45,18 @@ class LossAlong:
             by_name |= layer.by_parameter(direction)
         return {name: by_name[name].to(weight) for name, weight in self.weights.items()}
 
-    def moved(self, along: Parts, step: float) -> dict[str, Tensor]:
+    def moved(self, along: ByName, step: float) -> dict[str, Tensor]:
         """θ + step·z, each number rounded to the precision."""
         return {name: torch.add(weight, along[name], alpha=step) for name, weight in self.weights.items()}
 
-    def loss(self, weights: Parts) -> Tensor:
+    def loss(self, weights: ByName) -> Tensor:
         """L at these weights. What a forward pass writes to buffers is not kept."""
         buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
         outputs = functionally_called(self._network, (dict(weights), buffers), self._inputs)
         loss: Tensor = self._snapshot.loss_fn(outputs, self._targets)
         return loss
 
-    def value(self, weights: Parts) -> float:
+    def value(self, weights: ByName) -> float:
         """L at these weights, as a number of Python's.
 
         Raises:
@@ -65,7 +65,7 @@ class LossAlong:
         with torch.no_grad(), plainly(self._snapshot.device):
             return float(_run(lambda: self.loss(weights), "does not run in this precision"))
 
-    def derivatives(self, along: Parts) -> Tensor:
+    def derivatives(self, along: ByName) -> Tensor:
         """z·G, zᵀHz and T zzz of many directions, (guess, derivative); along: (guess, …) by parameter name.
 
         Raises:
@@ -74,7 +74,7 @@ class LossAlong:
         first_weight = next(iter(self.weights.values()))
         zero = torch.zeros((), dtype=first_weight.dtype, device=first_weight.device)
 
-        def of_one(direction: Parts) -> Tensor:
+        def of_one(direction: ByName) -> Tensor:
             return torch.stack(self._derivatives(zero, direction))
 
         with LOCK, torch.no_grad(), plainly(self._snapshot.device):
@@ -96,7 +96,7 @@ class LossAlong:
         numbers += sum(tap.outputs.numel() for tap in self._snapshot.taps)
         return max(1, TANGENT_NUMBERS // (8 * numbers))  # Three nested tangents hold 2³ numbers for each.
 
-    def _derivatives(self, zero: Tensor, along: Parts) -> tuple[Tensor, ...]:
+    def _derivatives(self, zero: Tensor, along: ByName) -> tuple[Tensor, ...]:
         def loss(t: Tensor) -> Tensor:
             return self.loss({name: weight + t * along[name] for name, weight in self.weights.items()})
 

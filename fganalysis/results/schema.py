@@ -11,7 +11,7 @@ from fganalysis.arguments import check_kind, listed
 STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
 MATRIX, AVERAGED, ROUND = "matrix", "averaged", "round"
-PRECISION, SCHEME, EPSILON = "precision", "scheme", "epsilon"
+PRECISION, SCHEME, STEP_LENGTH = "precision", "scheme", "epsilon"
 
 SPACES = ("activation", "weight")
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
@@ -159,7 +159,7 @@ PROGRESS_PER_COST = {
 DIFFERENCES = {
     "second_derivative": Variable("root mean square of the second derivative along z", "loss", ()),
     "third_derivative": Variable("root mean square of the third derivative along z", "loss", ()),
-    "mean_error": Variable("shrinkage of the guess less 1, by truncation", "1", (EPSILON,)),
+    "mean_error": Variable("shrinkage of the guess less 1, by truncation", "1", (STEP_LENGTH,)),
     "loss_rounding": Variable("root mean square of the rounding error of a loss", "loss", (PRECISION, SCHEME)),
     "best_epsilon": Variable("step of the least slope error", "unit of weight", (PRECISION, SCHEME)),
     "least_slope_error": Variable("slope error at the best step over the gradient norm", "1", (PRECISION, SCHEME)),
@@ -169,11 +169,17 @@ DIFFERENCES = {
 DIFFERENCE_CURVES = {
     "epsilon_there": Variable("step of what was measured", "unit of weight", (PRECISION, SCHEME)),
     "kinks": Variable("1 if kinks make the truncation error, 0 if derivatives do", "1", (PRECISION, SCHEME)),
-    "slope_truncation": Variable("truncation error of a slope over gradient norm", "1", (PRECISION, SCHEME, EPSILON)),
-    "slope_rounding": Variable("rounding error of a slope over the gradient norm", "1", (PRECISION, SCHEME, EPSILON)),
-    "slope_error": Variable("error of a slope over the gradient norm", "1", (PRECISION, SCHEME, EPSILON)),
-    "drift": Variable("what a perturbation in place leaves, over the norm of the weights", "1", (PRECISION, EPSILON)),
-    "unmoved": Variable("share of weights that a step leaves as they are", "1", (PRECISION, EPSILON)),
+    "slope_truncation": Variable(
+        "truncation error of a slope over gradient norm", "1", (PRECISION, SCHEME, STEP_LENGTH)
+    ),
+    "slope_rounding": Variable(
+        "rounding error of a slope over the gradient norm", "1", (PRECISION, SCHEME, STEP_LENGTH)
+    ),
+    "slope_error": Variable("error of a slope over the gradient norm", "1", (PRECISION, SCHEME, STEP_LENGTH)),
+    "drift": Variable(
+        "what a perturbation in place leaves, over the norm of the weights", "1", (PRECISION, STEP_LENGTH)
+    ),
+    "unmoved": Variable("share of weights that a step leaves as they are", "1", (PRECISION, STEP_LENGTH)),
 }
 
 
