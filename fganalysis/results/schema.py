@@ -166,6 +166,7 @@ DIFFERENCES = {
     "slope_error_there": Variable("measured slope error over the gradient norm", "1", (PRECISION, SCHEME)),
     "truncation_ratio": Variable("measured truncation error over that of the derivatives", "1", (PRECISION, SCHEME)),
 }
+BY_STEP_LENGTH = (PRECISION, SCHEME, STEP_LENGTH)
 DIFFERENCE_CURVES = {
     "epsilon_there": Variable("step of what was measured", "unit of weight", (PRECISION, SCHEME)),
     "kinks": Variable("1 if kinks make the truncation error, 0 if derivatives do", "1", (PRECISION, SCHEME)),
@@ -175,10 +176,8 @@ DIFFERENCE_CURVES = {
     "slope_rounding": Variable(
         "rounding error of a slope over the gradient norm", "1", (PRECISION, SCHEME, STEP_LENGTH)
     ),
-    "slope_error": Variable("error of a slope over the gradient norm", "1", (PRECISION, SCHEME, STEP_LENGTH)),
-    "drift": Variable(
-        "what a perturbation in place leaves, over the norm of the weights", "1", (PRECISION, STEP_LENGTH)
-    ),
+    "slope_error": Variable("error of a slope over the gradient norm", "1", BY_STEP_LENGTH),
+    "drift": Variable("what perturbing in place leaves, over the norm of the weights", "1", (PRECISION, STEP_LENGTH)),
     "unmoved": Variable("share of weights that a step leaves as they are", "1", (PRECISION, STEP_LENGTH)),
 }
 
