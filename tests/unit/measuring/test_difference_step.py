@@ -20,7 +20,7 @@ from fganalysis.predictions import differences
 from tests.refusals import refusal
 from tests.unit.estimators.losses_of_weights import hessian_of, third_of
 
-N_DIRECTIONS = 96
+N_DIRECTIONS = 64
 
 
 def captured(
@@ -39,7 +39,7 @@ SNAPSHOT = captured()
 
 @pytest.fixture(scope="module")
 def measured() -> xr.Dataset:
-    return fga.difference_step(SNAPSHOT, n_guesses=128, epsilons=[2.0**-k for k in range(16)])
+    return fga.difference_step(SNAPSHOT, n_guesses=64, epsilons=[2.0**-k for k in range(16)])
 
 
 def direct_errors(snapshot: fga.Snapshot, dtype: torch.dtype, epsilons: list[float]) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_the_curve_over_steps_is_what_the_network_in_that_precision_does(
 def test_ingredients_are_those_of_the_tensors() -> None:
     """E (zᵀHz)², E (T zzz)² and E T zzz z·G of Gaussian z in closed form, within their intervals."""
     small = captured(sizes=(2, 3, 2), n_examples=8)
-    measured = fga.difference_step(small, n_guesses=256, precisions=["float32"], epsilons=[0.25])
+    measured = fga.difference_step(small, n_guesses=128, precisions=["float32"], epsilons=[0.25])
     network = copy.deepcopy(small.network).double()
     snapshot = fga.capture(network, small.loss_fn, small.inputs.double(), small.targets)
     hessian, third = hessian_of(snapshot), third_of(snapshot)
@@ -150,7 +150,7 @@ def test_the_drift_is_what_perturbing_in_place_leaves(measured: xr.Dataset) -> N
 def test_kinks_are_said_and_the_best_step_goes_by_them() -> None:
     """The ReLU network's best float32 step is smaller than its derivatives say, and its error there as predicted."""
     snapshot = captured(nn.ReLU, sizes=(6, 48, 48, 4), n_examples=64)
-    found = fga.difference_step(snapshot, n_guesses=128, precisions=["float32"]).sel(precision="float32")
+    found = fga.difference_step(snapshot, n_guesses=64, precisions=["float32"]).sel(precision="float32")
     central = found.sel(scheme="central")
     assert float(central["kinks"]) == 1 and float(central["truncation_ratio_low"]) > 2
     third = differences.Truncation(float(central["third_derivative"]) ** 2, 0.0, True)
