@@ -129,7 +129,8 @@ def measured_near_best(
     every = directions.n_guesses
     pilot = measured(best(torch.finfo(pair.dtype).eps * pair.loss), min(PILOT, every))
     smooth = measured(best(_root(pilot.squared_rounding)), every)
-    if not float(smooth.truncation_ratio(square).low) > FAR:
+    # Both are of the same directions, so that their ratio is near 1 wherever derivatives make the error.
+    if not float(smooth.truncation_ratio(square).value) > FAR:
         return smooth
     kinks = float(smooth.squared_truncation.value) / smooth.epsilon
     return measured(best(_root(smooth.squared_rounding), kinks), every, kinks=True)

@@ -85,7 +85,7 @@ def difference_step(
 
     Raises:
         ValueError: wrong arguments, an estimator of another class, a network or a loss without a third derivative in
-            forward mode, a snapshot in half precision; if no precision could be measured, the error of the first.
+            forward mode; if no precision could be measured, the error of the first.
     """
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     instance = resolve(estimator)

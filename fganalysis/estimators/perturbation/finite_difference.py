@@ -55,7 +55,7 @@ class FiniteDifference:
             data type, or that no loss differs by as much as its rounding, or so large that a loss is not finite.
     """
 
-    # `python -m studies.finite_difference` finds the best ε of a network, data type and kind of difference.
+    # `fganalysis.difference_step` finds the best ε of a network, data type and kind of difference.
     epsilon: float = 1e-3
     central: bool = True
     noise: Noise = GAUSSIAN
