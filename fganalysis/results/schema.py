@@ -10,8 +10,7 @@ from fganalysis.arguments import check_kind, listed
 
 STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
-MATRIX, AVERAGED, ROUND = "matrix", "averaged", "round"
-PRECISION, SCHEME, STEP_LENGTH = "precision", "scheme", "epsilon"
+MATRIX, AVERAGED = "matrix", "averaged"
 
 SPACES = ("activation", "weight")
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
@@ -83,6 +82,52 @@ QUANTILES = {
     name: Variable(f"{level:.0%} quantile over guesses of the cosine", "1") for name, level in COSINE_QUANTILES.items()
 }
 
+ROUND, PRECISION, SCHEME, STEP_LENGTH = "round", "precision", "scheme", "epsilon"
+# `fganalysis.cost`: an interval without a standard error, as that of a median.
+TIMES = {
+    "seconds": Variable("median wall time of one training step", "s", (AVERAGED,)),
+    "relative_seconds": Variable("median of that time over backpropagation's in the same round", "1", (AVERAGED,)),
+}
+COST = TIMES | {
+    "seconds_of_rounds": Variable("wall time of one training step", "s", (AVERAGED, ROUND)),
+    "peak_memory": Variable("most memory that a step holds above what it starts with", "B", (AVERAGED,)),
+    "relative_peak_memory": Variable("that memory over backpropagation's", "1", (AVERAGED,)),
+    "forward_passes": Variable("forward passes over the batch of one step, stated", "1", (AVERAGED,)),
+    "tangent_passes": Variable("tangents of forward passes over the batch of one step, stated", "1", (AVERAGED,)),
+    "backward_passes": Variable("backward passes over the batch of one step, stated", "1", (AVERAGED,)),
+    "layer_products": Variable("products of every layer by itself of one step, stated", "1", (AVERAGED,)),
+    "passes": Variable("all passes of one step, stated, in units of a forward pass", "1", (AVERAGED,)),
+    "relative_passes": Variable("those passes over backpropagation's", "1", (AVERAGED,)),
+}
+
+# `fganalysis.progress_per_cost`: without a standard error too.
+PROGRESS_PER_COST = {
+    "progress_per_pass": Variable("curved efficiency over stated passes, both over backpropagation's", "1", ()),
+    "progress_per_second": Variable("curved efficiency over time, both over backpropagation's", "1", ()),
+}
+
+# `fganalysis.difference_step`: the first group with intervals without a standard error.
+DIFFERENCES = {
+    "second_derivative": Variable("root mean square of the second derivative along z", "loss", ()),
+    "third_derivative": Variable("root mean square of the third derivative along z", "loss", ()),
+    "mean_error": Variable("shrinkage of the guess less 1, by truncation", "1", (STEP_LENGTH,)),
+    "loss_rounding": Variable("root mean square of the rounding error of a loss", "loss", (PRECISION, SCHEME)),
+    "best_epsilon": Variable("step of the least slope error", "unit of weight", (PRECISION, SCHEME)),
+    "least_slope_error": Variable("slope error at the best step over the gradient norm", "1", (PRECISION, SCHEME)),
+    "slope_error_there": Variable("measured slope error over the gradient norm", "1", (PRECISION, SCHEME)),
+    "truncation_ratio": Variable("measured truncation error over that of the derivatives", "1", (PRECISION, SCHEME)),
+}
+BY_STEP_LENGTH = (PRECISION, SCHEME, STEP_LENGTH)
+DIFFERENCE_CURVES = {
+    "epsilon_there": Variable("step of what was measured", "unit of weight", (PRECISION, SCHEME)),
+    "kinks": Variable("1 if kinks make the truncation error, 0 if derivatives do", "1", (PRECISION, SCHEME)),
+    "slope_truncation": Variable("truncation error of a slope over the gradient norm", "1", BY_STEP_LENGTH),
+    "slope_rounding": Variable("rounding error of a slope over the gradient norm", "1", BY_STEP_LENGTH),
+    "slope_error": Variable("error of a slope over the gradient norm", "1", BY_STEP_LENGTH),
+    "drift": Variable("what perturbing in place leaves, over the norm of the weights", "1", (PRECISION, STEP_LENGTH)),
+    "unmoved": Variable("share of weights that a step leaves as they are", "1", (PRECISION, STEP_LENGTH)),
+}
+
 # /subspace: what `fganalysis.measuring.spectra` measures and what theory makes of it. Everything is exact for the
 # batch; the overlap's standard error is that of its mean over examples.
 ENERGY_SHARES = {"modes_for_90": 0.9, "modes_for_95": 0.95, "modes_for_99": 0.99}
@@ -132,56 +177,6 @@ STORY = {
 }
 
 
-# `fganalysis.cost`: an interval without a standard error, as that of a median.
-TIMES = {
-    "seconds": Variable("median wall time of one training step", "s", (AVERAGED,)),
-    "relative_seconds": Variable("median of that time over backpropagation's in the same round", "1", (AVERAGED,)),
-}
-COST = TIMES | {
-    "seconds_of_rounds": Variable("wall time of one training step", "s", (AVERAGED, ROUND)),
-    "peak_memory": Variable("most memory that a step holds above what it starts with", "B", (AVERAGED,)),
-    "relative_peak_memory": Variable("that memory over backpropagation's", "1", (AVERAGED,)),
-    "forward_passes": Variable("forward passes over the batch of one step, stated", "1", (AVERAGED,)),
-    "tangent_passes": Variable("tangents of forward passes over the batch of one step, stated", "1", (AVERAGED,)),
-    "backward_passes": Variable("backward passes over the batch of one step, stated", "1", (AVERAGED,)),
-    "layer_products": Variable("products of every layer by itself of one step, stated", "1", (AVERAGED,)),
-    "passes": Variable("all passes of one step, stated, in units of a forward pass", "1", (AVERAGED,)),
-    "relative_passes": Variable("those passes over backpropagation's", "1", (AVERAGED,)),
-}
-
-# `fganalysis.progress_per_cost`: without a standard error too.
-PROGRESS_PER_COST = {
-    "progress_per_pass": Variable("curved efficiency over stated passes, both over backpropagation's", "1", ()),
-    "progress_per_second": Variable("curved efficiency over time, both over backpropagation's", "1", ()),
-}
-
-# `fganalysis.difference_step`: the first group with intervals without a standard error.
-DIFFERENCES = {
-    "second_derivative": Variable("root mean square of the second derivative along z", "loss", ()),
-    "third_derivative": Variable("root mean square of the third derivative along z", "loss", ()),
-    "mean_error": Variable("shrinkage of the guess less 1, by truncation", "1", (STEP_LENGTH,)),
-    "loss_rounding": Variable("root mean square of the rounding error of a loss", "loss", (PRECISION, SCHEME)),
-    "best_epsilon": Variable("step of the least slope error", "unit of weight", (PRECISION, SCHEME)),
-    "least_slope_error": Variable("slope error at the best step over the gradient norm", "1", (PRECISION, SCHEME)),
-    "slope_error_there": Variable("measured slope error over the gradient norm", "1", (PRECISION, SCHEME)),
-    "truncation_ratio": Variable("measured truncation error over that of the derivatives", "1", (PRECISION, SCHEME)),
-}
-BY_STEP_LENGTH = (PRECISION, SCHEME, STEP_LENGTH)
-DIFFERENCE_CURVES = {
-    "epsilon_there": Variable("step of what was measured", "unit of weight", (PRECISION, SCHEME)),
-    "kinks": Variable("1 if kinks make the truncation error, 0 if derivatives do", "1", (PRECISION, SCHEME)),
-    "slope_truncation": Variable(
-        "truncation error of a slope over gradient norm", "1", (PRECISION, SCHEME, STEP_LENGTH)
-    ),
-    "slope_rounding": Variable(
-        "rounding error of a slope over the gradient norm", "1", (PRECISION, SCHEME, STEP_LENGTH)
-    ),
-    "slope_error": Variable("error of a slope over the gradient norm", "1", BY_STEP_LENGTH),
-    "drift": Variable("what perturbing in place leaves, over the norm of the weights", "1", (PRECISION, STEP_LENGTH)),
-    "unmoved": Variable("share of weights that a step leaves as they are", "1", (PRECISION, STEP_LENGTH)),
-}
-
-
 def variables() -> dict[str, Variable]:
     """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
     beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
@@ -200,17 +195,24 @@ def variables() -> dict[str, Variable]:
         name + TAIL: Variable("k-hat of the tail of what is averaged in: " + QUANTITIES[name].long_name, "1")
         for name in TAILED
     }
-    errors |= {
-        name + suffix: Variable(beside[suffix] + variable.long_name, variable.units, variable.dims)
-        for name, variable in (TIMES | PROGRESS_PER_COST | DIFFERENCES).items()
-        for suffix in (LOW, HIGH)
+    errors |= _of_steps()
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
+
+
+def _of_steps() -> dict[str, Variable]:
+    """What a step costs and which step suits a difference, with the bounds of what has an interval and no error."""
+    bounds = {LOW: "lower bound of: ", HIGH: "upper bound of: "}
+    bounded = TIMES | PROGRESS_PER_COST | DIFFERENCES
+    found = COST | PROGRESS_PER_COST | DIFFERENCES | DIFFERENCE_CURVES
+    found |= {
+        name + suffix: Variable(words + variable.long_name, variable.units, variable.dims)
+        for name, variable in bounded.items()
+        for suffix, words in bounds.items()
     }
-    errors |= {
-        name + WIDE: Variable(flags[WIDE] + variable.long_name, "1", variable.dims)
-        for name, variable in (PROGRESS_PER_COST | DIFFERENCES).items()
+    wide = "1 if the interval is wide, 0 if not, of: "
+    return found | {
+        name + WIDE: Variable(wide + variable.long_name, "1", variable.dims) for name, variable in bounded.items()
     }
-    measured = QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
-    return measured | COST | PROGRESS_PER_COST | DIFFERENCES | DIFFERENCE_CURVES
 
 
 def annotate(dataset: xr.Dataset) -> xr.Dataset:
