@@ -33,7 +33,7 @@ from fganalysis.statistics.intervals import Estimate
 from fganalysis.statistics.power_products import power_product
 
 Array = NDArray[np.float64]
-Variables = dict[str, tuple[tuple[str, ...], Any]]  # Dimensions and values.
+NamedArrays = dict[str, tuple[tuple[str, ...], Any]]  # Dimensions and values.
 SCHEMES = {"one-sided": False, "central": True}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EPSILONS = tuple(2.0**exponent for exponent in range(-20, 1))
@@ -100,7 +100,7 @@ def difference_step(
     norm = float(sum(part.double().square().sum() for part in snapshot.weight_gradients)) ** 0.5
     orders = {"one-sided": 1, "central": 2}  # Of the derivative less one, that truncation starts with.
     squares = {scheme: intervals.of_sample(along[:, order] ** 2) for scheme, order in orders.items()}
-    rows: dict[str, Variables] = {}
+    rows: dict[str, NamedArrays] = {}
     reasons: dict[str, str] = {}
     for precision in precisions:
         pair = TwoPrecisions(snapshot, PRECISIONS[precision])
@@ -115,7 +115,7 @@ def difference_step(
             rows[precision] = _of_precision(pair, measured, squares, norm, steps)
     if not rows:
         raise ValueError(next(iter(reasons.values())))
-    variables: Variables = {}
+    variables: NamedArrays = {}
     for name, scheme in zip(("second_derivative", "third_derivative"), SCHEMES, strict=True):
         variables |= _named(name, (), power_product(1.0, [(squares[scheme], 0.5)]))
     tilt = intervals.of_sample(along[:, 2] * along[:, 0])
@@ -138,10 +138,10 @@ def difference_step(
 
 def _of_precision(
     pair: TwoPrecisions, measured: dict[str, OfScheme], squares: dict[str, Estimate], norm: float, steps: Array
-) -> Variables:
+) -> NamedArrays:
     """Every variable of one precision."""
     of_schemes = [_of_scheme(measured[scheme], squares[scheme], norm, steps) for scheme in SCHEMES]
-    variables: Variables = {
+    variables: NamedArrays = {
         name: ((schema.SCHEME, *dims), np.array([of_scheme[name][1] for of_scheme in of_schemes]))
         for name, (dims, _) in of_schemes[0].items()
     }
@@ -152,7 +152,7 @@ def _of_precision(
     return variables
 
 
-def _of_scheme(measured: OfScheme, square: Estimate, norm: float, steps: Array) -> Variables:
+def _of_scheme(measured: OfScheme, square: Estimate, norm: float, steps: Array) -> NamedArrays:
     """Every variable of one precision and kind of difference. square: the mean square of the derivative."""
     central, r2 = measured.central, measured.squared_rounding
     r, kinks = float(r2.value) ** 0.5, float(measured.squared_truncation.value) / measured.epsilon
@@ -180,7 +180,7 @@ def _about(value: float, terms: Sequence[tuple[Estimate, float]]) -> Estimate:
     return product.scaled(np.array(value / product.value)) if regular else Estimate(*[np.array(value)] * 4)
 
 
-def _named(name: str, dims: tuple[str, ...], estimate: Estimate) -> Variables:
+def _named(name: str, dims: tuple[str, ...], estimate: Estimate) -> NamedArrays:
     wide = np.broadcast_to(np.asarray(estimate.wide, np.float64), np.shape(estimate.value))
     parts = {"": estimate.value, schema.LOW: estimate.low, schema.HIGH: estimate.high, schema.WIDE: wide}
     return {name + suffix: (dims, part) for suffix, part in parts.items()}
