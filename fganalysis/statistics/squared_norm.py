@@ -151,15 +151,15 @@ class SquaredNorm:
         middle = np.maximum(self.value, 0.0)
         reach = 26 * self.spread(middle) + 26**2 * self.most
 
-        def too_low(theta: Array) -> Array:
+        def inside(theta: Array) -> Array:
+            """(bound, …): whether the lower bound is above the first, and whether the upper is not below the second."""
             law = self._law(theta)
-            return np.asarray(self._score(theta, *law) > -special.ndtri(self._tails(theta, *law)[1]))
+            score, (below, above) = self._score(theta, *law), self._tails(theta, *law)
+            return np.stack([score[0] > -special.ndtri(above[0]), score[1] >= special.ndtri(below[1])])
 
-        def not_too_high(theta: Array) -> Array:
-            law = self._law(theta)
-            return np.asarray(self._score(theta, *law) >= special.ndtri(self._tails(theta, *law)[0]))
-
-        return _last(too_low, 0 * middle, middle), _last(not_too_high, middle, middle + reach)
+        # Both bounds at once: the arrays are so small that it is calls that take the time.
+        bounds = _last(inside, np.stack([0 * middle, middle]), np.stack([middle, middle + reach]))
+        return np.asarray(bounds[0]), np.asarray(bounds[1])
 
     def _tails(self, truth: Array, variance: Array, linear: Array, skewness: Array) -> tuple[Array, Array]:
         """The probabilities of error that the test allows for U below and above a true θ."""
