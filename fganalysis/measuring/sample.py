@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from fganalysis.arguments import check_flag, check_seed, check_whole
+from fganalysis.arguments import check_flag, check_path, check_seed, check_whole
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, resolve
-from fganalysis.measuring.by_law import dataset_by_law
+from fganalysis.measuring.along_directions import Way, dataset_along_directions
+from fganalysis.measuring.by_law import way_by_law
 from fganalysis.measuring.direct import dataset_direct
-from fganalysis.measuring.sound_guesses import check_arguments, finite_gradients
-from fganalysis.measuring.streamed import dataset_streamed, is_streamed
+from fganalysis.measuring.sound_guesses import check_arguments
+from fganalysis.measuring.streamed import is_streamed, way_streamed
 
 
 def check_settings(n_guesses: object, seed: object, memory: object, progress: object) -> None:
@@ -92,32 +93,36 @@ def sample(
     for name, value in (("block_size", block_size), ("workers", workers)):
         if value is not None:
             check_whole(name, value)
-    chosen = resolve(estimator)
     check_flag("by_law", by_law)
-    if keep_sums is not None and (by_law or (block_size is None and is_streamed(chosen, snapshot))):
-        raise ValueError("keep_sums is for guesses that are written out whole, and these are not: leave it out")
+    if keep_sums is not None:
+        check_path("keep_sums", keep_sums)
+    chosen = resolve(estimator)
+    with torch.no_grad(), full_precision(snapshot):
+        if (way := _way(chosen, snapshot, by_law, block_size)) is None:
+            return dataset_direct(
+                snapshot,
+                chosen,
+                n_guesses,
+                seed,
+                block_size=block_size,
+                memory=memory,
+                workers=workers,
+                progress=progress,
+                keep_sums=keep_sums,
+            )
+        if keep_sums is not None:
+            raise ValueError("keep_sums is for guesses that are written out whole, and these are not: leave it out")
+        return dataset_along_directions(
+            snapshot, chosen, way, n_guesses, seed, memory=memory, workers=workers, progress=progress
+        )
+
+
+def _way(estimator: Estimator, snapshot: Snapshot, by_law: bool, block_size: int | None) -> Way | None:
+    """How guesses are drawn that are not written out; None for those that are."""
     if by_law:
         if block_size is not None:
             raise ValueError("block_size is of guesses that are written out: leave it out, or use by_law=False")
-        with torch.no_grad(), full_precision(snapshot):
-            squares = finite_gradients(snapshot, at_activations=False)
-        return dataset_by_law(
-            snapshot, chosen, squares, n_guesses, seed, memory=memory, workers=workers, progress=progress
-        )
-    if block_size is None and is_streamed(chosen, snapshot):
-        with torch.no_grad(), full_precision(snapshot):
-            squares = finite_gradients(snapshot, at_activations=False)
-            return dataset_streamed(
-                snapshot, chosen, squares, n_guesses, seed, memory=memory, workers=workers, progress=progress
-            )
-    return dataset_direct(
-        snapshot,
-        chosen,
-        n_guesses,
-        seed,
-        block_size=block_size,
-        memory=memory,
-        workers=workers,
-        progress=progress,
-        keep_sums=keep_sums,
-    )
+        return way_by_law(snapshot, estimator)
+    if block_size is None and is_streamed(estimator, snapshot):
+        return way_streamed(snapshot, estimator)
+    return None

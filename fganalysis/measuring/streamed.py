@@ -8,25 +8,24 @@ part for each group, whatever the network's size. Results depend on neither memo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from fganalysis.capturing.precision import LONGEST, SHORTEST
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators.names import label
 from fganalysis.estimators.noise import Gaussian, Rademacher, Sphere
 from fganalysis.estimators.protocol import Estimator
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
+from fganalysis.measuring.along_directions import Bar, Way
 from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting, in_order
-from fganalysis.measuring.sampled_dataset import RawNumbers, dataset_of_numbers
+from fganalysis.measuring.sampled_dataset import RawNumbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
 
@@ -136,37 +135,12 @@ def is_streamed(estimator: Estimator, snapshot: Snapshot) -> bool:
     return type(law.noise) in (Gaussian, Rademacher, Sphere)
 
 
-def dataset_streamed(
-    snapshot: Snapshot,
-    estimator: Estimator,
-    squared_gradient: np.ndarray,
-    n_guesses: int,
-    seed: int,
-    *,
-    memory: int,
-    workers: int | None,
-    progress: bool,
-) -> xr.Dataset:
-    """The Dataset of `fganalysis.sample` for streamed guesses. squared_gradient: ‖G‖², (space, layer), "all" last.
-
-    Raises:
-        ValueError: memory too small for the numbers of the guesses and a part; guesses that are not finite.
-    """
-    law, name = tangents_of(estimator), label(estimator)
+def way_streamed(snapshot: Snapshot, estimator: Estimator) -> Way:
+    """How guesses of an estimator are drawn part by part. It must be one that `is_streamed` takes."""
+    law = tangents_of(estimator)
     assert law is not None
-    law.check_dimension([layer.weight.numel() for layer in snapshot.weights])
-    raw = raw_numbers(
-        law,
-        snapshot,
-        squared_gradient,
-        n_guesses,
-        Seeds.of(seed, snapshot, estimator).named("streamed"),
-        memory=memory,
-        workers=workers,
-        bar=lambda steps, number: tqdm(steps, name, number, disable=not progress),
-    )
-    dataset = dataset_of_numbers(snapshot, estimator, raw, float(torch.finfo(snapshot.dtype).eps), seed, block_size=1)
-    return schema.validate(schema.annotate(dataset))
+    precision = float(torch.finfo(snapshot.dtype).eps)
+    return Way("streamed", law, partial(raw_numbers, law, snapshot), 1, precision, {})
 
 
 def raw_numbers(
@@ -178,7 +152,7 @@ def raw_numbers(
     *,
     memory: int = 2**30,
     workers: int | None = None,
-    bar: Callable[[Any, int], Any] = lambda parts, number: parts,
+    bar: Bar = lambda parts, number: parts,
 ) -> RawNumbers:
     """The numbers of streamed guesses.
 
