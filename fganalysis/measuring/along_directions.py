@@ -96,7 +96,7 @@ def dataset_along_directions(
     estimates = raw.estimates(way.precision)
     of_metrics, not_there = _at_activations(raw, estimates, snapshot)
     dataset = sampled_dataset(snapshot, label(estimator), raw, [estimates, *of_metrics])
-    dataset.attrs = attributes(snapshot, estimator, n_guesses, seed, way.block_size, ())
+    dataset.attrs = attributes(snapshot, estimator, raw, seed, way.block_size, ())
     dataset.attrs |= {schema.METRICS_LEFT_OUT: json.dumps(not_there), **way.attributes}
     return schema.validate(schema.annotate(dataset))
 

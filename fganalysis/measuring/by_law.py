@@ -121,7 +121,7 @@ def raw_numbers(
     counts = np.bincount(group_of_guess).astype(float)
     gram[weight, :-1] = gram_of_errors(total, counts, exact, seeds.numbers(GRAM)) * unit**2
     gram[weight, -1] = gram[weight, :-1].sum(0)
-    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient)
+    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient, n_groups)
 
 
 def block_size(law: Tangents, n_layers: int) -> int:

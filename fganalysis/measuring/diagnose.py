@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from fganalysis.arguments import check_flag, check_kind, check_path, check_whole, described, listed
+from fganalysis.arguments import check_flag, check_kind, check_whole, described, listed
 from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
@@ -66,12 +66,10 @@ def diagnose(
             measured, the error of the first.
     """
     chosen, snapshots = _estimators(estimators), _snapshots(snapshot)
-    check_settings(n_guesses, seed, memory, progress)
+    check_settings(n_guesses, seed, memory, progress, keep_sums=keep_sums)
     if subspace is not None:
         check_flag("subspace", subspace)
     check_flag("by_law", by_law)
-    if keep_sums is not None:
-        check_path("keep_sums", keep_sums)
 
     def measure(snapshot: Snapshot, estimator: Estimator) -> xr.Dataset:
         kept = None if keep_sums is None else Path(keep_sums) / _name_of_sums(snapshot, estimator)
@@ -79,6 +77,16 @@ def diagnose(
             snapshot, estimator, n_guesses, seed, memory=memory, progress=progress, by_law=by_law, keep_sums=kept
         )
 
+    return diagnosis(snapshots, chosen, measure, subspace)
+
+
+def diagnosis(
+    snapshots: Sequence[Snapshot],
+    chosen: Mapping[str, Estimator],
+    measure: Callable[[Snapshot, Estimator], xr.Dataset],
+    subspace: bool | None,
+) -> xr.DataTree:
+    """The result of `diagnose` for estimators by label, with what ``measure`` returns in place of that of `sample`."""
     with full_precision(snapshots[0]):
         nodes = {
             "measured": _measured(snapshots, chosen, measure),

@@ -6,27 +6,21 @@ numbers depend on neither memory, number of workers nor order, and a longer run 
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 from fganalysis import metrics
-from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
-from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting, in_order
-from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
-from fganalysis.measuring.kept_sums import SECONDS_BETWEEN, KeptSums
-from fganalysis.measuring.parts_of_blocks import Blocks
+from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting
+from fganalysis.measuring.group_ranges import FEWEST_GROUPS, GroupRange, even_groups, fitting_groups
+from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars, Kept
 from fganalysis.measuring.sampled_dataset import RawNumbers, attributes, sampled_dataset
 from fganalysis.measuring.sound_guesses import finite_gradients, guesses_of
 from fganalysis.results import schema
@@ -40,108 +34,114 @@ WORKING_COPIES = 4  # Noise, direction, its image in weight space, one temporary
 SCALAR_BYTES = 8  # Of a scalar or a sum in double precision.
 
 
-def dataset_direct(
-    snapshot: Snapshot,
-    estimator: Estimator,
-    n_guesses: int,
-    seed: int,
-    *,
-    block_size: int | None,
-    memory: int,
-    workers: int | None,
-    progress: bool,
-    keep_sums: str | Path | None,
-) -> xr.Dataset:
-    """The Dataset of `fganalysis.sample`, whose arguments these are, for guesses that are written out.
+@dataclass(frozen=True)
+class DirectSample:
+    """A sample of guesses that are written out: how they are drawn, and the Dataset made of what is kept of them.
 
-    Raises:
-        ValueError: what `fganalysis.sample` refuses of an estimator, its guesses, the gradient and the memory.
+    Attributes:
+        snapshot, estimator, n_guesses, seed: as in `fganalysis.sample`. block_size: guesses in a block. n_groups: of
+            guesses, whose sums are kept. most_groups: that there would be if memory were no matter. in_flight: blocks
+            that fit the memory at the same time. probe: a guess. squared_gradient: exact ‖g‖², (space, layer), "all"
+            last. measures: the registered metrics. pattern: what is kept of the probe, which gives the shapes.
     """
-    seeds = Seeds.of(seed, snapshot, estimator)
-    # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
-    probe = guesses_of(estimator, snapshot, 1, seeds.generator(2**31))
-    probe.inner_products(snapshot)
-    squared_gradient = finite_gradients(snapshot, isinstance(probe, ActivationEstimates))
-    measures = metrics.registered()
 
-    def block_of(guesses: Estimates) -> BlockSums:
-        kept = [metric.kept(snapshot, guesses) for metric in measures]
-        return BlockSums(len(guesses), guesses.total(), kept)
+    snapshot: Snapshot
+    estimator: Estimator
+    n_guesses: int
+    seed: int
+    block_size: int
+    n_groups: int
+    most_groups: int
+    in_flight: int
+    probe: Estimates
+    squared_gradient: np.ndarray
+    measures: Sequence[metrics.Metric]
+    pattern: BlockSums
 
-    pattern = block_of(probe)
-    numbers = max(probe.numbers_per_guess(), 1)
-    block_size = block_size or default_block_size(numbers)
-    n_blocks = -(-n_guesses // block_size)
-    bytes_per_guess = numbers * snapshot.like.element_size()
-    most_groups = int(np.clip(BYTES_OF_GROUPS // bytes_per_guess, 8, MOST_GROUPS))
-    # As many as leave all groups with the same number of blocks, or one less: intervals take them for equal.
-    n_groups = -(-n_blocks // -(-n_blocks // most_groups))
-    sums = sum(part.numel() for of_metric in pattern.kept for part in of_metric)
-    n_scalars = 2 * len(schema.SPACES) * (len(snapshot.layers) + 1) * n_guesses
-    kept = n_groups * bytes_per_guess + (n_groups * sums + n_scalars) * SCALAR_BYTES
-    # Of each block also its sum.
-    bytes_of_block = bytes_per_guess * (block_size * WORKING_COPIES + 1)
-    in_flight = fitting(memory, kept, bytes_of_block, f" for blocks of {block_size}")
-    # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
-    alone = snapshot.device.type != "cpu" or snapshot.autodiff == "forward"
-    workers = 1 if alone else min(workers or os.cpu_count() or 1, in_flight)
-    of_blocks = Blocks(estimator, snapshot, block_size)
-    groups, scalars = GroupSums(n_groups, pattern), GuessScalars(probe, snapshot, n_guesses)
+    @classmethod
+    def of(
+        cls, snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int, block_size: int | None, memory: int
+    ) -> DirectSample:
+        """Raises ValueError for what `fganalysis.sample` refuses of an estimator, the gradient and the memory."""
+        # The first call makes what is made once per snapshot, on the main thread, and tells the size of a guess.
+        probe = guesses_of(estimator, snapshot, 1, Seeds.of(seed, snapshot, estimator).generator(2**31))
+        probe.inner_products(snapshot)
+        squared_gradient = finite_gradients(snapshot, isinstance(probe, ActivationEstimates))
+        measures = metrics.registered()
+        numbers = max(probe.numbers_per_guess(), 1)
+        block_size = block_size or default_block_size(numbers)
+        n_blocks = -(-n_guesses // block_size)
+        bytes_per_guess = numbers * snapshot.like.element_size()
+        pattern = _sums(snapshot, measures, probe)
+        sums = sum(part.numel() for of_metric in pattern.kept for part in of_metric)
+        bytes_of_group = bytes_per_guess + sums * SCALAR_BYTES
+        scalars = 2 * len(schema.SPACES) * (len(snapshot.layers) + 1) * n_guesses * SCALAR_BYTES
+        # Of each block also its sum.
+        bytes_of_block = bytes_per_guess * (block_size * WORKING_COPIES + 1)
+        most = int(np.clip(BYTES_OF_GROUPS // bytes_per_guess, FEWEST_GROUPS, MOST_GROUPS))
+        n_groups = fitting_groups(n_blocks, most, memory - scalars - bytes_of_block, bytes_of_group)
+        kept = n_groups * bytes_of_group + scalars
+        in_flight = fitting(memory, kept, bytes_of_block, f" for blocks of {block_size}")
+        most = even_groups(n_blocks, most)
+        return cls(
+            snapshot,
+            estimator,
+            n_guesses,
+            seed,
+            block_size,
+            n_groups,
+            most,
+            in_flight,
+            probe,
+            squared_gradient,
+            measures,
+            pattern,
+        )
 
-    def run(first: int, number: int) -> None:
-        # Both are settings of a thread.
-        with torch.no_grad(), full_precision(snapshot):
-            index = first + number
+    def nothing_kept(self, groups: GroupRange) -> Kept:
+        """Sums of nothing over some groups, and room for the numbers of their guesses."""
+        n_guesses = groups.n_guesses(self.n_guesses, self.block_size)
+        return Kept(GroupSums(len(groups), self.pattern), GuessScalars(self.probe, self.snapshot, n_guesses))
 
-            def keep(guesses: Estimates, place: int) -> None:
-                start = index * block_size + place
-                if start < n_guesses:
-                    guesses = guesses.first(n_guesses - start)
-                    scalars.write(guesses, snapshot, start, seed)
-                    groups.add(index % n_groups, block_of(guesses))
+    def dataset(self, kept: Kept) -> xr.Dataset:
+        """The Dataset made of what is kept of all groups. The sums become means in place."""
+        group_of_guess = (np.arange(self.n_guesses) // self.block_size) % self.n_groups
+        with self.threads():
+            means = kept.groups.means()
+            gram = self.probe.error_grams(self.snapshot, means).cpu().numpy()
+            raw = RawNumbers.of(kept.scalars, gram, group_of_guess, self.squared_gradient, self.most_groups)
+            estimates = raw.estimates(float(torch.finfo(self.snapshot.dtype).eps))
+            sizes = kept.groups.sizes.astype(float)
+            of_metrics = [
+                metric.estimated(self.snapshot, metrics.Groups(sizes, means, sums, estimates))
+                for metric, sums in zip(self.measures, kept.groups.kept, strict=True)
+            ]
+        dataset = sampled_dataset(self.snapshot, label(self.estimator), raw, [estimates, *of_metrics])
+        at_activations = isinstance(self.probe, ActivationEstimates)
+        not_looked_at = self.snapshot.untapped_parameters if at_activations else ()
+        dataset.attrs = attributes(self.snapshot, self.estimator, raw, self.seed, self.block_size, not_looked_at)
+        return schema.validate(schema.annotate(dataset))
 
-            of_blocks.each(partial(seeds.generator, index), keep)
+    @property
+    def all_groups(self) -> GroupRange:
+        return GroupRange(0, self.n_groups, self.n_groups)
 
-    sums_kept = None if keep_sums is None else KeptSums.of(keep_sums, snapshot, seeds, block_size, groups)
-    held = 0 if sums_kept is None else sums_kept.read_into(groups, scalars)
-    if held > n_guesses:  # The file stays as it is.
-        sums_kept, held = None, 0
-    done = held // block_size
-    complete = n_guesses // block_size  # Blocks; a last one that is cut short is not kept.
+    @property
+    def alone(self) -> bool:
+        """Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker."""
+        return self.snapshot.device.type != "cpu" or self.snapshot.autodiff == "forward"
 
-    def blocks() -> Iterator[None]:
-        written, start = time.monotonic(), done
-        while start < n_blocks:
-            # In one go where nothing is kept: at each stop workers wait for each other.
-            stop = n_blocks if sums_kept is None or start >= complete else min(start + 4 * n_groups, complete)
-            # The blocks of a group are added one after the other, as the order of a sum changes its last digit.
-            yield from in_order(partial(run, start), stop - start, workers, n_groups)
-            late = time.monotonic() - written > SECONDS_BETWEEN
-            if sums_kept is not None and (stop == complete or (late and stop < complete)):
-                scalars.refuse_infinite(seed, 0, stop * block_size)
-                sums_kept.write(groups, scalars, stop * block_size)
-                written = time.monotonic()
-            start = stop
+    def threads(self) -> AbstractContextManager[None]:
+        """A single worker has one torch thread too: how many share a sum changes its last digit."""
+        return nullcontext() if self.alone else calling_thread_single()
 
-    # A single worker has one torch thread too: how many share a sum changes its last digit.
-    with nullcontext() if alone else calling_thread_single():
-        for _ in tqdm(blocks(), label(estimator), n_blocks, initial=done, disable=not progress):
-            pass
-        scalars.refuse_infinite(seed, 0, n_guesses)
-        means = groups.means()
-        gram = probe.error_grams(snapshot, means).cpu().numpy()
-        group_of_guess = (np.arange(n_guesses) // block_size) % n_groups
-        raw = RawNumbers.of(scalars, gram, group_of_guess, squared_gradient)
-        estimates = raw.estimates(float(torch.finfo(snapshot.dtype).eps))
-        sizes = groups.sizes.astype(float)
-        of_metrics = [
-            metric.estimated(snapshot, metrics.Groups(sizes, means, kept, estimates))
-            for metric, kept in zip(measures, groups.kept, strict=True)
-        ]
-    dataset = sampled_dataset(snapshot, label(estimator), raw, [estimates, *of_metrics])
-    not_looked_at = snapshot.untapped_parameters if isinstance(probe, ActivationEstimates) else ()
-    dataset.attrs = attributes(snapshot, estimator, n_guesses, seed, block_size, not_looked_at)
-    return schema.validate(schema.annotate(dataset))
+    def sums(self, guesses: Estimates) -> BlockSums:
+        """What is kept of guesses besides their scalars."""
+        return _sums(self.snapshot, self.measures, guesses)
+
+
+def _sums(snapshot: Snapshot, measures: Sequence[metrics.Metric], guesses: Estimates) -> BlockSums:
+    return BlockSums(len(guesses), guesses.total(), [metric.kept(snapshot, guesses) for metric in measures])
 
 
 def default_block_size(numbers_per_guess: int) -> int:

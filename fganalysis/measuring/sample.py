@@ -17,22 +17,36 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, resolve
 from fganalysis.measuring.along_directions import Way, dataset_along_directions
 from fganalysis.measuring.by_law import way_by_law
-from fganalysis.measuring.direct import dataset_direct
+from fganalysis.measuring.direct import DirectSample
+from fganalysis.measuring.drawing import drawn
 from fganalysis.measuring.sound_guesses import check_arguments
 from fganalysis.measuring.streamed import is_streamed, way_streamed
 
 
-def check_settings(n_guesses: object, seed: object, memory: object, progress: object) -> None:
+def check_settings(
+    n_guesses: object,
+    seed: object,
+    memory: object,
+    progress: object,
+    block_size: object = None,
+    workers: object = None,
+    keep_sums: object = None,
+) -> None:
     """Checks the settings that do not depend on the estimator.
 
     Raises:
-        ValueError: fewer than two guesses, a wrong seed, a ``memory`` that is not a positive whole number of bytes, or
-            a ``progress`` that is not True or False.
+        ValueError: fewer than two guesses, a wrong seed, a ``memory``, ``block_size`` or ``workers`` that is not a
+            positive whole number, a ``progress`` that is not True or False, or a ``keep_sums`` that is no path.
     """
     check_whole("n_guesses", n_guesses, 2)
     check_seed("seed", seed)
     check_whole("memory", memory, 1)
     check_flag("progress", progress)
+    for name, value in (("block_size", block_size), ("workers", workers)):
+        if value is not None:
+            check_whole(name, value)
+    if keep_sums is not None:
+        check_path("keep_sums", keep_sums)
 
 
 def sample(
@@ -57,14 +71,14 @@ def sample(
         seed: of the noise. The same seed gives the same numbers.
         block_size: guesses in a block. Another size gives other noise. Default: what fits the caches, at most 16.
         memory: bytes for sums over groups of guesses, for two numbers for each guess, layer and space, and for the
-            blocks that are computed at the same time. It limits the number of such blocks, and changes no result.
-            Where a device runs out of memory for a block, the same guesses are made in parts, whose sums round in
-            another order.
+            blocks that are computed at the same time. It limits the number of such blocks, and changes no result as
+            long as it holds the sums of all groups: else there are fewer groups, at least 8, with wider intervals, and
+            the attribute ``fewer_groups`` says so. Where a device runs out of memory for a block, the same guesses are
+            made in parts, whose sums round in another order.
             Factors that an estimator keeps with the snapshot, as the singular vectors of `OrthogonalUpstream`, are not
             counted. Weight guesses on networks of more than 2²⁴ weights are streamed: each direction is drawn twice,
             part by part, so that their memory does not grow with the network.
-        workers: threads on the CPU; default the number of cores (one on a GPU or in
-            forward mode).
+        workers: threads on the CPU; default the number of cores (one on a GPU or in forward mode).
         progress: shows a bar on the terminal.
         by_law: draws guesses at the weights by their law, at a cost that does not grow with the network: exact for
             `WeightPerturbation` and `MultiTangent` with Gaussian or spherical noise and for means of these
@@ -85,31 +99,17 @@ def sample(
         ValueError: n_guesses below 2; an unknown estimator; memory too small for one block; a seed below 0; no
             snapshot; a gradient that is not finite; guesses of a wrong number, of another shape or data type than the
             gradient, or not finite; a device without memory for a block whose guesses cannot be made in parts;
-            ``by_law`` with an estimator whose guesses have no such law, or with a
-            ``block_size``.
+            ``by_law`` with an estimator whose guesses have no such law, or with a ``block_size``.
     """
     check_arguments(snapshot, seed)
-    check_settings(n_guesses, seed, memory, progress)
-    for name, value in (("block_size", block_size), ("workers", workers)):
-        if value is not None:
-            check_whole(name, value)
+    check_settings(n_guesses, seed, memory, progress, block_size, workers, keep_sums)
     check_flag("by_law", by_law)
-    if keep_sums is not None:
-        check_path("keep_sums", keep_sums)
     chosen = resolve(estimator)
     with torch.no_grad(), full_precision(snapshot):
-        if (way := _way(chosen, snapshot, by_law, block_size)) is None:
-            return dataset_direct(
-                snapshot,
-                chosen,
-                n_guesses,
-                seed,
-                block_size=block_size,
-                memory=memory,
-                workers=workers,
-                progress=progress,
-                keep_sums=keep_sums,
-            )
+        if (way := way_of(chosen, snapshot, by_law, block_size)) is None:
+            direct = DirectSample.of(snapshot, chosen, n_guesses, seed, block_size, memory)
+            kept = drawn(direct, direct.all_groups, workers=workers, progress=progress, keep_sums=keep_sums)
+            return direct.dataset(kept)
         if keep_sums is not None:
             raise ValueError("keep_sums is for guesses that are written out whole, and these are not: leave it out")
         return dataset_along_directions(
@@ -117,7 +117,7 @@ def sample(
         )
 
 
-def _way(estimator: Estimator, snapshot: Snapshot, by_law: bool, block_size: int | None) -> Way | None:
+def way_of(estimator: Estimator, snapshot: Snapshot, by_law: bool, block_size: int | None) -> Way | None:
     """How guesses are drawn that are not written out; None for those that are."""
     if by_law:
         if block_size is not None:

@@ -21,21 +21,30 @@ from fganalysis.statistics.quantities import quantities
 
 @dataclass(frozen=True)
 class RawNumbers:
-    """The numbers that estimates follow from, with layer "all"; shapes as in `fganalysis.statistics.quantities`."""
+    """The numbers that estimates follow from, with layer "all"; shapes as in `fganalysis.statistics.quantities`.
+
+    most_groups: of guesses, that there would be if the memory held them.
+    """
 
     inner_product: np.ndarray
     squared_norm: np.ndarray
     gram: np.ndarray
     group_of_guess: np.ndarray
     squared_gradient: np.ndarray
+    most_groups: int
 
     @classmethod
     def of(
-        cls, scalars: GuessScalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray
+        cls,
+        scalars: GuessScalars,
+        gram: np.ndarray,
+        group_of_guess: np.ndarray,
+        squared_gradient: np.ndarray,
+        most_groups: int,
     ) -> RawNumbers:
         parts = (scalars.inner_products.cpu().numpy(), scalars.squared_norms.cpu().numpy(), gram)
         inner, norms, whole = (np.concatenate([part, over_layers(part)[:, None]], axis=1) for part in parts)
-        return cls(inner, norms, whole, group_of_guess, squared_gradient)
+        return cls(inner, norms, whole, group_of_guess, squared_gradient, most_groups)
 
     def estimates(self, precision: float) -> dict[str, Estimate]:
         return quantities(
@@ -72,13 +81,15 @@ def sampled_dataset(
 
 
 def attributes(
-    snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int, block_size: int, not_looked_at: Sequence[str]
+    snapshot: Snapshot, estimator: Estimator, raw: RawNumbers, seed: int, block_size: int, not_looked_at: Sequence[str]
 ) -> dict[str, object]:
     """The attributes of every sample. not_looked_at: trainable parameters for which there is no guess."""
+    n_groups = raw.gram.shape[-1]
+    fewer = {schema.FEWER_GROUPS: f"{n_groups} instead of {raw.most_groups}, as the memory holds no more"}
     return {
         "estimator": label(estimator),
         "settings": json.dumps(settings(estimator)),
-        "n_guesses": n_guesses,
+        "n_guesses": raw.inner_product.shape[-1],
         "seed": seed,
         "block_size": block_size,
         "n_examples": snapshot.n_examples,
@@ -86,6 +97,7 @@ def attributes(
         "device": str(snapshot.device.type),
         "dtype": str(snapshot.dtype).removeprefix("torch."),
         schema.NOT_LOOKED_AT: json.dumps(not_looked_at),
+        **(fewer if n_groups < raw.most_groups else {}),
     }
 
 

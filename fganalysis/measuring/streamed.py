@@ -25,6 +25,7 @@ from fganalysis.estimators.protocol import Estimator
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
 from fganalysis.measuring.along_directions import Bar, Way
 from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting, in_order
+from fganalysis.measuring.group_ranges import even_groups, fitting_groups
 from fganalysis.measuring.sampled_dataset import RawNumbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
@@ -169,11 +170,13 @@ def raw_numbers(
     parts = _parts(snapshot, unit)
     sizes = np.array([layer.weight.numel() for layer in snapshot.weights], dtype=float)
     stream = Stream(law, sizes, parts, seeds)
-    n_groups = -(-n_guesses // -(-n_guesses // MOST_GROUPS))
     shape = (len(schema.SPACES), len(sizes) + 1)
     kept = 8 * n_guesses * (2 * int(np.prod(shape)) + len(parts) + len(sizes) * stream.n_directions)
     size = snapshot.like.element_size()
-    bytes_of_part = NUMBERS_PER_PART * (n_groups * (size + 8) + 2 * stream.n_directions * size)
+    bytes_of_group = NUMBERS_PER_PART * (size + 8)
+    bytes_of_directions = NUMBERS_PER_PART * 2 * stream.n_directions * size
+    n_groups = fitting_groups(n_guesses, MOST_GROUPS, memory - kept - bytes_of_directions, bytes_of_group)
+    bytes_of_part = n_groups * bytes_of_group + bytes_of_directions
     in_flight = fitting(memory, kept, bytes_of_part)
     workers = 1 if snapshot.device.type != "cpu" else min(workers or os.cpu_count() or 1, in_flight)
     inner, squares = np.full((*shape, n_guesses), np.nan), np.full((*shape, n_guesses), np.nan)
@@ -211,7 +214,7 @@ def raw_numbers(
         for _ in bar(steps(), n_guesses + len(parts)):
             pass
     gram[weight, -1] = gram[weight, :-1].sum(0)
-    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient)
+    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient, even_groups(n_guesses))
 
 
 def _parts(snapshot: Snapshot, unit: float) -> list[Part]:
