@@ -72,7 +72,7 @@ def diagnose(
     check_flag("by_law", by_law)
 
     def measure(snapshot: Snapshot, estimator: Estimator) -> xr.Dataset:
-        kept = None if keep_sums is None else Path(keep_sums) / _name_of_sums(snapshot, estimator)
+        kept = None if keep_sums is None else Path(keep_sums) / name_of_sums(snapshot, estimator)
         return sample(
             snapshot, estimator, n_guesses, seed, memory=memory, progress=progress, by_law=by_law, keep_sums=kept
         )
@@ -100,7 +100,7 @@ def diagnosis(
     return tree
 
 
-def _name_of_sums(snapshot: Snapshot, estimator: Estimator) -> str:
+def name_of_sums(snapshot: Snapshot, estimator: str | Estimator) -> str:
     """The file of an estimator's sums, named by the step and its label, and by a hash as labels may be equal in it."""
     words = re.sub("[^a-z0-9.=]+", "_", label(estimator).lower())[:60]
     digest = hashlib.sha256(stable_name(estimator).encode()).hexdigest()[:8]

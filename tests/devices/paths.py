@@ -157,6 +157,13 @@ def sums_kept(device: torch.device) -> xr.Dataset:
         return fga.sample(snapshot_on(device), "activity", 128, **settings)
 
 
+def in_parts(device: torch.device) -> xr.Dataset:
+    """A sample merged from parts that were computed apart."""
+    snapshot, settings = snapshot_on(device), {"block_size": 1, "n_parts": 2}
+    parts = [fga.sample_part(snapshot, "activity", GUESSES, part=part, **settings) for part in (1, 0)]
+    return fga.merge_parts(snapshot, "activity", parts)
+
+
 def streamed_weights(device: torch.device) -> xr.Dataset:
     snapshot, estimator = snapshot_on(device), fga.estimators.MultiTangent(k=2, combine="orthogonal")
     way = streamed.way_streamed(snapshot, estimator)
@@ -250,6 +257,7 @@ def paths() -> dict[str, Path_]:
     found |= {f"cell of {name}": partial(study, of) for name, of in CELLS.items()}
     return found | {
         "sample activity, sums kept": sums_kept,
+        "sample activity, in parts": in_parts,
         "sample weight by law": partial(sampled, "weight", by_law=True),
         "sample weight, streamed": streamed_weights,
         "sample a function": partial(sampled, fga.estimators.from_function(slow_gradient)),
