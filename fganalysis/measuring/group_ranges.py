@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fganalysis.measuring.blocks import MOST_GROUPS
 
-FEWEST_GROUPS = 8  # Where there are as many blocks: intervals take at least 4, and with fewer than 8 they are long.
+# That memory may leave; even ones are then at least 5, where there are as many blocks, and intervals take 4.
+FEWEST_GROUPS = 8
 
 
 def even_groups(n_blocks: int, most: int = MOST_GROUPS) -> int:
@@ -19,7 +20,7 @@ def even_groups(n_blocks: int, most: int = MOST_GROUPS) -> int:
 
 def fitting_groups(n_blocks: int, most: int, room: int, each: int) -> int:
     """`even_groups` of which each takes bytes of some room: fewer where it is short, down to `FEWEST_GROUPS`."""
-    return even_groups(n_blocks, int(np.clip(room // max(each, 1), min(FEWEST_GROUPS, most), most)))
+    return even_groups(n_blocks, int(np.clip(room // each, min(FEWEST_GROUPS, most), most)))
 
 
 @dataclass(frozen=True)

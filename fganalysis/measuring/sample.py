@@ -72,8 +72,8 @@ def sample(
         block_size: guesses in a block. Another size gives other noise. Default: what fits the caches, at most 16.
         memory: bytes for sums over groups of guesses, for two numbers for each guess, layer and space, and for the
             blocks that are computed at the same time. It limits the number of such blocks, and changes no result as
-            long as it holds the sums of all groups: else there are fewer groups, at least 8, with wider intervals, and
-            the attribute ``fewer_groups`` says so. Where a device runs out of memory for a block, the same guesses are
+            long as it holds the sums of all groups: else there are fewer groups, with wider intervals, and the
+            attribute ``fewer_groups`` says so. Where a device runs out of memory for a block, the same guesses are
             made in parts, whose sums round in another order.
             Factors that an estimator keeps with the snapshot, as the singular vectors of `OrthogonalUpstream`, are not
             counted. Weight guesses on networks of more than 2²⁴ weights are streamed: each direction is drawn twice,

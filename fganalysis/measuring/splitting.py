@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,47 +155,53 @@ def _of_sample(sample: DirectSample, n_parts: int) -> str:
 
 def _sample_of(part: xr.Dataset, snapshot: Snapshot, estimator: Estimator) -> tuple[DirectSample, int]:
     """The sample that a part is one of, as far as the part says it; and its number of parts."""
-    try:
-        stated = json.loads(str(part.attrs[OF_SAMPLE]))
-        n_guesses, seed, block_size, n_groups, n_parts = (stated[name] for name in STATED)
-    except (KeyError, TypeError, ValueError):
-        _refuse("the first of parts", part)
+    stated = _stated(part)
     for name in STATED:
-        check_whole(f"{name} of a part", stated[name], 0 if name == "seed" else 1)
+        check_whole(f"{name} of a part", stated.get(name), 0 if name == "seed" else 1)
+    n_guesses, seed, block_size, n_groups, n_parts = (stated[name] for name in STATED)
     sample = DirectSample.of(snapshot, estimator, n_guesses, seed, block_size, sys.maxsize)
     check_whole("n_groups of a part", n_groups, 1, sample.most_groups)
+    check_whole("n_parts of a part", n_parts, 1, n_groups)
     return replace(sample, n_groups=n_groups), n_parts
 
 
-def _number(part: xr.Dataset, n_parts: int, whole: str) -> int:
+def _stated(part: xr.Dataset) -> dict[str, Any]:
+    """What a part says of its sample."""
+    try:
+        stated = json.loads(str(part.attrs.get(OF_SAMPLE)))
+    except ValueError:
+        stated = None
+    if not isinstance(stated, dict):
+        held = listed(map(str, part), 4) or "nothing"
+        raise ValueError(f"a part must be {WHAT_IT_IS}, got a Dataset of {held} without the attribute {OF_SAMPLE}")
+    return stated
+
+
+def _number(part: object, n_parts: int, whole: str) -> int:
     """The number of a part. Raises ValueError for what is no part of the whole."""
     check_kind("a part", part, xr.Dataset, WHAT_IT_IS)
-    number, stated = part.attrs.get(PART), part.attrs.get(OF_SAMPLE)
-    if not isinstance(number, int | np.integer) or not isinstance(stated, str):
-        _refuse("a part", part)
-    check_whole("the number of a part", number, 0, n_parts - 1)
-    if stated != whole:
-        theirs, ours = json.loads(stated), json.loads(whole)
+    assert isinstance(part, xr.Dataset)
+    theirs, ours = _stated(part), json.loads(whole)
+    if theirs != ours:
         differing = listed(name for name in ours if theirs.get(name) != ours[name])
         raise ValueError(
-            f"part {number} is of another sample (other {differing}): give the parts of one, its snapshot and estimator"
+            f"a part is of another sample (other {differing}): give the parts of one, its snapshot and estimator"
         )
-    return int(number)
+    number = part.attrs.get(PART)
+    check_whole("the number of a part", number, 0, n_parts - 1)
+    return int(str(number))
 
 
 def _tensors(
     part: xr.Dataset, number: int, shapes: Mapping[str, tuple[int, ...]], squares: np.ndarray
 ) -> dict[str, Tensor]:
     """What a part holds, of these shapes. squares: exact ‖g‖², (space, layer), "all" last."""
-    if (
-        any(name not in part or part[name].shape != shape for name, shape in shapes.items())
-        or EXACT_SQUARES not in part
+    expected = {**shapes, EXACT_SQUARES: squares[:, :-1].shape}
+    if any(
+        name not in part or part[name].shape != shape or part[name].dtype.kind not in "fi"
+        for name, shape in expected.items()
     ):
         raise ValueError(f"part {number} does not hold what fga.sample_part has returned: compute it again")
     if not np.allclose(part[EXACT_SQUARES], squares[:, :-1], rtol=SAME_GRADIENT, atol=0, equal_nan=True):
         raise ValueError(f"part {number} is of a snapshot with another gradient: give the snapshot of the parts")
     return {name: torch.from_numpy(np.array(part[name].values)) for name in shapes}
-
-
-def _refuse(name: str, given: xr.Dataset) -> NoReturn:
-    raise ValueError(f"{name} must be {WHAT_IT_IS}, got a Dataset of {listed(map(str, given), 4) or 'nothing'}")

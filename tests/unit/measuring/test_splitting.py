@@ -116,13 +116,13 @@ PARTS = [part(number, 2) for number in range(2)]
 WRONG = {
     "none": ([], "the first of parts must be what fga.sample_part returns"),
     "no datasets": (PARTS[0], "the first of parts must be what fga.sample_part returns, got"),
-    "a whole sample": ([whole()], "the first of parts must be what fga.sample_part returns, got a Dataset of"),
+    "a whole sample": ([whole()], "a part must be what fga.sample_part returns, got a Dataset of"),
     "missing": (PARTS[1:], "of 2 parts there must be each, but these are missing: 0"),
     "twice": ([PARTS[0], PARTS[0]], "part 0 of 2 is given twice"),
-    "another seed": ([PARTS[0], part(1, 2, seed=4)], r"part 1 is of another sample \(other seed\)"),
-    "other parts": ([PARTS[0], part(1, 3)], r"part 1 is of another sample \(other n_parts\)"),
+    "another seed": ([PARTS[0], part(1, 2, seed=4)], r"a part is of another sample \(other seed\)"),
+    "other parts": ([PARTS[0], part(1, 3)], r"a part is of another sample \(other n_parts\)"),
     "more guesses": ([PARTS[0], part(1, 2, n_guesses=4 * N_GUESSES)], r"\(other n_groups, n_guesses\)"),
-    "another estimator": ([part(0, 2, "weight")], r"part 0 is of another sample \(other estimator, shapes\)"),
+    "another estimator": ([part(0, 2, "weight")], r"a part is of another sample \(other estimator, shapes\)"),
     "no sums": ([PARTS[0].drop_vars("sums.0.0")], "part 0 does not hold what fga.sample_part has returned"),
     "fewer guesses": ([PARTS[0].isel(guess=slice(3))], "part 0 does not hold what fga.sample_part has returned"),
 }
@@ -136,9 +136,9 @@ def test_what_are_not_the_parts_of_the_sample_is_refused(name: str) -> None:
 
 
 def test_parts_of_another_snapshot_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"part 0 is of another sample \(other weights\)"):
+    with pytest.raises(ValueError, match=r"a part is of another sample \(other weights\)"):
         fga.merge_parts(snapshot_of(seed=1), "activity", PARTS)
-    with pytest.raises(ValueError, match=r"part 0 is of another sample \(other shapes\)"):
+    with pytest.raises(ValueError, match=r"a part is of another sample \(other shapes\)"):
         fga.merge_parts(snapshot_of(n_examples=6), "activity", PARTS)
     other = fga.capture(SNAPSHOT.network, cross_entropy, SNAPSHOT.inputs * 1.1, SNAPSHOT.targets)
     with pytest.raises(ValueError, match="part 0 is of a snapshot with another gradient"):
