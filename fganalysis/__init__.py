@@ -12,6 +12,7 @@ from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.difference_step import difference_step
 from fganalysis.measuring.progress_per_cost import progress_per_cost
 from fganalysis.measuring.sample import sample
+from fganalysis.measuring.splitting import merge_parts, sample_part
 from fganalysis.measuring.variance_parts import variance_parts
 from fganalysis.metrics import register_metric
 from fganalysis.papers import wang2025
@@ -42,6 +43,7 @@ __all__ = [
     "estimators",
     "export",
     "gradient_stream",
+    "merge_parts",
     "metrics",
     "networks",
     "noise",
@@ -54,6 +56,7 @@ __all__ = [
     "register_closed_form",
     "register_metric",
     "sample",
+    "sample_part",
     "schema",
     "subspace",
     "summary",

@@ -56,7 +56,7 @@ def test_constants_are_read_from_every_kind_of_assignment() -> None:
 # Constants that a study tuned, by module. The comment above them names the study and says how to tune them again.
 TUNED = {
     "assertions/error_blocks.py": ("BLOCKS", "FIRST_BLOCK", "GROWTH", "NUMBERS_PER_CALL"),
-    "measuring/sample.py": ("NUMBERS_PER_BLOCK",),
+    "measuring/direct.py": ("NUMBERS_PER_BLOCK",),
     "papers/wang2025/intervals.py": ("ROOM_IN_GROUPS",),
     "statistics/directional_bias.py": ("CLEAR", "NEARLY_ALL"),
     "statistics/efficiency.py": ("NEAR", "ROOM", "NOTABLE"),

@@ -8,17 +8,15 @@ guesses have (docs/mathematics.md#weight-guesses-by-their-law); nothing else of 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
-import xarray as xr
-from tqdm import tqdm
 
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label
 from fganalysis.estimators.noise import is_isotropic
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
+from fganalysis.measuring.along_directions import Bar, Way
 from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, fitting, in_order
 from fganalysis.measuring.drawn_lengths import (
     Exact,
@@ -29,7 +27,7 @@ from fganalysis.measuring.drawn_lengths import (
     numbers_held,
     numbers_per_guess,
 )
-from fganalysis.measuring.sampled_dataset import RawNumbers, dataset_of_numbers
+from fganalysis.measuring.sampled_dataset import RawNumbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
 from fganalysis.statistics.rounding import DOUBLE
@@ -44,41 +42,13 @@ GRAM = 2**31  # The number of the generator of what is drawn once; blocks have s
 SMALL_EPSILON = "epsilon to 0 of central differences, which then are slopes"
 
 
-def dataset_by_law(
-    snapshot: Snapshot,
-    estimator: Estimator,
-    squared_gradient: np.ndarray,
-    n_guesses: int,
-    seed: int,
-    *,
-    memory: int,
-    workers: int | None,
-    progress: bool,
-) -> xr.Dataset:
-    """The Dataset of `fganalysis.sample` for guesses drawn by their law. squared_gradient: ‖G‖², (space, layer).
-
-    Raises:
-        ValueError: an estimator whose guesses have no such law; memory too small for the numbers of the guesses.
-    """
-    name = label(estimator)
+def way_by_law(snapshot: Snapshot, estimator: Estimator) -> Way:
+    """How guesses of an estimator are drawn by their law. Raises ValueError as `law_of` does."""
     law = law_of(estimator)
-    sizes = [layer.weight.numel() for layer in snapshot.weights]
-    law.check_dimension(sizes)
-    raw = raw_numbers(
-        law,
-        np.array(sizes),
-        squared_gradient,
-        n_guesses,
-        Seeds.of(seed, snapshot, estimator).named("by law"),
-        memory=memory,
-        workers=workers,
-        bar=lambda blocks, number: tqdm(blocks, name, number, disable=not progress),
-    )
-    dataset = dataset_of_numbers(snapshot, estimator, raw, DOUBLE, seed, block_size(law, len(sizes)))
-    dataset.attrs[schema.BY_LAW] = 1
-    if law.slope == "central":
-        dataset.attrs[schema.LIMIT] = SMALL_EPSILON
-    return schema.validate(schema.annotate(dataset))
+    sizes = np.array([layer.weight.numel() for layer in snapshot.weights])
+    limit = {schema.LIMIT: SMALL_EPSILON} if law.slope == "central" else {}
+    draw = partial(raw_numbers, law, sizes)
+    return Way("by law", law, draw, block_size(law, len(sizes)), DOUBLE, {schema.BY_LAW: 1, **limit})
 
 
 def law_of(estimator: Estimator) -> Tangents:
@@ -108,7 +78,7 @@ def raw_numbers(
     *,
     memory: int = 2**30,
     workers: int | None = None,
-    bar: Callable[[Any, int], Any] = lambda blocks, number: blocks,
+    bar: Bar = lambda blocks, number: blocks,
 ) -> RawNumbers:
     """The numbers of guesses drawn by their law.
 
@@ -151,7 +121,7 @@ def raw_numbers(
     counts = np.bincount(group_of_guess).astype(float)
     gram[weight, :-1] = gram_of_errors(total, counts, exact, seeds.numbers(GRAM)) * unit**2
     gram[weight, -1] = gram[weight, :-1].sum(0)
-    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient)
+    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient, n_groups)
 
 
 def block_size(law: Tangents, n_layers: int) -> int:

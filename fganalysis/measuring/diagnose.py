@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from fganalysis.arguments import check_flag, check_kind, check_path, check_whole, described, listed
+from fganalysis.arguments import check_flag, check_kind, check_whole, described, listed
 from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.precision import full_precision
 from fganalysis.capturing.snapshot import Snapshot
@@ -66,19 +66,27 @@ def diagnose(
             measured, the error of the first.
     """
     chosen, snapshots = _estimators(estimators), _snapshots(snapshot)
-    check_settings(n_guesses, seed, memory, progress)
+    check_settings(n_guesses, seed, memory, progress, keep_sums=keep_sums)
     if subspace is not None:
         check_flag("subspace", subspace)
     check_flag("by_law", by_law)
-    if keep_sums is not None:
-        check_path("keep_sums", keep_sums)
 
     def measure(snapshot: Snapshot, estimator: Estimator) -> xr.Dataset:
-        kept = None if keep_sums is None else Path(keep_sums) / _name_of_sums(snapshot, estimator)
+        kept = None if keep_sums is None else Path(keep_sums) / name_of_sums(snapshot, estimator)
         return sample(
             snapshot, estimator, n_guesses, seed, memory=memory, progress=progress, by_law=by_law, keep_sums=kept
         )
 
+    return diagnosis(snapshots, chosen, measure, subspace)
+
+
+def diagnosis(
+    snapshots: Sequence[Snapshot],
+    chosen: Mapping[str, Estimator],
+    measure: Callable[[Snapshot, Estimator], xr.Dataset],
+    subspace: bool | None,
+) -> xr.DataTree:
+    """The result of `diagnose` for estimators by label, with what ``measure`` returns in place of that of `sample`."""
     with full_precision(snapshots[0]):
         nodes = {
             "measured": _measured(snapshots, chosen, measure),
@@ -92,7 +100,7 @@ def diagnose(
     return tree
 
 
-def _name_of_sums(snapshot: Snapshot, estimator: Estimator) -> str:
+def name_of_sums(snapshot: Snapshot, estimator: str | Estimator) -> str:
     """The file of an estimator's sums, named by the step and its label, and by a hash as labels may be equal in it."""
     words = re.sub("[^a-z0-9.=]+", "_", label(estimator).lower())[:60]
     digest = hashlib.sha256(stable_name(estimator).encode()).hexdigest()[:8]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, Sums
@@ -24,9 +26,13 @@ class BlockSums:
     total: Sums
     kept: list[Sums]
 
+    def all_sums(self) -> list[Sums]:
+        """The total and the sums of each metric."""
+        return [self.total, *self.kept]
+
 
 class GroupSums:
-    """Running sums of guesses in a fixed number of disjoint groups; block i belongs to group i modulo that number."""
+    """Running sums of guesses in a fixed number of disjoint groups."""
 
     def __init__(self, n_groups: int, block: BlockSums):
         """``block`` gives the shapes. The sums are allocated here, once, and not by the threads that draw blocks.
@@ -46,7 +52,7 @@ class GroupSums:
     def add(self, group: int, block: BlockSums) -> None:
         self.sizes[group] += block.size
         of_group = [sums[group] for sums in self.all_sums()]
-        for sums, more in zip(of_group, [block.total, *block.kept], strict=True):
+        for sums, more in zip(of_group, block.all_sums(), strict=True):
             for total, part in zip(sums, more, strict=True):
                 total.add_(part)
 
@@ -88,3 +94,48 @@ class GuessScalars:
         norms = self.squared_norms[..., start:stop].cpu().numpy()
         if not np.isfinite(norms[self._known]).all():
             raise ValueError(f"the estimator made a guess that is NaN, infinite or too long to square (seed {seed})")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All that is kept of guesses: sums over their groups, and the scalars of each."""
+
+    groups: GroupSums
+    scalars: GuessScalars
+
+    def tensors(self, n_guesses: int | None = None) -> dict[str, Tensor]:
+        """All of it by name, on the CPU: scalars, (space, layer, guess), of all or the first guesses, and sums."""
+        named = {
+            "inner_products": self.scalars.inner_products[..., :n_guesses].cpu().contiguous(),
+            "squared_norms": self.scalars.squared_norms[..., :n_guesses].cpu().contiguous(),
+            "sizes": torch.from_numpy(self.groups.sizes),
+        }
+        for name, parts in self._sums():
+            named[name] = torch.stack([part.cpu() for part in parts])
+        return named
+
+    def shapes(self, n_groups: int, n_guesses: int) -> dict[str, tuple[int, ...]]:
+        """The shapes that `tensors` would have of so many groups and guesses."""
+        scalars = (*self.scalars.inner_products.shape[:-1], n_guesses)
+        sums = {name: (n_groups, *parts[0].shape) for name, parts in self._sums()}
+        return {"inner_products": scalars, "squared_norms": scalars, "sizes": (n_groups,)} | sums
+
+    def take(
+        self, tensors: Mapping[str, Tensor], groups: slice = slice(None), guesses: slice | Tensor | None = None
+    ) -> None:
+        """Takes what `tensors` has given: that of some groups, and of guesses, by default as many as there are."""
+        if guesses is None:
+            guesses = slice(tensors["inner_products"].shape[-1])
+        device = self.scalars.inner_products.device
+        self.scalars.inner_products[..., guesses] = tensors["inner_products"].to(device)
+        self.scalars.squared_norms[..., guesses] = tensors["squared_norms"].to(device)
+        self.groups.sizes[groups] = tensors["sizes"].numpy()
+        for name, parts in self._sums():
+            for part, stored in zip(parts[groups], tensors[name], strict=True):
+                part.copy_(stored)
+
+    def _sums(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Every sum by name, a tensor for each group."""
+        for number, of_groups in enumerate(self.groups.all_sums()):
+            for place in range(len(of_groups[0])):
+                yield f"sums.{number}.{place}", [of_group[place] for of_group in of_groups]

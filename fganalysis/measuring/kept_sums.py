@@ -17,13 +17,24 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fganalysis.arguments import check_path
-from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.measuring.blocks import Seeds
-from fganalysis.measuring.guess_sums import GroupSums, GuessScalars
+from fganalysis.estimators import stable_name
+from fganalysis.measuring.direct import DirectSample
+from fganalysis.measuring.group_ranges import GroupRange
+from fganalysis.measuring.guess_sums import Kept
 from fganalysis.results import store
 
 SECONDS_BETWEEN = 60.0  # Between two writes of a run that goes on.
+
+
+def made_of(sample: DirectSample) -> dict[str, object]:
+    """What sums over guesses depend on, besides the snapshot, as JSON has it."""
+    return {
+        "seed": sample.seed,
+        "step": sample.snapshot.step,
+        "estimator": stable_name(sample.estimator),
+        "block_size": sample.block_size,
+        "shapes": [list(part.shape) for sums in sample.pattern.all_sums() for part in sums],
+    }
 
 
 @dataclass(frozen=True)
@@ -38,26 +49,17 @@ class KeptSums:
     made_of: str
 
     @classmethod
-    def of(cls, path: str | Path, snapshot: Snapshot, seeds: Seeds, block_size: int, groups: GroupSums) -> KeptSums:
-        """The file for sums of this many groups of blocks of this size."""
-        check_path("keep_sums", path)
+    def of(cls, path: str | Path, sample: DirectSample, groups: GroupRange) -> KeptSums:
+        """The file for the sums of some groups of a sample."""
         digest = hashlib.sha256()
+        snapshot = sample.snapshot
         for tensor in (*snapshot.gradients, *snapshot.weight_gradients, *(layer.weight for layer in snapshot.weights)):
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        made_of = {
-            "seed": seeds.seed,
-            "step": seeds.step,
-            "estimator": seeds.name,
-            "block_size": block_size,
-            "groups": len(groups.sizes),
-            "shapes": [list(part.shape) for sums in groups.all_sums() for part in sums[0]],
-            "snapshot": digest.hexdigest(),
-            **store.provenance(),
-        }
-        return cls(Path(path), json.dumps(made_of, sort_keys=True))
+        here = {"groups": [groups.first, groups.stop, groups.n_groups], "snapshot": digest.hexdigest()}
+        return cls(Path(path), json.dumps(made_of(sample) | here | store.provenance(), sort_keys=True))
 
-    def read_into(self, groups: GroupSums, scalars: GuessScalars) -> int:
-        """Fills both with what the file holds, and returns the number of its guesses; 0 where there is no such file.
+    def read_into(self, kept: Kept) -> int:
+        """Fills in what the file holds, and returns the number of its guesses; 0 where there is no such file.
 
         Where there are more guesses than are asked for, nothing is filled in: sums cannot be taken apart.
 
@@ -77,16 +79,9 @@ class KeptSums:
             aside = store.set_aside(self.path)
             logging.getLogger(__name__).warning("%s %s; the file is now %s", self.path, wrong, aside.name)
             return 0
-        n_guesses = tensors["inner_products"].shape[-1]
-        if n_guesses > scalars.inner_products.shape[-1]:
-            return n_guesses
-        for name, array in (("inner_products", scalars.inner_products), ("squared_norms", scalars.squared_norms)):
-            array[..., :n_guesses] = tensors[name]
-        groups.sizes[:] = tensors["sizes"].numpy()
-        for number, sums in enumerate(groups.all_sums()):
-            for place in range(len(sums[0])):
-                for group, stored in zip(sums, tensors[f"sums.{number}.{place}"], strict=True):
-                    group[place].copy_(stored)
+        n_guesses: int = tensors["inner_products"].shape[-1]
+        if n_guesses <= kept.scalars.inner_products.shape[-1]:
+            kept.take(tensors)
         return n_guesses
 
     def _checked(self, content: bytes) -> tuple[str, dict[str, Tensor]]:
@@ -101,19 +96,11 @@ class KeptSums:
             return f"holds the sums of another sample (other {', '.join(differing)})", {}
         return "", load(tensors)
 
-    def write(self, groups: GroupSums, scalars: GuessScalars, n_guesses: int) -> None:
+    def write(self, kept: Kept, n_guesses: int) -> None:
         """Writes the sums of the first guesses, whose blocks are complete.
 
         Raises:
             OSError: a file that cannot be written; an earlier one is still there.
         """
-        tensors = {
-            "inner_products": scalars.inner_products[..., :n_guesses].cpu().contiguous(),
-            "squared_norms": scalars.squared_norms[..., :n_guesses].cpu().contiguous(),
-            "sizes": torch.from_numpy(groups.sizes),
-        }
-        for number, sums in enumerate(groups.all_sums()):
-            for place in range(len(sums[0])):
-                tensors[f"sums.{number}.{place}"] = torch.stack([group[place].cpu() for group in sums])
-        rest = self.made_of.encode() + b"\n" + save(tensors)
+        rest = self.made_of.encode() + b"\n" + save(kept.tensors(n_guesses))
         store.write_bytes(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest, self.path)

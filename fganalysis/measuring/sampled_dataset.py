@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from fganalysis import metrics
 from fganalysis.capturing.coordinates import coordinates, over_layers
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label, settings
@@ -22,21 +21,30 @@ from fganalysis.statistics.quantities import quantities
 
 @dataclass(frozen=True)
 class RawNumbers:
-    """The numbers that estimates follow from, with layer "all"; shapes as in `fganalysis.statistics.quantities`."""
+    """The numbers that estimates follow from, with layer "all"; shapes as in `fganalysis.statistics.quantities`.
+
+    most_groups: of guesses, that there would be if the memory held them.
+    """
 
     inner_product: np.ndarray
     squared_norm: np.ndarray
     gram: np.ndarray
     group_of_guess: np.ndarray
     squared_gradient: np.ndarray
+    most_groups: int
 
     @classmethod
     def of(
-        cls, scalars: GuessScalars, gram: np.ndarray, group_of_guess: np.ndarray, squared_gradient: np.ndarray
+        cls,
+        scalars: GuessScalars,
+        gram: np.ndarray,
+        group_of_guess: np.ndarray,
+        squared_gradient: np.ndarray,
+        most_groups: int,
     ) -> RawNumbers:
         parts = (scalars.inner_products.cpu().numpy(), scalars.squared_norms.cpu().numpy(), gram)
         inner, norms, whole = (np.concatenate([part, over_layers(part)[:, None]], axis=1) for part in parts)
-        return cls(inner, norms, whole, group_of_guess, squared_gradient)
+        return cls(inner, norms, whole, group_of_guess, squared_gradient, most_groups)
 
     def estimates(self, precision: float) -> dict[str, Estimate]:
         return quantities(
@@ -72,30 +80,16 @@ def sampled_dataset(
     return xr.Dataset(variables, coords=coordinates(snapshot, name))
 
 
-def dataset_of_numbers(
-    snapshot: Snapshot, estimator: Estimator, raw: RawNumbers, precision: float, seed: int, block_size: int
-) -> xr.Dataset:
-    """The Dataset of a sample whose guesses at the weights were never written out, with its attributes.
-
-    Registered metrics take sums over guesses at the weights, so their variables are not there; the attribute
-    ``metrics_left_out`` lists them.
-    """
-    estimates = raw.estimates(precision)
-    of_metrics, not_there = _at_activations(raw, estimates, snapshot)
-    dataset = sampled_dataset(snapshot, label(estimator), raw, [estimates, *of_metrics])
-    dataset.attrs = attributes(snapshot, estimator, raw.inner_product.shape[-1], seed, block_size, ())
-    dataset.attrs[schema.METRICS_LEFT_OUT] = json.dumps(not_there)
-    return dataset
-
-
 def attributes(
-    snapshot: Snapshot, estimator: Estimator, n_guesses: int, seed: int, block_size: int, not_looked_at: Sequence[str]
+    snapshot: Snapshot, estimator: Estimator, raw: RawNumbers, seed: int, block_size: int, not_looked_at: Sequence[str]
 ) -> dict[str, object]:
     """The attributes of every sample. not_looked_at: trainable parameters for which there is no guess."""
+    n_groups = raw.gram.shape[-1]
+    fewer = {schema.FEWER_GROUPS: f"{n_groups} instead of {raw.most_groups}, as the memory holds no more"}
     return {
         "estimator": label(estimator),
         "settings": json.dumps(settings(estimator)),
-        "n_guesses": n_guesses,
+        "n_guesses": raw.inner_product.shape[-1],
         "seed": seed,
         "block_size": block_size,
         "n_examples": snapshot.n_examples,
@@ -103,23 +97,8 @@ def attributes(
         "device": str(snapshot.device.type),
         "dtype": str(snapshot.dtype).removeprefix("torch."),
         schema.NOT_LOOKED_AT: json.dumps(not_looked_at),
+        **(fewer if n_groups < raw.most_groups else {}),
     }
-
-
-def _at_activations(
-    raw: RawNumbers, estimates: Mapping[str, Estimate], snapshot: Snapshot
-) -> tuple[list[Mapping[str, Estimate]], list[str]]:
-    """What registered metrics make of no guesses, without their variables at the weights; the names of those."""
-    sizes = np.bincount(raw.group_of_guess).astype(float)
-    nothing_kept = metrics.Groups(sizes, [], [], estimates)
-    known: list[Mapping[str, Estimate]] = []
-    unknown: list[str] = []
-    for metric in metrics.registered():
-        at_weights = [name for name, variable in metric.variables.items() if schema.SPACE in variable.dims]
-        of_metric = metric.estimated(snapshot, nothing_kept)
-        known.append({name: estimate for name, estimate in of_metric.items() if name not in at_weights})
-        unknown += at_weights
-    return known, unknown
 
 
 def _named(quantity: str, estimate: Estimate) -> dict[str, np.ndarray]:

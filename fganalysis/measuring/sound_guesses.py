@@ -1,11 +1,13 @@
-"""Checks of the guesses of estimators and of the arguments of measurements."""
+"""Checks of exact gradients, of the guesses of estimators and of the arguments of measurements."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_kind, check_seed
+from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
@@ -15,6 +17,14 @@ def check_arguments(snapshot: object, seed: object) -> None:
     """Raises ValueError unless there is a snapshot, and a seed that is a whole number from 0 to 2⁶³ − 1."""
     check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns")
     check_seed("seed", seed)
+
+
+def finite_gradients(snapshot: Snapshot, at_activations: bool) -> np.ndarray:
+    """`squared_gradients`, refused where no guess can be compared with them."""
+    squares = squared_gradients(snapshot, at_activations)
+    if np.isinf(squares).any() or not np.isfinite(squares[:, -1]).all():
+        raise ValueError("the exact gradient has NaN or infinite entries, so no guess can be compared with it")
+    return squares
 
 
 def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:

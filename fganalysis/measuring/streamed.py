@@ -8,25 +8,25 @@ part for each group, whatever the network's size. Results depend on neither memo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from fganalysis.capturing.precision import LONGEST, SHORTEST
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators.names import label
 from fganalysis.estimators.noise import Gaussian, Rademacher, Sphere
 from fganalysis.estimators.protocol import Estimator
 from fganalysis.estimators.tangents_of_weights import Tangents, tangents_of
+from fganalysis.measuring.along_directions import Bar, Way
 from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting, in_order
-from fganalysis.measuring.sampled_dataset import RawNumbers, dataset_of_numbers
+from fganalysis.measuring.group_ranges import even_groups, fitting_groups
+from fganalysis.measuring.sampled_dataset import RawNumbers
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import power_of_two
 
@@ -136,37 +136,12 @@ def is_streamed(estimator: Estimator, snapshot: Snapshot) -> bool:
     return type(law.noise) in (Gaussian, Rademacher, Sphere)
 
 
-def dataset_streamed(
-    snapshot: Snapshot,
-    estimator: Estimator,
-    squared_gradient: np.ndarray,
-    n_guesses: int,
-    seed: int,
-    *,
-    memory: int,
-    workers: int | None,
-    progress: bool,
-) -> xr.Dataset:
-    """The Dataset of `fganalysis.sample` for streamed guesses. squared_gradient: ‖G‖², (space, layer), "all" last.
-
-    Raises:
-        ValueError: memory too small for the numbers of the guesses and a part; guesses that are not finite.
-    """
-    law, name = tangents_of(estimator), label(estimator)
+def way_streamed(snapshot: Snapshot, estimator: Estimator) -> Way:
+    """How guesses of an estimator are drawn part by part. It must be one that `is_streamed` takes."""
+    law = tangents_of(estimator)
     assert law is not None
-    law.check_dimension([layer.weight.numel() for layer in snapshot.weights])
-    raw = raw_numbers(
-        law,
-        snapshot,
-        squared_gradient,
-        n_guesses,
-        Seeds.of(seed, snapshot, estimator).named("streamed"),
-        memory=memory,
-        workers=workers,
-        bar=lambda steps, number: tqdm(steps, name, number, disable=not progress),
-    )
-    dataset = dataset_of_numbers(snapshot, estimator, raw, float(torch.finfo(snapshot.dtype).eps), seed, block_size=1)
-    return schema.validate(schema.annotate(dataset))
+    precision = float(torch.finfo(snapshot.dtype).eps)
+    return Way("streamed", law, partial(raw_numbers, law, snapshot), 1, precision, {})
 
 
 def raw_numbers(
@@ -178,7 +153,7 @@ def raw_numbers(
     *,
     memory: int = 2**30,
     workers: int | None = None,
-    bar: Callable[[Any, int], Any] = lambda parts, number: parts,
+    bar: Bar = lambda parts, number: parts,
 ) -> RawNumbers:
     """The numbers of streamed guesses.
 
@@ -195,11 +170,13 @@ def raw_numbers(
     parts = _parts(snapshot, unit)
     sizes = np.array([layer.weight.numel() for layer in snapshot.weights], dtype=float)
     stream = Stream(law, sizes, parts, seeds)
-    n_groups = -(-n_guesses // -(-n_guesses // MOST_GROUPS))
     shape = (len(schema.SPACES), len(sizes) + 1)
     kept = 8 * n_guesses * (2 * int(np.prod(shape)) + len(parts) + len(sizes) * stream.n_directions)
     size = snapshot.like.element_size()
-    bytes_of_part = NUMBERS_PER_PART * (n_groups * (size + 8) + 2 * stream.n_directions * size)
+    bytes_of_group = NUMBERS_PER_PART * (size + 8)
+    bytes_of_directions = NUMBERS_PER_PART * 2 * stream.n_directions * size
+    n_groups = fitting_groups(n_guesses, MOST_GROUPS, memory - kept - bytes_of_directions, bytes_of_group)
+    bytes_of_part = n_groups * bytes_of_group + bytes_of_directions
     in_flight = fitting(memory, kept, bytes_of_part)
     workers = 1 if snapshot.device.type != "cpu" else min(workers or os.cpu_count() or 1, in_flight)
     inner, squares = np.full((*shape, n_guesses), np.nan), np.full((*shape, n_guesses), np.nan)
@@ -237,7 +214,7 @@ def raw_numbers(
         for _ in bar(steps(), n_guesses + len(parts)):
             pass
     gram[weight, -1] = gram[weight, :-1].sum(0)
-    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient)
+    return RawNumbers(inner, squares, gram, group_of_guess, squared_gradient, even_groups(n_guesses))
 
 
 def _parts(snapshot: Snapshot, unit: float) -> list[Part]:

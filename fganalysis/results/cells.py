@@ -130,6 +130,13 @@ def run_cells(
     return Results(folder, identities, study.computed)
 
 
+def unfinished(cells: Sequence[Cell], folder: str | Path) -> list[Cell]:
+    """The cells that `run_cells` would compute. Raises ValueError as that does."""
+    check_path("folder", folder)
+    study = _Study(Path(folder), {cell.name: identity(cell) for cell in cells})
+    return [cell for cell in cells if not study.found(cell).finished]
+
+
 def _runner(workers: int, scheduler: str | None) -> Runner:
     if scheduler is not None:
         return Dask(scheduler)

@@ -21,6 +21,8 @@ LOW, HIGH, WIDE, SHORT, TAIL = "_low", "_high", "_wide", "_short", "_tail"
 NOT_LOOKED_AT, NOT_MEASURED, NOT_PREDICTED = "not_looked_at", "not_measured", "not_predicted"
 # Attributes of guesses drawn by their law: 1; variables that there are not (JSON); the limit in which the law holds.
 BY_LAW, METRICS_LEFT_OUT, LIMIT = "by_law", "metrics_left_out", "limit"
+# Attribute, text: how many groups of guesses there are, where there would be more if the memory held them.
+FEWER_GROUPS = "fewer_groups"
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,28 @@ estimator on one batch, and puts the closed-form prediction beside each measured
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import fganalysis as fga
 from fganalysis.results import store
-from fganalysis.results.cells import Results, run_cells
+from fganalysis.results.cells import Results, run_cells, unfinished
 from fganalysis.results.identity import Cell
 from fganalysis.training.datasets import Dataset
 from studies.bias_variance import figures
 from studies.bias_variance import page as bias_variance_page
-from studies.bias_variance.cells import TRAINING_BATCH, diagnosed, joined, node_of, subspaces, trained
+from studies.bias_variance.cells import (
+    TRAINING_BATCH,
+    diagnosed,
+    joined,
+    name_of_part,
+    node_of,
+    part_of_guesses,
+    subspaces,
+    trained,
+)
 from studies.kit import command_line, kept_networks, pages
 from studies.kit.command_line import AUTO, DatasetName, Device
 
@@ -53,6 +63,8 @@ class Settings(command_line.Running):
     """Bytes of working space for the sampler."""
     keep_sums: bool = False
     """Keeps sums over guesses, some megabytes a cell, from which a later run with more guesses continues."""
+    split: int = 1
+    """Parts in which the guesses of an estimator at a step are drawn, side by side; changes no number."""
     out: Path = Path("results/bias_variance")
     """Where cells, results, pages and figures go; cells that are finished there are not computed again."""
 
@@ -68,9 +80,15 @@ def main(settings: Settings) -> None:
     networks = run_cells(
         trainings(settings, data), settings.out, workers=settings.workers, scheduler=settings.scheduler
     )
-    results = run_cells(
-        cells(settings, data, networks), settings.out, workers=settings.workers, scheduler=settings.scheduler
-    )
+    wanted = cells(settings, data, networks)
+    parts = parts_of(unfinished(wanted, settings.out), settings)
+    run_cells(parts, settings.out, workers=settings.workers, scheduler=settings.scheduler)
+    results = run_cells(wanted, settings.out, workers=settings.workers, scheduler=settings.scheduler)
+    for part in parts:  # What is merged is not needed any more, and takes much room.
+        path = part.path(settings.out)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Unless it is empty.
+            path.parent.rmdir()
     chosen = command_line.depends_on(settings, *NAMED)
     for width, seed in _places(settings):
         folder = settings.out / _folder(width, seed)
@@ -103,16 +121,40 @@ def cells(settings: Settings, data: Dataset, networks: Results) -> list[Cell]:
     for width, seed in _places(settings):
         training = _training(width, seed)
         known: dict[str, str] = {settings.dataset: data.digest(), "network": kept_networks.digest(networks, training)}
-        places = {"network": networks.path(training)}
+        places: dict[str, object] = {"network": networks.path(training)}
         sums = settings.out / _folder(width, seed) / "sums" if settings.keep_sums else None
         for step in _steps(settings, data):
             here = chosen | {"width": width, "seed": seed, "step": step}
             for key in settings.estimators:
-                own = here | {"estimator": key, "guesses": settings.guesses}
-                name, unrecorded = _name(width, seed, step, key), places | {"memory": settings.memory, "sums": sums}
-                found.append(Cell(name, diagnosed, own, known, unrecorded))
+                own = here | {"estimator": key, "guesses": settings.guesses, "memory": settings.memory}
+                name = _name(width, seed, step, key)
+                split = {"parts": settings.out / _parts(name) if settings.split > 1 else None, "split": settings.split}
+                found.append(Cell(name, diagnosed, own, known, places | {"sums": sums} | split))
             found.append(Cell(_name(width, seed, step, SUBSPACES), subspaces, here, known, places))
     return found
+
+
+def parts_of(whole: Sequence[Cell], settings: Settings) -> list[Cell]:
+    """The parts of the guesses of all cells that are split."""
+    if settings.split == 1:
+        return []
+    return [
+        Cell(
+            f"{_parts(cell.name)}/{name_of_part(number, settings.split)}",
+            part_of_guesses,
+            {**cell.settings, "part": number, "split": settings.split},
+            cell.data,
+            {name: cell.places[name] for name in ("network", "sums")},
+        )
+        for cell in whole
+        if cell.make is diagnosed
+        for number in range(settings.split)
+    ]
+
+
+def _parts(name: str) -> str:
+    """The folder of the parts of a cell."""
+    return f"{name}.parts"
 
 
 def _places(settings: Settings) -> Iterator[tuple[int, int]]:

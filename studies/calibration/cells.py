@@ -18,7 +18,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, Subsampled
 from fganalysis.estimators.guesses import ActivationEstimates
 from fganalysis.measuring.blocks import MOST_GROUPS
-from fganalysis.measuring.sample import MOST_GUESSES_PER_BLOCK
+from fganalysis.measuring.direct import MOST_GUESSES_PER_BLOCK
 from fganalysis.papers.wang2025.intervals import bias_and_variance
 from fganalysis.results import schema
 from fganalysis.statistics import quantities

@@ -13,7 +13,7 @@ import xarray as xr
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, WeightPerturbation
-from fganalysis.measuring.sample import default_block_size
+from fganalysis.measuring.direct import default_block_size
 from studies.kit.devices import finished
 from studies.throughput import by_law, scaling, steps
 

@@ -21,7 +21,7 @@ import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.measuring.blocks import MOST_GROUPS, in_order
-from fganalysis.measuring.sample import BYTES_OF_GROUPS, default_block_size
+from fganalysis.measuring.direct import BYTES_OF_GROUPS, default_block_size
 from studies.kit.devices import finished
 
 Network = Literal["mlp", "resnet", "gpt"]

@@ -30,6 +30,7 @@ from fganalysis.capturing.errors import CannotMeasure
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label
 from fganalysis.measuring import curvature, streamed
+from fganalysis.measuring.along_directions import dataset_along_directions
 from fganalysis.testing import exact_moments, signs
 from studies.architectures import cells as architectures
 from studies.architectures.networks import DEFAULT_TEXT
@@ -156,14 +157,20 @@ def sums_kept(device: torch.device) -> xr.Dataset:
         return fga.sample(snapshot_on(device), "activity", 128, **settings)
 
 
+def in_parts(device: torch.device) -> xr.Dataset:
+    """A sample merged from parts that were computed apart."""
+    snapshot, settings = snapshot_on(device), {"block_size": 1, "n_parts": 2}
+    parts = [fga.sample_part(snapshot, "activity", GUESSES, part=part, **settings) for part in (1, 0)]
+    return fga.merge_parts(snapshot, "activity", parts)
+
+
 def streamed_weights(device: torch.device) -> xr.Dataset:
     snapshot, estimator = snapshot_on(device), fga.estimators.MultiTangent(k=2, combine="orthogonal")
-    squares = np.array([[np.nan] * (len(snapshot.weights) + 1)] * 2)
-    squares[1, :-1] = [float(gradient.square().sum()) for gradient in snapshot.weight_gradients]
-    squares[1, -1] = squares[1, :-1].sum()
-    return streamed.dataset_streamed(
-        snapshot, estimator, squares, GUESSES, 0, memory=2**30, workers=None, progress=False
-    )
+    way = streamed.way_streamed(snapshot, estimator)
+    with torch.no_grad():
+        return dataset_along_directions(
+            snapshot, estimator, way, GUESSES, 0, memory=2**30, workers=None, progress=False
+        )
 
 
 def trained(gradient: str | Estimator, device: torch.device, **settings: Any) -> Any:
@@ -250,6 +257,7 @@ def paths() -> dict[str, Path_]:
     found |= {f"cell of {name}": partial(study, of) for name, of in CELLS.items()}
     return found | {
         "sample activity, sums kept": sums_kept,
+        "sample activity, in parts": in_parts,
         "sample weight by law": partial(sampled, "weight", by_law=True),
         "sample weight, streamed": streamed_weights,
         "sample a function": partial(sampled, fga.estimators.from_function(slow_gradient)),

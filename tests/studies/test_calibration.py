@@ -11,9 +11,9 @@ import torch
 import xarray as xr
 
 import fganalysis as fga
+from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.guesses import ActivationEstimates
-from fganalysis.measuring import sample
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Estimate
 from studies.calibration import __main__ as calibration
@@ -112,7 +112,7 @@ def test_closed_forms_of_hard_settings_are_those_of_their_samples(name: str) -> 
     """Means over 4000 guesses within 5 standard errors; of tails without a variance only what has one."""
     snapshot = network(name)
     draws = drawn(snapshot, HARD[name], 250, 16 * 4, torch.Generator().manual_seed(0))
-    found, truths = measured(draws, sample.squared_gradients(snapshot)), closed_forms(snapshot, HARD[name])
+    found, truths = measured(draws, squared_gradients(snapshot)), closed_forms(snapshot, HARD[name])
     for quantity in ("shrinkage", "descent_probability", "cosine", *(() if name in TAILS else ("variance", "mse"))):
         values, truth = found[quantity].value, truths[quantity]
         error = np.maximum(values.std(0) / 250**0.5, 1e-12)
@@ -164,7 +164,7 @@ def test_its_samples_are_those_of_the_sampler() -> None:
     """The quantities of one sample drawn here are those that `fga.sample` makes of the same guesses."""
     snapshot, n_guesses = network("activity"), 64
     draws = drawn(snapshot, ESTIMATORS["activity"], 3, n_guesses, torch.Generator().manual_seed(0))
-    found = measured(draws, sample.squared_gradients(snapshot))
+    found = measured(draws, squared_gradients(snapshot))
     sampled = fga.sample(snapshot, _Replayed(n_guesses), n_guesses=n_guesses)
     for name, estimate in found.items():
         for field in ("value", "se", "low", "high", "wide", "short"):

@@ -26,7 +26,7 @@ SCALING = {"scaling_workers", "scaling_seconds"}
 # Settings that choose what the page says, or that belong to the other part of a study: no cell depends on them.
 WITHOUT_CELLS = {
     "averaging": {"cosines"},
-    "bias_variance": {"memory", "keep_sums"},
+    "bias_variance": {"keep_sums", "split"},
     "fdfa mlp": {"network", "seeds"},
     "fdfa conv": {"network", "dataset", "width", "widths", "rates", "sweep_rates", "trained_epochs", "histories"}
     | {"pooled", "guesses", "training_rates", "adam_rate", "learning_rates", "epochs", "batch", "seeds", "seed"},

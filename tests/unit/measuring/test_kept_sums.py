@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.measuring import kept_sums, parts_of_blocks, sample
+from fganalysis.measuring import drawing, kept_sums, parts_of_blocks
 
 BLOCK = 4
 SHORT = 64 * BLOCK  # The groups are as many from here on, at multiples of this.
@@ -65,7 +65,7 @@ def test_only_what_is_missing_is_drawn(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(drawing, "SECONDS_BETWEEN", 0.0)
     path, original, calls = tmp_path / "sums", parts_of_blocks.guesses_of, []
 
     def cut_off(*arguments):  # type: ignore[no-untyped-def]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import fganalysis as fga
 from fganalysis.estimators import Estimator, label
 from fganalysis.estimators.guesses import ActivationEstimates, WeightEstimates
-from fganalysis.measuring import blocks, sample
-from fganalysis.measuring.sample import default_block_size
+from fganalysis.measuring import blocks, drawing
+from fganalysis.measuring.direct import default_block_size
 from fganalysis.results import schema
 from tests import law_claims, laws
 
@@ -178,13 +178,13 @@ def test_autocast_and_the_default_data_type_change_nothing(key: str, workers: in
 def test_forward_mode_is_sampled_by_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hooks and dual levels are shared by threads."""
     asked: list[int] = []
-    original = sample.in_order
+    original = drawing.in_order
 
     def counted(run, n_blocks, workers, apart):  # type: ignore[no-untyped-def]
         asked.append(workers)
         return original(run, n_blocks, workers, apart)
 
-    monkeypatch.setattr(sample, "in_order", counted)
+    monkeypatch.setattr(drawing, "in_order", counted)
     for autodiff, most in (("forward", 1), ("reverse", 3)):
         snapshot = laws.tiny_snapshot(autodiff=autodiff)  # type: ignore[arg-type]
         fga.sample(snapshot, "activity", 64, workers=3)

@@ -27,6 +27,7 @@ from tests.laws import tiny_snapshot
 SNAPSHOT = tiny_snapshot((3, 4, 2), n_examples=4)
 TREE = fga.diagnose(SNAPSHOT, ["weight", "activity"], 64)
 FRAME = fga.summary(TREE)
+PART = fga.sample_part(SNAPSHOT, "activity", 64, part=0, n_parts=2)
 PACKAGE = str(Path(fga.__file__).parent)
 NUMBERS: list[Any] = [None, "64", 64.5, 64.0, np.nan, np.inf, -np.inf, np.float64(64), -3, 0, True, [64], {}, 1j, b"6"]
 NUMBERS += [np.array(64), np.array([64, 64]), torch.tensor(64), object(), int]
@@ -86,6 +87,22 @@ WALKS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "sample memory": (lambda v: fga.sample(SNAPSHOT, "activity", 64, memory=v), NUMBERS),
     "sample workers": (lambda v: fga.sample(SNAPSHOT, "activity", 64, workers=v), without(NUMBERS, None)),
     "sample progress": (lambda v: fga.sample(SNAPSHOT, "activity", 64, progress=v), without(NUMBERS, True)),
+    "sample_part part": (
+        lambda v: fga.sample_part(SNAPSHOT, "activity", 64, part=v, n_parts=2),
+        [*without(NUMBERS, 0), 2],
+    ),
+    "sample_part n_parts": (
+        lambda v: fga.sample_part(SNAPSHOT, "activity", 64, part=0, n_parts=v),
+        [*NUMBERS, 99],
+    ),
+    "merge_parts parts": (
+        lambda v: fga.merge_parts(SNAPSHOT, "activity", v),
+        [*THINGS, [None], [xr.Dataset()], PART, [PART, None], [PART, PART], [PART.assign_attrs(part="a")]]
+        + [[PART, PART.assign_attrs(of_sample=v)] for v in ("", "[]", "{}", 3)]
+        + [[PART.assign_attrs(of_sample=v)] for v in ("", "[]", "{}", '{"n_guesses": "a"}')]
+        + [[PART.assign(sizes=PART["sizes"].astype(str))]],
+    ),
+    "merge_parts snapshot": (lambda v: fga.merge_parts(v, "activity", [PART]), THINGS),
     "diagnose snapshot": (lambda v: fga.diagnose(v, ["weight"], 64), [*THINGS, [SNAPSHOT, None], {"a": SNAPSHOT}]),
     "diagnose estimators": (
         lambda v: fga.diagnose(SNAPSHOT, v, 64),
