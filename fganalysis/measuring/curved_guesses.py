@@ -151,7 +151,7 @@ def curved_guesses(
     return CurvedGuesses(
         slopes.cpu().numpy(),
         forms.cpu().numpy(),
-        *_without_itself(products.cpu().numpy(), forms.cpu().numpy(), halves, counts.cpu().numpy()),
+        *without_itself(products.cpu().numpy(), forms.cpu().numpy(), halves, counts.cpu().numpy()),
         step,
         -ends[0].cpu().numpy(),
         (ends.sum(0) / step**2).cpu().numpy(),
@@ -177,9 +177,13 @@ def _images(curvature: Curvature, means: Tensor, like: Tensor) -> Tensor:
     return curvature.products((means / lengths).to(like)).double() * lengths
 
 
-def _without_itself(products: Array, forms: Array, halves: NDArray[np.int64], counts: Array) -> tuple[Array, Array]:
-    """ĝᵀH of the mean of the other guesses, (guess,), and of those of each half, (half, guess)."""
-    totals = counts[:, None] * products
-    own = np.arange(HALVES)[:, None] == halves
-    totals, others = totals - own * forms, counts[:, None] - own
+def without_itself(products: Array, forms: Array, halves: NDArray[np.int64], counts: Array) -> tuple[Array, Array]:
+    """ĝᵀH of the mean of the other guesses, (…, guess), and of those of each half, (half, …, guess).
+
+    products: with the mean of each half, itself included, (half, …, guess). forms: ĝᵀHĝ, (…, guess). halves: that of
+    each guess, (guess,). counts: guesses of each half, (half,).
+    """
+    lead = (HALVES, *(1,) * (forms.ndim - 1), 1)
+    own = np.arange(HALVES).reshape(lead) == halves
+    totals, others = counts.reshape(lead) * products - own * forms, counts.reshape(lead) - own
     return totals.sum(0) / others.sum(0), totals / np.maximum(others, 1)

@@ -9,8 +9,11 @@ torch differentiates the mean and the variance of a normalisation layer once onl
 number without an error. So no way is taken on trust: products must agree with differences of exact gradients in double
 precision, and the first of these ways that does is used:
 
-    1. forward mode over reverse mode            2. the same without kernels of cuDNN and oneDNN, which have no forward
-    3. reverse mode twice, one after another        mode, as those of an LSTM
+    1. forward mode over reverse mode
+    2. the same without kernels of cuDNN and oneDNN, of which those of an LSTM have no forward mode
+    3. reverse mode over reverse mode, for functions without a rule for forward mode; that of torch's mean squared error
+       fails there
+    4. the same one after another, by autograd's own graph, for functions of the user's that no transform takes
 
 Kinks, as of ReLU, have no curvature in any of them.
 """
@@ -36,8 +39,13 @@ from fganalysis.measuring.blocks import calling_thread_single
 
 Matrix = Literal["hessian", "gauss_newton"]
 MATRICES_OF_CURVATURE = ("hessian", "gauss_newton")
-ProductWay = Literal["forward over reverse", "without fused kernels", "reverse twice"]
-WAYS: tuple[ProductWay, ...] = ("forward over reverse", "without fused kernels", "reverse twice")
+ProductWay = Literal["forward over reverse", "without fused kernels", "reverse over reverse", "reverse one by one"]
+WAYS: tuple[ProductWay, ...] = (
+    "forward over reverse",
+    "without fused kernels",
+    "reverse over reverse",
+    "reverse one by one",
+)
 Parts = dict[str, Tensor]  # By parameter name.
 Times = Callable[[Parts], Parts]
 
@@ -106,7 +114,27 @@ def _forward_over_reverse(functions: Functions, kind: Matrix, along: Parts) -> P
     return back[0]
 
 
-def _reverse_twice(functions: Functions, kind: Matrix, along: Parts) -> Parts:
+def _reverse_over_reverse(functions: Functions, kind: Matrix, along: Parts) -> Parts:
+    at = functions.parameters
+    if kind == "hessian":
+        return grad(lambda moved: _slope(grad(functions.loss)(moved), along))(at)
+    kept: list[Any] = []
+    pulled: Any = vjp(partial(functions.leaves, kept=kept), at)
+    values, pull = pulled
+    # The pullback is linear in what it pulls, and its own pullback pushes ``along`` forward.
+    pushed: Any = vjp(lambda cotangents: pull(cotangents)[0], tuple(map(torch.zeros_like, values)))
+    moved = pushed[1](along)[0]
+    gradient = grad(partial(functions.loss_of, kept[0]))
+    curved = grad(lambda leaves: _inner(gradient(leaves), moved))(values)
+    back: tuple[Parts] = pull(curved)
+    return back[0]
+
+
+def _slope(gradient: Parts, along: Parts) -> Tensor:
+    return _inner([gradient[name] for name in along], along.values())
+
+
+def _reverse_one_by_one(functions: Functions, kind: Matrix, along: Parts) -> Parts:
     with torch.enable_grad():
         at = {name: value.detach().clone().requires_grad_() for name, value in functions.parameters.items()}
         if kind == "hessian":
@@ -256,8 +284,8 @@ class Curvature:
         return _Contexts(self._snapshot, self.way)
 
     def _times(self, functions: Functions, way: ProductWay) -> Times:
-        make = _reverse_twice if way == "reverse twice" else _forward_over_reverse
-        return partial(make, functions, self._kind)
+        makes = {"reverse over reverse": _reverse_over_reverse, "reverse one by one": _reverse_one_by_one}
+        return partial(makes.get(way, _forward_over_reverse), functions, self._kind)
 
     def _products(self, vectors: Tensor, batched: bool) -> Tensor:
         times, parts = self._times(self._functions, self.way), self._parts(vectors)
@@ -338,7 +366,7 @@ class Curvature:
 
     def _in_a_batch(self) -> bool:
         """Whether two products are the same in a batch as one by one, to rounding."""
-        if self.way == "reverse twice":
+        if self.way == "reverse one by one":
             return False
         vectors = self._probes(self._snapshot.like)
         with self._context():

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fganalysis.statistics.efficiency import best_scale, efficiency
 from fganalysis.statistics.intervals import FEW, Array, Estimate, mean, power_of_two
+from fganalysis.statistics.ratio import Quadratic, mean_of, ratio_of_means, square_over_mean
 from fganalysis.statistics.rounding import ROUNDING
 
 Flags = NDArray[np.bool_]
@@ -98,7 +98,7 @@ def _units(raw: Curved) -> tuple[Array, Array]:
 
 def _mean_curvature(raw: Curved, rounding: float) -> Estimate:
     values = _pseudo_values(raw)
-    found = mean(values).of_few(raw.n, 2 * FEW)
+    found = mean_of(values, _quadratic(raw, 1.0)).of_few(raw.n, 2 * FEW)
     wide = found.wide | (_twice(raw, 1.0) > COUNTED_TWICE * _variance(values))
     return replace(found, wide=wide).of_rounding(rounding * np.abs(found.value))
 
@@ -110,14 +110,15 @@ def _of_mean(raw: Curved, averaged: int, units: tuple[Array, Array], rounding: f
     g2, h = raw.squared_gradient / unit, raw.gradient_curvature / curved
     g2 = np.where(g2 > 0, g2, np.nan)
     few = FEW * (1 + (averaged > 1))
-    level, spread = d.mean(-1), mean(d)
-    curvature = spread.of_few(raw.n, few)
+    level, quadratic = d.mean(-1), _quadratic(raw, 1 - 1 / averaged).scaled(curved)
+    curvature = mean_of(d, quadratic).of_few(raw.n, few)
     # Counted twice, as a variance of a pseudo-value: see the module's text.
     twice = _twice(raw, 1 - 1 / averaged) / curved**2
     curvature = replace(curvature, wide=curvature.wide | (twice > COUNTED_TWICE * _variance(d)))
     curvature = curvature.of_rounding(rounding * np.abs(level))
-    step = best_scale(p, np.where(level[..., None] > 0, d, np.nan))
-    share = efficiency(p, np.where(level[..., None] > 0, d, np.nan), g2)
+    below = np.where(level[..., None] > 0, d, np.nan)
+    step = ratio_of_means(p, below, quadratic)
+    share = square_over_mean(p, below, quadratic).scaled(1 / g2)
     eta = _ratio(p.mean(-1), level)
     of_step = _variance(p - eta[..., None] * d)
     of_share = _variance(2 * p - eta[..., None] * d)
@@ -147,8 +148,14 @@ def _said(part: Estimate, curvature: Estimate, uphill: Flags, flat: Flags) -> Es
 def ratio_to(values: Array, curvature: Array) -> Estimate:
     """E values/E curvature of paired numbers, (…, guess), less 1."""
     unit = power_of_two(np.abs(curvature).mean(-1))[..., None]
-    ratio = best_scale(values / unit, curvature / unit).of_few(values.shape[-1])
+    ratio = ratio_of_means(values / unit, curvature / unit).of_few(values.shape[-1])
     return replace(ratio, value=ratio.value - 1, low=ratio.low - 1, high=ratio.high - 1)
+
+
+def _quadratic(raw: Curved, share: float) -> Quadratic:
+    """What a mean guess that is off along ḡ adds to ``share`` ḡᵀHḡ, beyond the first order: it is off by ū − U."""
+    level = raw.with_others.mean(-1)
+    return Quadratic(raw.with_others, np.divide(share, level, out=np.zeros_like(level), where=level > 0))
 
 
 def _twice(raw: Curved, share: float) -> Array:
