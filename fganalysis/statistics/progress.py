@@ -38,7 +38,7 @@ from fganalysis.statistics.rounding import ROUNDING
 Flags = NDArray[np.bool_]
 # Tuned by `python -m studies.calibration`: every cell that covers too much must be marked wide, and few others. An
 # interval is wide where this share of its squared length may be noise that is counted twice.
-COUNTED_TWICE = 0.1
+COUNTED_TWICE = 0.03
 
 
 @dataclass(frozen=True)
