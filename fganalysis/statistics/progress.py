@@ -8,7 +8,7 @@ guesses u_i = ĝ_iᵀHḡ_−i of every guess, ḡ_−i being the mean of all gu
 
 p̄ is a mean, U a mean over pairs. The jackknife's pseudo-values of C_m are d_i = c_i/m + (1 − 1/m)(2 u_i − U): their
 mean is C_m, and they vary as its influence values do. So every quantity here is a function of two means, p̄ and d̄, and
-has the interval of such a function (`fganalysis.statistics.efficiency`):
+has the interval of such a function (`fganalysis.statistics.ratio`):
 
     best step η* = p̄/C_m       decrease Δ* = p̄²/(2 C_m)       curved efficiency = (gᵀHg/‖g‖⁴) p̄²/C_m
 
@@ -36,8 +36,9 @@ from fganalysis.statistics.ratio import Quadratic, mean_of, ratio_of_means, squa
 from fganalysis.statistics.rounding import ROUNDING
 
 Flags = NDArray[np.bool_]
-# Tuned by `python -m studies.calibration`: every cell that covers too much must be marked wide, and few others. An
-# interval is wide where this share of its squared length may be noise that is counted twice.
+# Tuned by `python -m studies.calibration`. To tune it again, change it, run the study with `--out` a new folder, and
+# read the rows of `curvature_along` and `best_step` on its page: every cell that covers too much must be marked wide,
+# and few others. An interval is wide where this share of its squared length may be noise that is counted twice.
 COUNTED_TWICE = 0.03
 
 

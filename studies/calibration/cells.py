@@ -194,11 +194,11 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int, device: str) ->
     return dataset.assign_coords({schema.SPACE: list(schema.SPACES), schema.LAYER: layers, "level": LEVELS})
 
 
-def coverage_of_steps(name: str, repeats: int, n_guesses: int, seed: int) -> xr.Dataset:
+def coverage_of_steps(name: str, repeats: int, n_guesses: int, seed: int, device: str) -> xr.Dataset:
     """As `coverage`, of the quantities of `fganalysis.progress`, at the weights of all layers."""
-    snapshot = network(name)
+    snapshot = network(name, device)
     layers = [*snapshot.layers, schema.ALL_LAYERS]
-    found, truths = steps.sampled(name, (ESTIMATORS | HARD)[name], repeats, n_guesses, seed)
+    found, truths = steps.sampled(snapshot, (ESTIMATORS | HARD)[name], repeats, n_guesses, seed)
     rows = []
     for quantity, estimate in found.items():
         exact = steps.on_the_grid(truths[quantity].values, layers)

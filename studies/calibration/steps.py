@@ -25,7 +25,6 @@ from fganalysis.results import schema
 from fganalysis.statistics.intervals import Estimate
 from fganalysis.statistics.progress import Curved, estimates
 from fganalysis.statistics.rounding import DOUBLE
-from studies.calibration.estimators import network
 
 Array = NDArray[np.float64]
 AVERAGED = (1, 4, 32)  # Guesses whose mean is the step.
@@ -45,7 +44,7 @@ def _named(name: str, averaged: int) -> str:
 
 def drawn(snapshot: Snapshot, hessian: Tensor, estimator: Estimator, repeats: int, n: int, seed: int) -> Curved:
     """``repeats`` samples of n guesses, (repeat, guess)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(snapshot.device).manual_seed(seed)
     gradient = torch.cat([part.flatten() for part in snapshot.weight_gradients])
     halves = np.arange(n) % HALVES
     counts = np.array([(halves == half).sum() for half in range(HALVES)], dtype=float)
@@ -57,9 +56,9 @@ def drawn(snapshot: Snapshot, hessian: Tensor, estimator: Estimator, repeats: in
             guesses = estimator(snapshot, batch * n, generator).dense(snapshot)[1].unflatten(0, (batch, n))
         images = guesses @ hessian
         means = torch.stack([images[:, halves == half].mean(1) for half in range(HALVES)])
-        slopes.append((guesses @ gradient).numpy())
-        forms.append((guesses * images).sum(-1).numpy())
-        products.append(torch.einsum("rnp,hrp->hrn", guesses, means).numpy())
+        slopes.append((guesses @ gradient).cpu().numpy())
+        forms.append((guesses * images).sum(-1).cpu().numpy())
+        products.append(torch.einsum("rnp,hrp->hrn", guesses, means).cpu().numpy())
     curvature = np.concatenate(forms)
     with_others, with_halves = without_itself(np.concatenate(products, axis=1), curvature, halves, counts)
     squared = float(gradient @ gradient)
@@ -68,14 +67,15 @@ def drawn(snapshot: Snapshot, hessian: Tensor, estimator: Estimator, repeats: in
     return Curved(np.concatenate(slopes), curvature, with_others, with_halves, squared * shape, along * shape)
 
 
-def sampled(name: str, estimator: Estimator, repeats: int, n: int, seed: int) -> tuple[dict[str, Estimate], xr.Dataset]:
+def sampled(
+    snapshot: Snapshot, estimator: Estimator, repeats: int, n: int, seed: int
+) -> tuple[dict[str, Estimate], xr.Dataset]:
     """Estimates of every quantity, (repeat,), and their truths, with whether each is a closed form.
 
     Where no closed form is known, slope and curvatures are the means of all repeats, and the others follow from them.
     """
-    snapshot = network(name)
     product = Curvature(snapshot, "hessian")
-    axes = torch.eye(product.n_weights, dtype=torch.float64)
+    axes = torch.eye(product.n_weights, dtype=torch.float64, device=snapshot.device)
     hessian = product.products(axes)
     raw = drawn(snapshot, (hessian + hessian.T) / 2, estimator, repeats, n, seed)
     of_net = of_network(snapshot, product, product.n_weights, 0).curvature
