@@ -31,7 +31,8 @@ from fganalysis.measuring.progress_dataset import (
     said,
 )
 from fganalysis.measuring.sample import check_settings
-from fganalysis.measuring.second_derivatives import MATRICES_OF_CURVATURE, Curvature, Matrix
+from fganalysis.measuring.second_derivatives import Curvature
+from fganalysis.measuring.ways_to_products import MATRICES_OF_CURVATURE, Matrix
 from fganalysis.results import schema
 
 NETWORK = "network"

@@ -16,7 +16,7 @@ from torch import Tensor
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.guesses import WeightEstimates
-from fganalysis.measuring.second_derivatives import MATRICES_OF_CURVATURE
+from fganalysis.measuring.ways_to_products import MATRICES_OF_CURVATURE
 from fganalysis.results import schema
 from tests.laws import tiny_snapshot
 from tests.unit.measuring.curved import SNAPSHOTS, dense

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.measuring.kinks import has_kinks
-from fganalysis.measuring.second_derivatives import MATRICES_OF_CURVATURE, Curvature, Matrix
+from fganalysis.measuring.second_derivatives import Curvature
+from fganalysis.measuring.ways_to_products import MATRICES_OF_CURVATURE, Matrix
 from tests.laws import tiny_snapshot
 from tests.unit.measuring.curved import SNAPSHOTS, dense
 from tests.unit.measuring.test_curvature_of_modules import Applied, Squared, SquaredForward, SquaredOnce
