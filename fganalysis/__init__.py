@@ -10,6 +10,7 @@ from fganalysis.estimators import noise
 from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.difference_step import difference_step
+from fganalysis.measuring.progress import progress
 from fganalysis.measuring.progress_per_cost import progress_per_cost
 from fganalysis.measuring.sample import sample
 from fganalysis.measuring.splitting import merge_parts, sample_part
@@ -52,6 +53,7 @@ __all__ = [
     "predict",
     "predict_variance_parts",
     "predictions",
+    "progress",
     "progress_per_cost",
     "register_closed_form",
     "register_metric",

@@ -65,7 +65,7 @@ def diagnose(
             or two of different networks, batch sizes or data types; other wrong arguments. If no estimator could be
             measured, the error of the first.
     """
-    chosen, snapshots = _estimators(estimators), _snapshots(snapshot)
+    chosen, snapshots = estimators_by_label(estimators), snapshots_of_one_training(snapshot)
     check_settings(n_guesses, seed, memory, progress, keep_sums=keep_sums)
     if subspace is not None:
         check_flag("subspace", subspace)
@@ -107,7 +107,7 @@ def name_of_sums(snapshot: Snapshot, estimator: str | Estimator) -> str:
     return f"step_{snapshot.step:06d}_{words}_{digest}.sums"
 
 
-def _estimators(given: Any) -> dict[str, Estimator]:
+def estimators_by_label(given: Any) -> dict[str, Estimator]:
     """The estimators by label. Refuses two with the same label or the same stable name."""
     estimators = [resolve(item) for item in (given if isinstance(given, list | tuple) else [given])]
     names = [label(estimator) for estimator in estimators]
@@ -120,7 +120,7 @@ def _estimators(given: Any) -> dict[str, Estimator]:
     return dict(zip(names, estimators, strict=True))
 
 
-def _snapshots(given: Any) -> list[Snapshot]:
+def snapshots_of_one_training(given: Any) -> list[Snapshot]:
     snapshots = list(given) if isinstance(given, list | tuple) else [given]
     for snapshot in snapshots:
         check_kind("snapshot", snapshot, Snapshot, "what fga.capture returns, or a list of these")

@@ -10,6 +10,7 @@ from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.protocol import ClosedForm, Need
+from theory.progress import SecondMoment
 
 LookUp = Callable[[Any], ClosedForm]
 
@@ -36,16 +37,26 @@ class Around:
             return form.guess(snapshot, inside)
         return form.subsampled(snapshot, inside, estimator.size).guess(snapshot)
 
+    def averaged_at_weights(self, snapshot: Snapshot, estimator: estimators.Averaged) -> SecondMoment | None:
+        moment = self.look_up(estimator.estimator).second_moment(snapshot, estimator.estimator)
+        return None if moment is None else moment.of_mean(estimator.n_averaged)
+
+    def subsampled_at_weights(self, snapshot: Snapshot, estimator: estimators.Subsampled) -> SecondMoment | None:
+        whole = estimator.size == snapshot.n_examples
+        return self.look_up(estimator.estimator).second_moment(snapshot, estimator.estimator) if whole else None
+
     def needs(self, estimator: Any) -> Sequence[Need]:
         return self.look_up(estimator.estimator).needs(estimator.estimator)
 
 
 def averaged(look_up: LookUp) -> ClosedForm:
     around = Around(look_up)
-    return ClosedForm(around.averaged, on_rows=around.averaged_on_rows, needs=around.needs)
+    return ClosedForm(
+        around.averaged, on_rows=around.averaged_on_rows, needs=around.needs, at_weights=around.averaged_at_weights
+    )
 
 
 def subsampled(look_up: LookUp) -> ClosedForm:
     """Unknown: no closed form covers a part of a part of the batch."""
     around = Around(look_up)
-    return ClosedForm(around.subsampled, needs=around.needs)
+    return ClosedForm(around.subsampled, needs=around.needs, at_weights=around.subsampled_at_weights)

@@ -69,11 +69,11 @@ class Guess:
         if self.activations is not None:
             parts = None if self.parts is None else [None if p is None else p / n_averaged for p in self.parts]
             moments = [averaging.averaged_moments(moments, n_averaged) for moments in self.activations]
-            return Guess(moments, parts=parts, why=self.why)
+            return Guess(moments, certain=self.certain, parts=parts, why=self.why)
         if self.weights is None:
             return Guess(why=self.why)
         within, between = self.weights.within / n_averaged, self.weights.between / n_averaged
-        return Guess(weights=WeightMoments(self.weights.means, within, between))
+        return Guess(weights=WeightMoments(self.weights.means, within, between), certain=self.certain)
 
     def quantities(self, snapshot: Snapshot) -> Prediction:
         """Everything that follows, by name, (space, layer) with all layers together last."""

@@ -4,6 +4,7 @@
     averaged(snapshot, estimator, n)        → Guess          the mean of n independent guesses (`Averaged`)
     subsampled(snapshot, estimator, size)   → GuessOnRows    a guess on ``size`` random rows (`Subsampled`)
     needs(estimator)                        → names          what it reads of the snapshot besides gradients and inputs
+    second_moment(snapshot, estimator)      → SecondMoment   E ĝĝᵀ at the weights, for the curvature along a guess
 
 Only the first must be given. Two moments of a mean of guesses always follow from those of one guess. A guess on random
 rows is unknown unless the closed form covers it.
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.predictions.guess import Guess, GuessOnRows
+from theory.progress import SecondMoment
 
 Need = Literal["upstream", "jacobians"]
 
@@ -33,12 +35,15 @@ class ClosedForm:
     guess: (snapshot, estimator) → `Guess`. mean_of_several: (snapshot, estimator, n) → `Guess`, where more than two
     moments of a mean of n guesses are known. on_rows: (snapshot, estimator, size) → `GuessOnRows`. needs: estimator →
     names of the snapshot's properties, which refuse a network that does not have them before anything is computed.
+    at_weights: (snapshot, estimator) → `theory.progress.SecondMoment`, or None where it is not known; a guess that is
+    always the same needs none.
     """
 
     guess: Callable[[Snapshot, Any], Guess]
     mean_of_several: Callable[[Snapshot, Any, int], Guess] | None = None
     on_rows: Callable[[Snapshot, Any, int], GuessOnRows] | None = None
     needs: Callable[[Any], Sequence[Need]] = only_gradients
+    at_weights: Callable[[Snapshot, Any], SecondMoment | None] | None = None
 
     def averaged(self, snapshot: Snapshot, estimator: Any, n_averaged: int) -> Guess:
         if self.mean_of_several is not None:
@@ -47,6 +52,9 @@ class ClosedForm:
 
     def subsampled(self, snapshot: Snapshot, estimator: Any, size: int) -> GuessOnRows:
         return GuessOnRows() if self.on_rows is None else self.on_rows(snapshot, estimator, size)
+
+    def second_moment(self, snapshot: Snapshot, estimator: Any) -> SecondMoment | None:
+        return None if self.at_weights is None else self.at_weights(snapshot, estimator)
 
 
 def _nothing_known(snapshot: Snapshot, estimator: Any) -> Guess:

@@ -17,7 +17,8 @@ from fganalysis.predictions.examples import examples_of, gradients_of
 from fganalysis.predictions.guess import Guess, GuessOnRows, WeightMoments
 from fganalysis.predictions.protocol import ClosedForm
 from fganalysis.predictions.weight_maps import products
-from theory import minibatch, multi_tangent, projection, weight_perturbation
+from theory import minibatch, multi_tangent, progress, projection, weight_perturbation
+from theory.progress import SecondMoment
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,29 @@ def _of_tangents(estimator: Any, squares: Sequence[float], sizes: Sequence[int],
     return known
 
 
-def _known(moments: Callable[..., WeightMoments | None], distribution: Distribution) -> ClosedForm:
+def _weight_second_moment(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> SecondMoment | None:
+    """Unknown for a direction for every example: it takes the gradient of each."""
+    if not estimator.shared:
+        return None
+    layers = _layers(snapshot, estimator, None)
+    return progress.weight_perturbation(layers.squares, *layers.law, layers=estimator.layers)
+
+
+def _tangent_second_moment(snapshot: Snapshot, estimator: estimators.MultiTangent) -> SecondMoment | None:
+    layers = _layers(snapshot, estimator, None)
+    if estimator.combine == "mean":
+        single = progress.weight_perturbation(layers.squares, *layers.law, layers=estimator.layers)
+        return single.of_mean(estimator.k)
+    if isinstance(estimator.noise, Gaussian):
+        return progress.projection(layers.squares, layers.sizes, estimator.k, layers=estimator.layers)
+    return None
+
+
+def _known(
+    moments: Callable[..., WeightMoments | None],
+    distribution: Distribution,
+    second_moment: Callable[[Snapshot, Any], SecondMoment | None],
+) -> ClosedForm:
     """The closed form of a guess at the weights, from its moments and its distribution."""
 
     def more(snapshot: Snapshot, estimator: Any, n_averaged: int) -> Prediction:
@@ -177,8 +200,8 @@ def _known(moments: Callable[..., WeightMoments | None], distribution: Distribut
     def on_rows(snapshot: Snapshot, estimator: Any, size: int) -> GuessOnRows:
         return GuessOnRows(weights=moments(snapshot, estimator, size), size=size)
 
-    return ClosedForm(guess, averaged, on_rows)
+    return ClosedForm(guess, averaged, on_rows, at_weights=second_moment)
 
 
-WEIGHT = _known(_weight_moments, _weight_distribution)
-MULTI_TANGENT = _known(_tangent_moments, _tangent_distribution)
+WEIGHT = _known(_weight_moments, _weight_distribution, _weight_second_moment)
+MULTI_TANGENT = _known(_tangent_moments, _tangent_distribution, _tangent_second_moment)

@@ -178,27 +178,87 @@ STORY = {
     "upstream_efficiency": Variable("efficiency of the upstream guess", "1"),
 }
 
+# `fganalysis.progress`: H is the curvature of the loss in the weights, its Hessian or the Gauss–Newton matrix, g the
+# gradient there, η a step size. These are estimated, as the QUANTITIES above; along ``averaged``, of the mean of so
+# many guesses.
+CURVATURE_UNITS, SLOPE_UNITS = "loss^3 per (unit of weight)^4", "(loss per unit of weight)^2"
+STEP_UNITS, TRACE_UNITS = "(unit of weight)^2 per loss", "loss per (unit of weight)^2"
+PROGRESS: dict[str, Variable] = {
+    "slope_along": Variable("inner product of the mean guess with the gradient", SLOPE_UNITS, ()),
+    "mean_curvature": Variable("curvature along the mean guess, unbiased over pairs of guesses", CURVATURE_UNITS, ()),
+    "curvature_along": Variable("expected curvature along a guess", CURVATURE_UNITS, (AVERAGED,)),
+    "best_step": Variable("step size of the largest expected decrease of the loss", STEP_UNITS, (AVERAGED,)),
+    "expected_decrease": Variable("expected decrease of the loss by a best step, to second order", "loss", (AVERAGED,)),
+    "curved_efficiency": Variable("expected decrease over that of a best step along the gradient", "1", (AVERAGED,)),
+    "decrease_at_step": Variable("mean decrease of the loss by a best step, as it is", "loss", ()),
+    "curvature_at_step": Variable("mean second difference of the loss over a best step", CURVATURE_UNITS, ()),
+    "unseen_curvature": Variable(
+        "second difference over a best step beyond the curvature, relative to it: kinks, higher derivatives", "1", ()
+    ),
+    "curvature_trace": Variable("trace of the curvature", TRACE_UNITS, (LAYER,)),
+    "effective_rank": Variable("trace of the curvature over that along the direction of the gradient", "1", (LAYER,)),
+}
+PREDICTED = "_predicted"
+PROGRESS_PREDICTED = (
+    "slope_along",
+    "mean_curvature",
+    "curvature_along",
+    "best_step",
+    "expected_decrease",
+    "curved_efficiency",
+)
+OF_NETWORK = {
+    "squared_gradient": Variable("squared norm of the exact gradient", SLOPE_UNITS, (LAYER,)),
+    "gradient_curvature": Variable("curvature along the exact gradient", CURVATURE_UNITS, (LAYER,)),
+    "gradient_step": Variable("best step size along the exact gradient", STEP_UNITS, (LAYER,)),
+    "gradient_decrease": Variable("decrease of the loss by it, to second order", "loss", (LAYER,)),
+    "loss": Variable("loss of the batch", "loss", ()),
+    "has_kinks": Variable("1 if the loss has kinks, which no curvature shows, 0 if none were found", "1", ()),
+}
+OF_GUESSES = {
+    "step_known": Variable("1 if the intervals of slope and curvature are above zero, 0 if not", "1", (AVERAGED,)),
+    "guess_slope": Variable("inner product of a guess with the gradient", SLOPE_UNITS, (GUESS,)),
+    "guess_curvature": Variable("curvature along a guess", CURVATURE_UNITS, (GUESS,)),
+    "guess_curvature_with_others": Variable(
+        "product of a guess and the mean of the other guesses with the curvature", CURVATURE_UNITS, (GUESS,)
+    ),
+    "guess_decrease": Variable("decrease of the loss by a step along a guess", "loss", (GUESS,)),
+    "guess_curvature_at_step": Variable("second difference of the loss along a guess", CURVATURE_UNITS, (GUESS,)),
+}
+CURVATURE_KIND, CAUTIONS = (
+    "curvature",
+    "cautions",
+)  # Attributes; cautions: JSON, sentences by label or "network".
+
 
 def variables() -> dict[str, Variable]:
     """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
     beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
+    estimated = QUANTITIES | PROGRESS
     errors = {
         name + suffix: Variable(words + variable.long_name, variable.units, variable.dims)
-        for name, variable in QUANTITIES.items()
+        for name, variable in estimated.items()
         for suffix, words in beside.items()
     }
     flags = {WIDE: "1 if the interval is wide, 0 if not, of: ", SHORT: "1 if the interval may be short, 0 if not, of: "}
     errors |= {
         name + suffix: Variable(words + variable.long_name, "1", variable.dims)
-        for name, variable in QUANTITIES.items()
+        for name, variable in estimated.items()
         for suffix, words in flags.items()
+    }
+    predicted = {PREDICTED: "predicted: ", PREDICTED + SE: "error of the prediction, from the trace, of: "}
+    errors |= {
+        name + suffix: Variable(words + PROGRESS[name].long_name, PROGRESS[name].units, PROGRESS[name].dims)
+        for name in PROGRESS_PREDICTED
+        for suffix, words in predicted.items()
     }
     errors |= {
         name + TAIL: Variable("k-hat of the tail of what is averaged in: " + QUANTITIES[name].long_name, "1")
         for name in TAILED
     }
     errors |= _of_steps()
-    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY
+    of_progress = PROGRESS | OF_NETWORK | OF_GUESSES
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY | of_progress
 
 
 def _of_steps() -> dict[str, Variable]:

@@ -25,8 +25,8 @@ from fganalysis.results.cells import Results, run_cells
 from fganalysis.results.identity import Cell
 from studies.calibration import figures
 from studies.calibration import page as calibration_page
-from studies.calibration.cells import coverage, false_alarms, power
-from studies.calibration.estimators import ESTIMATORS, HARD, UNBIASED
+from studies.calibration.cells import coverage, coverage_of_steps, false_alarms, power
+from studies.calibration.estimators import ESTIMATORS, HARD, UNBIASED, has_steps
 from studies.kit import command_line, pages
 
 LEAST_GUESSES = 64  # Four groups of a block each: fewer give no interval of a bias.
@@ -99,6 +99,8 @@ def cells(settings: Settings) -> list[Cell]:
     for n_guesses, name in itertools.product(settings.guesses, settings.estimators):
         chosen = every | {"name": name, "repeats": settings.repeats, "n_guesses": n_guesses}
         found.append(Cell(_coverage_name(n_guesses, name), coverage, chosen))
+        if has_steps(name):
+            found.append(Cell(_steps_name(n_guesses, name), coverage_of_steps, chosen))
     for name in UNBIASED:
         chosen = every | {"name": name} | _looks(settings)
         found.append(Cell(_alarms_name(name), false_alarms, chosen))
@@ -120,6 +122,10 @@ def _coverage_name(n_guesses: int, name: str) -> str:
     return f"cells/coverage_{n_guesses}_{_slug(name)}"
 
 
+def _steps_name(n_guesses: int, name: str) -> str:
+    return f"cells/steps_{n_guesses}_{_slug(name)}"
+
+
 def _alarms_name(name: str) -> str:
     return f"cells/alarms_{_slug(name)}"
 
@@ -132,6 +138,9 @@ def _coverage(settings: Settings, n_guesses: int, results: Results) -> xr.Datase
     parts = []
     for name in settings.estimators:
         cell = results.dataset(_coverage_name(n_guesses, name))
+        if has_steps(name):
+            of_steps = results.dataset(_steps_name(n_guesses, name))
+            cell = xr.concat([cell, of_steps], dim="quantity", data_vars="all", join="exact")
         # Networks differ in their layers: here they are numbered, the whole is the last.
         places = [*range(1, cell.sizes["layer"]), 0]
         parts.append(cell.assign_coords(layer=places).assign_coords(estimator=name))

@@ -24,6 +24,7 @@ from fganalysis.results import schema
 from fganalysis.statistics import quantities
 from fganalysis.statistics.intervals import Estimate
 from fganalysis.statistics.squared_norm import squared_norm
+from studies.calibration import steps
 from studies.calibration.estimators import (
     DIMENSIONS,
     ESTIMATORS,
@@ -44,7 +45,7 @@ NOTHING = 1e-14  # Of a gradient of about unit length: values that differ by les
 LEVELS = np.linspace(0.005, 0.995, 100)  # Of the quantiles of z that are kept.
 PARTS = ("variance within", "variance between")  # `fganalysis.measuring.variance_parts`.
 REPEATS_OF_PARTS = 1000  # At most: they are drawn one by one.
-COUNTED = (*schema.QUANTITIES, *PARTS)
+COUNTED = (*schema.QUANTITIES, *PARTS, *steps.quantity_names())
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,27 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int, device: str) ->
                 parts.setdefault(quantity, []).append((estimate, score))
     rows = [_counted(quantity, found, truths) for quantity, found in parts.items()]
     dataset = xr.concat(rows, dim="quantity").assign_coords(quantity=list(parts))
+    return dataset.assign_coords({schema.SPACE: list(schema.SPACES), schema.LAYER: layers, "level": LEVELS})
+
+
+def coverage_of_steps(name: str, repeats: int, n_guesses: int, seed: int, device: str) -> xr.Dataset:
+    """As `coverage`, of the quantities of `fganalysis.progress`, at the weights of all layers."""
+    snapshot = network(name, device)
+    layers = [*snapshot.layers, schema.ALL_LAYERS]
+    found, truths = steps.sampled(snapshot, (ESTIMATORS | HARD)[name], repeats, n_guesses, seed)
+    rows = []
+    for quantity, estimate in found.items():
+        exact = steps.on_the_grid(truths[quantity].values, layers)
+        # A best step that is not finite is on no side of the truth.
+        value = np.where(np.isfinite(estimate.value), estimate.value, truths[quantity].values)
+        wide, tail = (np.broadcast_to(flag, value.shape)[:, None, None] for flag in (estimate.wide, estimate.tail))
+        value, se, low, high = (
+            steps.on_the_grid(part, layers) for part in (value, estimate.se, estimate.low, estimate.high)
+        )
+        one = Estimate(value, se, low, high, wide, tail)
+        rows.append(_counted(quantity, [(one, np.full(one.value.shape, np.nan))], {quantity: exact}))
+    dataset = xr.concat(rows, dim="quantity").assign_coords(quantity=list(found))
+    dataset["truth_is_closed_form"] = dataset["truth_is_closed_form"] * truths.attrs["known"]
     return dataset.assign_coords({schema.SPACE: list(schema.SPACES), schema.LAYER: layers, "level": LEVELS})
 
 

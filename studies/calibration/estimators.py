@@ -133,6 +133,12 @@ HARD: dict[str, Estimator] = {
 }
 TAILS = ("weight, times 1 + t", "weight, times a log-normal")  # Whose squares have no variance, or none yet.
 
+
+def has_steps(name: str) -> bool:
+    """Whether curvatures along its guesses are counted: where guesses are written out, and drawn many at a time."""
+    return name != MANY_WEIGHTS and not isinstance((ESTIMATORS | HARD)[name], Subsampled)
+
+
 HEAVY = ("activity, shared, batch slope", "activity, Laplace", "rare events")
 UNBIASED: dict[str, Estimator] = {"activity": ActivityPerturbation(), "rare events": RareEvents(0.03)}
 
