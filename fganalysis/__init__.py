@@ -7,6 +7,7 @@ from fganalysis.assertions.unbiased import Verdict, check_unbiased
 from fganalysis.capturing.capture import capture
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import noise
+from fganalysis.estimators.passes import Passes
 from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.difference_step import difference_step
@@ -29,6 +30,7 @@ from fganalysis.training.loop import train
 from fganalysis.training.several_seeds import train_seeds
 
 __all__ = [
+    "Passes",
     "Snapshot",
     "VarianceParts",
     "Verdict",

@@ -15,7 +15,6 @@ from fganalysis.estimators.local.local_loss import train_heads as train_heads
 from fganalysis.estimators.names import label as label
 from fganalysis.estimators.names import resolve as resolve
 from fganalysis.estimators.names import settings as settings
-from fganalysis.estimators.passes import Passes as Passes
 from fganalysis.estimators.protocol import Estimator as Estimator
 from fganalysis.estimators.protocol import Stateful as Stateful
 from fganalysis.estimators.registry import *  # noqa: F403  # A line in the table is all that a new class takes.

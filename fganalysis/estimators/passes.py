@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from fganalysis.arguments import check_number, described
+
 WEIGHTS: Mapping[str, float] = MappingProxyType({"forward": 1.0, "tangent": 1.0, "backward": 2.0, "products": 1.0})
 
 
@@ -32,6 +34,9 @@ class Passes:
 
     Attributes:
         beside: what else the step takes, in words.
+
+    Raises:
+        ValueError: a number of passes that is negative or no number, or ``beside`` that is no tuple of texts.
     """
 
     forward: float = 0.0
@@ -39,6 +44,12 @@ class Passes:
     backward: float = 0.0
     products: float = 0.0
     beside: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for kind in WEIGHTS:
+            check_number(kind, getattr(self, kind), least=0.0)
+        if not isinstance(self.beside, tuple) or not all(isinstance(words, str) for words in self.beside):
+            raise ValueError(f"beside must be a tuple of texts, got {described(self.beside)}")
 
     def in_forward_passes(self) -> float:
         """All of them in units of a forward pass, by `WEIGHTS`."""

@@ -37,5 +37,5 @@ def passes_of(estimator: str | Estimator, snapshot: Snapshot, n_guesses: int = 1
     state = declared(resolve(estimator), STATEMENT)
     stated = None if state is None else state(snapshot, int(n_guesses))
     if stated is not None:
-        check_kind("what passes() returns", stated, Passes, "a fganalysis.estimators.Passes or None")
+        check_kind("what passes() returns", stated, Passes, "a fganalysis.Passes or None")
     return stated

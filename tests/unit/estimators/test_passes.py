@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fganalysis as fga
+from fganalysis import Passes
 from fganalysis.estimators import (
     ESTIMATORS,
     ActivationMixing,
@@ -24,7 +25,6 @@ from fganalysis.estimators import (
     MultiTangent,
     NewtonSchulzUpstream,
     OrthogonalUpstream,
-    Passes,
     PreconditionedUpstream,
     Stateful,
     Subsampled,
@@ -200,7 +200,7 @@ def test_a_subclass_states_what_its_class_does_unless_it_guesses_in_another_way(
     assert passes_of(Other(), SNAPSHOT) is passes_of(Averaged(Other(), 2), SNAPSHOT) is None
     assert passes_of(Stating(), SNAPSHOT) == Passes(forward=7)
     message = refusal(lambda: passes_of(Stating(), SNAPSHOT, 2))
-    assert message == "what passes() returns must be a fganalysis.estimators.Passes or None, got 7"
+    assert message == "what passes() returns must be a fganalysis.Passes or None, got 7"
     assert (
         refusal(lambda: passes_of("activity", SNAPSHOT, 0)) == "n_guesses must be a whole number of at least 1, got 0"
     )

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Passes
 from fganalysis.estimators.local import heads
 from fganalysis.estimators.noise import drawn
+from fganalysis.estimators.passes import Passes
 from fganalysis.estimators.upstream.newton_schulz_polynomials import apply, nearest
 
 Guess = list[Tensor]  # (unit, input) a layer
