@@ -131,7 +131,7 @@ class Draws:
         # What `stable_name` reads of a function.
         self.__qualname__ = str(getattr(draw, "__qualname__", type(draw).__qualname__))
         self.stable_name = getattr(draw, "stable_name", None)
-        first = _named(self._draw(1, self._generator(_seeded(truth, 0))), truth)
+        first = _named(first_call(draw, self.__name__, self._generator(_seeded(truth, 0))), truth)
         self._one_a_call = all(array.shape == shape for array, shape in zip(first.values(), truth.shapes, strict=True))
         self._check_generator()
         self._probe = self(truth, 1, _seeded(truth, 0))
@@ -239,7 +239,8 @@ def shapes_of(baseline: Any, generator: Generators) -> tuple[Truth, Any]:
         calls = []
         for n_guesses in (1, 2):
             source = np.random.default_rng(0) if generator == "numpy" else torch.Generator().manual_seed(0)
-            calls.append(arrays("what baseline returns", baseline(n_guesses, source)))
+            name = str(getattr(baseline, "__name__", type(baseline).__name__))
+            calls.append(arrays("what baseline returns", first_call(baseline, name, source, n_guesses)))
         one, two = calls
         single = all(one[name].shape == two[name].shape for name in one if name in two)
         return truth_of({name: _zeros(array, name, not single) for name, array in one.items()}, generator), baseline
@@ -259,6 +260,18 @@ def _zeros(array: Tensor, name: str, many: bool) -> Tensor:
     if many and array.ndim == 0:
         raise ValueError(f"the guesses {name!r} of baseline must have a dimension of guesses, got a single number")
     return torch.zeros_like(array[0] if many else array)
+
+
+def first_call(draw: DrawFunction, name: str, generator: Any, n_guesses: int = 1) -> Any:
+    """What a draw returns. Raises ValueError for an error in it, which may come from the other kind of generator."""
+    try:
+        return draw(n_guesses, generator)
+    except Exception as error:
+        kind = "torch.Generator" if isinstance(generator, torch.Generator) else "numpy.random.Generator"
+        raise ValueError(
+            f"the draw {name} raised {type(error).__name__} when it was called with n={n_guesses} and a {kind}: see "
+            "that error, or choose the other kind with generator='numpy' or 'torch'"
+        ) from error
 
 
 def _seeded(truth: Truth, seed: int) -> torch.Generator:
@@ -285,5 +298,6 @@ def _guesses(drawn: object, truth: Truth, n_guesses: int | None) -> ParameterEst
         guesses.append(array.to(truth.device).double().reshape(lengths[name], *as_matrix(shape)))
         wanted = lengths[truth.layers[0]] if n_guesses is None else n_guesses
         if lengths[name] != wanted:
-            raise ValueError(f"draw made {lengths[name]} guesses of {name!r} where {wanted} were asked for")
+            made = f"{lengths[name]} guess{'es' * (lengths[name] != 1)}"
+            raise ValueError(f"draw made {made} of {name!r} where n is {wanted}: make as many as are asked for")
     return ParameterEstimates(tuple(guesses), coarsest([truth.dtype, *(array.dtype for array in named.values())]))
