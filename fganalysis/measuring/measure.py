@@ -24,7 +24,7 @@ from fganalysis.arguments import check_choice
 from fganalysis.capturing.coordinates import over_layers
 from fganalysis.capturing.precision import full_precision
 from fganalysis.estimators.guesses import Sums
-from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting
+from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, fitting
 from fganalysis.measuring.direct import SCALAR_BYTES, WORKING_COPIES, default_block_size
 from fganalysis.measuring.group_ranges import even_groups, fitting_groups
 from fganalysis.measuring.guess_sums import BlockSums, GroupSums, GuessScalars
@@ -88,7 +88,7 @@ def measure(
         check_choice("generator", generator, ("numpy", "torch"))
     if (truth is None) == (baseline is None):
         raise ValueError("measure takes a truth or, where there is none, a baseline: give one of the two")
-    with torch.no_grad(), calling_thread_single():
+    with torch.no_grad():
         if baseline is None:
             known = truth_of(truth, generator)
         else:
@@ -205,7 +205,7 @@ def _measured(draw: Any, truth: Truth, baseline: Any, settings: Settings) -> xr.
         for quantile in schema.COSINE_QUANTILES:
             dataset[quantile].values[:] = np.nan
         square, whole = norm.value[0, -1] ** 2, float(truth.squared_gradients()[0, -1])
-        about[schema.TRUTH_ERROR] = float(np.sqrt(max(whole - square, 0.0) / square)) if square > 0 else np.inf
+        about[schema.TRUTH_ERROR] = float(np.sqrt(max(whole - square, 0.0) / square)) if square > 0 else np.nan
     dataset.attrs = attributes(truth, source.__name__, {}, raw, plan.seed, plan.block_size, ())
     left_out = [name for metric in metrics.registered() for name in metric.variables]
     dataset.attrs |= {schema.METRICS_LEFT_OUT: json.dumps(left_out), **about}

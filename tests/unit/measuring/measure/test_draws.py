@@ -189,3 +189,15 @@ def test_what_two_guesses_of_a_call_share_is_the_part_between() -> None:
     for part, expected in ((measured.within, 8.0), (measured.between, 2.0)):
         assert part.low[0, -1] < expected < part.high[0, -1]
         assert part.high[0, -1] - part.low[0, -1] < 0.25 * 8
+
+
+def test_a_draw_may_differentiate() -> None:
+    def draw(n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
+        noise = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((weight**2).sum(), weight)
+        return {"a": (noise @ gradient)[:, None] * noise}
+
+    measured = fga.measure(draw, {"a": 2 * np.ones(3)}, generator="torch")
+    assert held(measured, "bias", 0.0) and held(measured, "variance", 4 * 12)
+    assert fga.check_unbiased(draw, fga.truth({"a": 2 * np.ones(3)}, generator="torch")).outcome == "unbiased"
