@@ -57,7 +57,9 @@ def measure(
         draw: (n, generator) → mapping from the names of the truth to arrays (n, …) or, with one guess a call, (…); its
             noise must come from the generator. Or an iterable of such mappings, made before, in parts of any numbers
             of guesses: they are read one by one, in their order. NumPy, torch and anything with ``__array__`` or
-            DLPack.
+            DLPack. Guesses must be independent: where those of one call share something, as a minibatch, ask for
+            ``block_size=1``. The seeds take in the qualified name of the function, or its attribute ``stable_name``:
+            two functions of one name get the same noise.
         truth: the exact gradient, a mapping from names to arrays, or what `fganalysis.truth` returns, which may have
             standard errors. None with a ``baseline``.
         n_guesses: number of guesses. seed: of the noise. The same seed gives the same numbers.
@@ -170,6 +172,7 @@ def _measured(draw: Any, truth: Truth, baseline: Any, settings: Settings) -> xr.
     numbers = sum(gradient.numel() for gradient in truth.gradients)
     estimated = baseline is not None or truth.standard_errors is not None
     plan = Plan.of(settings, numbers, len(truth.layers), 1 + estimated)
+    source = source_of(draw, truth, plan.n_guesses)  # Refused before anything is drawn.
     about: dict[str, object] = {schema.TRUTH: "exact"}
     of_truth: list[Sums] | None = None
     precision = 0.0
@@ -182,7 +185,6 @@ def _measured(draw: Any, truth: Truth, baseline: Any, settings: Settings) -> xr.
     elif truth.standard_errors is not None:
         of_truth = _of_standard_errors(truth, plan)
         about = {schema.TRUTH: "estimated, with standard errors"}
-    source = source_of(draw, truth, plan.n_guesses)
     drawn = _drawn(source, truth, plan, _seeds(plan, truth, source))
     means = drawn.groups.means()
     errors = errors_of(means, truth)

@@ -134,8 +134,7 @@ class Draws:
         self.stable_name = getattr(draw, "stable_name", None)
         first = _named(first_call(draw, self.__name__, self._generator(_seeded(truth, 0))), truth)
         self._one_a_call = all(array.shape == shape for array, shape in zip(first.values(), truth.shapes, strict=True))
-        self._check_generator()
-        self._probe = self(truth, 1, _seeded(truth, 0))
+        self._probe = self._checked_draws().first(1)
 
     @property
     def noise_name(self) -> str:
@@ -170,7 +169,8 @@ class Draws:
         seed = torch.randint(LARGEST, (), generator=generator, device=generator.device)
         return np.random.default_rng(int(seed))
 
-    def _check_generator(self) -> None:
+    def _checked_draws(self) -> ParameterEstimates:
+        """Two guesses, of a draw whose noise comes from its generator."""
         calls = [self(self._truth, 2, _seeded(self._truth, seed)) for seed in (0, 0, 1)]
         once, again, other = (torch.cat([part.flatten(1) for part in call.guesses], dim=1) for call in calls)
         if not _same(once, again):
@@ -183,6 +183,7 @@ class Draws:
                 f"the draw {self.__name__} gives the same guesses with every generator, although its guesses differ: "
                 "draw all noise from the generator"
             )
+        return calls[0]
 
 
 class MadeBefore:

@@ -73,7 +73,7 @@ def truth(
         gradient: name → array (NumPy, torch, a number, or anything with ``__array__`` or DLPack) of any shape. The
             names are the layers of results.
         standard_error: of every entry of an estimated gradient, in the same names and shapes, for `fganalysis.measure`
-            alone. Errors of different entries must be independent.
+            alone. The errors are taken as normal, and must be independent of each other and of the draws.
         generator: the kind that a draw is called with, "numpy" for a `numpy.random.Generator` or "torch" for a
             `torch.Generator` on the device of the gradient.
 
