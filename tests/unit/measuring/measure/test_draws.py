@@ -165,6 +165,9 @@ def test_tables_take_the_result() -> None:
     assert table["space"].unique().tolist() == ["parameter"] and len(table) == 4
     (row,) = fga.agreement(tree).to_dict("records")
     assert row["quantity"] == "variance" and row["largest |z|"] < 3.5
+    assert fga.plotting.bias_variance(tree, space="parameter") is not None
+    with pytest.raises(ValueError, match="space must be 'parameter', got 'weight'"):
+        fga.plotting.bias_variance(tree)
 
 
 def test_verdicts_on_draws() -> None:
