@@ -11,10 +11,12 @@ from fganalysis.estimators.passes import Passes
 from fganalysis.measuring import curvature, gradient_stream, subspace
 from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.difference_step import difference_step
+from fganalysis.measuring.measure import measure
 from fganalysis.measuring.progress import progress
 from fganalysis.measuring.progress_per_cost import progress_per_cost
 from fganalysis.measuring.sample import sample
 from fganalysis.measuring.splitting import merge_parts, sample_part
+from fganalysis.measuring.truth import Truth, truth
 from fganalysis.measuring.variance_parts import variance_parts
 from fganalysis.metrics import register_metric
 from fganalysis.papers import wang2025
@@ -32,6 +34,7 @@ from fganalysis.training.several_seeds import train_seeds
 __all__ = [
     "Passes",
     "Snapshot",
+    "Truth",
     "VarianceParts",
     "Verdict",
     "agreement",
@@ -46,6 +49,7 @@ __all__ = [
     "estimators",
     "export",
     "gradient_stream",
+    "measure",
     "merge_parts",
     "metrics",
     "networks",
@@ -67,6 +71,7 @@ __all__ = [
     "testing",
     "train",
     "train_seeds",
+    "truth",
     "variance_parts",
     "z_scores",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Literal
 
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from fganalysis.assertions.guess_errors import GuessErrors, bytes_needed
 from fganalysis.capturing.precision import full_precision
-from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.capturing.tap import Tap
+from fganalysis.capturing.reference import Reference
 from fganalysis.estimators import Estimator
-from fganalysis.estimators.guesses import ActivationEstimates
+from fganalysis.estimators.guesses import Compared
 from fganalysis.measuring.blocks import Seeds, in_order
 from fganalysis.measuring.sound_guesses import guesses_of
 from fganalysis.statistics.rounding import ROUNDING
@@ -36,7 +35,7 @@ NUMBERS_WORTH_THREADS = 2**12  # Guesses of fewer numbers are drawn faster witho
 WORKING_COPIES = 4  # Copies of a call's guesses held at once: noise, direction, guess, one temporary.
 SUMS_IN_DOUBLE = 4  # Sums over a block held at once: the total, its image in weight space, the errors, those that wait.
 
-Space = Literal["activation", "weight"]
+AnySpace = Literal["activation", "weight", "parameter"]
 
 
 def block_sizes(max_guesses: int) -> Iterator[int]:
@@ -52,53 +51,43 @@ class Blocks:
     """Draws looks of blocks and hands the sums of their errors to each space's `GuessErrors`."""
 
     def __init__(
-        self, estimator: Estimator, snapshot: Snapshot, space: Space | None, memory: int, workers: int | None = None
+        self,
+        estimator: Estimator,
+        reference: Reference,
+        space: AnySpace | None,
+        memory: int,
+        workers: int | None = None,
     ):
         """``memory`` in bytes bounds how many of the ``workers`` are used.
 
         Raises:
             ValueError: a space without guesses, a gradient of zero, a memory too small for one worker.
         """
-        self._estimator, self._snapshot = estimator, snapshot
-        with torch.no_grad(), full_precision(snapshot):
+        self._estimator, self._reference = estimator, reference
+        with torch.no_grad(), full_precision(reference):
             # Also makes what is made once per snapshot, on the main thread.
-            probe = guesses_of(estimator, snapshot, 1, torch.Generator(snapshot.device).manual_seed(0))
-            gradients: dict[str, tuple[Tensor, ...]] = {"weight": snapshot.weight_gradients}
-            names = {"weight": snapshot.layers, "activation": _names(snapshot.taps)}
-            self._at_activations = isinstance(probe, ActivationEstimates)
-            if self._at_activations:
-                # There is no guess for parameters of no tap.
-                names["weight"] = tuple(layer.name for layer in snapshot.weights if layer.taps)
-                at_weights = self._of_tapped(snapshot.weight_gradients)
-                gradients = {"activation": snapshot.gradients, "weight": at_weights}
-        if space is not None and space not in gradients:
-            raise ValueError(f"the estimator makes no guess in {space!r} space, only in: {', '.join(gradients)}")
-        exact = {name: gradients[name] for name in gradients if space in (None, name)}
+            probe = guesses_of(estimator, reference, 1, torch.Generator(reference.device).manual_seed(0))
+            exact = probe.exact(reference)
+        if space is not None and space not in exact:
+            raise ValueError(f"the estimator makes no guess in {space!r} space, only in: {', '.join(exact)}")
+        exact = {name: exact[name] for name in exact if space in (None, name)}
+        self.not_looked_at = probe.not_looked_at(reference)
         self._numbers = max(1, probe.numbers_per_guess())
+        self._bytes_of_number = probe.arrays()[0].element_size()
         self._workers = self._workers_within(memory, workers, exact)
-        self.precision = ROUNDING * torch.finfo(snapshot.dtype).eps
+        self.precision = ROUNDING * probe.precision()
         self.errors = [
-            GuessErrors(name, names[name], [_double(gradient) for gradient in tensors], BLOCKS, self.precision)
-            for name, tensors in exact.items()
+            GuessErrors(name, of_space.names, [_double(part) for part in of_space.gradients], BLOCKS, self.precision)
+            for name, of_space in exact.items()
         ]
 
-    @property
-    def not_looked_at(self) -> tuple[str, ...]:
-        """The trainable parameters for which there is no guess."""
-        return self._snapshot.untapped_parameters if self._at_activations else ()
-
-    def _of_tapped(self, of_layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What belongs to the layers that have taps."""
-        pairs = zip(self._snapshot.weights, of_layers, strict=True)
-        return tuple(tensor for layer, tensor in pairs if layer.taps)
-
-    def _workers_within(self, memory: int, workers: int | None, exact: dict[str, tuple[Tensor, ...]]) -> int:
+    def _workers_within(self, memory: int, workers: int | None, exact: Mapping[str, Compared]) -> int:
         kept = sum(
-            bytes_needed(name, [tuple(gradient.shape) for gradient in gradients], BLOCKS)
-            for name, gradients in exact.items()
+            bytes_needed(name, [tuple(gradient.shape) for gradient in of_space.gradients], BLOCKS)
+            for name, of_space in exact.items()
         )
-        numbers = sum(gradient.numel() for gradients in exact.values() for gradient in gradients)
-        in_call = max(NUMBERS_PER_CALL, self._numbers) * self._snapshot.like.element_size()
+        numbers = sum(gradient.numel() for of_space in exact.values() for gradient in of_space.gradients)
+        in_call = max(NUMBERS_PER_CALL, self._numbers) * self._bytes_of_number
         block = WORKING_COPIES * in_call + SUMS_IN_DOUBLE * 8 * numbers
         if memory < kept + block:
             needed = -(-(kept + block) // 2**20)
@@ -106,8 +95,7 @@ class Blocks:
                 f"memory must be at least {needed} MiB ({needed << 20} bytes) to check this estimator on this network, "
                 f"got {memory} bytes"
             )
-        # Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker.
-        if self._snapshot.device.type != "cpu" or self._snapshot.autodiff == "forward":
+        if self._reference.one_thread:
             return 1
         if workers is None:
             workers = (os.cpu_count() or 1) if self._numbers >= NUMBERS_WORTH_THREADS else 1
@@ -131,26 +119,14 @@ class Blocks:
         generator, at_once = seeds.generator(look, block), max(1, NUMBERS_PER_CALL // self._numbers)
         totals: list[Tensor] = []
         # Both are settings of a thread.
-        with torch.no_grad(), full_precision(self._snapshot):
+        with torch.no_grad(), full_precision(self._reference):
             for start in range(0, block_size, at_once):
-                guesses = guesses_of(self._estimator, self._snapshot, min(at_once, block_size - start), generator)
+                guesses = guesses_of(self._estimator, self._reference, min(at_once, block_size - start), generator)
                 new = [total.double() for total in guesses.total()]
                 totals = [old + more for old, more in zip(totals, new, strict=True)] if totals else new
-            sums = {"activation": totals, "weight": totals}
-            if self._at_activations:
-                at_weights = self._snapshot.at_weights([total.unsqueeze(0) for total in totals])
-                sums["weight"] = list(self._of_tapped(at_weights))
+            sums = guesses.by_space(self._reference, tuple(totals))
             flat = [torch.cat([total.flatten() for total in sums[errors.space]]) for errors in self.errors]
             return [array.cpu().numpy() for array in flat]
-
-
-def _names(taps: Sequence[Tap]) -> tuple[str, ...]:
-    """The taps' names; a module that is called again, or returns several tensors, has a number for each."""
-    names = [tap.name for tap in taps]
-    return tuple(
-        name if names.count(name) == 1 else f"{name}, output {names[:index].count(name) + 1}"
-        for index, name in enumerate(names)
-    )
 
 
 def _double(gradient: Tensor) -> NDArray[np.float64]:

@@ -7,8 +7,9 @@ The evidence of a bias is weighted over these directions; the weights add up to 
     1/4   every single coordinate
     1/4   two directions learned from earlier looks: the mean error by its precision, and its large coordinates
 
-Arrays are (example, unit) at the activations and (unit, input) at the weights. The part of an example runs over all
-layers; the parts of a unit or an input belong to one layer.
+Arrays are (example, unit) at the activations, (unit, input) at the weights and (row, column) of a gradient without a
+network. The part of an example runs over all layers; the parts of a unit, an input, a row or a column belong to one
+layer.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from numpy.typing import NDArray
 from fganalysis.statistics.anytime_evidence import Evidence, NormBound, norm_bound
 
 Array = NDArray[np.float64]
-AXES = {"activation": ("example", "unit"), "weight": ("unit", "input")}
+AXES = {"activation": ("example", "unit"), "weight": ("unit", "input"), "parameter": ("row", "column")}
 ARRAYS = 18  # Arrays with a number for every direction that are held at once: gradient, scales, evidence, temporaries.
 LEARNED = ("spread over all coordinates", "in the few coordinates with the largest errors")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A direction in words. A single coordinate also has its layer and unit."""
+    """A direction in words. A single coordinate also has its layer and unit (without a network, its place in it)."""
 
     name: str
     layer: str = ""
@@ -210,4 +211,4 @@ class GuessErrors:
     def _coordinate(self, layer: str, n_columns: int, index: int) -> Place:
         axes, places = AXES[self.space], divmod(index, n_columns)
         name = f"in layer {layer!r}, {axes[0]} {places[0]}, {axes[1]} {places[1]}"
-        return Place(name, layer, places[axes.index("unit")])
+        return Place(name, layer, places[axes.index("unit")] if "unit" in axes else index)

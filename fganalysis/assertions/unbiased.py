@@ -34,16 +34,19 @@ from typing import Literal
 
 import numpy as np
 
-from fganalysis.arguments import check_choice, check_flag, check_number, check_whole
-from fganalysis.assertions.error_blocks import LEAST_GUESSES, Blocks, Space, block_sizes
-from fganalysis.assertions.guess_errors import LEARNED, GuessErrors
+from fganalysis.arguments import check_choice, check_flag, check_number, check_seed, check_whole
+from fganalysis.assertions.error_blocks import LEAST_GUESSES, AnySpace, Blocks, block_sizes
+from fganalysis.assertions.guess_errors import AXES, LEARNED, GuessErrors
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator, label, resolve
+from fganalysis.estimators import Estimator, label
 from fganalysis.measuring.blocks import Seeds
-from fganalysis.measuring.sound_guesses import check_arguments
+from fganalysis.measuring.own_draws import DrawFunction
+from fganalysis.measuring.sound_guesses import estimator_on
+from fganalysis.measuring.truth import Truth
 from fganalysis.statistics.anytime_evidence import NormBound, boundary, spent
 
 Outcome = Literal["unbiased", "biased", "undecided"]
+COUNTED = {"activation": "unit", "weight": "unit", "parameter": "entry"}  # By what a coordinate is counted.
 NAMED_IN_VERDICT = 8  # Parameters that the text of a verdict names; its field names them all.
 
 
@@ -58,7 +61,8 @@ class Finding:
         shrinkage_interval: its bounds, which both hold together with confidence 1 − alpha.
         direction: in words, the direction with the largest component of the bias. A direction learned from the guesses
             is named only where no fixed direction holds half of the squared bias.
-        layer, unit: the place of the coordinate with the most evidence of a bias.
+        layer, unit: the place of the coordinate with the most evidence of a bias; without a network, unit is its place
+            in the flattened array.
         log_evidence: the logarithm of the evidence of a bias larger than rounding errors.
         detectable: the smallest relative bias, in any direction, that this number of guesses can exclude.
         detectable_scale: the smallest relative error of scale that this number of guesses can find.
@@ -133,21 +137,22 @@ class Verdict:
             )
         return (
             f"biased in {first.space} space: relative bias {first.relative_bias:.3g}, at least {lower:.2g} and at most "
-            f"{upper:.2g} (each with {confidence}), most evident {first.direction}; the largest coordinate is at unit "
-            f"{first.unit} of layer {first.layer!r}; along the gradient the mean guess is {first.shrinkage:.4g} times "
-            f"it, between {first.shrinkage_interval[0]:.4g} and {first.shrinkage_interval[1]:.4g}"
+            f"{upper:.2g} (each with {confidence}), most evident {first.direction}; the largest coordinate is at "
+            f"{COUNTED[first.space]} {first.unit} of layer {first.layer!r}; along the gradient the mean guess is "
+            f"{first.shrinkage:.4g} times it, between {first.shrinkage_interval[0]:.4g} and "
+            f"{first.shrinkage_interval[1]:.4g}"
         )
 
 
 def check_unbiased(
-    estimator: str | Estimator,
-    snapshot: Snapshot,
+    estimator: str | Estimator | DrawFunction,
+    snapshot: Snapshot | Truth,
     alpha: float = 0.01,
     tolerance: float = 0.05,
     max_guesses: int = 2**18,
     seed: int = 0,
     *,
-    space: Space | None = None,
+    space: AnySpace | None = None,
     memory: int = 2**30,
     workers: int | None = None,
 ) -> Verdict:
@@ -157,15 +162,15 @@ def check_unbiased(
     within the tolerance may get either name.
 
     Args:
-        estimator: a key of `ESTIMATORS` or an instance.
-        snapshot: from `capture`.
+        estimator: a key of `ESTIMATORS` or an instance; with a `Truth`, a draw as in `fganalysis.measure`.
+        snapshot: from `capture`, or an exact gradient from `fganalysis.truth`.
         alpha: probability allowed to each wrong verdict.
         tolerance: relative bias, over all layers together, that is as good as none.
         max_guesses: where to stop undecided, at least 2048.
         seed: of the noise; the same seed gives the same verdict.
-        space: "activation" or "weight"; default every space in which the estimator guesses. Evidence of a bias in
-            either makes it "biased", each at half of alpha; to be "unbiased" takes both. A bias at the activations may
-            cancel in the weights: where only training counts, ask for "weight".
+        space: "activation" or "weight", of a truth "parameter"; default every space in which the estimator guesses.
+            Evidence of a bias in either makes it "biased", each at half of alpha; to be "unbiased" takes both. A bias
+            at the activations may cancel in the weights: where only training counts, ask for "weight".
         memory: bytes of working space, about 700 for each number of a guess, in each space: sums over 64 groups of
             guesses, the evidence along every direction, and blocks in flight. Does not change the verdict.
         workers: threads on the CPU; does not change the verdict. Default one, or the cores for large guesses, as far as
@@ -177,19 +182,20 @@ def check_unbiased(
             gradient of zero, guesses that are NaN or infinite, not as many as asked for or of another shape or data
             type than the gradient.
     """
-    check_arguments(snapshot, seed)
+    chosen = estimator_on(snapshot, estimator)
+    check_seed("seed", seed)
     check_number("alpha", alpha, above=0, below=1)
     check_number("tolerance", tolerance, above=0)
     check_whole("max_guesses", max_guesses, LEAST_GUESSES)
     if space is not None:
-        check_choice("space", space, ("activation", "weight"))
+        check_choice("space", space, tuple(AXES))
     check_whole("memory", memory)
     if workers is not None:
         check_whole("workers", workers)
-    blocks = Blocks(resolve(estimator), snapshot, space, memory, workers)
+    blocks = Blocks(chosen, snapshot, space, memory, workers)
     if tolerance <= 2 * blocks.precision:
         raise ValueError(f"tolerance must be above rounding errors, {2 * blocks.precision:.2g} here, got {tolerance}")
-    share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, estimator)
+    share, seeds = alpha / len(blocks.errors), Seeds.of(seed, snapshot, chosen)
     bounds: list[NormBound] = []
     outcome: Outcome = "undecided"
     for look, block_size in enumerate(block_sizes(max_guesses)):
@@ -204,7 +210,7 @@ def check_unbiased(
     n_guesses = blocks.errors[0].n_guesses
     return Verdict(
         outcome=outcome,
-        estimator=label(estimator),
+        estimator=label(chosen),
         alpha=alpha,
         tolerance=tolerance,
         seed=seed,
@@ -269,14 +275,14 @@ def _finding(errors: GuessErrors, bound: NormBound, alpha: float, share: float) 
 
 
 def assert_unbiased(
-    estimator: str | Estimator,
-    snapshot: Snapshot,
+    estimator: str | Estimator | DrawFunction,
+    snapshot: Snapshot | Truth,
     alpha: float = 0.01,
     tolerance: float = 0.05,
     max_guesses: int = 2**18,
     seed: int = 0,
     *,
-    space: Space | None = None,
+    space: AnySpace | None = None,
     memory: int = 2**30,
     workers: int | None = None,
     may_be_undecided: bool = False,

@@ -7,19 +7,20 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from fganalysis.capturing.reference import Reference
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.results import schema
 
 SQUARES_AT_ONCE = 2**20
 
 
-def coordinates(snapshot: Snapshot, name: str) -> dict[str, object]:
-    """The coordinates that every result on a snapshot has."""
+def coordinates(reference: Reference, name: str) -> dict[str, object]:
+    """The coordinates that every result has."""
     return {
-        schema.STEP: snapshot.step,
+        schema.STEP: reference.step,
         schema.ESTIMATOR: name,
-        schema.SPACE: list(schema.SPACES),
-        schema.LAYER: [*snapshot.layers, schema.ALL_LAYERS],
+        schema.SPACE: list(reference.spaces),
+        schema.LAYER: [*reference.layers, schema.ALL_LAYERS],
     }
 
 

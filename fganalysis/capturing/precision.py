@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fganalysis.capturing.attention import unfused_attention
-from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.reference import Reference
 
 # Norms of vectors whose squares and products single precision sums without loss: what is below 2⁻¹²⁶ and counts as zero
 # is then too little to matter among 2³⁰ terms, and no sum exceeds 2¹²⁷.
@@ -23,9 +23,9 @@ SHORTEST, LONGEST = 2.0**-36, 2.0**60
 
 
 @contextmanager
-def full_precision(snapshot: Snapshot) -> Iterator[None]:
-    """A context without the caller's `torch.autocast` and rounding, so that guesses have the snapshot's precision."""
-    with torch.autocast(snapshot.device.type, enabled=False), EXACT_PRODUCTS():
+def full_precision(reference: Reference) -> Iterator[None]:
+    """A context without the caller's `torch.autocast` and rounding, so that guesses have the gradient's precision."""
+    with torch.autocast(reference.device.type, enabled=False), EXACT_PRODUCTS():
         yield
 
 

@@ -29,6 +29,7 @@ from fganalysis.capturing.jacobian import Jacobian
 from fganalysis.capturing.recorded_graph import RecordedGraph
 from fganalysis.capturing.tap import UNTAPPED, Autodiff, Layer, Layers, Loss, Tap
 from fganalysis.capturing.upstream import UpstreamJacobian
+from fganalysis.results import schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,19 @@ class Snapshot:
     @property
     def layers(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.weights)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        return schema.SPACES
+
+    @property
+    def one_thread(self) -> bool:
+        """Forward mode hooks into the one network, and torch's dual levels are shared by threads."""
+        return self.device.type != "cpu" or self.autodiff == "forward"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        return {"n_examples": self.n_examples, "autodiff": self.autodiff}
 
     @property
     def like(self) -> Tensor:

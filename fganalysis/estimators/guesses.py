@@ -18,9 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis.arguments import described
@@ -33,9 +35,23 @@ Sums = tuple[Tensor, ...]
 NUMBERS_PER_SLICE = 2**21  # Of the errors of group means, in double precision: 16 MiB at a time.
 
 
+@dataclass(frozen=True)
+class Compared:
+    """An exact gradient in one space. names: of its taps or layers. gradients: (row, column) each."""
+
+    names: tuple[str, ...]
+    gradients: Sums
+
+
 @runtime_checkable
 class Estimates(Protocol):
-    """What the sampler asks of a block of guesses."""
+    """What the sampler asks of a block of guesses.
+
+    reference: what the guesses are compared with (`fganalysis.capturing.reference.Reference`), of the kind that their
+    estimator was called with. made_at: the space in which the guesses are made.
+    """
+
+    made_at: ClassVar[str]
 
     def __len__(self) -> int:
         """Number of guesses."""
@@ -49,17 +65,38 @@ class Estimates(Protocol):
     def total(self) -> Sums:
         """Sum over guesses, a tensor a tap at the activations, a layer at the weights."""
 
-    def inner_products(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+    def arrays(self) -> Sums:
+        """What has the shape of the gradient behind the dimension of guesses, a tensor a tap or layer."""
+
+    def precision(self) -> float:
+        """That of the data type of the guesses, relative."""
+
+    def like(self, reference: Any) -> list[tuple[str, Tensor]]:
+        """For each of the `arrays` the name of its tap or layer, and a tensor like a single guess."""
+
+    def known(self, reference: Any) -> NDArray[np.bool_]:
+        """In which spaces and layers there are guesses, (space, layer)."""
+
+    def inner_products(self, reference: Any) -> tuple[Tensor, Tensor]:
         """⟨ĝ, g⟩ and ‖ĝ‖², each (space, layer, guess) in double precision; NaN in a space without guesses."""
 
-    def error_grams(self, snapshot: Snapshot, means: Sequence[Sums]) -> Tensor:
+    def error_grams(self, reference: Any, means: Sequence[Sums]) -> Tensor:
         """Inner products between the errors (mean − gradient) of several means, (space, layer, mean, mean), in double
         precision."""
 
-    def dense(self, snapshot: Snapshot) -> tuple[Tensor | None, Tensor]:
+    def exact(self, reference: Any) -> dict[str, Compared]:
+        """What sums of guesses are compared with in each space."""
+
+    def by_space(self, reference: Any, total: Sums) -> dict[str, Sums]:
+        """A sum of guesses in each space, in the order of `exact`."""
+
+    def not_looked_at(self, reference: Any) -> tuple[str, ...]:
+        """The trainable parameters for which there is no guess."""
+
+    def dense(self, reference: Any) -> tuple[Tensor | None, Tensor]:
         """Guesses written out, (guess, number), at the activations (None without any there) and weights: for tests."""
 
-    def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
+    def weight_gradients(self, reference: Any) -> list[Tensor]:
         """Mean over the guesses as weight gradients, (unit, input) a layer: what an optimiser consumes."""
 
 
@@ -72,6 +109,7 @@ class ActivationEstimates:
     """
 
     guesses: Sums
+    made_at: ClassVar[str] = "activation"
 
     def __post_init__(self) -> None:
         _refuse_other_than_blocks("guesses", self.guesses, "(guess, row, unit)")
@@ -81,6 +119,33 @@ class ActivationEstimates:
 
     def first(self, n_guesses: int) -> ActivationEstimates:
         return ActivationEstimates(tuple(guess[:n_guesses] for guess in self.guesses))
+
+    def arrays(self) -> Sums:
+        return self.guesses
+
+    def precision(self) -> float:
+        return float(torch.finfo(self.guesses[0].dtype).eps)
+
+    def like(self, snapshot: Snapshot) -> list[tuple[str, Tensor]]:
+        return [(tap.name, tap.outputs) for tap in snapshot.taps]
+
+    def known(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        return np.array([[bool(layer.taps) for layer in snapshot.weights]] * len(snapshot.spaces))
+
+    def exact(self, snapshot: Snapshot) -> dict[str, Compared]:
+        tapped = tuple(layer.name for layer in snapshot.weights if layer.taps)
+        at_weights = _of_tapped(snapshot, snapshot.weight_gradients)
+        return {
+            "activation": Compared(_names(snapshot.taps), snapshot.gradients),
+            "weight": Compared(tapped, at_weights),
+        }
+
+    def by_space(self, snapshot: Snapshot, total: Sums) -> dict[str, Sums]:
+        at_weights = snapshot.at_weights([part.unsqueeze(0) for part in total])
+        return {"activation": total, "weight": _of_tapped(snapshot, at_weights)}
+
+    def not_looked_at(self, snapshot: Snapshot) -> tuple[str, ...]:
+        return snapshot.untapped_parameters
 
     def numbers_per_guess(self) -> int:
         return sum(guess[0].numel() for guess in self.guesses)
@@ -211,6 +276,7 @@ class WeightEstimates:
 
     coefficients: Tensor
     directions: Sums
+    made_at: ClassVar[str] = "weight"
 
     def __post_init__(self) -> None:
         _refuse_other_than_blocks("directions", self.directions, "(guess, unit, input)")
@@ -225,6 +291,27 @@ class WeightEstimates:
 
     def first(self, n_guesses: int) -> WeightEstimates:
         return WeightEstimates(self.coefficients[:n_guesses], tuple(d[:n_guesses] for d in self.directions))
+
+    def arrays(self) -> Sums:
+        return self.directions
+
+    def precision(self) -> float:
+        return float(torch.finfo(self.directions[0].dtype).eps)
+
+    def like(self, snapshot: Snapshot) -> list[tuple[str, Tensor]]:
+        return [(layer.name, layer.weight) for layer in snapshot.weights]
+
+    def known(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        return np.array([[space == "weight"] * len(snapshot.layers) for space in snapshot.spaces])
+
+    def exact(self, snapshot: Snapshot) -> dict[str, Compared]:
+        return {"weight": Compared(snapshot.layers, snapshot.weight_gradients)}
+
+    def by_space(self, snapshot: Snapshot, total: Sums) -> dict[str, Sums]:
+        return {"weight": total}
+
+    def not_looked_at(self, snapshot: Snapshot) -> tuple[str, ...]:
+        return ()
 
     def numbers_per_guess(self) -> int:
         return sum(direction[0].numel() for direction in self.directions)
@@ -268,6 +355,20 @@ class WeightEstimates:
 
     def weight_gradients(self, snapshot: Snapshot) -> list[Tensor]:
         return [total / len(self) for total in self.total()]
+
+
+def _of_tapped(snapshot: Snapshot, of_layers: Sequence[Tensor]) -> Sums:
+    """What belongs to the layers that have taps."""
+    return tuple(tensor for layer, tensor in zip(snapshot.weights, of_layers, strict=True) if layer.taps)
+
+
+def _names(taps: Sequence[Tap]) -> tuple[str, ...]:
+    """The taps' names; a module that is called again, or returns several tensors, has a number for each."""
+    names = [tap.name for tap in taps]
+    return tuple(
+        name if names.count(name) == 1 else f"{name}, output {names[:index].count(name) + 1}"
+        for index, name in enumerate(names)
+    )
 
 
 def _flat(guesses: Sequence[Tensor]) -> Tensor:

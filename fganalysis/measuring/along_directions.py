@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fganalysis import metrics
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator, label
+from fganalysis.estimators import Estimator, label, settings
 from fganalysis.estimators.tangents_of_weights import Tangents
 from fganalysis.measuring.blocks import Seeds
 from fganalysis.measuring.sampled_dataset import RawNumbers, attributes, sampled_dataset
@@ -95,8 +95,9 @@ def dataset_along_directions(
     )
     estimates = raw.estimates(way.precision)
     of_metrics, not_there = _at_activations(raw, estimates, snapshot)
-    dataset = sampled_dataset(snapshot, label(estimator), raw, [estimates, *of_metrics])
-    dataset.attrs = attributes(snapshot, estimator, raw, seed, way.block_size, ())
+    name = label(estimator)
+    dataset = sampled_dataset(snapshot, name, raw, [estimates, *of_metrics])
+    dataset.attrs = attributes(snapshot, name, settings(estimator), raw, seed, way.block_size, ())
     dataset.attrs |= {schema.METRICS_LEFT_OUT: json.dumps(not_there), **way.attributes}
     return schema.validate(schema.annotate(dataset))
 

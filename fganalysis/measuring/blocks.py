@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.reference import Reference
 from fganalysis.estimators.protocol import Estimator
 from fganalysis.estimators.stable_names import stable_name
 
@@ -26,7 +26,7 @@ class Seeds:
     """Generators for blocks, from (seed, step, estimator, block) by `numpy.random.SeedSequence`.
 
     Attributes:
-        seed: the caller's. step: the snapshot's. name: the estimator's `stable_name`. device: where noise is drawn.
+        seed: the caller's. step: the reference's. name: the estimator's `stable_name`. device: where noise is drawn.
     """
 
     seed: int
@@ -35,8 +35,8 @@ class Seeds:
     device: torch.device
 
     @classmethod
-    def of(cls, seed: int, snapshot: Snapshot, estimator: str | Estimator) -> Seeds:
-        return cls(seed, snapshot.step, stable_name(estimator), snapshot.device)
+    def of(cls, seed: int, reference: Reference, estimator: str | Estimator) -> Seeds:
+        return cls(seed, reference.step, stable_name(estimator), reference.device)
 
     def named(self, more: str) -> Seeds:
         """Seeds of another kind of draw for the same estimator."""

@@ -16,7 +16,7 @@ import xarray as xr
 
 from fganalysis import metrics
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator, label
+from fganalysis.estimators import Estimator, label, settings
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates
 from fganalysis.measuring.blocks import MOST_GROUPS, Seeds, calling_thread_single, fitting
 from fganalysis.measuring.group_ranges import FEWEST_GROUPS, GroupRange, even_groups, fitting_groups
@@ -116,10 +116,12 @@ class DirectSample:
                 metric.estimated(self.snapshot, metrics.Groups(sizes, means, sums, estimates))
                 for metric, sums in zip(self.measures, kept.groups.kept, strict=True)
             ]
-        dataset = sampled_dataset(self.snapshot, label(self.estimator), raw, [estimates, *of_metrics])
-        at_activations = isinstance(self.probe, ActivationEstimates)
-        not_looked_at = self.snapshot.untapped_parameters if at_activations else ()
-        dataset.attrs = attributes(self.snapshot, self.estimator, raw, self.seed, self.block_size, not_looked_at)
+        name = label(self.estimator)
+        dataset = sampled_dataset(self.snapshot, name, raw, [estimates, *of_metrics])
+        not_looked_at = self.probe.not_looked_at(self.snapshot)
+        dataset.attrs = attributes(
+            self.snapshot, name, settings(self.estimator), raw, self.seed, self.block_size, not_looked_at
+        )
         return schema.validate(schema.annotate(dataset))
 
     @property
@@ -128,8 +130,8 @@ class DirectSample:
 
     @property
     def alone(self) -> bool:
-        """Forward mode hooks into the one network, and torch's dual levels are shared by threads: one worker."""
-        return self.snapshot.device.type != "cpu" or self.snapshot.autodiff == "forward"
+        """One worker."""
+        return self.snapshot.one_thread
 
     def threads(self) -> AbstractContextManager[None]:
         """A single worker has one torch thread too: how many share a sum changes its last digit."""

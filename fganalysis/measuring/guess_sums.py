@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators.guesses import ActivationEstimates, Estimates, Sums
-from fganalysis.results import schema
+from fganalysis.capturing.reference import Reference
+from fganalysis.estimators.guesses import Estimates, Sums
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,16 @@ class GuessScalars:
     """⟨ĝ, g⟩ and ‖ĝ‖² of every guess, (space, layer, guess), in tensors that are allocated before any block is drawn.
 
     If each block allocated small arrays, the memory of the threads that draw blocks could not be returned. The tensors
-    are on the snapshot's device, so that the host does not wait for a GPU at every block.
+    are on the reference's device, so that the host does not wait for a GPU at every block.
     """
 
-    def __init__(self, guess: Estimates, snapshot: Snapshot, n_guesses: int):
-        shape = (len(schema.SPACES), len(snapshot.layers), n_guesses)
-        numbers = torch.empty((2, *shape), dtype=torch.float64, device=snapshot.device)
+    def __init__(self, guess: Estimates, reference: Reference, n_guesses: int):
+        shape = (len(reference.spaces), len(reference.layers), n_guesses)
+        numbers = torch.empty((2, *shape), dtype=torch.float64, device=reference.device)
         self.inner_products, self.squared_norms = numbers
-        self._known = np.zeros(shape[:2], dtype=bool)
-        self._known[schema.SPACES.index("weight")] = True
-        if isinstance(guess, ActivationEstimates):
-            self._known[:] = [bool(layer.taps) for layer in snapshot.weights]
+        self._known = guess.known(reference)
 
-    def write(self, guesses: Estimates, snapshot: Snapshot, start: int, seed: int) -> None:
+    def write(self, guesses: Estimates, reference: Reference, start: int, seed: int) -> None:
         """Writes the scalars of a block whose first guess has the number ``start``.
 
         Raises:
@@ -85,8 +81,8 @@ class GuessScalars:
                 asks once, after the last block.
         """
         stop = start + len(guesses)
-        self.inner_products[..., start:stop], self.squared_norms[..., start:stop] = guesses.inner_products(snapshot)
-        if snapshot.device.type == "cpu":
+        self.inner_products[..., start:stop], self.squared_norms[..., start:stop] = guesses.inner_products(reference)
+        if reference.device.type == "cpu":
             self.refuse_infinite(seed, start, stop)
 
     def refuse_infinite(self, seed: int, start: int, stop: int) -> None:

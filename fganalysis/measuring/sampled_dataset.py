@@ -10,8 +10,7 @@ import numpy as np
 import xarray as xr
 
 from fganalysis.capturing.coordinates import coordinates, over_layers
-from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator, label, settings
+from fganalysis.capturing.reference import Reference
 from fganalysis.measuring.guess_sums import GuessScalars
 from fganalysis.results import schema
 from fganalysis.statistics.guess_scalars import cosine_quantiles
@@ -53,7 +52,7 @@ class RawNumbers:
 
 
 def sampled_dataset(
-    snapshot: Snapshot, name: str, raw: RawNumbers, estimates: Sequence[Mapping[str, Estimate]]
+    reference: Reference, name: str, raw: RawNumbers, estimates: Sequence[Mapping[str, Estimate]]
 ) -> xr.Dataset:
     """The Dataset of `sample`. ``estimates``: of the quantities that every result has, then of each metric."""
     grid, known = (schema.SPACE, schema.LAYER), schema.variables()
@@ -77,25 +76,30 @@ def sampled_dataset(
     variables["group_size"] = ((schema.GROUP,), np.bincount(raw.group_of_guess, minlength=raw.gram.shape[-1]))
     for more in of_metrics:
         variables |= more
-    return xr.Dataset(variables, coords=coordinates(snapshot, name))
+    return xr.Dataset(variables, coords=coordinates(reference, name))
 
 
 def attributes(
-    snapshot: Snapshot, estimator: Estimator, raw: RawNumbers, seed: int, block_size: int, not_looked_at: Sequence[str]
+    reference: Reference,
+    name: str,
+    settings: Mapping[str, object],
+    raw: RawNumbers,
+    seed: int,
+    block_size: int,
+    not_looked_at: Sequence[str],
 ) -> dict[str, object]:
-    """The attributes of every sample. not_looked_at: trainable parameters for which there is no guess."""
+    """The attributes of every sample. name, settings: of the estimator. not_looked_at: parameters without a guess."""
     n_groups = raw.gram.shape[-1]
     fewer = {schema.FEWER_GROUPS: f"{n_groups} instead of {raw.most_groups}, as the memory holds no more"}
     return {
-        "estimator": label(estimator),
-        "settings": json.dumps(settings(estimator)),
+        "estimator": name,
+        "settings": json.dumps(settings),
         "n_guesses": raw.inner_product.shape[-1],
         "seed": seed,
         "block_size": block_size,
-        "n_examples": snapshot.n_examples,
-        "autodiff": snapshot.autodiff,
-        "device": str(snapshot.device.type),
-        "dtype": str(snapshot.dtype).removeprefix("torch."),
+        **reference.facts,
+        "device": str(reference.device.type),
+        "dtype": str(reference.dtype).removeprefix("torch."),
         schema.NOT_LOOKED_AT: json.dumps(not_looked_at),
         **(fewer if n_groups < raw.most_groups else {}),
     }

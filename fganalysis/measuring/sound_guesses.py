@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
 
-from fganalysis.arguments import check_kind, check_seed
+from fganalysis.arguments import check_kind, check_seed, described
 from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import Estimator
+from fganalysis.estimators import Estimator, resolve
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.measuring.own_draws import Draws, ParameterEstimates
+from fganalysis.measuring.truth import Truth
 
 
 def check_arguments(snapshot: object, seed: object) -> None:
@@ -27,8 +31,28 @@ def finite_gradients(snapshot: Snapshot, at_activations: bool) -> np.ndarray:
     return squares
 
 
-def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Estimates:
-    """``n_guesses`` guesses of the estimator, checked.
+@singledispatch
+def estimator_on(reference: object, estimator: Any) -> Estimator:
+    """An estimator that is called with a reference: one of a network for a snapshot, a draw for a truth.
+
+    Raises:
+        ValueError: no reference; what is no estimator or draw.
+    """
+    raise ValueError(f"snapshot must be what fga.capture or fga.truth returns, got {described(reference)}")
+
+
+@estimator_on.register
+def _(reference: Snapshot, estimator: Any) -> Estimator:
+    return resolve(estimator)
+
+
+@estimator_on.register
+def _(reference: Truth, estimator: Any) -> Estimator:
+    return Draws(estimator, reference)
+
+
+def guesses_of(estimator: Estimator, reference: Any, n_guesses: int, generator: torch.Generator) -> Estimates:
+    """``n_guesses`` guesses of the estimator, checked. reference: what it takes, such as a snapshot.
 
     A wrong number of guesses would look like a bias, and a tensor of another shape may be broadcast to that of the
     gradient without an error.
@@ -37,22 +61,17 @@ def guesses_of(estimator: Estimator, snapshot: Snapshot, n_guesses: int, generat
         ValueError: where the estimator returns no estimates, another number of guesses or taps, or tensors of another
             shape, data type or device than the gradient.
     """
-    guesses = estimator(snapshot, n_guesses, generator)
-    if not isinstance(guesses, ActivationEstimates | WeightEstimates):
+    guesses = estimator(reference, n_guesses, generator)
+    if not isinstance(guesses, ActivationEstimates | WeightEstimates | ParameterEstimates):
         raise ValueError(
             f"the estimator must return ActivationEstimates or WeightEstimates, got {type(guesses).__name__}"
         )
     if len(guesses) != n_guesses:
         made = f"{len(guesses)} guess" if len(guesses) == 1 else f"{len(guesses)} guesses"
         raise ValueError(f"the estimator made {made} where {n_guesses} {'was' if n_guesses == 1 else 'were'} asked for")
-    at_activations = isinstance(guesses, ActivationEstimates)
-    space = "activation" if at_activations else "weight"
-    blocks = guesses.guesses if isinstance(guesses, ActivationEstimates) else guesses.directions
-    named: list[tuple[str, Tensor]] = [(layer.name, layer.weight) for layer in snapshot.weights]
-    if at_activations:
-        named = [(tap.name, tap.outputs) for tap in snapshot.taps]
+    blocks, named, space = guesses.arrays(), guesses.like(reference), guesses.made_at
     if len(blocks) != len(named):
-        each = "taps" if at_activations else "layers"
+        each = "taps" if space == "activation" else "layers"
         raise ValueError(f"guesses must have a tensor for each of the {len(named)} {each}, got {len(blocks)}")
     for block, (name, like) in zip(blocks, named, strict=True):
         if block.shape[1:] != like.shape:

@@ -134,7 +134,7 @@ def _both(
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
     """/measured and /predicted, or None, in one space and some layers, with the variables that are drawn."""
     measured = node(tree, "measured")
-    check_choice("space", space, schema.SPACES)
+    check_choice("space", space, [str(known) for known in measured[schema.SPACE].values])
     intervals = [name + bound for name in quantities for bound in ("", schema.LOW, schema.HIGH)]
     needed = {"measured": ["gradient_norm", *intervals, *quantiles]}
     if "predicted" in tree.children:

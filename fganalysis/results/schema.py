@@ -12,7 +12,8 @@ STEP, ESTIMATOR, SPACE, LAYER = "step", "estimator", "space", "layer"
 GUESS, EXAMPLE, UNIT, MODE, GROUP, OTHER_GROUP = "guess", "example", "unit", "mode", "group", "other_group"
 MATRIX, AVERAGED = "matrix", "averaged"
 
-SPACES = ("activation", "weight")
+SPACES = ("activation", "weight")  # Of a network.
+PARAMETER = "parameter"  # The only space of gradients without a network.
 MATRICES = ("activation_gradient", "layer_input", "weight_gradient", "upstream_jacobian")
 ALL_LAYERS = "all"
 SE = "_se"
@@ -21,6 +22,9 @@ LOW, HIGH, WIDE, SHORT, TAIL = "_low", "_high", "_wide", "_short", "_tail"
 NOT_LOOKED_AT, NOT_MEASURED, NOT_PREDICTED = "not_looked_at", "not_measured", "not_predicted"
 # Attributes of guesses drawn by their law: 1; variables that there are not (JSON); the limit in which the law holds.
 BY_LAW, METRICS_LEFT_OUT, LIMIT = "by_law", "metrics_left_out", "limit"
+# Attributes of gradients without a network, text and number: whether the truth is exact or an estimate, and the root
+# of its mean squared error over its squared norm.
+TRUTH, TRUTH_ERROR = "truth", "relative_truth_error"
 # Attribute, text: how many groups of guesses there are, where there would be more if the memory held them.
 FEWER_GROUPS = "fewer_groups"
 

@@ -63,9 +63,13 @@ def test_guesses_that_are_none_are_refused(ask: Callable[..., object], name: str
 @pytest.mark.parametrize("ask", [check, sample])
 def test_wrong_arguments_are_refused(ask: Callable[..., object]) -> None:
     ask(SNAPSHOT, RIGHT)
-    with pytest.raises(ValueError, match=r"snapshot must be what fga\.capture returns, got Sequential"):
+    with pytest.raises(
+        ValueError, match=r"snapshot must be what fga\.capture (or fga\.truth )?returns, got Sequential"
+    ):
         ask(SNAPSHOT.network, "activity")
-    with pytest.raises(ValueError, match=r"snapshot must be what fga\.capture returns, got 'activity'"):
+    with pytest.raises(
+        ValueError, match=r"snapshot must be what fga\.capture (or fga\.truth )?returns, got 'activity'"
+    ):
         ask("activity", SNAPSHOT)
     for seed in (-1, 1.5):
         with pytest.raises(ValueError, match=f"seed must be a whole number of at least 0, got {seed}"):
