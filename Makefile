@@ -21,9 +21,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
-# The tests beside the code that they test, without those of studies, pages and packaging.
+# The tests beside the code that they test, but the slow ones, without those of studies, pages and packaging.
 test-quick: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) tests/unit tests/test_imports.py tests/test_constants.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "not slow" tests/unit tests/test_imports.py tests/test_constants.py
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

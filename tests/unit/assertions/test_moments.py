@@ -74,6 +74,7 @@ def test_a_guess_scaled_by_one_in_a_hundred_is_caught_where_the_noise_is_small()
     assert match.n_comparisons == 1
 
 
+@pytest.mark.slow
 def test_detectable_discrepancies_are_found_every_other_time() -> None:
     """A prediction wrong by exactly what is called detectable fails between .3 and .7 of 40 seeds."""
     estimator, names = WeightPerturbation(), ["mse"]
@@ -89,6 +90,7 @@ def test_detectable_discrepancies_are_found_every_other_time() -> None:
     assert 0.25 < np.mean(failed) < 0.75
 
 
+@pytest.mark.slow
 def test_a_right_prediction_does_not_fail_at_few_guesses() -> None:
     """At alpha = .001 none of 24 seeds may fail; with value ± z SE every sixth did."""
     snapshot = cells.network("activity")

@@ -243,6 +243,7 @@ def test_what_is_asserted_in_test_suites_is_found_here() -> None:
         getattr(fga.testing, "non" + "sense")
 
 
+@pytest.mark.slow
 def test_hypothesis_is_imported_when_strategies_are_asked_for() -> None:
     program = (
         "import sys, warnings; warnings.simplefilter('ignore'); import fganalysis.testing as t; "

@@ -59,12 +59,14 @@ def test_there_is_a_verdict_for_every_public_class() -> None:
     assert all(one in classes for one in public if dataclasses.is_dataclass(one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ESTIMATORS)
 def test_every_estimator_of_the_table_gets_the_verdict_that_the_readme_gives_it(key: str) -> None:
     outcome = "unbiased" if law_claims.says_unbiased(key) or key in TOO_LITTLE_BIAS else "biased"
     assert check_unbiased(SETTINGS.get(key, key), RELU, tolerance=0.15).outcome == outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("estimator", "snapshot", "outcome"), VARIANTS, ids=[label(row[0]) for row in VARIANTS])
 def test_settings_that_decide_get_their_verdict(estimator: Estimator, snapshot: Snapshot, outcome: Outcome) -> None:
     assert check_unbiased(estimator, snapshot, tolerance=0.15).outcome == outcome

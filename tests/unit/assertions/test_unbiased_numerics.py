@@ -84,6 +84,7 @@ def test_autocast_changes_no_guess_and_no_verdict(estimator: str) -> None:
         assert guess is plain is None or torch.equal(guess, plain)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_check_keeps_to_its_memory() -> None:
     """In a process of its own, on a network whose arrays of a number a weight outweigh all else."""
     program = """

@@ -40,6 +40,7 @@ class RareEvents:
         return WeightEstimates(coefficients, tuple(g.expand(n_guesses, *g.shape) for g in gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [fga.estimators.ActivityPerturbation(), RareEvents()], ids=label)
 def test_false_alarms_stay_below_alpha_whenever_the_run_stops(estimator: Estimator) -> None:
     """60 runs at alpha .1 would show a rate above .22. Over 1000 runs at .01 there were at most 1 (5 for p = .01)."""
@@ -78,6 +79,7 @@ def test_the_guesses_that_an_unbiased_estimator_takes_are_told_at_every_seed() -
         assert 0.5 < run.guesses_needed / long.guesses_needed < 2
 
 
+@pytest.mark.slow
 def test_the_guesses_that_a_biased_estimator_takes_are_told_once_half_the_evidence_is_there() -> None:
     """To a factor of three; before, what is told may be the number for "unbiased", and the text allows for it."""
     inner = fga.estimators.WeightPerturbation()

@@ -171,6 +171,7 @@ def lost_energy_and_overlap_error(
     return energy, (overlaps[0] - overlaps[1]).abs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "n_steps", "n_layers"), [(128, 0, 3), (128, 300, 3), (512, 0, 1)])
 def test_krylov_agrees_with_lapack_for_every_example(width: int, n_steps: int, n_layers: int) -> None:
     for layer, (upstream, gradient) in enumerate(trained_jacobians(width, n_steps)[:n_layers]):

@@ -254,6 +254,7 @@ def test_frozen_parameters_need_no_gradient_and_may_have_none() -> None:
         from_function(of_all)(snapshot, 1, torch.Generator())
 
 
+@pytest.mark.slow
 def test_what_a_function_leaves_in_the_batch_or_in_buffers_reaches_no_other_guess() -> None:
     def overwrites(network: torch.nn.Module, loss_fn: Loss, x: Tensor, y: Tensor, g: torch.Generator) -> Gradients:
         gradients = true_gradient(network, loss_fn, x, y)

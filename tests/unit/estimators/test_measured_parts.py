@@ -24,6 +24,7 @@ from tests.unit.estimators.split_variance import predicted
 from theory import minibatch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [ActivityPerturbation(), Upstream(slope="batch")], ids=fga.estimators.label)
 def test_measured_parts_meet_the_predicted(estimator: Estimator) -> None:
     """3000 draws of rows, each part within 4 standard errors; over all layers an error is below 20 % of the part."""
@@ -44,6 +45,7 @@ def test_measured_parts_meet_the_predicted(estimator: Estimator) -> None:
     assert (np.abs(found.within.value - wanted[1]) > 4 * found.within.se).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
     [

@@ -131,6 +131,7 @@ def enumerated(estimator: Any, snapshot: Snapshot, law: Any = signs) -> dict[str
     return {name: np.array(rows) for name, rows in found.items()} | {"wang2025_variance": np.array(seed_papers)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 @pytest.mark.parametrize("make", FAMILY, ids=IDS)
 def test_prediction_is_enumeration_on_deficient_jacobians(make: Callable[..., Any], switches: dict[str, Any]) -> None:
@@ -187,6 +188,7 @@ def assert_same_prediction(one: xr.Dataset, other: xr.Dataset) -> None:
         np.testing.assert_allclose(one[name].values, other[name].values, rtol=1e-7, atol=1e-9, err_msg=str(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 @pytest.mark.parametrize("make", FAMILY, ids=IDS)
 def test_renaming_units_changes_no_prediction(make: Callable[..., Any], switches: dict[str, Any]) -> None:

@@ -143,6 +143,7 @@ WORTH_TRYING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "known", "argument"),
     [row[1:] for row in ARGUMENTS],

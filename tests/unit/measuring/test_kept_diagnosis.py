@@ -84,6 +84,7 @@ def test_a_layer_of_zeros_has_spectra(layer: int, dtype: torch.dtype) -> None:
     assert (layer == 0) == bool((values > 0).any())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failing", "label", "reason"),
     [

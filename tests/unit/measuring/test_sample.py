@@ -21,11 +21,13 @@ from tests import law_claims, laws
 SNAPSHOT = laws.tiny_snapshot((4, 6, 5, 3), n_examples=4, activation=torch.nn.ReLU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", law_claims.claiming("blocks"), ids=label)
 def test_memory_and_workers_do_not_change_the_numbers(estimator: Estimator) -> None:
     laws.assert_memory_and_workers_change_nothing(estimator, SNAPSHOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", law_claims.claiming("extends"), ids=label)
 def test_a_longer_run_begins_with_the_shorter_one(estimator: Estimator) -> None:
     laws.assert_longer_run_extends(estimator, SNAPSHOT)
@@ -135,6 +137,7 @@ for n_guesses in (1024, 4096):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured as Linux counts it")
 def test_memory_does_not_grow_with_the_number_of_guesses() -> None:
     """In a process of its own. Arrays that each block left in its thread's memory added 80 MiB and more."""

@@ -38,6 +38,7 @@ def relative_numbers(found: xr.Dataset) -> dict[str, np.ndarray]:
     return {name: found[name].values for name in RELATIVE} | squares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("key", ESTIMATORS)
 @settings(max_examples=3)

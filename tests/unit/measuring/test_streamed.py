@@ -72,6 +72,7 @@ def test_numbers_are_those_of_the_guesses_written_out(estimator: Estimator) -> N
             assert np.isclose(raw.inner_product[1, -1, 0], raw.inner_product[1, :-1, 0].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 def test_they_have_the_moments_of_direct_guesses(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = snapshot_of()
@@ -147,6 +148,7 @@ print((peak() - before) / largest)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read as Linux shows them")
 def test_memory_is_a_few_copies_of_the_largest_parameter() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

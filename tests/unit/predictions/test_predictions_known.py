@@ -174,6 +174,7 @@ def test_what_is_known_is_what_the_table_says(row: Row) -> None:
     assert bool(row.because) == missing, "a NaN has a reason, and what is known has none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{label(row.estimator)}, {row.examples}")
 def test_what_is_known_is_what_is_sampled(row: Row) -> None:
     """At most 4.5 standard errors at 2048 guesses, of cosine, descent and what follows from two moments."""

@@ -323,6 +323,7 @@ def test_the_mean_of_several_guesses() -> None:
     np.testing.assert_allclose(mean["variance"], single["variance"] / 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
     [

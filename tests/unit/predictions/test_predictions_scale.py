@@ -44,6 +44,7 @@ def chosen(key: str) -> Any:
     return replace(one, steps=2, rate=0.3) if hasattr(one, "steps") and key == "forward_direct_feedback" else one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", list(estimators.ESTIMATORS))
 @given(exponent=st.integers(-25, 25), double=st.booleans())
 @settings(max_examples=8, deadline=None)

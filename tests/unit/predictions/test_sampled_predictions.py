@@ -59,6 +59,7 @@ SAMPLED: list[Estimator] = [
 HIGHEST_Z = 4.5
 
 
+@pytest.mark.slow
 def test_measurement_agrees_with_prediction_at_width_32() -> None:
     """Sees a relative error of a fourteenth in a variance: 4.5 standard errors at 1024 guesses and 16 examples."""
     snapshot = classification((10, 32, 32, 32, 8), n_examples=16)
@@ -101,6 +102,7 @@ PARTS_AND_FEEDBACK: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 def test_measurement_agrees_with_prediction_for_feedback_and_parts_of_the_batch() -> None:
     """4.5 standard errors at 512 guesses and 8 examples; each quantity is compared wherever there is a guess."""
     snapshot = classification((6, 12, 10, 4), n_examples=8)
@@ -118,6 +120,7 @@ CAUGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "quantity"), CAUGHT.values(), ids=CAUGHT)
 def test_sampling_catches_what_is_not_as_claimed(wrong: Claims, quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     of_the_claim = ClosedForm(lambda snapshot, claims: closed_form_of(claims.claimed).guess(snapshot, claims.claimed))

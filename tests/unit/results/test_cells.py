@@ -65,6 +65,7 @@ def test_a_cell_carries_its_whole_identity_and_where_it_comes_from(tmp_path: Pat
     assert 10**7 < attributes["peak_memory"] < 10**12
 
 
+@pytest.mark.slow
 def test_one_two_and_four_workers_give_identical_bits(tmp_path: Path) -> None:
     cells = small_cells(6)
     threads = torch.get_num_threads()

@@ -43,6 +43,7 @@ def test_the_value_is_the_weighted_mean_over_pairs(seed: int, groups: int) -> No
     np.testing.assert_allclose(squared_norm(gram, weights).value, mean, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [0.0, 0.3, 1.0, 2.0, 5.0, 30.0])
 @pytest.mark.parametrize("dimension", [1, 4, 50])
 def test_the_interval_covers_wherever_the_truth_is(dimension: int, bias: float) -> None:

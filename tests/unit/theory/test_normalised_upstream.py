@@ -79,6 +79,7 @@ def furthest(found: list[Moments], guesses: list[Array]) -> float:
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slope", ["example", "batch"])
 @pytest.mark.parametrize("layers", ["joint", "separate"])
 def test_moments_are_those_of_the_sample(slope: Slope, layers: Layers) -> None:

@@ -87,6 +87,7 @@ def furthest(found: Sequence[Array], exact: Sequence[Array]) -> float:
     return max(float(np.abs(one - other).max()) for one, other in zip(found, exact, strict=True)) / scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: "-".join(map(str, s)))
 @pytest.mark.parametrize("law", [signs(2), three_points(2), circle(2)], ids=["signs", "three_points", "circle"])
 def test_covariances_are_those_of_the_enumeration(law: Law, switches: tuple[bool, Slope, Layers]) -> None:
