@@ -9,6 +9,8 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import noise
 from fganalysis.estimators.passes import Passes
 from fganalysis.measuring import curvature, gradient_stream, subspace
+from fganalysis.measuring.advise import advise
+from fganalysis.measuring.advising.advice import Advice
 from fganalysis.measuring.diagnose import diagnose
 from fganalysis.measuring.difference_step import difference_step
 from fganalysis.measuring.measure import measure
@@ -32,11 +34,13 @@ from fganalysis.training.loop import train
 from fganalysis.training.several_seeds import train_seeds
 
 __all__ = [
+    "Advice",
     "Passes",
     "Snapshot",
     "Truth",
     "VarianceParts",
     "Verdict",
+    "advise",
     "agreement",
     "capture",
     "check_unbiased",
