@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from fganalysis.arguments import check_kind, check_number, check_whole, listed
-from fganalysis.measuring.advising.advice import Advice, columns
+from fganalysis.measuring.advising.advice import BOUNDED_COLUMNS, Advice, columns
 from fganalysis.measuring.advising.bounded import MISSING
 from fganalysis.measuring.advising.of_differences import of_differences
 from fganalysis.measuring.advising.of_noise import guesses_for_cosine, noisiest_layer, unbiased_by_diagnosis
@@ -177,9 +177,8 @@ def _at_weights(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _empty() -> dict[str, Any]:
-    names = ("step_size", "relative_step", "guesses_for_cosine", "balanced_guesses", "steps_for_one")
     empty: dict[str, Any] = {}
-    for name in names:
+    for name in BOUNDED_COLUMNS:
         empty |= columns(name, MISSING, advised=False)
     return empty | {"noisiest_layer": ""}
 

@@ -11,14 +11,14 @@ from fganalysis.measuring.advising.bounded import Bounded
 from fganalysis.results import schema
 
 # Columns of the table with bounds: heading where it is printed.
-NUMBERS = {
+BOUNDED_COLUMNS = {
     "step_size": "step size",
     "relative_step": "over backprop's",
     "guesses_for_cosine": "guesses for cosine",
     "balanced_guesses": "guesses to balance",
     "steps_for_one": "steps for one",
 }
-EPSILON_NUMBERS = {"best_epsilon": "best ε", "least_slope_error": "slope error"}
+BOUNDED_OF_EPSILON = {"best_epsilon": "best ε", "least_slope_error": "slope error"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class Advice:
     epsilons: pd.DataFrame
 
     def __str__(self) -> str:
-        parts = [_printed(self.table, NUMBERS, ["noisiest_layer"])]
+        parts = [_printed(self.table, BOUNDED_COLUMNS, ["noisiest_layer"])]
         if len(self.epsilons):
-            parts.append(_printed(self.epsilons, EPSILON_NUMBERS, ["drift", "unmoved"]))
+            parts.append(_printed(self.epsilons, BOUNDED_OF_EPSILON, ["drift", "unmoved"]))
         return "\n\n".join([*parts, "\n".join(self.sentences)])
 
 
