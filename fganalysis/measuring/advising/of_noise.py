@@ -77,8 +77,9 @@ def noisiest_layer(measured: xr.Dataset) -> tuple[str, list[str]]:
     names = [str(name) for name in measured[schema.LAYER].values if str(name) != schema.ALL_LAYERS]
     layers = {name: Bounded.of(measured.sel({schema.LAYER: name}), "variance") for name in names}
     layers = {name: number for name, number in layers.items() if not math.isnan(number.low)}
-    if total <= ROUNDING_NOISE * squared:
-        return "", ["no layer holds noise: the variance of a guess is that of rounding."]
+    of_all = Bounded.of(whole, "variance")
+    if of_all.low <= 0 or total <= ROUNDING_NOISE * squared:
+        return "", [f"no layer is known to hold noise: the variance of a guess is {of_all.text()}."]
     if len(layers) < 2:
         return "", []
     first, second, *others = sorted(layers, key=lambda name: -layers[name].value)

@@ -140,6 +140,11 @@ def balanced_guesses(cell: xr.Dataset, *, unbiased: bool) -> tuple[Advised, Boun
         return Advised(
             number, False, (f"how many guesses a step are worth their price is not known: {why_not}.",)
         ), excess
+    if excess.high <= 1:
+        added = f"{excess.value:.0%} ({excess.low:.0%} to {excess.high:.0%}; {formula})"
+        return Advised(
+            number, True, (f"averaging any number of guesses adds at most {added} to a step's progress.",)
+        ), excess
     sentence = (
         f"beyond {number.text()} guesses a step ({formula}), averaging pays less than half of what stepping does: one "
         "per cent more guesses add less than half a per cent of progress."

@@ -159,6 +159,8 @@ def test_guesses_to_balance_of_a_biased_guess_follow_from_its_mean_curvature() -
     assert "beyond 4 (4 to 6) guesses a step (curvature_along/mean_curvature − 1)" in text
     text = said(progress(predicted=False, mean_curvature=(4, -1, 9)))
     assert "are worth their price is not known: the interval of mean_curvature, −1 to 9, holds zero" in text
+    text = said(progress(predicted=False, mean_curvature=(16, 15, 17), curvature_along=(20, 19, 21)))
+    assert "averaging any number of guesses adds at most 25% (12% to 40%; curvature_along/mean_curvature − 1)" in text
     told = said(progress(predicted=False, mean_curvature=(4, -1, 9)), diagnosis=diagnosis())
     assert "beyond 9 (9 to 11) guesses a step (1/curved_efficiency − 1)" in told  # Unbiased by its prediction.
 
@@ -209,7 +211,7 @@ def test_layers_that_hold_the_noise() -> None:
     advice = fga.advise(diagnosis(layers=[(0.55, 0.4, 0.7), (0.45, 0.3, 0.6)]))
     assert "is open: the intervals of variance overlap in a, b" in str(advice)
     assert advice.table["noisiest_layer"].item() == ""
-    assert "no layer holds noise" in said(diagnosis(variance=(0, 0, 1e-12)))
+    assert "no layer is known to hold noise" in said(diagnosis(variance=(0, 0, 1e-12)))
 
 
 def test_epsilon_and_drift() -> None:
