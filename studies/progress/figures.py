@@ -1,0 +1,94 @@
+"""The figures of `studies.progress`, from its Dataset alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from studies.kit.figures import panels, styles
+from studies.progress.cells import LEVEL_Z
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRAWN = "gauss_newton"  # The curvature of the figure of decreases: positive, so that every guess has a step.
+LOWEST, HIGHEST = -2.0, 1.5  # Of the decreases that are drawn, over the decrease that is predicted at the best step.
+FACTOR = 2.0
+
+
+def figures(dataset: xr.Dataset) -> dict[str, Figure]:
+    """Name → figure."""
+    return {"decrease": _decrease(dataset.sel(curvature=DRAWN)), "best": _best(dataset)}
+
+
+def _title(steps: int) -> str:
+    return "initialisation" if steps == 0 else f"{steps} steps"
+
+
+def _decrease(own: xr.Dataset) -> Figure:
+    """Actual decreases over the step size: a row a network, a column a moment; black is the quadratic model."""
+    networks, moments = own["network"].values, own["steps"].values
+    figure, grid = panels(
+        len(networks), len(moments), (2.7 * len(moments) + 1.8, 2.1 * len(networks) + 0.4), sharex=True, sharey=True
+    )
+    chosen = styles([str(name) for name in own["estimator"].values])
+    x = own["factor"].values
+    fine = np.geomspace(x[0], x[-1], 200)
+    for row, network in zip(grid, networks, strict=True):
+        for axes, steps in zip(row, moments, strict=True):
+            axes.plot(fine, fine * (2 - fine), color="black", lw=1.2)
+            for name, style in chosen.items():
+                part = own.sel(network=network, steps=steps, estimator=name)
+                scale = abs(float(part["predicted"].sel(factor=1.0)))
+                y, bars = part["actual"].values / scale, LEVEL_Z * part["actual_se"].values / scale
+                look = {"color": style.colour, "marker": style.marker, "ms": 4, "mfc": "none", "lw": 0.8}
+                axes.errorbar(x, y, yerr=bars, **look)
+            axes.axvline(1, color="0.5", lw=0.6)
+            axes.axhline(0, color="0.5", lw=0.6)
+            axes.set(xscale="log", ylim=(LOWEST, HIGHEST))
+        row[0].set_ylabel(f"{network}\ndecrease / Δ* [1]")
+    for axes, steps in zip(grid[0], moments, strict=True):
+        axes.set_title(_title(int(steps)), fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("step / advised step [1]")
+    _legend(figure, own, "black: predicted")
+    return figure
+
+
+def _best(dataset: xr.Dataset) -> Figure:
+    """The best step of the sweep over the advised one: a row a curvature, a group of marks a network and moment."""
+    curvatures, networks, moments = (dataset[name].values for name in ("curvature", "network", "steps"))
+    figure, grid = panels(len(curvatures), len(networks), (2.3 * len(networks) + 1.8, 5.2), sharex=True, sharey=True)
+    chosen = styles([str(name) for name in dataset["estimator"].values])
+    for row, curvature in zip(grid, curvatures, strict=True):
+        for axes, network in zip(row, networks, strict=True):
+            axes.axhspan(1 / FACTOR, FACTOR, color="0.9", zorder=0)
+            for index, (name, style) in enumerate(chosen.items()):
+                part = dataset.sel(curvature=curvature, network=network, estimator=name)
+                x = np.arange(len(moments)) + 0.15 * (index - (len(chosen) - 1) / 2)
+                best = part["best"].values
+                bars = [best - part["best_low"].values, part["best_high"].values - best]
+                look = {"color": style.colour, "marker": style.marker, "ms": 5, "mfc": "none", "ls": ""}
+                axes.errorbar(x, best, yerr=bars, **look)
+            axes.set_xticks(np.arange(len(moments)), [str(steps) for steps in moments])
+            axes.set_yscale("log", base=2)
+        row[0].set_ylabel(f"{curvature.replace('_', ' ')}\nbest / advised step [1]")
+    for axes, network in zip(grid[0], networks, strict=True):
+        axes.set_title(str(network), fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps of training")
+    _legend(figure, dataset, "grey: within a factor of 2")
+    return figure
+
+
+def _legend(figure: Figure, dataset: xr.Dataset, words: str) -> None:
+    from matplotlib.lines import Line2D
+
+    chosen = styles([str(name) for name in dataset["estimator"].values])
+    handles = [
+        Line2D([], [], color=style.colour, marker=style.marker, mfc="none", ls="", label=name)
+        for name, style in chosen.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper", title=words, fontsize=8, title_fontsize=8)
