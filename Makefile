@@ -32,7 +32,7 @@ lint: $(STAMP)
 
 # The studies behind the pages of docs/results, those that take times last and one after the other.
 pages: $(STAMP)
-	set -e; for study in facts ren_variance calibration mutants averaging tangents finite_difference subspaces \
+	set -e; for study in facts ren_variance calibration mutants averaging tangents finite_difference progress subspaces \
 		architectures fdfa "fdfa --network conv" guess_target "guess_target --part resnet" "wang2025 --full"; \
 		do $(RUN) -m studies.$$study --workers $(WORKERS) --page docs/results; done
 	set -e; for study in step_cost throughput "throughput --network gpt" "throughput --network resnet" \

@@ -54,9 +54,9 @@ class Settings(command_line.OnDevice):
     """Width of the MLPs."""
     seed: int = 0
     """Of weights, batch, order of training and noise."""
-    guesses: int = 512
+    guesses: int = 256
     """Guesses of each estimator by which the quadratic model is measured."""
-    losses: int = 1024
+    losses: int = 512
     """Other guesses of each estimator, along which the losses are evaluated."""
     batch: int = 16
     """Examples in the batch that losses and gradients are those of."""

@@ -35,6 +35,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "factor": FACTOR,
         "wanted": WANTED,
         "small": SMALL,
+        "level": LEVEL_Z,
         "verdicts": [_verdict(dataset, str(curvature)) for curvature in dataset["curvature"].values],
         "without_step": [_place(cell) for cell in _cells(dataset) if not np.isfinite(float(cell["best_step"]))],
         "downhill": _not_positive(dataset),
@@ -112,7 +113,7 @@ def _miss(cell: xr.Dataset) -> list[str]:
         why = "over the advised step the loss bends less than the curvature shows"
     else:
         why = "the mean second difference does not show why"
-    shown = f"{unseen:.3g} ({low:.3g} to {high:.3g})"
+    shown = f"{unseen:.3g} ({low:.3g} to {high:.3g})".replace("inf", "∞")
     return [*_place(cell), f"{best:.3g} ({least:.3g} to {most:.3g})", shown, why]
 
 
