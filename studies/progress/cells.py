@@ -82,7 +82,8 @@ def _of_curvature(snapshot: Snapshot, curvature: Matrix, guesses: int, losses: i
         decreases = _decreases(snapshot, estimator, curvature, steps, losses, seed)
         found["actual"][place], found["actual_se"][place] = _means(decreases)
         low[place], best[place], high[place] = best_factors(decreases)
-    variables = {name: (("estimator", "factor"), values) for name, values in found.items()}
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    variables |= {name: (("estimator", "factor"), values) for name, values in found.items()}
     variables |= {name: (("estimator",), values) for name, values in (("best", best), ("best_low", low))}
     variables["best_high"] = (("estimator",), high)
     dataset = xr.Dataset(variables, coords={"estimator": list(ESTIMATORS), "factor": list(FACTORS)})
