@@ -41,6 +41,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "downhill": _not_positive(dataset),
         "misses": [_miss(cell) for cell in _cells(dataset) if _known(cell) and not _within(cell)],
         "agreements": _agreements(dataset),
+        "smooth": _smooth(dataset),
         "decreases": [_decreases(cell) for cell in _cells(dataset) if _known(cell)],
     }
 
@@ -145,6 +146,17 @@ def _agreements(dataset: xr.Dataset) -> list[list[str]]:
                 row.append(f"{agreeing} of {len(known)} ({float(low):.2f} to {float(high):.2f})")
             rows.append(row)
     return rows
+
+
+def _smooth(dataset: xr.Dataset) -> list[tuple[str, int, int]]:
+    """How many comparisons up to the advised step agree on networks without kinks, for each curvature."""
+    z = (dataset["actual"] - dataset["predicted"]) / np.hypot(dataset["actual_se"], dataset["predicted_se"])
+    found = []
+    for curvature in dataset["curvature"].values:
+        part = z.where((dataset["has_kinks"] == 0) & (z["factor"] <= 1)).sel(curvature=curvature).values
+        known = part[np.isfinite(part)]
+        found.append((WORDS[str(curvature)], int((np.abs(known) <= LEVEL_Z).sum()), len(known)))
+    return [row for row in found if row[2]]
 
 
 def _decreases(cell: xr.Dataset) -> list[str]:
