@@ -41,6 +41,7 @@ BLOCK = 64
 OTHER_SEED = 10_000  # Added to the seed for the guesses whose losses are evaluated.
 OF_NETWORK = ("effective_rank", "gradient_curvature", "gradient_step", "loss", "has_kinks")
 LEVEL_Z = 1.96
+WORDS_OF_CURVATURES = {"hessian": "Hessian", "gauss_newton": "Gauss–Newton matrix"}
 
 
 def cell(

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from studies.kit.figures import panels, styles
-from studies.progress.cells import LEVEL_Z
+from studies.progress.cells import LEVEL_Z, WORDS_OF_CURVATURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def _best(dataset: xr.Dataset) -> Figure:
                 axes.errorbar(x, best, yerr=bars, **look)
             axes.set_xticks(np.arange(len(moments)), [str(steps) for steps in moments])
             axes.set_yscale("log", base=2)
-        row[0].set_ylabel(f"{NAMES[curvature]}\nbest / advised step [1]")
+        row[0].set_ylabel(f"{WORDS_OF_CURVATURES[curvature]}\nbest / advised step [1]")
     for axes, network in zip(grid[0], networks, strict=True):
         axes.set_title(str(network), fontsize=10)
     for axes in grid[-1]:

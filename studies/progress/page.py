@@ -10,13 +10,12 @@ import xarray as xr
 from studies.kit import pages
 from studies.kit.seeds import Interval
 from studies.kit.shares import clopper_pearson
-from studies.progress.cells import LEVEL_Z
+from studies.progress.cells import LEVEL_Z, WORDS_OF_CURVATURES
 
 FACTOR = 2.0  # Between the advised step and the best of the sweep, at most.
 WANTED = 0.9  # The share of cells in which that is asked for.
 SMALL = 0.125  # The smaller of the two steps that the table of decreases shows, over the advised step.
 HIDDEN = 1.0  # Unseen curvature from which on a step counts as one that the curvature does not describe.
-WORDS = {"hessian": "Hessian", "gauss_newton": "Gauss–Newton matrix"}
 
 
 def page(dataset: xr.Dataset) -> str:
@@ -78,7 +77,7 @@ def _verdict(dataset: xr.Dataset, curvature: str) -> dict[str, object]:
     of_trained = sum(map(_within, trained))
     trained_low, trained_high = clopper_pearson(of_trained, len(trained))
     return {
-        "curvature": WORDS[curvature],
+        "curvature": WORDS_OF_CURVATURES[curvature],
         "cells": len(cells),
         "within": within,
         "possible": possible,
@@ -97,7 +96,11 @@ def _moment(steps: int) -> str:
 
 
 def _place(cell: xr.Dataset) -> list[str]:
-    names = [WORDS[str(cell["curvature"].values)], str(cell["network"].values), _moment(int(cell["steps"]))]
+    names = [
+        WORDS_OF_CURVATURES[str(cell["curvature"].values)],
+        str(cell["network"].values),
+        _moment(int(cell["steps"])),
+    ]
     return [*names, str(cell["estimator"].values)]
 
 
@@ -122,7 +125,7 @@ def _not_positive(dataset: xr.Dataset) -> list[str]:
     """Networks and moments at which the curvature along the gradient is not positive."""
     single = dataset.isel(estimator=0)
     return [
-        f"{network}, {_moment(int(steps))} ({WORDS[str(curvature)]})"
+        f"{network}, {_moment(int(steps))} ({WORDS_OF_CURVATURES[str(curvature)]})"
         for curvature in dataset["curvature"].values
         for network in dataset["network"].values
         for steps in dataset["steps"].values
@@ -138,7 +141,7 @@ def _agreements(dataset: xr.Dataset) -> list[list[str]]:
         for network in dataset["network"].values:
             part = z.sel(curvature=curvature, network=network)
             kinks = float(dataset["has_kinks"].sel(curvature=curvature, network=network).isel(steps=0)) == 1
-            row = [WORDS[str(curvature)], str(network), "yes" if kinks else "no"]
+            row = [WORDS_OF_CURVATURES[str(curvature)], str(network), "yes" if kinks else "no"]
             for chosen in (part.where(z["factor"] <= SMALL), part.where(z["factor"] <= 1), part.where(z["factor"] > 1)):
                 known = chosen.values[np.isfinite(chosen.values)]
                 agreeing = int((np.abs(known) <= LEVEL_Z).sum())
@@ -155,7 +158,7 @@ def _smooth(dataset: xr.Dataset) -> list[tuple[str, int, int]]:
     for curvature in dataset["curvature"].values:
         part = z.where((dataset["has_kinks"] == 0) & (z["factor"] <= 1)).sel(curvature=curvature).values
         known = part[np.isfinite(part)]
-        found.append((WORDS[str(curvature)], int((np.abs(known) <= LEVEL_Z).sum()), len(known)))
+        found.append((WORDS_OF_CURVATURES[str(curvature)], int((np.abs(known) <= LEVEL_Z).sum()), len(known)))
     return [row for row in found if row[2]]
 
 

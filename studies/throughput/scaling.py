@@ -20,6 +20,7 @@ from fganalysis.results.identity import Cell
 from studies.throughput.steps import case
 
 CELLS, EMPTY = 24, 100
+FEW = 1024  # Guesses of the shorter of two samples whose difference says what a guess takes.
 WIDTH = 128
 
 
@@ -89,10 +90,11 @@ def _guesses_for(seconds: float) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        taken = [_seconds(lambda n=n: sampled(0, n)) for n in (1024, 2048)]  # type: ignore[misc]
+        sampled(0, FEW)  # What is done once in a process is done before anything is timed.
+        taken = [_seconds(lambda n=n: sampled(0, n)) for n in (FEW, 5 * FEW)]  # type: ignore[misc]
     finally:
         torch.set_num_threads(threads)
-    return 1 << max(10, int(np.log2(seconds / max((taken[1] - taken[0]) / 1024, 1e-6))))
+    return 1 << max(10, int(np.log2(seconds / max((taken[1] - taken[0]) / (4 * FEW), 1e-6))))
 
 
 def _timed(cells: list[Cell], workers: int) -> float:
