@@ -21,7 +21,7 @@ def test_the_seed_papers_tables_are_those_of_their_dataset() -> None:
     tree = store.read(RESULTS / "wang2025.nc")
     assert wang2025_page.text(tree) in (RESULTS / "wang2025.md").read_text(encoding="utf-8")
     cells = collected.cells(tree)
-    assert tree.attrs["trainings"] == "119 of 119" and len(cells) == 119
+    assert tree.attrs["trainings"] == "123 of 123" and len(cells) == 123
     assert {"upstream", "orthogonal", "orthogonal, bottom"} <= {
         str(kind) for cell in cells.values() if "guess_kind" in cell.coords for kind in cell["guess_kind"].values
     }
