@@ -98,9 +98,9 @@ class _Process:
         context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         context.set_forkserver_preload(["fganalysis"])
         self.connection, other = context.Pipe()
-        # The server's environment is that of the first study of this process.
-        self.process = context.Process(target=_serve, args=(other, dict(os.environ)), daemon=True)
         with one_thread(), deaf():
+            # The environment goes along: the server's is that of the first study of this process.
+            self.process = context.Process(target=_serve, args=(other, dict(os.environ)), daemon=True)
             self.process.start()
         other.close()  # So that the end of the process is the end of the pipe.
         self.name, self.task, self.deaths = "", None, 0  # type: tuple[str, Task | None, int]
@@ -175,7 +175,7 @@ class Processes:
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
     """What a process does until its pipe, or the study, ends."""
     os.environ.clear()
-    os.environ.update(environment | dict.fromkeys(THREADS, "1"))
+    os.environ.update(environment)
     become_a_worker()
     with contextlib.suppress(EOFError, OSError):
         while True:
