@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 import xarray as xr
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from fganalysis.results import claims, store
 from fganalysis.results.identity import ATTRIBUTE, Cell, difference, identity
 from fganalysis.results.on_dask.addresses import check_scheduler
 from fganalysis.results.on_dask.coordinator import Dask
+from fganalysis.results.threads import at_most
 from fganalysis.results.workers import InProcess, Processes, Runner, Task
 
 try:
@@ -89,7 +89,7 @@ def run_cells(
     processes that work on the same folder.
 
     Args:
-        workers: processes on this machine, of one thread each; 1: in this process, with one thread of torch's.
+        workers: processes on this machine, of one thread each; 1: in this process, with one thread too.
         scheduler: that of workers of dask.distributed which compute instead, as `check_scheduler` has it.
         runner: who computes instead of both.
 
@@ -170,14 +170,9 @@ def content(cell: Cell, made_of: str, scratch: Path | None, needed: Sequence[Pat
                 f"the cell {cell.name} needs {path}, which {platform.node()} does not have: results must lie in a "
                 "folder that all machines share under the same path"
             )
-    threads = torch.get_num_threads()
-    if cell.threads is not None:
-        torch.set_num_threads(cell.threads)
-    try:
+    with at_most(cell.threads):
         own = {"scratch": scratch} if cell.resumes else {}
         result = cell.make(**cell.settings, **cell.places, **own)
-    finally:
-        torch.set_num_threads(threads)
     check_kind(f"what the cell {cell.name} returns", result, (xr.Dataset, xr.DataTree), "a Dataset or DataTree")
     result.attrs |= {ATTRIBUTE: made_of, "peak_memory": _peak_memory()}
     return store.content_of(result, f"the cell {cell.name}", made_of)

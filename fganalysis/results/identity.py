@@ -61,7 +61,7 @@ class Cell:
         Whether it takes a keyword argument ``scratch``, a folder for the checkpoints of what it trains. It finds them
         there when it is computed again after a kill; they are removed when it is finished.
     threads
-        Of torch, while it is computed; None leaves them as they are, for measurements of time.
+        Of torch and of BLAS, while it is computed; None leaves them as they are, for measurements of time.
     """
 
     name: str

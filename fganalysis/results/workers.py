@@ -21,8 +21,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from fganalysis.results.threads import one_thread
+
 MOST_DEATHS = 2  # Of the processes that compute one cell, before the study gives it up.
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Task = Callable[[], bytes]  # That of another process: a partial of a module's function.
 
@@ -219,18 +220,3 @@ def deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """The environment of a process whose libraries read their number of threads when they are first loaded."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

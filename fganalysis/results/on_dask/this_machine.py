@@ -9,7 +9,8 @@ import tempfile
 from typing import Any
 
 from fganalysis.results.on_dask.worker import LOOPBACK, work
-from fganalysis.results.workers import MOST_DEATHS, Lost, deaf, one_thread
+from fganalysis.results.threads import one_thread
+from fganalysis.results.workers import MOST_DEATHS, Lost, deaf
 
 SECONDS_TO_CLOSE = 3.0
 LOG = logging.getLogger("fganalysis.cells")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from threadpoolctl import threadpool_info
 
 from fganalysis.results.identity import Cell
 
@@ -24,6 +25,12 @@ def drawn(seed: int, n: int = 4, seconds: float = 0.0, calls: Path | None = None
     matrix = torch.randn(64, 64, generator=generator)
     values = torch.linalg.svdvals(matrix @ matrix)[:n].double().numpy()
     return xr.Dataset({"value": ("x", values)}, {"x": np.arange(n)}, {"seed": seed})
+
+
+def threads() -> xr.Dataset:
+    """How many threads each library has: torch, and every BLAS."""
+    blas = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    return xr.Dataset({"threads": ("library", [torch.get_num_threads(), *blas])})
 
 
 def refusing(seed: int) -> xr.Dataset:
