@@ -1,83 +1,32 @@
-"""fganalysis measures gradient estimators: bias, variance and cosine with honest intervals, beside their theory."""
+"""fganalysis measures gradient estimators: bias, variance and cosine with honest intervals, beside their theory.
+
+The public names, listed in `fganalysis.public_names`, are imported when the first of them is used, all at once: torch
+alone takes a second, and `fganalysis --help` needs none of it.
+"""
 
 from __future__ import annotations
 
-from fganalysis import estimators, metrics, predictions, testing
-from fganalysis.assertions.unbiased import Verdict, check_unbiased
-from fganalysis.capturing.capture import capture
-from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import noise
-from fganalysis.estimators.passes import Passes
-from fganalysis.measuring import curvature, gradient_stream, subspace
-from fganalysis.measuring.advise import advise
-from fganalysis.measuring.advising.advice import Advice
-from fganalysis.measuring.diagnose import diagnose
-from fganalysis.measuring.difference_step import difference_step
-from fganalysis.measuring.measure import measure
-from fganalysis.measuring.progress import progress
-from fganalysis.measuring.progress_per_cost import progress_per_cost
-from fganalysis.measuring.sample import sample
-from fganalysis.measuring.splitting import merge_parts, sample_part
-from fganalysis.measuring.truth import Truth, truth
-from fganalysis.measuring.variance_parts import variance_parts
-from fganalysis.metrics import register_metric
-from fganalysis.papers import wang2025
-from fganalysis.predictions import predict, predict_variance_parts, register_closed_form
-from fganalysis.results import plotting, schema
-from fganalysis.results.opening import export, open_results
-from fganalysis.results.tables import agreement, summary, z_scores
-from fganalysis.statistics.intervals import VarianceParts
-from fganalysis.training import datasets, networks
-from fganalysis.training.cost import cost
-from fganalysis.training.estimated_gradients import estimate_gradient
-from fganalysis.training.loop import train
-from fganalysis.training.several_seeds import train_seeds
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Advice",
-    "Passes",
-    "Snapshot",
-    "Truth",
-    "VarianceParts",
-    "Verdict",
-    "advise",
-    "agreement",
-    "capture",
-    "check_unbiased",
-    "cost",
-    "curvature",
-    "datasets",
-    "diagnose",
-    "difference_step",
-    "estimate_gradient",
-    "estimators",
-    "export",
-    "gradient_stream",
-    "measure",
-    "merge_parts",
-    "metrics",
-    "networks",
-    "noise",
-    "open_results",
-    "plotting",
-    "predict",
-    "predict_variance_parts",
-    "predictions",
-    "progress",
-    "progress_per_cost",
-    "register_closed_form",
-    "register_metric",
-    "sample",
-    "sample_part",
-    "schema",
-    "subspace",
-    "summary",
-    "testing",
-    "train",
-    "train_seeds",
-    "truth",
-    "variance_parts",
-    "z_scores",
-]
+if TYPE_CHECKING:
+    from fganalysis.public_names import *  # noqa: F403
 
-register_metric(wang2025.METRIC)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"fganalysis has no {name}")
+    if find_spec(f"fganalysis.{name}"):
+        return import_module(f"fganalysis.{name}")
+    public = import_module("fganalysis.public_names")
+    globals().update({each: getattr(public, each) for each in (*public.__all__, "__all__")})
+    if name not in globals():
+        raise AttributeError(f"fganalysis has no {name}: its public names are in fganalysis.__all__")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

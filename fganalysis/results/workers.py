@@ -97,7 +97,7 @@ class _Process:
     def __init__(self) -> None:
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-        context.set_forkserver_preload(["fganalysis"])
+        context.set_forkserver_preload(["fganalysis.public_names"])
         self.connection, other = context.Pipe()
         with one_thread(), deaf():
             # The environment goes along: the server's is that of the first study of this process.
