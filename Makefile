@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "fganalysis needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt setuptools
+	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt hatchling editables
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[test]'
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps vit-pytorch
 	touch $(STAMP)

@@ -17,8 +17,8 @@ import fganalysis
 ROOT = Path(__file__).resolve().parent.parent
 
 # What each part of the package may import of the others: results and statistics stand below capturing, then estimators,
-# metrics, predictions, papers, measuring, assertions, and the public names. Only predictions, and what a paper's plug-in
-# predicts, read `theory`.
+# metrics, predictions, papers, measuring, assertions, and the public names; the command line stands above all. Only
+# predictions, and what a paper's plug-in predicts, read `theory`.
 BELOW_ESTIMATORS = {"arguments", "capturing", "results", "statistics"}
 BELOW_METRICS = {*BELOW_ESTIMATORS, "estimators"}
 BELOW_MEASURING = {*BELOW_METRICS, "metrics", "predictions"}
@@ -37,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {"assertions"},
 }
 ALLOWED["public_names"] = set(ALLOWED)
+ALLOWED["command_line"] = set(ALLOWED)
+ALLOWED["__main__"] = {"command_line"}
 WITHOUT_TORCH = ("fganalysis.statistics", "fganalysis.results.tables", "fganalysis.results.plotting")
 MEETING_PLACES = ("fganalysis.predictions", "fganalysis.papers.wang2025.predicted")
 EMPTY_NAMES = {"base", "common", "core", "helpers", "utils"}

@@ -1,16 +1,22 @@
-"""The wheel holds `fganalysis` and `theory`, whole, and nothing else; it works where only it and its needs are."""
+"""The wheel holds `fganalysis`, with the studies in it, and `theory`; it works where only it and its needs are."""
 
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import fganalysis
+from tests.unit.command_line.users_files import USERS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("fganalysis", "theory")
@@ -28,53 +34,71 @@ def project() -> dict:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy: a build in the clone leaves a folder whose old files get into the next wheel."""
-    clone, out = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Builds the sdist and the wheel from a copy of what is committed or new, and gives their paths."""
+    clone, out = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("built")
     unwanted = shutil.ignore_patterns("__pycache__")
-    for folder in (*PACKAGES, "studies", "tests"):
+    for folder in (*PACKAGES, "studies", "tests", "docs"):
         shutil.copytree(ROOT / folder, clone / folder, ignore=unwanted)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, clone / name)
-    run(*PIP, "wheel", "--no-build-isolation", "--no-deps", "--no-index", f"--wheel-dir={out}", str(clone), folder=out)
-    (built,) = out.glob("*.whl")
-    return built
+    for path in (path for path in ROOT.iterdir() if path.is_file()):
+        shutil.copy(path, clone / path.name)
+    run(sys.executable, "-m", "build", "--no-isolation", f"--outdir={out}", str(clone), folder=out)
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    return sdist, wheel
 
 
-def test_the_wheel_holds_every_module_of_the_two_packages_and_nothing_else(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    metadata = f"fganalysis-{project()['version']}.dist-info"
-    assert {name.split("/")[0] for name in names} == {*PACKAGES, metadata}
-    ours = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert ours == {name for name in names if name.endswith(".py")}
-    assert f"{metadata}/licenses/LICENSE" in names
+def test_the_wheel_holds_every_file_of_the_two_packages_and_of_the_studies_and_nothing_else(
+    built: tuple[Path, Path],
+) -> None:
+    with zipfile.ZipFile(built[1]) as archive:
+        names = set(archive.namelist())
+    metadata = f"fganalysis-{fganalysis.__version__}.dist-info"
+    places = {"fganalysis": "fganalysis", "theory": "theory", "studies": "fganalysis/_shipped/studies"}
+    ours = {
+        f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, place in places.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert ours == {name for name in names if not name.startswith(metadata)}
+    assert {"fganalysis/py.typed", f"{metadata}/licenses/LICENSE"} <= names
 
 
-def test_both_packages_import_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
-    installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    run(
-        *PIP,
-        "install",
-        "--no-deps",
-        "--no-index",
-        "--no-compile",
-        f"--target={installed}",
-        str(wheel),
-        folder=elsewhere,
+def test_the_index_would_take_sdist_and_wheel(built: tuple[Path, Path]) -> None:
+    assert run(sys.executable, "-m", "twine", "check", "--strict", *map(str, built), folder=ROOT).count("PASSED") == 2
+    with tarfile.open(built[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"tests/test_packaging.py", "studies/facts/cells.py", "docs/mathematics.md"} <= names
+    assert not {name for name in names if name.startswith((".ci", "results/"))}
+
+
+@pytest.fixture(scope="module")
+def environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that has the wheel, and the libraries of this one, but not this clone."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    places = {"base": str(folder), "platbase": str(folder)}
+    # The paths that .pth files of that folder add, such as this clone's, are not added from here.
+    Path(sysconfig.get_path("purelib", "venv", places), "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    binaries = Path(sysconfig.get_path("scripts", "venv", places))
+    python = f"--python={binaries / 'python'}"
+    run(*PIP, python, "install", "--no-deps", "--no-index", "--no-compile", str(built[1]), folder=folder)
+    return binaries
+
+
+def test_what_is_installed_imports_without_extras_measures_and_runs_studies(environment: Path, tmp_path: Path) -> None:
+    # What only the extras bring must not be needed: None in sys.modules makes its import an ImportError.
+    without = (
+        "import sys; sys.modules.update(dict.fromkeys(['hypothesis', 'pytest', 'sklearn', 'distributed', 'zarr']))"
     )
-    assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == set(PACKAGES)
-    # What only the extras bring must not be needed for an import: None in sys.modules makes it an ImportError.
-    program = (
-        "import sys\n"
-        f"sys.modules.update(dict.fromkeys(['hypothesis', 'pytest', 'sklearn', 'distributed', 'zarr']))\n"
-        f"sys.path.insert(0, {str(installed)!r})\n"
-        "import fganalysis, theory\n"
-        "print(fganalysis.__file__, theory.__file__, sep='\\n')\n"
-    )
-    places = run(sys.executable, "-I", "-c", program, folder=elsewhere).split()
-    assert places == [str(installed / package / "__init__.py") for package in PACKAGES]
+    program = f"{without}; import fganalysis, theory; fganalysis.sample; print(fganalysis.__file__, theory.__file__)"
+    places = run(str(environment / "python"), "-c", program, folder=tmp_path).split()
+    assert [Path(place).is_relative_to(environment.parent) for place in places] == [True, True]
+    (tmp_path / "mine.py").write_text(USERS_FILE)
+    command = str(environment / "fganalysis")
+    assert "weight" in run(command, "diagnose", "mine.py", "--guesses", "64", folder=tmp_path)
+    assert "bias_variance" in run(command, "studies", folder=tmp_path)
+    run(command, "studies", "finite_difference", "--help", folder=tmp_path)
 
 
 def test_everything_asked_for_is_pinned_and_the_pin_is_allowed() -> None:

@@ -1,0 +1,1 @@
+"""The command `fganalysis`: what people do without writing a program."""
