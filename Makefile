@@ -1,6 +1,7 @@
 # make demo    the main study on MNIST-1D, results under results/bias_variance/
 # make test    every test
 # make test-quick   the tests of the package alone, in two or three minutes
+# make test-oldest   those with the oldest libraries that pyproject.toml allows, in .venv-oldest
 # make lint    ruff and mypy
 # make pages   every page of docs/results from its study, for days; what is finished under results/ is not computed again
 # Each makes .venv first, from Python 3.11 or newer and the pinned packages of constraints.txt, and makes it anew when
@@ -12,7 +13,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-quick lint pages
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-quick test-oldest lint pages
 
 demo: $(STAMP)
 	$(RUN) -m studies.bias_variance
@@ -24,6 +27,9 @@ test: $(STAMP)
 # The tests beside the code that they test, but the slow ones, without those of studies, pages and packaging.
 test-quick: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "not slow" tests/unit tests/test_imports.py tests/test_constants.py
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow" tests/unit
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
@@ -50,3 +56,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[test]'
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps vit-pytorch
 	touch $(STAMP)
+
+# Without transformers and others whose networks the tests take: they ask for newer libraries, and their tests are skipped.
+$(OLDEST)/.installed: pyproject.toml constraints.txt tests/oldest.py
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt packaging
+	$(OLDEST)/bin/python tests/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --constraint $(OLDEST)/constraints.txt hatchling editables
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --constraint $(OLDEST)/constraints.txt --no-build-isolation \
+		--editable . pytest pytest-xdist hypothesis scikit-learn dask distributed zarr
+	touch $(OLDEST)/.installed
