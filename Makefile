@@ -3,6 +3,7 @@
 # make test-quick   the tests of the package alone, in two or three minutes
 # make test-oldest   those with the oldest libraries that pyproject.toml allows, in .venv-oldest
 # make lint    ruff and mypy
+# make docs    the documentation site, docs/_build/html/index.html; its tutorial is run
 # make pages   every page of docs/results from its study, for days; what is finished under results/ is not computed again
 # Each makes .venv first, from Python 3.11 or newer and the pinned packages of constraints.txt, and makes it anew when
 # those or pyproject.toml change. Another interpreter: make PYTHON=/path/to/python3.12 test
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.installed
 
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-quick test-oldest lint pages
+.PHONY: demo docs test test-quick test-oldest lint pages
 
 demo: $(STAMP)
 	$(RUN) -m studies.bias_variance
@@ -36,6 +37,9 @@ lint: $(STAMP)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy fganalysis theory studies
 
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m sphinx -q --fail-on-warning --keep-going -b html docs docs/_build/html
+
 # The studies behind the pages of docs/results, those that take times last and one after the other.
 pages: $(STAMP)
 	set -e; for study in facts ren_variance calibration mutants averaging tangents finite_difference progress subspaces \
@@ -53,7 +57,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "fganalysis needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt hatchling editables
-	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[test,docs]'
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps vit-pytorch
 	touch $(STAMP)
 

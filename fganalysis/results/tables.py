@@ -149,7 +149,7 @@ def _size(name: str, gradient_norm: float) -> float:
 
 
 def agreement(tree: xr.DataTree) -> pd.DataFrame:
-    """How often |z| exceeds 3 and 4, and how often it would by chance: a row per quantity.
+    """How often the size of z exceeds 3 and 4, and how often it would by chance: a row per quantity.
 
     See `z_scores`. z counts as 0 where difference and error are both below the rounding of single precision. A quantity
     without a closed form has no row.
