@@ -1,8 +1,8 @@
 """The documentation site: `make docs` builds it with Sphinx, without network, and a warning fails the build.
 
-Sphinx, with MyST for Markdown, is what the neighbours use whose pages these link into (NumPy, SciPy, xarray, torch). The
-tutorial is run when the site is built, by sphinx-gallery: code that fails, a broken link or a public name without a
-docstring fails the build.
+Sphinx, with MyST for Markdown, is what the neighbours use (NumPy, SciPy, xarray, torch, scikit-learn). The tutorial is
+run when the site is built, by sphinx-gallery: code that fails, a broken link or a public name without a docstring fails
+the build.
 """
 
 from __future__ import annotations

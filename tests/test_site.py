@@ -1,4 +1,4 @@
-"""The pages of the site that no other test holds: a number of "Which estimator?" stands in the page that it leads to."""
+"""The pages of the site that no other test holds: each number of "Which estimator?" stands where it leads to."""
 
 from __future__ import annotations
 

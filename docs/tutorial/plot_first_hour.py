@@ -2,8 +2,8 @@
 The first hour
 ==============
 
-A network of your own, an estimator of your own, and what there is to know about a step along its guesses: is it right on
-average, how noisy is it, which step size suits it, and how many guesses are worth their price?
+A network of your own, an estimator of your own, and what there is to know about a step along its guesses: is it right
+on average, how noisy is it, which step size suits it, and how many guesses are worth their price?
 """
 
 # %%
