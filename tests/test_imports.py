@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "predictions": {*BELOW_METRICS, "metrics"},
     "papers": BELOW_MEASURING,
     "measuring": {*BELOW_MEASURING, "papers"},
+    "problems": {"arguments"},
     "training": {*BELOW_ESTIMATORS, "estimators", "measuring"},
     "assertions": {*BELOW_MEASURING, "measuring", "training"},
     "testing": {"assertions"},
