@@ -39,10 +39,12 @@ PROBLEM = "what fganalysis.problems.equilibrium.Equilibrium makes"
 
 
 def random_weights(sizes: Sequence[int], gain: float, seed: int) -> tuple[Tensor, ...]:
-    """Weights N(0, gain²/inputs) in double precision and biases of zero, (unit, input + 1) a layer.
+    """Random weights in double precision, all singular values ``gain``, and biases of zero, (unit, input + 1) a layer.
 
-    sizes: units of inputs, hidden layers and outputs. The larger the gain, the slower the relaxation; from about ½ on
-    layers hold each other in states that do not come from the inputs.
+    Below ½ the energy is strictly convex, whatever the number of layers: the matrix of all weights between layers has
+    the norm 2·gain at most, and ∂²Ψ/∂s² is 1 at least. The nearer to ½, the slower the relaxation.
+
+    sizes: units of inputs, hidden layers and outputs.
     """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str) or len(sizes) < 2:
         raise ValueError(f"sizes must be at least 2 whole numbers, inputs first, got {described(sizes)}")
@@ -52,8 +54,9 @@ def random_weights(sizes: Sequence[int], gain: float, seed: int) -> tuple[Tensor
     check_seed("seed", seed)
     generator, weights = torch.Generator().manual_seed(seed), []
     for inputs, units in pairwise(sizes):
-        drawn = gain / inputs**0.5 * torch.randn(units, inputs, generator=generator, dtype=torch.float64)
-        weights.append(torch.cat([drawn, drawn.new_zeros(units, 1)], 1))
+        drawn = torch.randn(units, inputs, generator=generator, dtype=torch.float64)
+        left, _, right = torch.linalg.svd(drawn, full_matrices=False)
+        weights.append(torch.cat([gain * left @ right, drawn.new_zeros(units, 1)], 1))
     return tuple(weights)
 
 
@@ -196,30 +199,30 @@ class Equilibrium:
     def _response(self) -> list[Tensor]:
         """v = H⁻¹ ∂ℓ/∂s, (example, unit) a layer without the inputs.
 
-        H = D⁻¹ − J, where D holds 1 − s². It is solved as D^½ (1 − D^½ J D^½)⁻¹ D^½, which has no infinite entries.
+        H = D⁻¹ − J, D = diag(1 − s²), is solved as D^½ (1 − D^½ J D^½)⁻¹ D^½, which has no infinite entries where units
+        are saturated. Only neighbouring layers are coupled, by B_l = D_l^½ W_l D_{l−1}^½: elimination from the inputs
+        up leaves S_l = 1 − B_l S_{l−1}⁻¹ B_lᵀ, and H is positive definite if all of them are.
         """
-        states, sizes = self.free[1:], [len(weight) for weight in self.weights]
-        ends = np.cumsum([0, *sizes])
-        roots = torch.cat(
-            [(1 - s.square()).clamp(min=0).sqrt() for s in states[:-1]] + [torch.ones_like(states[-1])], 1
-        )
-        coupling = roots.new_zeros(ends[-1], ends[-1])
-        for place, weight in enumerate(self.weights[1:], 1):
-            here, below = slice(ends[place], ends[place + 1]), slice(ends[place - 1], ends[place])
-            coupling[here, below] = weight[:, :-1]
-            coupling[below, here] = weight[:, :-1].T
-        matrix = torch.eye(len(coupling), dtype=coupling.dtype, device=coupling.device) - (
-            roots[:, :, None] * coupling * roots[:, None, :]
-        )
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if bool(failed.any()):
+        states = self.free[1:]
+        roots = [(1 - s.square()).clamp(min=0).sqrt() for s in states[:-1]] + [torch.ones_like(states[-1])]
+        couplings, factors, wrong = [], [], torch.zeros(len(self.inputs), dtype=torch.bool, device=self.inputs.device)
+        for place, (weight, root) in enumerate(zip(self.weights, roots, strict=True)):
+            matrix = torch.diag_embed(torch.ones_like(root))
+            if place:
+                couplings.append(root[:, :, None] * weight[:, :-1] * roots[place - 1][:, None, :])
+                matrix = matrix - couplings[-1] @ torch.cholesky_solve(couplings[-1].mT, factors[-1])
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            wrong |= failed > 0
+            factors.append(factor)
+        if bool(wrong.any()):
             raise ValueError(
-                f"the free fixed point of {int((failed > 0).sum())} of {len(matrix)} examples is no strict minimum of "
-                "the energy, so that the loss has no gradient there: take smaller weights"
+                f"the free fixed point of {int(wrong.sum())} of {len(wrong)} examples is no strict minimum of the "
+                "energy, so that the loss has no gradient there: take smaller weights"
             )
-        slope = torch.zeros_like(roots)
-        slope[:, ends[-2] :] = states[-1] - self.targets
-        return list((roots * torch.cholesky_solve((roots * slope)[..., None], factor)[..., 0]).split(sizes, 1))
+        solved = [torch.cholesky_solve((states[-1] - self.targets)[..., None], factors.pop())]
+        while factors:
+            solved.append(torch.cholesky_solve(couplings.pop().mT @ solved[-1], factors.pop()))
+        return [root * v[..., 0] for root, v in zip(roots, reversed(solved), strict=True)]
 
     def _products(self, rows: Sequence[Tensor], columns: Sequence[Tensor], bias: float = 1.0) -> Named:
         """The mean over examples of row [column, bias]ᵀ, a layer each."""

@@ -197,11 +197,10 @@ def test_a_saturated_unit_passes_no_gradient() -> None:
     assert bool(torch.isfinite(gradient).all()) and float(gradient[1].abs().max()) == 0
 
 
-def test_weights_are_drawn_with_their_variance_and_without_biases() -> None:
-    first, last = random_weights((400, 300, 2), 0.5, 0)
-    assert first.shape == (300, 401) and last.shape == (2, 301)
-    assert float(first[:, :-1].std() * 400**0.5) == pytest.approx(0.5, rel=0.01)  # 120 000 entries: 5 standard errors.
-    assert float(first[:, -1].abs().max()) == 0
+def test_random_weights_have_one_singular_value_and_no_biases() -> None:
+    for weight, shape in zip(random_weights((7, 5, 6), 0.4, 0), ((5, 8), (6, 6)), strict=True):
+        assert weight.shape == shape and float(weight[:, -1].abs().max()) == 0
+        np.testing.assert_allclose(torch.linalg.svdvals(weight[:, :-1]), 0.4)
 
 
 def relaxing(**changes: object) -> Callable[[], object]:
