@@ -1,0 +1,202 @@
+"""What the page of `studies.equilibrium` says, computed from its Dataset; the sentences are in page.md.j2."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from studies.kit import pages
+from studies.kit.markdown import scientific, verb
+from studies.kit.seeds import Interval, over_seeds
+
+FIRST = "layer_1"  # The furthest from the outputs, where the least of a nudge arrives.
+LOW, HIGH = 2.0**-10, 2.0**-4  # The range of β in which the order of the bias is fitted.
+SMALL, LARGE = 2.0**-8, 2.0**-4  # The β of the table of leading terms, and of the tables by depth and of signs.
+LOOSEST, FINEST = 0, -1  # Tolerances of the relaxation fall.
+POWERS = {"one-sided": 1, "symmetric": 2}
+
+
+def page(dataset: xr.Dataset) -> str:
+    """The page docs/results/equilibrium.md."""
+    return pages.render("equilibrium", values(dataset))
+
+
+def values(dataset: xr.Dataset) -> dict[str, object]:
+    """Everything that the template names."""
+    least, decay = least_errors(dataset), _decay(dataset)
+    loosest, finest = (float(dataset["relaxation"][place]) for place in (LOOSEST, FINEST))
+    advantage = np.log(least.sel(scheme="one-sided") / least.sel(scheme="symmetric")).isel(relaxation=LOOSEST)
+    change = over_seeds(advantage.sel(state="initial").isel(hidden=-1) - advantage.sel(state="initial").isel(hidden=0))
+    depths = [int(depth) for depth in dataset["hidden"].values]
+    return {
+        "settings": dataset.attrs,
+        "n_seeds": dataset.sizes["seed"],
+        "depths": depths,
+        "loosest": f"{loosest:g}",
+        "finest": f"{finest:g}",
+        "limits": [power(LOW), power(HIGH)],
+        "small": power(SMALL),
+        "large": power(LARGE),
+        "deepest": {
+            scheme: times(least.sel(scheme=scheme, state="initial").isel(hidden=-1, relaxation=LOOSEST).values)
+            for scheme in POWERS
+        },
+        "shallowest": {
+            scheme: times(least.sel(scheme=scheme, state="initial").isel(hidden=0, relaxation=LOOSEST).values)
+            for scheme in POWERS
+        },
+        "advantage": {"first": times(_initial(advantage, 0)), "last": times(_initial(advantage, -1))},
+        "grows": verb(change, "grows", "falls", "does not change significantly"),
+        "decay": decay,
+        "orders": _orders(dataset),
+        "leading": _leading(dataset),
+        "floors": _floors(dataset, least),
+        "exponents": _exponents(least),
+        "by_depth": _by_depth(dataset),
+        "random_sign": _random_sign(dataset),
+        "trainings": _trainings(dataset),
+        "training_beta": power(float(dataset.attrs["training_beta"])),
+        "lost": int(dataset["relative_bias"].sel(layer="all").isnull().sum()),
+        "all_points": int(dataset["relative_bias"].sel(layer="all").size),
+    }
+
+
+def least_errors(dataset: xr.Dataset) -> xr.DataArray:
+    """The least relative bias of the first layer over β, (hidden, seed, state, scheme, relaxation)."""
+    return dataset["relative_bias"].sel(layer=FIRST).min("beta")
+
+
+def times(logs: NDArray[np.float64]) -> str:
+    """The geometric mean of numbers with the 95 % interval over seeds, from the numbers or their logarithms."""
+    positive = np.asarray(logs, dtype=float)
+    found = over_seeds(np.log(positive))
+    low, high = np.exp(found.low), np.exp(found.high)
+    return f"{np.exp(found.mean):.2g} ({low:.2g} to {high:.2g})"
+
+
+def power(beta: float) -> str:
+    """2^-4."""
+    exponent = np.log2(beta)
+    return f"2^{exponent:.0f}" if abs(exponent - round(exponent)) < 1e-9 else f"{beta:.3g}"
+
+
+def _initial(logs: xr.DataArray, place: int) -> NDArray[np.float64]:
+    return np.exp(logs.sel(state="initial").isel(hidden=place).values)
+
+
+def _decay(dataset: xr.Dataset) -> str:
+    """‖G‖ of the first layer over that of the last, initial, of the deepest networks."""
+    deepest = dataset["gradient_norm"].isel(hidden=-1).sel(state="initial")
+    last = f"layer_{int(dataset['hidden'][-1]) + 1}"
+    return times((deepest.sel(layer=FIRST) / deepest.sel(layer=last)).values)
+
+
+def _cases(dataset: xr.Dataset) -> list[tuple[str, int, xr.Dataset]]:
+    return [
+        (str(state), int(hidden), dataset.sel(state=state, hidden=hidden))
+        for state in dataset["state"].values
+        for hidden in dataset["hidden"].values
+    ]
+
+
+def _orders(dataset: xr.Dataset) -> list[list[str]]:
+    """Slopes of log bias against log β: a row for each state and depth, a column for each scheme."""
+    inside = dataset.isel(relaxation=FINEST).where((dataset["beta"] >= LOW) & (dataset["beta"] <= HIGH), drop=True)
+    x, rows = np.log(inside["beta"].values), []
+    for state, hidden, case in _cases(inside):
+        row = [state, str(hidden)]
+        for scheme in POWERS:
+            logs = np.log(case["relative_bias"].sel(scheme=scheme, layer="all").transpose("beta", "seed").values)
+            row.append(str(over_seeds(np.polyfit(x, logs, 1)[0])))
+        rows.append(row)
+    return rows
+
+
+def _leading(dataset: xr.Dataset) -> list[list[str]]:
+    """Bias over β or β² by theory, and the measured bias at a small β over it."""
+    at, rows = dataset.isel(relaxation=FINEST).sel(beta=SMALL, method="nearest"), []
+    for state, hidden, case in _cases(at):
+        row = [state, str(hidden)]
+        for scheme, order in POWERS.items():
+            own = case.sel(scheme=scheme, layer="all")
+            ratio = own["relative_bias"] / (own["leading"] * float(at["beta"]) ** order)
+            row += [times(own["leading"].values), str(over_seeds(ratio))]
+        rows.append(row)
+    return rows
+
+
+def _floors(dataset: xr.Dataset, least: xr.DataArray) -> list[list[str]]:
+    """The least error over β and its β: a row for each state, depth and tolerance."""
+    errors, rows = dataset["relative_bias"].sel(layer=FIRST), []
+    best = dataset["beta"].values[errors.fillna(np.inf).argmin("beta").values]
+    betas = xr.DataArray(best, errors.isel(beta=0).coords, errors.isel(beta=0).dims)
+    for state in dataset["state"].values:
+        for hidden in dataset["hidden"].values:
+            for relaxation in least["relaxation"].values:
+                at = {"state": state, "hidden": hidden, "relaxation": relaxation}
+                row = [str(state), str(int(hidden)), f"{relaxation:g}"]
+                for scheme in POWERS:
+                    middle = np.exp(np.log(betas.sel(at | {"scheme": scheme})).mean())
+                    row += [times(least.sel(at | {"scheme": scheme}).values), f"2^{np.log2(float(middle)):.1f}"]
+                rows.append(row)
+    return rows
+
+
+def _exponents(least: xr.DataArray) -> list[list[str]]:
+    """Slopes of the logarithm of the least error against that of the tolerance."""
+    x, rows = np.log(least["relaxation"].values), []
+    if len(x) < 2:
+        return []
+    for state in least["state"].values:
+        for hidden in least["hidden"].values:
+            row = [str(state), str(int(hidden))]
+            for scheme in POWERS:
+                own = least.sel(state=state, hidden=hidden, scheme=scheme).transpose("relaxation", "seed")
+                row.append(str(over_seeds(np.polyfit(x, np.log(own.values), 1)[0])))
+            rows.append(row)
+    return rows
+
+
+def _by_depth(dataset: xr.Dataset) -> list[list[str]]:
+    """Cosine and wrong signs of the first layer at a large β, at both ends of the tolerances."""
+    rows = []
+    at = dataset.sel(beta=LARGE, method="nearest").sel(layer=FIRST)
+    for state, hidden, case in _cases(at):
+        for place in (LOOSEST, FINEST):
+            own = case.isel(relaxation=place)
+            row = [state, str(hidden), f"{float(own['relaxation']):g}"]
+            for scheme in POWERS:
+                of = own.sel(scheme=scheme)
+                row += [_rounded(over_seeds(of["cosine"])), _percent(over_seeds(of["wrong_signs"]))]
+            rows.append(row)
+    return rows
+
+
+def _random_sign(dataset: xr.Dataset) -> list[list[str]]:
+    """Bias and noise of the random sign over the biases of the other two, layer "all"."""
+    at, rows = dataset.isel(relaxation=FINEST).sel(beta=LARGE, method="nearest").sel(layer="all"), []
+    for state, hidden, case in _cases(at):
+        one, two = (case["relative_bias"].sel(scheme=scheme).values for scheme in POWERS)
+        bias, noise = case["random_sign_bias"].values, case["random_sign_noise"].values
+        rows.append([state, str(hidden), str(over_seeds(bias / two)), str(over_seeds(noise / one))])
+    return rows
+
+
+def _trainings(dataset: xr.Dataset) -> list[list[str]]:
+    rows = []
+    for guess in dataset["guess"].values:
+        own = dataset.sel(guess=guess)
+        ended = int(own["final_accuracy"].notnull().sum())
+        numbers = [str(over_seeds(own[name])) for name in ("final_accuracy", "final_loss")]
+        rows.append([str(guess), *numbers, f"{ended} of {own.sizes['seed']}"])
+    return rows
+
+
+def _rounded(interval: Interval) -> str:
+    """A cosine; near 1 what is missing there."""
+    return str(interval) if interval.mean < 0.999 else f"1 − {scientific(Interval(1 - interval.mean, interval.half))}"
+
+
+def _percent(interval: Interval) -> str:
+    return f"{Interval(100 * interval.mean, 100 * interval.half)} %"
