@@ -3,13 +3,12 @@
     F(s; β) = Σ_{l<n} Ψ(s_l) + ‖s_n‖²/2 − Σ_l s_lᵀ W_l [s_{l−1}, 1] + β ‖s_n − y‖²/2          ∇Ψ = artanh
     e(β) = mean over examples of ∂F/∂W at the fixed point s(β) = Σ_k e_k β^k          dL/dW = e_1
 
-∂F/∂s = 0, in powers of β: with s = Σ_k c_k β^k, J the symmetric matrix of the weights between layers, P the projection
-on the outputs, and a_k the coefficient k of artanh s in hidden layers and of s in the outputs,
+With s = Σ_k c_k β^k and J the symmetric matrix of the weights between layers, hidden layers are s = tanh u, where u
+has the coefficients u_k = J c_k, and 1 − s² those q_k. From s' = (1 − s²) u' and from the outputs' s = u − β (s − y),
 
-    a_k − J c_k + P (c_{k−1} − y [k = 1]) = 0          a_k = c_k/(1 − c_0²) + (a function of c_0 … c_{k−1})
-    H c_k = −P (c_{k−1} − y [k = 1]) − (that function),          H = diag(1/(1 − c_0²)) − J, 1 at the outputs
+    hidden    c_k − q_0 J c_k = (1/k) Σ_{0<j<k} j u_j q_{k−j}          outputs    c_k − J c_k = −c_{k−1} + y [k = 1]
 
-One factor H, of order 1 (the implicit derivative) to any. k a_k follows from a' (1 − s²) = s'. Then
+so that each order takes a solution with the matrix of the first, which is that of the implicit derivative. Then
 
     one-sided    (e(β) − e(0))/β     bias e_2 β + e_3 β² + …,  no variance
     symmetric    (e(β) − e(−β))/2β   bias e_3 β² + e_5 β⁴ + …,  no variance
@@ -90,15 +89,15 @@ def _states(weights: Sequence[Array], states: Sequence[Array], targets: Array, o
     for place, weight in enumerate(weights[1:], 1):
         here, below = slice(ends[place], ends[place + 1]), slice(ends[place - 1], ends[place])
         coupling[here, below], coupling[below, here] = weight[:, :-1], weight[:, :-1].T
-    c, a, q = (np.zeros((order + 1, n_examples, n_units)) for _ in range(3))  # Of s, artanh s and 1 − s².
+    c, u, q = (np.zeros((order + 1, n_examples, n_units)) for _ in range(3))
     c[0] = np.concatenate(list(states[1:]), axis=1)
     q[0] = 1 - c[0] ** 2
-    stiffness = np.concatenate([1 / q[0][:, :n_hidden], np.ones((n_examples, n_units - n_hidden))], axis=1)
-    hessian = stiffness[:, :, None] * np.eye(n_units) - coupling
+    slopes = np.concatenate([q[0][:, :n_hidden], np.ones((n_examples, n_units - n_hidden))], axis=1)
+    matrix = np.eye(n_units) - slopes[:, :, None] * coupling
     for k in range(1, order + 1):
-        lower = -sum((j * a[j] * q[k - j] for j in range(1, k)), np.zeros_like(c[0])) / (k * q[0])
-        lower[:, n_hidden:] = c[k - 1][:, n_hidden:] - (targets if k == 1 else 0.0)
-        c[k] = -np.linalg.solve(hessian, lower[..., None])[..., 0]
+        known = sum((j * u[j] * q[k - j] for j in range(1, k)), np.zeros_like(c[0])) / k
+        known[:, n_hidden:] = (targets if k == 1 else 0.0) - c[k - 1][:, n_hidden:]
+        c[k] = np.linalg.solve(matrix, known[..., None])[..., 0]
+        u[k] = c[k] @ coupling
         q[k] = -sum(c[j] * c[k - j] for j in range(k + 1))
-        a[k] = c[k] / q[0] + lower
     return [c[:, :, first:last] for first, last in pairwise(ends)]
