@@ -205,7 +205,9 @@ class Equilibrium:
         """
         states = self.free[1:]
         roots = [(1 - s.square()).clamp(min=0).sqrt() for s in states[:-1]] + [torch.ones_like(states[-1])]
-        couplings, factors, wrong = [], [], torch.zeros(len(self.inputs), dtype=torch.bool, device=self.inputs.device)
+        couplings: list[Tensor] = []  # B_l, of all layers but the first.
+        factors: list[Tensor] = []  # Of S_l.
+        wrong = torch.zeros(len(self.inputs), dtype=torch.bool, device=self.inputs.device)
         for place, (weight, root) in enumerate(zip(self.weights, roots, strict=True)):
             matrix = torch.diag_embed(torch.ones_like(root))
             if place:

@@ -46,7 +46,7 @@ QUANTITIES = {
 class Settings(command_line.OnDevice):
     """The networks, the nudges and the tolerances."""
 
-    depths: tuple[int, ...] = (1, 2, 4, 8)
+    depths: tuple[int, ...] = (1, 2, 4, 6)
     """Hidden layers."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of weights and batches; intervals are over them."""
@@ -70,7 +70,7 @@ class Settings(command_line.OnDevice):
     """Hidden layers of the networks that are trained with each guess."""
     training_exponent: int = -1
     """Binary logarithm of the nudge β of these trainings."""
-    training_steps: int = 200
+    training_steps: int = 100
     """Steps of these trainings."""
     out: Path = Path("results/equilibrium")
     """Where results go, a file for each network; what is finished there is not computed again."""

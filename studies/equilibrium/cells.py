@@ -134,8 +134,9 @@ def _measured(of: Network, weights: tuple[Tensor, ...], data: Dataset) -> xr.Dat
         problem = replace(exact, tolerance=tolerance)
         _relax(problem, betas)
         for b, beta in enumerate(betas):
-            for s, scheme in enumerate((OneSided, Symmetric)):
-                of_point[:, s, t, b] = _of_guess(scheme(problem, float(beta)), gradient)
+            draws: list[OneSided | Symmetric] = [OneSided(problem, float(beta)), Symmetric(problem, float(beta))]
+            for s, draw in enumerate(draws):
+                of_point[:, s, t, b] = _of_guess(draw, gradient)
             if tolerance == of.tolerances[-1]:
                 of_sign[:, b] = _of_random_sign(RandomSign(problem, float(beta)), gradient, of.random_guesses)
     dims = ("scheme", "relaxation", "beta", "layer")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from studies.equilibrium.page import FIRST, LARGE, LOOSEST, POWERS, least_errors, power
 from studies.kit.figures import geometric, panels, points
@@ -27,6 +28,13 @@ def _styles() -> dict[str, tuple[str, str]]:
     return dict(zip(MARKERS, zip(seaborn.color_palette("colorblind"), MARKERS.values(), strict=False), strict=True))
 
 
+def _middle(array: xr.DataArray) -> NDArray[np.float64]:
+    """The geometric mean over seeds."""
+    logs: NDArray[np.float64] = np.log(array.transpose("seed", ...).to_numpy())
+    found: NDArray[np.float64] = np.exp(logs.mean(0))
+    return found
+
+
 def _plural(hidden: int) -> str:
     return f"{hidden} hidden layer{'s' * (hidden != 1)}"
 
@@ -46,11 +54,10 @@ def _bias(dataset: xr.Dataset) -> Figure:
             for scheme, (colour, marker) in _styles().items():
                 own = dataset.sel(hidden=hidden, state=state, scheme=scheme, layer=FIRST)
                 x = own["beta"].values
-                leading = np.exp(np.log(own["leading"]).mean("seed").item()) * x ** POWERS[scheme]
+                leading = _middle(own["leading"]) * x ** POWERS[scheme]
                 axes.plot(x, leading, color=colour, lw=0.9)
                 for place, alpha in enumerate(faint):
-                    errors = own["relative_bias"].isel(relaxation=place)
-                    middle = np.exp(np.log(errors).mean("seed", skipna=True).values)
+                    middle = _middle(own["relative_bias"].isel(relaxation=place))
                     axes.plot(x, middle, ls=":", lw=0.8, marker=marker, ms=3.5, mfc="none", color=colour, alpha=alpha)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")

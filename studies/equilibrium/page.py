@@ -26,8 +26,10 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
     """Everything that the template names."""
     least, decay = least_errors(dataset), _decay(dataset)
     loosest, finest = (float(dataset["relaxation"][place]) for place in (LOOSEST, FINEST))
-    advantage = np.log(least.sel(scheme="one-sided") / least.sel(scheme="symmetric")).isel(relaxation=LOOSEST)
-    change = over_seeds(advantage.sel(state="initial").isel(hidden=-1) - advantage.sel(state="initial").isel(hidden=0))
+    initial = least.sel(state="initial").isel(relaxation=LOOSEST).transpose("scheme", "hidden", "seed")
+    one_sided, symmetric = (initial.sel(scheme=scheme).values for scheme in POWERS)
+    advantage = one_sided / symmetric
+    change = over_seeds(np.log(advantage[-1] / advantage[0]))
     depths = [int(depth) for depth in dataset["hidden"].values]
     return {
         "settings": dataset.attrs,
@@ -38,15 +40,9 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "limits": [power(LOW), power(HIGH)],
         "small": power(SMALL),
         "large": power(LARGE),
-        "deepest": {
-            scheme: times(least.sel(scheme=scheme, state="initial").isel(hidden=-1, relaxation=LOOSEST).values)
-            for scheme in POWERS
-        },
-        "shallowest": {
-            scheme: times(least.sel(scheme=scheme, state="initial").isel(hidden=0, relaxation=LOOSEST).values)
-            for scheme in POWERS
-        },
-        "advantage": {"first": times(_initial(advantage, 0)), "last": times(_initial(advantage, -1))},
+        "shallowest": {"one_sided": times(one_sided[0]), "symmetric": times(symmetric[0])},
+        "deepest": {"one_sided": times(one_sided[-1]), "symmetric": times(symmetric[-1])},
+        "advantage": {"first": times(advantage[0]), "last": times(advantage[-1])},
         "grows": verb(change, "grows", "falls", "does not change significantly"),
         "decay": decay,
         "orders": _orders(dataset),
@@ -67,22 +63,17 @@ def least_errors(dataset: xr.Dataset) -> xr.DataArray:
     return dataset["relative_bias"].sel(layer=FIRST).min("beta")
 
 
-def times(logs: NDArray[np.float64]) -> str:
-    """The geometric mean of numbers with the 95 % interval over seeds, from the numbers or their logarithms."""
-    positive = np.asarray(logs, dtype=float)
-    found = over_seeds(np.log(positive))
-    low, high = np.exp(found.low), np.exp(found.high)
-    return f"{np.exp(found.mean):.2g} ({low:.2g} to {high:.2g})"
+def times(numbers: NDArray[np.float64]) -> str:
+    """The geometric mean with the 95 % interval over seeds."""
+    logs = over_seeds(np.log(numbers))
+    low, high = np.exp(logs.low), np.exp(logs.high)
+    return f"{np.exp(logs.mean):.2g} ({low:.2g} to {high:.2g})"
 
 
 def power(beta: float) -> str:
     """2^-4."""
     exponent = np.log2(beta)
     return f"2^{exponent:.0f}" if abs(exponent - round(exponent)) < 1e-9 else f"{beta:.3g}"
-
-
-def _initial(logs: xr.DataArray, place: int) -> NDArray[np.float64]:
-    return np.exp(logs.sel(state="initial").isel(hidden=place).values)
 
 
 def _decay(dataset: xr.Dataset) -> str:
