@@ -1,1 +1,1 @@
-"""Problems with an exact gradient that are no feed-forward networks, and their papers' estimators as draws of it."""
+"""Problems whose gradient no torch module has: each an exact gradient and draws for `fganalysis.measure`."""

@@ -112,11 +112,13 @@ def _floor(dataset: xr.Dataset) -> Figure:
 
 def _layers(dataset: xr.Dataset) -> Figure:
     """Cosine and wrong signs of every layer of the deepest networks, at the loosest tolerance."""
+    from matplotlib.lines import Line2D
+
     states = dataset["state"].values
     deepest = dataset.isel(hidden=-1, relaxation=LOOSEST).sel(beta=LARGE, method="nearest")
     layers = [name for name in dataset["layer"].values if str(name) != "all"]
     numbers = [int(str(name).removeprefix("layer_")) for name in layers]
-    names = {"cosine": "cosine with the gradient [1]", "wrong_signs": "entries with the wrong sign [%]"}
+    names = {"cosine": "cosine of guess\nand gradient [1]", "wrong_signs": "weights with the\nwrong sign [%]"}
     drawn, grid = panels(len(names), len(states), (2.9 * len(states) + 1.4, 4.4), sharex=True, sharey="row")
     for row, (name, label) in enumerate(names.items()):
         for axes, state in zip(grid[row], states, strict=True):
@@ -126,12 +128,13 @@ def _layers(dataset: xr.Dataset) -> Figure:
                 axes.plot(numbers, scale * np.nanmean(own, axis=1), color=colour, lw=1, label=capital(scheme))
                 for seed in range(own.shape[1]):
                     axes.plot(numbers, scale * own[:, seed], ls="", marker=marker, ms=3.5, mfc="none", color=colour)
+            axes.set_xticks(numbers)
             if row == 0:
                 axes.set_title(f"{_plural(int(deepest['hidden']))}, {state}, β = {power(LARGE)}", fontsize=9)
         grid[row, 0].set_ylabel(label)
     drawn.supxlabel("layer, counted from the inputs [1]", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+    handles = [Line2D([], [], color=c, marker=m, mfc="none", lw=1, label=capital(s)) for s, (c, m) in _styles().items()]
     drawn.legend(
-        handles, labels, loc="outside right upper", frameon=False, fontsize=8, title="marks: seeds\nlines: means"
+        handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="marks: seeds\nlines: means"
     )
     return drawn

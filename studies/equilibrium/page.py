@@ -12,7 +12,8 @@ from studies.kit.seeds import Interval, over_seeds
 
 FIRST = "layer_1"  # The furthest from the outputs, where the least of a nudge arrives.
 LOW, HIGH = 2.0**-10, 2.0**-4  # The range of β in which the order of the bias is fitted.
-SMALL, LARGE = 2.0**-8, 2.0**-4  # The β of the table of leading terms, and of the tables by depth and of signs.
+SMALL, LARGE = 2.0**-8, 2.0**-4  # The β of the table of leading terms, and of the table by depth.
+SIGN = 2.0**-2  # That of the random sign: its bias is then well above what is left of its noise in the mean of guesses.
 LOOSEST, FINEST = 0, -1  # Tolerances of the relaxation fall.
 POWERS = {"one-sided": 1, "symmetric": 2}
 
@@ -45,10 +46,13 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "advantage": {"first": times(advantage[0]), "last": times(advantage[-1])},
         "grows": verb(change, "grows", "falls", "does not change significantly"),
         "decay": decay,
+        "coefficients": [times(_coefficients(dataset, place)) for place in (0, -1)],
+        "sign": power(SIGN),
+        "smallest": power(float(dataset["beta"].min())),
         "orders": _orders(dataset),
         "leading": _leading(dataset),
         "floors": _floors(dataset, least),
-        "exponents": _exponents(least),
+        "exponents": _exponents(dataset, least),
         "by_depth": _by_depth(dataset),
         "random_sign": _random_sign(dataset),
         "trainings": _trainings(dataset),
@@ -67,13 +71,19 @@ def times(numbers: NDArray[np.float64]) -> str:
     """The geometric mean with the 95 % interval over seeds."""
     logs = over_seeds(np.log(numbers))
     low, high = np.exp(logs.low), np.exp(logs.high)
-    return f"{np.exp(logs.mean):.2g} ({low:.2g} to {high:.2g})"
+    return f"{np.exp(logs.mean):.3g} ({low:.3g} to {high:.3g})"
 
 
 def power(beta: float) -> str:
     """2^-4."""
     exponent = np.log2(beta)
     return f"2^{exponent:.0f}" if abs(exponent - round(exponent)) < 1e-9 else f"{beta:.3g}"
+
+
+def _coefficients(dataset: xr.Dataset, place: int) -> NDArray[np.float64]:
+    """Relative one-sided bias over β, initial, of all layers."""
+    initial = dataset["leading"].isel(hidden=place).sel(state="initial", scheme="one-sided", layer="all")
+    return initial.to_numpy()
 
 
 def _decay(dataset: xr.Dataset) -> str:
@@ -119,9 +129,7 @@ def _leading(dataset: xr.Dataset) -> list[list[str]]:
 
 def _floors(dataset: xr.Dataset, least: xr.DataArray) -> list[list[str]]:
     """The least error over β and its β: a row for each state, depth and tolerance."""
-    errors, rows = dataset["relative_bias"].sel(layer=FIRST), []
-    best = dataset["beta"].values[errors.fillna(np.inf).argmin("beta").values]
-    betas = xr.DataArray(best, errors.isel(beta=0).coords, errors.isel(beta=0).dims)
+    betas, rows = _best(dataset), []
     for state in dataset["state"].values:
         for hidden in dataset["hidden"].values:
             for relaxation in least["relaxation"].values:
@@ -134,17 +142,24 @@ def _floors(dataset: xr.Dataset, least: xr.DataArray) -> list[list[str]]:
     return rows
 
 
-def _exponents(least: xr.DataArray) -> list[list[str]]:
-    """Slopes of the logarithm of the least error against that of the tolerance."""
+def _best(dataset: xr.Dataset) -> xr.DataArray:
+    """The β of the least relative bias of the first layer."""
+    errors = dataset["relative_bias"].sel(layer=FIRST).fillna(np.inf)
+    return dataset["beta"].isel(beta=errors.argmin("beta")).drop_vars("beta")
+
+
+def _exponents(dataset: xr.Dataset, least: xr.DataArray) -> list[list[str]]:
+    """Slopes of log least error against log tolerance, where the best β is not the smallest."""
+    inside = (_best(dataset) > dataset["beta"].min()).all("seed")
     x, rows = np.log(least["relaxation"].values), []
-    if len(x) < 2:
-        return []
     for state in least["state"].values:
         for hidden in least["hidden"].values:
             row = [str(state), str(int(hidden))]
             for scheme in POWERS:
-                own = least.sel(state=state, hidden=hidden, scheme=scheme).transpose("relaxation", "seed")
-                row.append(str(over_seeds(np.polyfit(x, np.log(own.values), 1)[0])))
+                at = {"state": state, "hidden": hidden, "scheme": scheme}
+                known = inside.sel(at).values
+                logs = np.log(least.sel(at).transpose("relaxation", "seed").values[known])
+                row.append(str(over_seeds(np.polyfit(x[known], logs, 1)[0])) if known.sum() > 1 else "–")
             rows.append(row)
     return rows
 
@@ -166,7 +181,7 @@ def _by_depth(dataset: xr.Dataset) -> list[list[str]]:
 
 def _random_sign(dataset: xr.Dataset) -> list[list[str]]:
     """Bias and noise of the random sign over the biases of the other two, layer "all"."""
-    at, rows = dataset.isel(relaxation=FINEST).sel(beta=LARGE, method="nearest").sel(layer="all"), []
+    at, rows = dataset.isel(relaxation=FINEST).sel(beta=SIGN, method="nearest").sel(layer="all"), []
     for state, hidden, case in _cases(at):
         one, two = (case["relative_bias"].sel(scheme=scheme).values for scheme in POWERS)
         bias, noise = case["random_sign_bias"].values, case["random_sign_noise"].values
