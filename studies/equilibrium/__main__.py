@@ -31,7 +31,6 @@ QUANTITIES = {
     "shrinkage": ("inner product of mean guess and gradient over the squared norm of the gradient", "1"),
     "cosine": ("cosine of guess and gradient", "1"),
     "wrong_signs": ("share of weights whose guess has not the sign of the gradient", "1"),
-    "random_sign_bias": ("norm of the bias over norm of the gradient, random sign, finest relaxation", "1"),
     "random_sign_noise": ("root of the total variance over norm of the gradient, random sign", "1"),
     "leading": ("relative bias over beta (one-sided) or beta^2 (symmetric) for small beta, by theory", "1"),
     "gradient_norm": ("norm of the gradient", "loss per unit of weight"),

@@ -129,7 +129,7 @@ def _measured(of: Network, weights: tuple[Tensor, ...], data: Dataset) -> xr.Dat
     exact = _problem(weights, data.train_inputs[: of.batch], data.train_targets[: of.batch], of.tolerances[-1])
     gradient, layers = exact.gradient(), [*exact.names, "all"]
     of_point = np.full((len(MEASURED) + 1, len(SCHEMES), len(of.tolerances), len(betas), len(layers)), np.nan)
-    of_sign = np.full((2, len(betas), len(layers)), np.nan)
+    noise = np.full((len(betas), len(layers)), np.nan)
     for t, tolerance in enumerate(of.tolerances):
         problem = replace(exact, tolerance=tolerance)
         _relax(problem, betas)
@@ -138,14 +138,13 @@ def _measured(of: Network, weights: tuple[Tensor, ...], data: Dataset) -> xr.Dat
             for s, draw in enumerate(draws):
                 of_point[:, s, t, b] = _of_guess(draw, gradient)
             if tolerance == of.tolerances[-1]:
-                of_sign[:, b] = _of_random_sign(RandomSign(problem, float(beta)), gradient, of.random_guesses)
+                noise[b] = _noise(RandomSign(problem, float(beta)), gradient, of.random_guesses)
     dims = ("scheme", "relaxation", "beta", "layer")
     names = [*MEASURED, "wrong_signs"]
     variables: dict[str, object] = {name: (dims, values) for name, values in zip(names, of_point, strict=True)}
-    for name, values in zip(("random_sign_bias", "random_sign_noise"), of_sign, strict=True):
-        variables[name] = (("beta", "layer"), values)
     norms = np.array([float(part.square().sum()) for part in gradient.values()])
     variables |= {
+        "random_sign_noise": (("beta", "layer"), noise),
         "leading": (("scheme", "layer"), _leading(exact)),
         "gradient_norm": ("layer", np.sqrt([*norms, norms.sum()])),
         "loss": exact.loss(),
@@ -180,13 +179,14 @@ def _of_guess(draw: OneSided | Symmetric, gradient: dict[str, Tensor]) -> Array:
     return np.stack([*(measured[name].values for name in MEASURED), np.array(shares)])
 
 
-def _of_random_sign(draw: RandomSign, gradient: dict[str, Tensor], n_guesses: int) -> Array:
-    """Relative bias and √tr Cov/‖G‖, (quantity, layer)."""
+def _noise(draw: RandomSign, gradient: dict[str, Tensor], n_guesses: int) -> Array:
+    """√tr Cov/‖G‖, (layer,), with layer "all"."""
     try:
         measured = fga.measure(draw, gradient, n_guesses=n_guesses).sel(space="parameter")
     except ValueError:
-        return np.full((2, len(gradient) + 1), np.nan)
-    return np.stack([measured["relative_bias"].values, np.sqrt(measured["variance"]) / measured["gradient_norm"]])
+        return np.full(len(gradient) + 1, np.nan)
+    found: Array = np.sqrt(measured["variance"].values) / measured["gradient_norm"].values
+    return found
 
 
 def _leading(problem: Equilibrium) -> Array:

@@ -12,8 +12,10 @@ from studies.kit.seeds import Interval, over_seeds
 
 FIRST = "layer_1"  # The furthest from the outputs, where the least of a nudge arrives.
 LOW, HIGH = 2.0**-10, 2.0**-4  # The range of β in which the order of the bias is fitted.
-SMALL, LARGE = 2.0**-8, 2.0**-4  # The β of the table of leading terms, and of the table by depth.
-SIGN = 2.0**-2  # That of the random sign: its bias is then well above what is left of its noise in the mean of guesses.
+SMALL, LARGE = (
+    2.0**-8,
+    2.0**-4,
+)  # The β of the table of leading terms, and of the tables by depth and of the random sign.
 LOOSEST, FINEST = 0, -1  # Tolerances of the relaxation fall.
 POWERS = {"one-sided": 1, "symmetric": 2}
 
@@ -47,7 +49,8 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "grows": verb(change, "grows", "falls", "does not change significantly"),
         "decay": decay,
         "coefficients": [times(_coefficients(dataset, place)) for place in (0, -1)],
-        "sign": power(SIGN),
+        "lengths": _lengths(dataset),
+        "won": _won(dataset),
         "smallest": power(float(dataset["beta"].min())),
         "orders": _orders(dataset),
         "leading": _leading(dataset),
@@ -180,13 +183,29 @@ def _by_depth(dataset: xr.Dataset) -> list[list[str]]:
 
 
 def _random_sign(dataset: xr.Dataset) -> list[list[str]]:
-    """Bias and noise of the random sign over the biases of the other two, layer "all"."""
-    at, rows = dataset.isel(relaxation=FINEST).sel(beta=SIGN, method="nearest").sel(layer="all"), []
+    """Noise of the random sign over the bias of the one-sided guess, layer "all"."""
+    at, rows = dataset.isel(relaxation=FINEST).sel(beta=LARGE, method="nearest").sel(layer="all"), []
     for state, hidden, case in _cases(at):
-        one, two = (case["relative_bias"].sel(scheme=scheme).values for scheme in POWERS)
-        bias, noise = case["random_sign_bias"].values, case["random_sign_noise"].values
-        rows.append([state, str(hidden), str(over_seeds(bias / two)), str(over_seeds(noise / one))])
+        bias = case["relative_bias"].sel(scheme="one-sided")
+        rows.append([state, str(hidden), str(over_seeds(case["random_sign_noise"] / bias))])
     return rows
+
+
+def _lengths(dataset: xr.Dataset) -> dict[str, Interval]:
+    """Shrinkage at the β of the trainings, before training, of the networks whose depth is nearest to theirs."""
+    at = {"beta": dataset.attrs["training_beta"], "hidden": dataset.attrs["training_depth"]}
+    near = dataset["shrinkage"].sel(at, method="nearest").sel(state="initial", layer="all").isel(relaxation=FINEST)
+    return {
+        "one_sided": over_seeds(near.sel(scheme="one-sided")),
+        "symmetric": over_seeds(near.sel(scheme="symmetric")),
+    }
+
+
+def _won(dataset: xr.Dataset) -> tuple[str, Interval]:
+    """Whether the symmetric guess trains to a higher accuracy than the one-sided guess, seed by seed."""
+    accuracy = dataset["final_accuracy"]
+    gain = over_seeds(accuracy.sel(guess="symmetric") - accuracy.sel(guess="one-sided"))
+    return verb(gain, "higher", "lower", "not significantly different"), gain
 
 
 def _trainings(dataset: xr.Dataset) -> list[list[str]]:
