@@ -16,7 +16,7 @@ TINY = {
     "width": 6,
     "batch": 8,
     "steps": 4,
-    "exponents": (-4, -8, -10),
+    "exponents": (-4, -8),
     "tolerances": (1e-3, 1e-11),
     "random_guesses": 64,
     "training_depth": 1,
@@ -25,9 +25,7 @@ TINY = {
 }
 
 
-def test_orders_and_leading_terms_meet_theory_and_a_second_run_computes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_study_whole_meets_the_leading_terms_of_theory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = equilibrium.Settings(**TINY, out=tmp_path / "out", page=tmp_path / "page")
     dataset = equilibrium.main(settings)
     text = (tmp_path / "page" / "equilibrium.md").read_text(encoding="utf-8")
@@ -41,14 +39,12 @@ def test_orders_and_leading_terms_meet_theory_and_a_second_run_computes_nothing(
     one_sided = finest["relative_bias"].sel(scheme="one-sided", beta=2.0**-4)
     np.testing.assert_allclose(finest["random_sign_noise"].sel(beta=2.0**-4), one_sided, rtol=0.15)
     # At the loosest tolerance little of a small nudge arrives.
-    small = dataset["relative_bias"].sel(layer="layer_1", beta=2.0**-10)
+    small = dataset["relative_bias"].sel(layer="layer_1", beta=2.0**-8)
     assert bool((small.isel(relaxation=0) > 10 * small.isel(relaxation=1)).all())
     assert bool(np.isnan(dataset["cosine"].sel(hidden=1, layer="layer_3")).all())
     assert all(array.attrs["units"] and array.attrs["long_name"] for array in dataset.values())
     for figure in ("bias", "floor", "layers"):
         assert f"(equilibrium_{figure}.png)" in text and (tmp_path / "page" / f"equilibrium_{figure}.png").exists()
-    equilibrium.main(settings)
-    assert "0 of" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
