@@ -56,11 +56,13 @@ def test_constants_are_read_from_every_kind_of_assignment() -> None:
 # Constants that a study tuned, by module. The comment above them names the study and says how to tune them again.
 TUNED = {
     "assertions/error_blocks.py": ("BLOCKS", "FIRST_BLOCK", "GROWTH", "NUMBERS_PER_CALL"),
+    "measuring/difference_errors.py": ("FAR",),
     "measuring/direct.py": ("NUMBERS_PER_BLOCK",),
     "papers/wang2025/intervals.py": ("ROOM_IN_GROUPS",),
     "statistics/directional_bias.py": ("CLEAR", "NEARLY_ALL"),
     "statistics/efficiency.py": ("NEAR", "ROOM", "NOTABLE"),
     "statistics/intervals.py": ("LEAST", "ENOUGH", "FEW", "FEW_HITS"),
+    "statistics/progress.py": ("COUNTED_TWICE", "TAIL_ROOM", "HEAVIEST"),
     "statistics/squared_norm.py": ("TWO_SIDED_FROM", "NOISE_IN_ALONG", "MATTERS", "RESOLVED"),
     "statistics/variance.py": ("NOT_KNOWN",),
 }
@@ -81,7 +83,7 @@ def comment_above(source: str, name: str) -> str:
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in TUNED.items() for name in names])
 def test_a_tuned_constant_names_the_study_that_tunes_it(module: str, name: str) -> None:
     comment = comment_above((PACKAGE / module).read_text(encoding="utf-8"), name)
-    studies = re.findall(r"`python -m studies\.(\w+)`", comment)
+    studies = re.findall(r"`python -m studies\.(\w+)[` ]", comment)
     assert studies, f"the comment above {name} in {module} names no study"
     assert all((PACKAGE.parent / "studies" / study / "__main__.py").exists() for study in studies)
     assert re.search(r"[Tt]o tune|tuned for speed|Tuned for speed", comment)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from fganalysis.measuring.loss_along import LossAlong
 from fganalysis.predictions import differences
 from fganalysis.statistics import intervals
 from fganalysis.statistics.intervals import Estimate
-from fganalysis.statistics.power_products import power_product
+from fganalysis.statistics.ratio import ratio_of_means
 
 Array = NDArray[np.float64]
 PILOT = 8  # Directions from which the ε is chosen at which all others are then measured.
+# Tuned by `python -m studies.calibration --part progress`. To tune it again, run it and read its table of cut-offs: no
+# smooth network may be above it, and among such cut-offs the slope's error should be least.
 FAR = 2.0  # A truncation error so many times that of the derivatives is not made by them.
 SMALLEST_STEP, LARGEST_STEP = 2.0**-20, 1.0
 
@@ -86,7 +88,8 @@ class OfScheme:
     Attributes:
         kinks: whether truncation is far above that of the derivatives, so that it is taken as that of kinks.
         squared_rounding: r², of one loss. squared_error: of the slope, loss² per unit of z². squared_truncation: of the
-            slope in double precision.
+            slope in double precision. truncation_ratio: root mean square of the truncation error over that of the
+            derivative's, of the same directions.
     """
 
     central: bool
@@ -95,45 +98,60 @@ class OfScheme:
     squared_rounding: Estimate
     squared_error: Estimate
     squared_truncation: Estimate
-
-    def truncation_ratio(self, square: Estimate) -> Estimate:
-        """Root mean square of the truncation error over that of the derivative with this mean square."""
-        coefficient = self.epsilon**2 / 6 if self.central else self.epsilon / 2
-        return power_product(1 / coefficient, [(self.squared_truncation, 0.5), (square, -0.5)])
+    truncation_ratio: Estimate
 
 
 def measured_near_best(
-    pair: TwoPrecisions, directions: Directions, slopes: Array, square: Estimate, central: bool
+    pair: TwoPrecisions, directions: Directions, along: Array, central: bool, far: float = FAR
 ) -> OfScheme:
     """Errors at a power of two near the best ε, which is known when the rounding error is: a few directions give it.
 
     Where the error in double precision is far from that of the derivatives, kinks make it, and the best ε with kinks
     takes the place of the other.
 
-    slopes: z·G, (guess,). square: mean square of zᵀHz or T zzz.
+    along: z·G, zᵀHz and T zzz, (guess, derivative). far: the cut-off, other than `FAR` in its study alone.
 
     Raises:
         ValueError: a network, loss or step that the precision does not take.
     """
 
+    derivative = along[:, 2 if central else 1]
+
     def measured(epsilon: float, count: int, kinks: bool = False) -> OfScheme:
         rounded, exact = pair.differences(directions, count, epsilon, central)
-        length, slope = 2 * epsilon if central else epsilon, slopes[: len(exact)]
+        length, slope = 2 * epsilon if central else epsilon, along[: len(exact), 0]
         squares = ((rounded - exact) ** 2 / 2, (rounded / length - slope) ** 2, (exact / length - slope) ** 2)
-        return OfScheme(central, epsilon, kinks, *(intervals.of_sample(square) for square in squares))
+        expected = (truncation_factor(epsilon, central) * derivative[: len(exact)]) ** 2
+        rounding, error, truncation = (intervals.of_sample(square) for square in squares)
+        ratio = root_of_ratio(squares[-1], expected)
+        return OfScheme(central, epsilon, kinks, rounding, error, truncation, ratio)
 
     def best(rounding: float, kinks: float = 0.0) -> float:
-        truncation = differences.Truncation(float(square.value), kinks, central)
+        truncation = differences.Truncation(float((derivative**2).mean()), kinks, central)
         return _power(truncation.best_epsilon(rounding))
 
     every = directions.n_guesses
     pilot = measured(best(torch.finfo(pair.dtype).eps * pair.loss), min(PILOT, every))
     smooth = measured(best(_root(pilot.squared_rounding)), every)
     # Both are of the same directions, so that their ratio is near 1 wherever derivatives make the error.
-    if not float(smooth.truncation_ratio(square).value) > FAR:
+    if not float(smooth.truncation_ratio.value) > far:
         return smooth
     kinks = float(smooth.squared_truncation.value) / smooth.epsilon
     return measured(best(_root(smooth.squared_rounding), kinks), every, kinks=True)
+
+
+def truncation_factor(epsilon: float, central: bool) -> float:
+    """What the derivative is multiplied by in the truncation error of a slope."""
+    return epsilon**2 / 6 if central else epsilon / 2
+
+
+def root_of_ratio(above: Array, below: Array) -> Estimate:
+    """√(E above/E below) of paired squares, (guess,); ∞ without an interval where all of ``below`` are zero."""
+    if not below.any():
+        return replace(Estimate.missing(()), value=np.asarray(np.inf if above.any() else np.nan))
+    ratio = ratio_of_means(above, below).of_few(len(above))
+    value, low, high = (np.sqrt(np.maximum(part, 0.0)) for part in (ratio.value, ratio.low, ratio.high))
+    return replace(ratio, value=value, se=np.full_like(value, np.nan), low=low, high=high)
 
 
 def _root(estimate: Estimate) -> float:

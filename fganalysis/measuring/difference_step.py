@@ -106,8 +106,7 @@ def difference_step(
         pair = TwoPrecisions(snapshot, PRECISIONS[precision])
         try:
             measured = {
-                scheme: measured_near_best(pair, directions, along[:, 0], squares[scheme], central)
-                for scheme, central in SCHEMES.items()
+                scheme: measured_near_best(pair, directions, along, central) for scheme, central in SCHEMES.items()
             }
         except ValueError as error:
             reasons[precision] = str(error)
@@ -140,7 +139,7 @@ def _of_precision(
     pair: TwoPrecisions, measured: dict[str, OfScheme], squares: dict[str, Estimate], norm: float, steps: Array
 ) -> NamedArrays:
     """Every variable of one precision."""
-    of_schemes = [_of_scheme(measured[scheme], squares[scheme], norm, steps) for scheme in SCHEMES]
+    of_schemes = [of_scheme(measured[scheme], squares[scheme], norm, steps) for scheme in SCHEMES]
     variables: NamedArrays = {
         name: ((schema.SCHEME, *dims), np.array([of_scheme[name][1] for of_scheme in of_schemes]))
         for name, (dims, _) in of_schemes[0].items()
@@ -152,7 +151,7 @@ def _of_precision(
     return variables
 
 
-def _of_scheme(measured: OfScheme, square: Estimate, norm: float, steps: Array) -> NamedArrays:
+def of_scheme(measured: OfScheme, square: Estimate, norm: float, steps: Array) -> NamedArrays:
     """Every variable of one precision and kind of difference. square: the mean square of the derivative."""
     central, r2 = measured.central, measured.squared_rounding
     r, kinks = float(r2.value) ** 0.5, float(measured.squared_truncation.value) / measured.epsilon
@@ -166,7 +165,7 @@ def _of_scheme(measured: OfScheme, square: Estimate, norm: float, steps: Array) 
     # The rounding part of the error is r/ε times a constant, and the error at the best ε a constant times that.
     variables |= _named("least_slope_error", (), _about(least, [(r2, 0.5 - power), (made_of, power)]))
     variables |= _named("slope_error_there", (), power_product(1 / norm, [(measured.squared_error, 0.5)]))
-    variables |= _named("truncation_ratio", (), measured.truncation_ratio(square))
+    variables |= _named("truncation_ratio", (), measured.truncation_ratio)
     variables |= {"epsilon_there": ((), measured.epsilon), "kinks": ((), float(measured.kinks))}
     truncated, rounded = truncation.error(steps), differences.rounding_part(steps, r, central=central)
     curves = {"slope_truncation": truncated, "slope_rounding": rounded, "slope_error": np.hypot(truncated, rounded)}

@@ -21,9 +21,8 @@ from fganalysis.predictions.progress import (
     predict_progress,
 )
 from fganalysis.results import schema
-from fganalysis.statistics.intervals import Array, Estimate, mean
-from fganalysis.statistics.progress import Curved, estimates, ratio_to
-from fganalysis.statistics.rounding import ROUNDING
+from fganalysis.statistics.intervals import Array, Estimate
+from fganalysis.statistics.progress import Curved, at_step, estimates
 
 MUCH_UNSEEN = 0.1  # Of the curvature, from which on a caution says what the curvature does not show.
 
@@ -98,15 +97,8 @@ def _at_step(snapshot: Snapshot, guesses: CurvedGuesses, precision: float) -> di
     names = ("decrease_at_step", "curvature_at_step", "unseen_curvature")
     if not np.isfinite(guesses.step):
         return {name: Estimate.missing(()) for name in names}
-    n = len(guesses.slope)
-    rounding = ROUNDING * precision * abs(float(snapshot.loss)) * np.ones(())
-    level = guesses.curvature.mean(-1)
-    differences = ratio_to(guesses.second_difference, guesses.curvature)
-    return {
-        "decrease_at_step": mean(guesses.decrease).of_few(n).of_rounding(rounding),
-        "curvature_at_step": mean(guesses.second_difference).of_few(n).of_rounding(4 * rounding / guesses.step**2),
-        "unseen_curvature": differences.of_rounding(4 * rounding / guesses.step**2 / level),
-    }
+    loss, step = np.asarray(abs(float(snapshot.loss))), np.asarray(guesses.step)
+    return at_step(guesses.decrease, guesses.second_difference, guesses.curvature, step, loss, precision)
 
 
 def _predicted(snapshot: Snapshot, estimator: Estimator, network: OfNetwork, numbers: Sequence[int]) -> Variables:

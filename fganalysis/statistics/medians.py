@@ -10,12 +10,14 @@ Source: David & Nagaraja, Order Statistics (2003), section 7.1.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LEVEL = 0.95
+MISSES = 20  # At most one interval in so many misses the median.
+LEVEL = 1 - 1 / MISSES
 FEWEST = 6  # The extremes of six numbers hold the median with a probability of 1 − 2/2⁶ = 0.97, of five with 0.94.
 
 
@@ -32,10 +34,11 @@ def median_interval(values: ArrayLike) -> NDArray[np.float64]:
     return np.array([np.median(ordered), ordered[k - 1], ordered[n - k]])
 
 
+@functools.cache
 def rank_of_bound(n: int) -> int:
     """The k of the lower bound x_(k), counted from 1; n at least `FEWEST`."""
     outside, k = 1, 1  # Sequences of n signs with fewer than k negative ones: P(Binomial < k) 2ⁿ.
-    while 2 * (outside + math.comb(n, k)) <= (1 - LEVEL) * 2**n:
+    while MISSES * 2 * (outside + math.comb(n, k)) <= 2**n:  # Whole numbers, as 2ⁿ of many is no float.
         outside += math.comb(n, k)
         k += 1
     return k

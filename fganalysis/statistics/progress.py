@@ -31,15 +31,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fganalysis.statistics.efficiency import NOTABLE
 from fganalysis.statistics.intervals import FEW, Array, Estimate, mean, power_of_two
-from fganalysis.statistics.ratio import Quadratic, mean_of, ratio_of_means, square_over_mean
+from fganalysis.statistics.ratio import ratio_of_means, square_over_mean
 from fganalysis.statistics.rounding import ROUNDING
 
 Flags = NDArray[np.bool_]
-# Tuned by `python -m studies.calibration`. To tune it again, change it, run the study with `--out` a new folder, and
-# read the rows of `curvature_along` and `best_step` on its page: every cell that covers too much must be marked wide,
-# and few others. An interval is wide where this share of its squared length may be noise that is counted twice.
+# Tuned by `python -m studies.calibration --part progress`. To tune it again, change it, run it with `--out` a new
+# folder, and read the rows of `curvature_along` and `best_step` on its page: every cell that covers too much must be
+# marked wide, and few others. An interval is wide where this share of its squared length may be noise that is counted
+# twice.
 COUNTED_TWICE = 0.03
+# Tuned by `python -m studies.calibration --part progress`. To tune them again, change them, run it with `--out` a new
+# folder, and read the rows of `decrease_at_step`, `curvature_at_step` and `unseen_curvature` on its page. Smaller
+# values make shorter intervals, until cells are tight that have no mark.
+TAIL_ROOM = 5.0  # Guesses beyond the most extreme one that an interval of what losses say allows for.
+HEAVIEST = 0.9  # Shape of a tail: with heavier ones a mean says little.
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def _units(raw: Curved) -> tuple[Array, Array]:
 
 def _mean_curvature(raw: Curved, rounding: float) -> Estimate:
     values = _pseudo_values(raw)
-    found = mean_of(values, _quadratic(raw, 1.0)).of_few(raw.n, 2 * FEW)
+    found = mean(values).of_few(raw.n, 2 * FEW)
     wide = found.wide | (_twice(raw, 1.0) > COUNTED_TWICE * _variance(values))
     return replace(found, wide=wide).of_rounding(rounding * np.abs(found.value))
 
@@ -111,15 +118,15 @@ def _of_mean(raw: Curved, averaged: int, units: tuple[Array, Array], rounding: f
     g2, h = raw.squared_gradient / unit, raw.gradient_curvature / curved
     g2 = np.where(g2 > 0, g2, np.nan)
     few = FEW * (1 + (averaged > 1))
-    level, quadratic = d.mean(-1), _quadratic(raw, 1 - 1 / averaged).scaled(curved)
-    curvature = mean_of(d, quadratic).of_few(raw.n, few)
+    level = d.mean(-1)
+    curvature = mean(d).of_few(raw.n, few)
     # Counted twice, as a variance of a pseudo-value: see the module's text.
     twice = _twice(raw, 1 - 1 / averaged) / curved**2
     curvature = replace(curvature, wide=curvature.wide | (twice > COUNTED_TWICE * _variance(d)))
     curvature = curvature.of_rounding(rounding * np.abs(level))
     below = np.where(level[..., None] > 0, d, np.nan)
-    step = ratio_of_means(p, below, quadratic)
-    share = square_over_mean(p, below, quadratic).scaled(1 / g2)
+    step = ratio_of_means(p, below)
+    share = square_over_mean(p, below).scaled(1 / g2)
     eta = _ratio(p.mean(-1), level)
     of_step = _variance(p - eta[..., None] * d)
     of_share = _variance(2 * p - eta[..., None] * d)
@@ -146,17 +153,52 @@ def _said(part: Estimate, curvature: Estimate, uphill: Flags, flat: Flags) -> Es
     return replace(part, value=value, low=low, high=high, wide=np.asarray(part.wide | (curvature.low <= 0)))
 
 
-def ratio_to(values: Array, curvature: Array) -> Estimate:
-    """E values/E curvature of paired numbers, (…, guess), less 1."""
-    unit = power_of_two(np.abs(curvature).mean(-1))[..., None]
-    ratio = ratio_of_means(values / unit, curvature / unit).of_few(values.shape[-1])
-    return replace(ratio, value=ratio.value - 1, low=ratio.low - 1, high=ratio.high - 1)
+def at_step(
+    decrease: Array, second_difference: Array, curvature: Array, step: Array, loss: Array, precision: float
+) -> dict[str, Estimate]:
+    """What losses say at a step size, (…): the decrease, and the curvature with kinks and higher derivatives.
+
+    The step size is taken as given, although the best step of the same guesses is: what is estimated is of that step.
+    Losses far away grow with a high power of the guess, so that few guesses show too little of their tail: see
+    `_with_room`.
+
+    Args:
+        decrease, second_difference: L − L(θ − step·ĝ), and (L(θ − step·ĝ) + L(θ + step·ĝ) − 2L)/step², (…, guess).
+        curvature: ĝᵀHĝ, (…, guess). step, loss: (…). precision: that of the data type of the losses.
+    """
+    n = decrease.shape[-1]
+    rounding = ROUNDING * precision * np.abs(loss)
+    of_curvature = 4 * rounding / step**2
+    level = curvature.mean(-1)
+    below = curvature / level[..., None]
+    above = second_difference / level[..., None] - below
+    unseen = ratio_of_means(above, below)
+    found = {
+        "decrease_at_step": (mean(decrease), decrease, rounding),
+        "curvature_at_step": (mean(second_difference), second_difference, of_curvature),
+        "unseen_curvature": (unseen, above - unseen.value[..., None] * below, of_curvature / level),
+    }
+    return {
+        name: _with_room(estimate, influence).of_few(n).of_rounding(least)
+        for name, (estimate, influence, least) in found.items()
+    }
 
 
-def _quadratic(raw: Curved, share: float) -> Quadratic:
-    """What a mean guess that is off along ḡ adds to ``share`` ḡᵀHḡ, beyond the first order: it is off by ū − U."""
-    level = raw.with_others.mean(-1)
-    return Quadratic(raw.with_others, np.divide(share, level, out=np.zeros_like(level), where=level > 0))
+def _with_room(estimate: Estimate, influence: Array) -> Estimate:
+    """Each bound at least as far as `TAIL_ROOM` further guesses beyond the most extreme one would move the value.
+
+    With a tail of shape k̂ above 0, a guess beyond x is 1/(1 − k̂) times x on average. influence: of the value, (…,
+    guess). The interval is wide where this lengthens it much.
+    """
+    n, middle = influence.shape[-1], influence.mean(-1)
+    shape = np.clip(np.nan_to_num(np.asarray(estimate.tail)), 0.0, HEAVIEST)
+    weight = TAIL_ROOM / (1 - shape) / n
+    low = np.minimum(estimate.low, estimate.value - weight * (middle - influence.min(-1)))
+    high = np.maximum(estimate.high, estimate.value + weight * (influence.max(-1) - middle))
+    with np.errstate(invalid="ignore"):  # A bound at infinity stays there.
+        added = (high - low) - (estimate.high - estimate.low)
+        wide = np.asarray(estimate.wide | (added > NOTABLE * (estimate.high - estimate.low)))
+    return replace(estimate, low=low, high=high, wide=wide)
 
 
 def _twice(raw: Curved, share: float) -> Array:

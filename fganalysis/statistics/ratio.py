@@ -6,9 +6,6 @@ right where b̄ itself is known to no more than a few standard errors: it is the
 where the interval of b̄ holds 0. For a square, a is replaced by the influence values of ā², and the curvature of ā²
 enters the correction. Where ā is within a few standard errors of zero, a square is that of `efficiency`.
 
-b may be the influence values of a function that has a quadratic part too, of the size λ (ū − E u)² for the mean of
-other values u: `Quadratic`. It enters the correction in the same way.
-
 θ is the tangent of an angle, in units in which both means have a standard error of 1. The angle is found by halving,
 on each side of the estimate; moments of a − θ b up to the fourth follow from the mixed moments of a and b.
 
@@ -18,53 +15,30 @@ Source: docs/mathematics.md#progress-of-a-step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import comb
 
 import numpy as np
 
 from fganalysis.statistics.efficiency import NEAR, NOTABLE, ROOM, best_scale, efficiency
-from fganalysis.statistics.intervals import Array, Estimate, Shape, shape, skewed
-from fganalysis.statistics.pareto_tail import tail_shape
+from fganalysis.statistics.intervals import Array, Estimate, Shape, skewed
 
 ANGLES_HALVED = 40  # Halvings of an angle of at most a quarter turn.
 
 
-@dataclass(frozen=True, eq=False)
-class Quadratic:
-    """λ (ū − E u)² beyond the linear part of a function. values: u, (…, guess). factor: λ, (…)."""
-
-    values: Array
-    factor: Array
-
-    def scaled(self, unit: Array) -> Quadratic:
-        """Of the function in other units, (…)."""
-        return Quadratic(self.values, self.factor / unit)
-
-
-def mean_of(values: Array, quadratic: Quadratic) -> Estimate:
-    """The mean over guesses of the influence values of a function with a quadratic part."""
-    of_values = shape(values)
-    spread = values.std(-1)
-    along = _covariance(values, quadratic.values)
-    bend = np.divide(2 * quadratic.factor * along**2, spread**3, out=np.zeros_like(along), where=spread > 0)
-    return replace(skewed(values.mean(-1), of_values, 0.0, bend), tail=tail_shape(values))
-
-
-def ratio_of_means(above: Array, below: Array, quadratic: Quadratic | None = None) -> Estimate:
+def ratio_of_means(above: Array, below: Array) -> Estimate:
     """E above/E below of paired values (…, guess); NaN where the mean of ``below`` is not positive.
 
-    The standard error is that of the delta method. quadratic: part of the function that ``below`` are the influence
-    values of.
+    The standard error is that of the delta method.
     """
     linear = best_scale(above, below)
     if above.shape[-1] < 2:
         return linear
-    low, high = _bounds(above, below, 0.0, quadratic)
+    low, high = _bounds(above, below, 0.0)
     return replace(linear, low=np.minimum(low, linear.value), high=np.maximum(high, linear.value))
 
 
-def square_over_mean(above: Array, below: Array, quadratic: Quadratic | None = None) -> Estimate:
+def square_over_mean(above: Array, below: Array) -> Estimate:
     """(E above)²/E below, as `ratio_of_means`, corrected for the bias of a square. Its lower bound is at least 0.
 
     As that of an efficiency, the lower bound is at most the value that three further guesses with ``below`` as large as
@@ -77,7 +51,7 @@ def square_over_mean(above: Array, below: Array, quadratic: Quadratic | None = N
     middle, level = above.mean(-1, keepdims=True), below.mean(-1)
     squares = 2 * middle * above - middle**2
     curved = np.divide(1.0, 2 * middle[..., 0] ** 2, out=np.zeros_like(level), where=middle[..., 0] != 0)
-    low, high = _bounds(squares, below, curved, quadratic)
+    low, high = _bounds(squares, below, curved)
     low = np.maximum(low, 0.0)
     room = near.value / (1 + ROOM * (below.max(-1) / np.where(level > 0, level, np.nan) - 1) / n)
     lower = np.minimum(np.minimum(low, room), near.value)
@@ -91,7 +65,7 @@ def square_over_mean(above: Array, below: Array, quadratic: Quadratic | None = N
     )
 
 
-def _bounds(above: Array, below: Array, curved: Array | float, quadratic: Quadratic | None) -> tuple[Array, Array]:
+def _bounds(above: Array, below: Array, curved: Array | float) -> tuple[Array, Array]:
     """The ratios of E above to E below that are not rejected.
 
     curved: where ``above`` are the influence values of a square, 1/(2 ā²), by which its second derivative is known from
@@ -107,9 +81,6 @@ def _bounds(above: Array, below: Array, curved: Array | float, quadratic: Quadra
     moments = {(i, k - i): (a**i * b ** (k - i)).mean(-1) for k in (2, 3, 4) for i in range(k + 1)}
     middle, across = means[0] / units[0], means[1] / units[1]
     estimate = np.arctan2(middle, across)
-    of_below = None if quadratic is None else quadratic.scaled(units[1])
-    covariances = [0.0 if of_below is None else _covariance(part, of_below.values) for part in (a, b)]
-    factor_below = 0.0 if of_below is None else of_below.factor
 
     def test(angle: Array) -> Estimate:
         """Of the mean of cos(angle)·a − sin(angle)·b."""
@@ -129,7 +100,6 @@ def _bounds(above: Array, below: Array, curved: Array | float, quadratic: Quadra
         # The second derivative of ā² by ā is 2, in units of ``above``.
         second = c * curved * units[0]
         bend = second * (c * moments[2, 0] - s * moments[1, 1]) ** 2
-        bend = bend - 2 * s * factor_below * (c * covariances[0] - s * covariances[1]) ** 2
         bend = np.where(varies, bend / safe**1.5, 0.0)
         return skewed(c * middle - s * across, of_angle, second * moments[2, 0] / 2 / n, bend)
 
@@ -142,12 +112,6 @@ def _bounds(above: Array, below: Array, curved: Array | float, quadratic: Quadra
         for far, angle in zip(beyond, (low, high), strict=True)
     )
     return lower, upper
-
-
-def _covariance(first: Array, second: Array) -> Array:
-    centred = first - first.mean(-1, keepdims=True)
-    covariance: Array = (centred * (second - second.mean(-1, keepdims=True))).mean(-1)
-    return covariance
 
 
 def _unit(values: Array, mean: Array) -> Array:

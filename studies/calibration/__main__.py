@@ -8,6 +8,9 @@ Four counts, on networks so small that thousands of samples cost seconds:
     z              of measured against true values: their quantiles beside those of a normal law
 
 A cell is one estimator and number of guesses, one estimator's false alarms, or one size of bias: a file each, kept.
+
+`--part progress` is another page: the intervals of fga.progress, fga.measure, fga.cost and fga.difference_step, what
+fga.advise says of them, and the cut-off from which fga.difference_step says that kinks make the error.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import xarray as xr
 
@@ -23,10 +27,11 @@ from fganalysis.arguments import check_names
 from fganalysis.results import store
 from fganalysis.results.cells import Results, run_cells
 from fganalysis.results.identity import Cell
-from studies.calibration import figures
+from studies.calibration import figures, progress_figures, progress_page, progress_part, steps
 from studies.calibration import page as calibration_page
-from studies.calibration.cells import coverage, coverage_of_steps, false_alarms, power
-from studies.calibration.estimators import ESTIMATORS, HARD, UNBIASED, has_steps
+from studies.calibration.cells import coverage, false_alarms, power
+from studies.calibration.counting import WORDS
+from studies.calibration.estimators import ESTIMATORS, HARD, UNBIASED
 from studies.kit import command_line, pages
 
 LEAST_GUESSES = 64  # Four groups of a block each: fewer give no interval of a bias.
@@ -43,6 +48,8 @@ BOUNDS = {
 class Settings(command_line.OnDevice):
     """How many samples, of how many guesses."""
 
+    part: Literal["estimates", "progress"] = "estimates"
+    """Which intervals, and so which page: calibration.md or calibration_progress.md."""
     repeats: int = 5000
     """Samples of every estimator, each with all its intervals."""
     guesses: tuple[int, ...] = (64, 256, 1024)
@@ -61,6 +68,12 @@ class Settings(command_line.OnDevice):
     """Runs for each of them."""
     power_guesses: int = 2**18
     """Guesses after which one is given up."""
+    progress_repeats: int = 2000
+    """Samples of every case of the part on progress."""
+    progress_estimators: tuple[str, ...] = progress_part.ESTIMATORS_WITH_STEPS
+    """Names of the estimators whose steps are counted there."""
+    kink_networks: int = 6
+    """Networks of every activation on which the cut-off of kinks is tried."""
     seed: int = 0
     """Seed of all noise."""
     out: Path = Path("results/calibration")
@@ -74,9 +87,25 @@ class Settings(command_line.OnDevice):
         if wrong:
             raise ValueError(f"guesses must be powers of two of at least {LEAST_GUESSES}, got {wrong[0]}")
         check_names("estimators", self.estimators, ESTIMATORS | HARD)
+        check_names("progress_estimators", self.progress_estimators, steps.WITH_STEPS)
 
 
 def main(settings: Settings) -> xr.DataTree:
+    return _progress(settings) if settings.part == "progress" else _estimates(settings)
+
+
+def _progress(settings: Settings) -> xr.DataTree:
+    results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
+    tree = progress_part.collected(settings, results)
+    tree.attrs["study_settings"] = str(command_line.depends_on(settings))
+    store.write(tree, settings.out / "calibration_progress.nc")
+    text = progress_page.text_of(tree)
+    pages.write("calibration_progress", text, progress_figures.figures(tree), settings.out, settings.page)
+    print(text)
+    return tree
+
+
+def _estimates(settings: Settings) -> xr.DataTree:
     results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     tree = xr.DataTree.from_dict(
         {
@@ -94,13 +123,13 @@ def main(settings: Settings) -> xr.DataTree:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every estimator's coverage at every number of guesses, its false alarms, and every bias."""
+    """Every estimator's coverage at every number of guesses, its false alarms, and every bias; or those on progress."""
+    if settings.part == "progress":
+        return progress_part.cells(settings)
     found, every = [], command_line.depends_on(settings, "seed", "device")
     for n_guesses, name in itertools.product(settings.guesses, settings.estimators):
         chosen = every | {"name": name, "repeats": settings.repeats, "n_guesses": n_guesses}
         found.append(Cell(_coverage_name(n_guesses, name), coverage, chosen))
-        if has_steps(name):
-            found.append(Cell(_steps_name(n_guesses, name), coverage_of_steps, chosen))
     for name in UNBIASED:
         chosen = every | {"name": name} | _looks(settings)
         found.append(Cell(_alarms_name(name), false_alarms, chosen))
@@ -122,10 +151,6 @@ def _coverage_name(n_guesses: int, name: str) -> str:
     return f"cells/coverage_{n_guesses}_{_slug(name)}"
 
 
-def _steps_name(n_guesses: int, name: str) -> str:
-    return f"cells/steps_{n_guesses}_{_slug(name)}"
-
-
 def _alarms_name(name: str) -> str:
     return f"cells/alarms_{_slug(name)}"
 
@@ -138,50 +163,30 @@ def _coverage(settings: Settings, n_guesses: int, results: Results) -> xr.Datase
     parts = []
     for name in settings.estimators:
         cell = results.dataset(_coverage_name(n_guesses, name))
-        if has_steps(name):
-            of_steps = results.dataset(_steps_name(n_guesses, name))
-            cell = xr.concat([cell, of_steps], dim="quantity", data_vars="all", join="exact")
         # Networks differ in their layers: here they are numbered, the whole is the last.
         places = [*range(1, cell.sizes["layer"]), 0]
         parts.append(cell.assign_coords(layer=places).assign_coords(estimator=name))
     joined = xr.concat(parts, dim="estimator", join="outer", data_vars="all", coords="different", compat="equals")
     joined.attrs = {"repeats": settings.repeats, "n_guesses": n_guesses}
-    words = {
-        "above_truth": "samples whose interval lies above the truth",
-        "below_truth": "samples whose interval lies below the truth",
-        "missing": "samples without an interval",
-        "said_wide": "samples whose interval is said to be wide",
-        "said_short": "samples whose interval is said to be perhaps too short",
-        "repeats": "samples",
-        "truth": "true value",
-        "truth_is_closed_form": "1 where the truth is a closed form, 0 where it is the mean of all samples",
-        "z_quantile": "quantile over samples of (value - truth)/(half-width/1.96)",
-    }
-    return _described(joined, words, {"truth": "that of the quantity"})
+    return progress_part.described(joined, WORDS, {"truth": "that of the quantity"})
 
 
 def _false_alarms(settings: Settings, results: Results) -> xr.Dataset:
     parts = [results.dataset(_alarms_name(name)) for name in UNBIASED]
     joined = xr.concat(parts, dim="estimator").assign_coords(estimator=list(UNBIASED))
     joined.attrs = _looks(settings)
-    return _described(joined, {"false_alarms": "runs called biased", "runs": "runs"} | BOUNDS, {})
+    return progress_part.described(joined, {"false_alarms": "runs called biased", "runs": "runs"} | BOUNDS, {})
 
 
 def _power(settings: Settings, results: Results) -> xr.Dataset:
     parts = [results.dataset(_power_name(bias)) for bias in settings.biases]
     joined = xr.concat(parts, dim="bias").assign_coords(bias=list(settings.biases))
     joined.attrs = _searches(settings)
-    return _described(joined, {"guesses_needed": "guesses until the bias is found"} | BOUNDS, {})
+    return progress_part.described(joined, {"guesses_needed": "guesses until the bias is found"} | BOUNDS, {})
 
 
 def _slug(name: str) -> str:
     return re.sub(r"\W+", "_", name)
-
-
-def _described(dataset: xr.Dataset, words: dict[str, str], units: dict[str, str]) -> xr.Dataset:
-    for name, text in words.items():
-        dataset[name].attrs = {"units": units.get(name, "1"), "long_name": text}
-    return dataset
 
 
 if __name__ == "__main__":

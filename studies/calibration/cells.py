@@ -24,7 +24,7 @@ from fganalysis.results import schema
 from fganalysis.statistics import quantities
 from fganalysis.statistics.intervals import Estimate
 from fganalysis.statistics.squared_norm import squared_norm
-from studies.calibration import steps
+from studies.calibration.counting import LEVELS, counted
 from studies.calibration.estimators import (
     DIMENSIONS,
     ESTIMATORS,
@@ -40,12 +40,9 @@ from studies.calibration.estimators import (
 Array = NDArray[np.float64]
 NUMBERS_AT_ONCE = 2**18  # Drawn: another number gives other guesses.
 MEASURED_AT_ONCE = 100  # Repeats: fewer cost a call each.
-ROUNDING = 1e-9  # Relative: truths and bounds of what does not vary differ by so much.
-NOTHING = 1e-14  # Of a gradient of about unit length: values that differ by less do so by rounding.
-LEVELS = np.linspace(0.005, 0.995, 100)  # Of the quantiles of z that are kept.
 PARTS = ("variance within", "variance between")  # `fganalysis.measuring.variance_parts`.
 REPEATS_OF_PARTS = 1000  # At most: they are drawn one by one.
-COUNTED = (*schema.QUANTITIES, *PARTS, *steps.quantity_names())
+COUNTED = (*schema.QUANTITIES, *PARTS)
 
 
 @dataclass(frozen=True)
@@ -189,72 +186,12 @@ def coverage(name: str, repeats: int, n_guesses: int, seed: int, device: str) ->
                 if quantity == "squared_bias":
                     score = squared_norm(draws.gram, weights).score(truths[quantity])
                 parts.setdefault(quantity, []).append((estimate, score))
-    rows = [_counted(quantity, found, truths) for quantity, found in parts.items()]
+    rows = [
+        counted(found, truths[quantity], floor=float(quantity == "directional_bias"))
+        for quantity, found in parts.items()
+    ]
     dataset = xr.concat(rows, dim="quantity").assign_coords(quantity=list(parts))
     return dataset.assign_coords({schema.SPACE: list(schema.SPACES), schema.LAYER: layers, "level": LEVELS})
-
-
-def coverage_of_steps(name: str, repeats: int, n_guesses: int, seed: int, device: str) -> xr.Dataset:
-    """As `coverage`, of the quantities of `fganalysis.progress`, at the weights of all layers."""
-    snapshot = network(name, device)
-    layers = [*snapshot.layers, schema.ALL_LAYERS]
-    found, truths = steps.sampled(snapshot, (ESTIMATORS | HARD)[name], repeats, n_guesses, seed)
-    rows = []
-    for quantity, estimate in found.items():
-        exact = steps.on_the_grid(truths[quantity].values, layers)
-        # A best step that is not finite is on no side of the truth.
-        value = np.where(np.isfinite(estimate.value), estimate.value, truths[quantity].values)
-        wide, tail = (np.broadcast_to(flag, value.shape)[:, None, None] for flag in (estimate.wide, estimate.tail))
-        value, se, low, high = (
-            steps.on_the_grid(part, layers) for part in (value, estimate.se, estimate.low, estimate.high)
-        )
-        one = Estimate(value, se, low, high, wide, tail)
-        rows.append(_counted(quantity, [(one, np.full(one.value.shape, np.nan))], {quantity: exact}))
-    dataset = xr.concat(rows, dim="quantity").assign_coords(quantity=list(found))
-    dataset["truth_is_closed_form"] = dataset["truth_is_closed_form"] * truths.attrs["known"]
-    return dataset.assign_coords({schema.SPACE: list(schema.SPACES), schema.LAYER: layers, "level": LEVELS})
-
-
-def _counted(quantity: str, parts: list[tuple[Estimate, Array]], truths: dict[str, Array]) -> xr.Dataset:
-    value, low, high = (
-        np.concatenate([getattr(estimate, field) for estimate, _ in parts]) for field in ("value", "low", "high")
-    )
-    wide, short = (
-        np.concatenate([np.broadcast_to(getattr(estimate, said), estimate.value.shape) for estimate, _ in parts])
-        for said in ("wide", "short")
-    )
-    exact = truths[quantity]
-    known = ~np.isnan(exact)
-    reported = ~np.isnan(low)
-    with np.errstate(invalid="ignore"):
-        pooled = np.where(reported, value, 0.0).sum(0) / reported.sum(0)
-    truth = np.where(known, exact, pooled)
-    # What is zero by construction, as the part across a gradient of one number, is left with rounding errors of 1.
-    margin = ROUNDING * np.maximum(np.abs(truth), float(quantity == "directional_bias"))
-    # Where no repeat differs from another there is no chance, and nothing to calibrate.
-    varies = reported.any(0) & (np.ptp(np.where(reported, value, truth), axis=0) > 2 * margin + NOTHING)
-    estimate = Estimate(value, value, low, high)
-    score = np.concatenate([score for _, score in parts])
-    score = np.where(np.isnan(score), estimate.score(truth), score)
-    score = np.where(reported & varies, score, np.nan)
-    quantiles = np.full((len(LEVELS), *truth.shape), np.nan)
-    quantiles[:, varies] = np.nanquantile(score[:, varies], LEVELS, axis=0)
-    grid = (schema.SPACE, schema.LAYER)
-    counts = {
-        "above_truth": (low > truth + margin).sum(0),
-        "below_truth": (high < truth - margin).sum(0),
-        "missing": (~reported).sum(0),
-        "said_wide": (wide & reported).sum(0),
-        "said_short": (short & reported).sum(0),
-        "repeats": np.full(truth.shape, len(value)),
-    }
-    variables: dict[str, tuple] = {key: (grid, np.where(varies, count, np.nan)) for key, count in counts.items()}
-    variables |= {
-        "truth": (grid, np.where(varies, truth, np.nan)),
-        "truth_is_closed_form": (grid, known.astype(float)),
-        "z_quantile": (("level", *grid), quantiles),
-    }
-    return xr.Dataset(variables)
 
 
 def false_alarms(name: str, runs: int, alpha: float, max_guesses: int, seed: int, device: str) -> xr.Dataset:

@@ -162,7 +162,10 @@ NETWORKS = {
 
 def network(name: str, device: str = "cpu") -> Snapshot:
     """4-6-6-3 with ReLU and 4 examples where no other is named for it. Squared error, no biases, double precision."""
-    chosen = NETWORKS.get(name, Network())
+    return captured(NETWORKS.get(name, Network()), device)
+
+
+def captured(chosen: Network, device: str) -> Snapshot:
     sizes = list(chosen.sizes)
     module = fga.networks.mlp(sizes, bias=False, seed=1, activation=chosen.activation, dtype=torch.float64)
     generator = torch.Generator().manual_seed(2)

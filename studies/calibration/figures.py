@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from studies.calibration.cells import COUNTED, LEVELS
+from studies.calibration.cells import COUNTED
+from studies.calibration.counting import LEVELS
 from studies.calibration.estimators import HEAVY
 from studies.calibration.page import WANTED, cells, of_usual, promised, shown, usual, z_shown
 

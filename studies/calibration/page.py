@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -10,7 +12,8 @@ from scipy import stats
 from fganalysis.assertions.error_blocks import BLOCKS, FIRST_BLOCK, GROWTH
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import ENOUGH
-from studies.calibration.cells import COUNTED, LEVELS, REPEATS_OF_PARTS
+from studies.calibration.cells import COUNTED, REPEATS_OF_PARTS
+from studies.calibration.counting import LEVELS
 from studies.calibration.estimators import ESTIMATORS, HARD, HEAVY, TAILS
 from studies.kit import pages
 from studies.kit.shares import clopper_pearson
@@ -75,15 +78,17 @@ def values(tree: xr.DataTree) -> dict[str, object]:
     alarms, power = tree["false_alarms"].to_dataset(), tree["power"].to_dataset()
     return {
         "repeats": repeats,
-        "half": _half(repeats),
+        "half": half_width(repeats),
         "repeats_of_parts": REPEATS_OF_PARTS,
         "heavy": list(HEAVY),
         "enough": ENOUGH,
-        "by_guesses": [(guesses, _by_quantity(usual_cells, guesses)) for guesses in _numbers_of_guesses(usual_cells)],
+        "by_guesses": [
+            (guesses, by_quantity(usual_cells, guesses, COUNTED)) for guesses in numbers_of_guesses(usual_cells)
+        ],
         "below": _counts(counted.isel(cell=np.flatnonzero(widened))) if widened.any() else None,
         "above": _counts(counted.isel(cell=np.flatnonzero(~widened))),
         "hard": _hard(everything),
-        "exceptions": _exceptions(everything),
+        "exceptions": exceptions(everything),
         "z": _z_spread(tree),
         "alarms": _alarm_rows(alarms),
         "alpha": float(alarms.attrs["alpha"]),
@@ -94,7 +99,7 @@ def values(tree: xr.DataTree) -> dict[str, object]:
     }
 
 
-def _numbers_of_guesses(all_cells: xr.Dataset) -> list[int]:
+def numbers_of_guesses(all_cells: xr.Dataset) -> list[int]:
     return sorted(set(all_cells["guesses"].values.tolist()))
 
 
@@ -111,7 +116,7 @@ def _hard(all_cells: xr.Dataset) -> dict[str, object] | None:
     names = [name for name in HARD if name in all_cells["estimator"].values]
     if not names:
         return None
-    guesses = _numbers_of_guesses(all_cells)
+    guesses = numbers_of_guesses(all_cells)
     settled = all_cells.isel(cell=np.flatnonzero(np.isin(all_cells["kind"], ["held", "wide", "tight"])))
     rows = []
     for name in names:
@@ -146,7 +151,7 @@ def _span(some_cells: xr.Dataset) -> str:
     return f"{low:.1f}–{high:.1f}" + " ≤" * wide + " ≥" * short
 
 
-def _half(repeats: int) -> float:
+def half_width(repeats: int) -> float:
     """Half-width of the 95 % interval of a coverage of 95 % that is measured with this many samples."""
     return float(1.96 * np.sqrt(0.95 * 0.05 / repeats))
 
@@ -157,10 +162,10 @@ def _percent(cell: xr.Dataset) -> str:
     return f"{coverage:.1f} ({low:.1f}–{high:.1f})"
 
 
-def _by_quantity(some_cells: xr.Dataset, guesses: int) -> list[list[str]]:
+def by_quantity(some_cells: xr.Dataset, guesses: int, counted: Sequence[str]) -> list[list[str]]:
     """Coverage and counts of cells at a number of guesses: a row for each quantity."""
     rows = []
-    for quantity in COUNTED:
+    for quantity in counted:
         chosen = (some_cells["quantity"] == quantity) & (some_cells["guesses"] == guesses)
         of_quantity = some_cells.isel(cell=np.flatnonzero(chosen))
         kinds = of_quantity["kind"].values
@@ -211,11 +216,12 @@ def _marked_wide(some_cells: xr.Dataset) -> NDArray[np.bool_]:
     return np.asarray(some_cells["said_wide"].values >= 0.5)
 
 
-def _exceptions(all_cells: xr.Dataset) -> list[list[str]]:
-    """Every cell outside the range, grouped by estimator, quantity and guesses."""
+def exceptions(all_cells: xr.Dataset, least: int = 0) -> list[list[str]]:
+    """Every cell outside the range, grouped by estimator, quantity and guesses; of at least so many guesses."""
     rows = []
     kinds, few = all_cells["kind"].values, all_cells["guesses"].values < ENOUGH
-    outside = all_cells.isel(cell=np.flatnonzero(np.where(few, kinds == "tight", kinds != "held")))
+    shown = np.where(few, kinds == "tight", kinds != "held") & (all_cells["guesses"].values >= least)
+    outside = all_cells.isel(cell=np.flatnonzero(shown))
     keys = list(
         zip(*(outside[name].values.tolist() for name in ("kind", "estimator", "quantity", "guesses")), strict=True)
     )

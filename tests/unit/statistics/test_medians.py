@@ -10,7 +10,7 @@ import pytest
 from fganalysis.statistics.medians import FEWEST, LEVEL, median_interval, rank_of_bound
 
 
-@pytest.mark.parametrize("n", [6, 7, 8, 9, 11, 21, 50, 101])
+@pytest.mark.parametrize("n", [6, 7, 8, 9, 11, 21, 50, 101, 1500])  # 2ⁿ of the last is no float.
 def test_the_rank_is_the_largest_that_covers_enough(n: int) -> None:
     def coverage(k: int) -> float:
         return 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n
