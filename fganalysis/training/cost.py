@@ -68,7 +68,9 @@ def cost(
         Dataset over (estimator, averaged), averaged the number of guesses:
 
         - ``seconds``: median over rounds; ``relative_seconds``: of the ratio to backpropagation in the same round. With
-          bounds (`_low`, `_high`) of an interval that covers the median with at least 95 %, whatever the law of times;
+          bounds (`_low`, `_high`) of an interval that covers the median with at least 95 %, whatever the law of times,
+          if rounds do not depend on each other: ``seconds`` of a machine that is slow for dozens of rounds are those of
+          that hour, and ``relative_seconds`` are not;
           ``seconds_of_rounds`` has every time.
         - ``peak_memory``: most bytes of torch that a step holds above what it starts with (weights, batch, state of the
           optimiser); ``relative_peak_memory``: over backpropagation's. On the CPU one step has the same as another, so

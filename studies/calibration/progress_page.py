@@ -104,7 +104,9 @@ def page_values(tree: xr.DataTree) -> dict[str, object]:
         "tail_room": TAIL_ROOM,
         "fresh": steps.FRESH,
         "pooled": differences.POOLED,
-        "heavy": [name for name in tree["advice"]["estimator"].values if name in (*TAILS, "activity, Laplace")],
+        "heavy": [
+            name for name in tree["advice"].to_dataset()["estimator"].values if name in (*TAILS, "activity, Laplace")
+        ],
     }
 
 

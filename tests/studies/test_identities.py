@@ -22,11 +22,15 @@ from studies.kit import digests as kit_digests
 from studies.kit.command_line import NO_NUMBERS, Device
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRESS = {"progress_repeats", "progress_estimators", "kink_networks"}
 SCALING = {"scaling_workers", "scaling_seconds"}
 # Settings that choose what the page says, or that belong to the other part of a study: no cell depends on them.
 WITHOUT_CELLS = {
     "averaging": {"cosines"},
     "bias_variance": {"keep_sums", "split"},
+    "calibration estimates": {"part"} | PROGRESS,
+    "calibration progress": {"part", "repeats", "estimators", "runs", "alpha", "run_guesses", "biases"}
+    | {"power_runs", "power_guesses"},
     "fdfa mlp": {"network", "seeds"},
     "fdfa conv": {"network", "dataset", "width", "widths", "rates", "sweep_rates", "trained_epochs", "histories"}
     | {"pooled", "guesses", "training_rates", "adam_rate", "learning_rates", "epochs", "batch", "seeds", "seed"},
@@ -44,6 +48,8 @@ WITHOUT_CELLS = {
     "step_cost": {"threads"},
 }
 PARTS = {
+    "calibration estimates": {"part": "estimates"},
+    "calibration progress": {"part": "progress"},
     "fdfa mlp": {"network": "mlp"},
     "fdfa conv": {"network": "conv"},
     "guess_target mlp": {"part": "mlp"},
@@ -56,7 +62,8 @@ PARTS = {
 }
 SHARED = {"fdfa mlp": "conv_", "guess_target mlp": "resnet_"}  # The prefix of the other part's settings.
 STUDIES = sorted(
-    {path.parent.name for path in (ROOT / "studies").glob("*/__main__.py")} - {"fdfa", "guess_target", "throughput"}
+    {path.parent.name for path in (ROOT / "studies").glob("*/__main__.py")}
+    - {"calibration", "fdfa", "guess_target", "throughput"}
     | set(PARTS)
 )
 

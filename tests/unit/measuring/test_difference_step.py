@@ -213,3 +213,12 @@ def test_wrong_calls_are_refused_in_a_sentence(changed: dict[str, Any], message:
 def test_the_default_estimator_is_the_finite_difference() -> None:
     assert ESTIMATORS["finite_difference"] is FiniteDifference
     assert difference_step.EPSILONS[0] == difference_errors.SMALLEST_STEP
+
+
+def test_the_ratio_of_truncation_errors_is_known_from_the_same_directions() -> None:
+    """Where derivatives make the error it is 1 for every direction, and its interval has hardly a length."""
+    squares = np.random.default_rng(0).exponential(size=64)
+    exact = difference_errors.root_of_ratio(4 * squares, squares)
+    np.testing.assert_allclose([exact.low, exact.value, exact.high], 2, rtol=1e-4)
+    assert difference_errors.root_of_ratio(squares, 0 * squares).value == np.inf
+    assert np.isnan(difference_errors.root_of_ratio(0 * squares, 0 * squares).value)
