@@ -18,6 +18,7 @@ from studies.kit import pages
 from studies.kit.shares import clopper_pearson
 
 Array = NDArray[np.float64]
+HEAVIEST = (*TAILS, "activity, Laplace")
 SETTLED = ("held", "wide", "tight")
 MATTERS = 1.1  # Kinks matter where going by them makes the error of the slope so many times smaller.
 GROUPS = {
@@ -104,9 +105,7 @@ def page_values(tree: xr.DataTree) -> dict[str, object]:
         "tail_room": TAIL_ROOM,
         "fresh": steps.FRESH,
         "pooled": differences.POOLED,
-        "heavy": [
-            name for name in tree["advice"].to_dataset()["estimator"].values if name in (*TAILS, "activity, Laplace")
-        ],
+        "heavy": [name for name in tree["advice"].to_dataset()["estimator"].values if name in HEAVIEST],
     }
 
 

@@ -75,7 +75,7 @@ def losses(snapshot: Snapshot, moves: Tensor) -> Tensor:
     others = [m for m in snapshot.network.modules() if not list(m.children()) and not isinstance(m, torch.nn.Linear)]
     values = snapshot.inputs.expand(*moves.shape[:-1], *snapshot.inputs.shape)
     for place, (module, part) in enumerate(zip(linear, parts, strict=True)):
-        weights = module.weight + part.unflatten(-1, module.weight.shape)
+        weights = module.weight.detach() + part.unflatten(-1, module.weight.shape)
         values = values @ weights.mT
         if place + 1 < len(linear):
             values = others[place](values)

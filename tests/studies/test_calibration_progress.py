@@ -15,7 +15,17 @@ from fganalysis.measuring.difference_step import PRECISIONS
 from fganalysis.measuring.second_derivatives import Curvature
 from fganalysis.statistics.intervals import Estimate
 from studies.calibration import __main__ as calibration
-from studies.calibration import advice, costs, differences, kinks, own_draws, progress_page, progress_part, traces
+from studies.calibration import (
+    advice,
+    costs,
+    differences,
+    kinks,
+    own_draws,
+    progress_page,
+    progress_part,
+    steps,
+    traces,
+)
 from studies.calibration.__main__ import Settings
 from studies.calibration.estimators import network
 from studies.calibration.steps import losses
@@ -40,6 +50,7 @@ def test_a_small_run_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
         only(monkeypatch, table, *names)
     monkeypatch.setattr(costs, "TRUTH_SIZE", (2**8, 64))
     monkeypatch.setattr(differences, "POOLED", 128)
+    monkeypatch.setattr(steps, "FRESH", 2**10)
     settings = Settings(
         part="progress",
         guesses=(64,),
