@@ -43,8 +43,8 @@ Flags = NDArray[np.bool_]
 # twice.
 COUNTED_TWICE = 0.03
 # Tuned by `python -m studies.calibration --part progress`. To tune them again, change them, run it with `--out` a new
-# folder, and read the rows of `decrease_at_step`, `curvature_at_step` and `unseen_curvature` on its page. Smaller
-# values make shorter intervals, until cells are tight that have no mark.
+# folder, and read the rows of `decrease_at_step` and `curvature_at_step` on its page. Smaller values make
+# shorter intervals, until cells are tight that have no mark.
 TAIL_ROOM = 5.0  # Guesses beyond the most extreme one that an interval of what losses say allows for.
 HEAVIEST = 0.9  # Shape of a tail: with heavier ones a mean says little.
 
@@ -159,8 +159,8 @@ def at_step(
     """What losses say at a step size, (…): the decrease, and the curvature with kinks and higher derivatives.
 
     The step size is taken as given, although the best step of the same guesses is: what is estimated is of that step.
-    Losses far away grow with a high power of the guess, so that few guesses show too little of their tail: see
-    `_with_room`.
+    Losses far away grow with a high power of the guess, so that few guesses show too little of their tail: decrease and
+    curvature allow for more of it (`_with_room`).
 
     Args:
         decrease, second_difference: L − L(θ − step·ĝ), and (L(θ − step·ĝ) + L(θ + step·ĝ) − 2L)/step², (…, guess).
@@ -172,16 +172,17 @@ def at_step(
     level = curvature.mean(-1)
     below = curvature / level[..., None]
     above = second_difference / level[..., None] - below
-    unseen = ratio_of_means(above, below)
     found = {
         "decrease_at_step": (mean(decrease), decrease, rounding),
         "curvature_at_step": (mean(second_difference), second_difference, of_curvature),
-        "unseen_curvature": (unseen, above - unseen.value[..., None] * below, of_curvature / level),
     }
-    return {
-        name: _with_room(estimate, influence).of_few(n).of_rounding(least)
-        for name, (estimate, influence, least) in found.items()
+    with_room = {
+        name: _with_room(estimate, values).of_few(n).of_rounding(least)
+        for name, (estimate, values, least) in found.items()
     }
+    # Its tail is shorter, and room for a tail would leave no advice of it: where it may be too short it is marked so.
+    unseen = ratio_of_means(above, below).of_few(n).of_rounding(of_curvature / level)
+    return with_room | {"unseen_curvature": unseen}
 
 
 def _with_room(estimate: Estimate, influence: Array) -> Estimate:
