@@ -1,4 +1,4 @@
-"""The figures of `studies.progress`, from its Dataset alone."""
+"""The figures of `studies.progress`, from its DataTree alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from studies.kit.figures import panels, styles
+from studies.progress import training_figures
 from studies.progress.cells import LEVEL_Z, WORDS_OF_CURVATURES
 
 if TYPE_CHECKING:
@@ -18,9 +19,16 @@ LOWEST, HIGHEST = -2.0, 1.5  # Of the decreases that are drawn, over the decreas
 FACTOR = 2.0
 
 
-def figures(dataset: xr.Dataset) -> dict[str, Figure]:
+def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """Name → figure."""
-    return {"decrease": _decrease(dataset.sel(curvature=DRAWN)), "best": _best(dataset)}
+    steps, training = tree["steps"].to_dataset(), tree["training"].to_dataset()
+    return {
+        "decrease": _decrease(steps.sel(curvature=DRAWN)),
+        "best": _best(steps),
+        "ranks": training_figures.ranks(training),
+        "training": training_figures.trainings(training),
+        "width": training_figures.widths(tree["widths"].to_dataset()),
+    }
 
 
 def _title(steps: int) -> str:

@@ -10,6 +10,7 @@ import xarray as xr
 from studies.kit import pages
 from studies.kit.seeds import Interval
 from studies.kit.shares import clopper_pearson
+from studies.progress import rank, width_fit
 from studies.progress.cells import LEVEL_Z, WORDS_OF_CURVATURES
 
 FACTOR = 2.0  # Between the advised step and the best of the sweep, at most.
@@ -18,15 +19,15 @@ SMALL = 0.125  # The smaller of the two steps that the table of decreases shows,
 HIDDEN = 1.0  # Unseen curvature from which on a step counts as one that the curvature does not describe.
 
 
-def page(dataset: xr.Dataset) -> str:
+def page(tree: xr.DataTree) -> str:
     """The page docs/results/progress.md."""
-    return pages.render("progress", values(dataset))
+    parts = values(tree["steps"].to_dataset()) | rank.values(tree["training"].to_dataset())
+    return pages.render("progress", parts | width_fit.values(tree["widths"].to_dataset()) | {"settings": tree.attrs})
 
 
 def values(dataset: xr.Dataset) -> dict[str, object]:
-    """Everything that the template names."""
+    """What the page's own template names, of single steps."""
     return {
-        "settings": dataset.attrs,
         "networks": dataset["network"].values.tolist(),
         "moments": dataset["steps"].values.tolist(),
         "estimators": dataset["estimator"].values.tolist(),

@@ -1,4 +1,4 @@
-"""The study of single steps, run whole on tiny settings, and what its page makes of known decreases."""
+"""The study of progress, run whole on tiny settings, and what its page makes of known decreases, losses and ranks."""
 
 from __future__ import annotations
 
@@ -8,39 +8,66 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from fganalysis.results import store
 from studies.progress import __main__ as progress
-from studies.progress import page
+from studies.progress import page, rank, width_fit
 from studies.progress.cells import ESTIMATORS, FACTORS, best_factors
+from studies.progress.training import DIVERGED, TRAINED_BY
+
+TRAINED = ("backpropagation", "weight", "finite difference", "upstream, mean of 4", "direct feedback")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.DataTree]:
     folder = tmp_path_factory.mktemp("progress")
     settings = progress.Settings(
         networks=("tanh MLP",),
         steps=(0, 100),
-        width=8,
+        width=12,
         guesses=32,
         losses=64,
         batch=8,
+        training_networks=("tanh MLP",),
+        batches=("one",),
+        training_seeds=(0, 1),
+        training_steps=12,
+        training_guesses=16,
+        start_guesses=16,
+        widths=(8, 16),
+        width_seeds=(0, 1),
+        width_steps=(0, 100),
         out=folder,
         page=folder / "page",
     )
-    return folder, progress.main(settings)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(progress.training, "TRAINED_BY", {name: TRAINED_BY[name] for name in TRAINED})
+        return folder, progress.main(settings)
 
 
-def test_a_tiny_run_predicts_small_steps_and_writes_its_page(finished: tuple[Path, xr.Dataset]) -> None:
-    folder, dataset = finished
-    assert all(array.attrs["units"] and array.attrs["long_name"] for array in dataset.values())
-    small = dataset.isel(factor=0)
+def test_a_tiny_run_predicts_small_steps_and_writes_its_page(finished: tuple[Path, xr.DataTree]) -> None:
+    folder, tree = finished
+    for part in ("steps", "training", "widths"):
+        assert all(array.attrs["units"] and array.attrs["long_name"] for array in tree[part].data_vars.values())
+    small = tree["steps"].to_dataset().isel(factor=0)
     z = (small["actual"] - small["predicted"]) / np.hypot(small["actual_se"], small["predicted_se"])
     assert (
         np.isfinite(z).any() and float(abs(z).max()) < 5
     )  # The same guesses serve both curvatures and all estimators.
     text = (folder / "page" / "progress.md").read_text(encoding="utf-8")
-    assert text == page.page(dataset)
-    for figure in ("decrease", "best"):
+    assert text == page.page(tree) == page.page(store.read(folder / "page" / "progress.nc"))
+    for figure in ("decrease", "best", "ranks", "training", "width"):
         assert (folder / "page" / f"progress_{figure}.png").stat().st_size > 5000
+
+
+def test_every_estimator_starts_from_the_same_network_and_is_measured(finished: tuple[Path, xr.DataTree]) -> None:
+    training = finished[1]["training"].to_dataset()
+    start = training["loss"].isel(training_step=0)
+    assert float(abs(start - start.isel(estimator=0)).max()) == 0
+    assert list(training["estimator"].values) == list(TRAINED)
+    assert bool(np.isfinite(training["curved_efficiency"]).all()) and float(training["passes"].min()) == 2
+    first = training.sel(estimator=rank.FIRST)
+    np.testing.assert_allclose(first["curved_efficiency"], 1, rtol=1e-6)
+    assert bool((first["loss"].isel(training_step=-1) < first["loss"].isel(training_step=0)).all())
 
 
 def test_the_best_step_of_a_parabola_is_the_advised_one() -> None:
@@ -54,13 +81,77 @@ def test_the_best_step_of_a_parabola_is_the_advised_one() -> None:
 
 
 @pytest.mark.parametrize(("best", "within"), [(0.25, False), (0.5, True), (2.0, True), (4.0, False)])
-def test_the_page_judges_by_the_factor(finished: tuple[Path, xr.Dataset], best: float, within: bool) -> None:
-    dataset = finished[1].copy(deep=True)
+def test_the_page_judges_by_the_factor(finished: tuple[Path, xr.DataTree], best: float, within: bool) -> None:
+    tree = finished[1].copy(deep=True)
+    dataset = tree["steps"].to_dataset()
     for end in ("", "_low", "_high"):
         dataset["best" + end] = xr.full_like(dataset["best"], best)
     for end, unseen in (("", 3.0), ("_low", 2.0), ("_high", 4.0)):
         dataset["unseen_curvature" + end] = xr.full_like(dataset["unseen_curvature"], unseen)
-    text, n = page.page(dataset), 2 * len(ESTIMATORS)
+    tree["steps"] = xr.DataTree(dataset)
+    text, n = page.page(tree), 2 * len(ESTIMATORS)
     assert f"in {n if within else 0} of {n} cells**" in text
     assert ("That does not hold in at least nine of ten cells" in text) != within
     assert text.count("higher derivatives bend the loss more than the curvature shows") == (0 if within else 2 * n)
+
+
+def made_up(numbers: list[float], losses: list[float], *, passes: list[float] | None = None) -> xr.Dataset:
+    """Trainings of the first estimators with these curved efficiencies and last losses, the same in three seeds."""
+    n, seeds = len(numbers), 3
+    dims = ("network", "batches", "seed", "estimator")
+    shape = (1, 1, seeds, n)
+    noise = 1 + 1e-3 * np.random.default_rng(0).standard_normal(shape)
+    efficiency = np.array(numbers) * noise
+    loss = np.stack([np.full(shape, 2.0), np.sqrt(2 * np.array(losses)) * np.ones(shape), losses * noise], -1)
+    per_step = np.ones(shape) * (passes or [2.0] * n)
+    found = {name: (dims, efficiency) for name in ("curved_efficiency", "efficiency", "cosine")}
+    found |= {"variance": (dims, 1 / efficiency), "passes": (dims, per_step), "diverged_at": (dims, 0 * noise * np.nan)}
+    found |= {"loss": ((*dims, "training_step"), loss), "advised_step": ((*dims, "moment"), noise[..., None])}
+    found["curved_efficiency_along"] = ((*dims, "moment"), efficiency[..., None])
+    coordinates = {"network": ["MLP"], "batches": ["one"], "seed": range(seeds), "estimator": list(TRAINED_BY)[:n]}
+    return xr.Dataset(found, coords=coordinates | {"training_step": [0, 1, 2], "moment": [0]})
+
+
+def test_ranks_of_known_losses() -> None:
+    """A perfect order has the correlation 1 and no pair ranked wrongly; its reverse −1 and every pair."""
+    numbers = [1.0, 0.1, 0.2, 0.3, 0.4]
+    right = rank.values(made_up(numbers, [0.1, 0.9, 0.8, 0.7, 0.6]))
+    assert right["by_steps"][0] == ["curved efficiency", "1.00"] and right["by_cost"][0][1] == "1.00"
+    assert right["counts"]["steps"] == [["MLP, one batch", "6", "0", "0"]] and not right["wrong"]["steps"]
+    reverse = rank.values(made_up(numbers, [0.1, 0.6, 0.7, 0.8, 0.9]))
+    assert reverse["by_steps"][0][1] == "-1.00" and reverse["counts"]["steps"] == [["MLP, one batch", "0", "6", "0"]]
+    assert "weight, mean of 4 has 2 (2 to 2) times the curved efficiency of weight, but its loss" in "".join(
+        reverse["wrong"]["steps"]
+    )
+    assert not reverse["lead_steps"][0]["ranks"]
+
+
+def test_equal_cost_is_that_of_the_cheapest_estimator() -> None:
+    """Twice the price, half the steps: the loss there is the geometric mean of start and end, by construction."""
+    dataset = made_up([1.0, 0.1, 0.2], [0.1, 0.4, 0.5], passes=[2.0, 2.0, 4.0])
+    assert rank.budget(dataset) == 4
+    expected = [0.1, 0.4, 1.0]
+    np.testing.assert_allclose(rank.after_cost(dataset).mean("seed").squeeze(), expected, rtol=2e-3)
+
+
+def test_a_training_that_diverges_is_last_and_has_no_mean_loss() -> None:
+    dataset = made_up([1.0, 0.3, 0.2, 0.1], [0.1, 0.4, 0.5, 0.6])
+    dataset["loss"][..., 1, -1] = 2.0 * DIVERGED
+    dataset["diverged_at"][..., 1] = 2.0
+    found = rank.values(dataset)
+    assert found["by_steps"][0][1] == "-0.50"
+    assert found["estimators_table"][1][6] == "diverges" and found["estimators_table"][1][-1] == "3 of 3"
+    assert "3 of its 3 trainings diverge" in found["wrong"]["steps"][0]
+
+
+@pytest.mark.parametrize(("power", "verdict"), [(0.0, "flat"), (0.5, "rises"), (-0.5, "falls")])
+def test_the_power_of_the_width(power: float, verdict: str) -> None:
+    widths, noise = np.array([8, 16, 32]), np.random.default_rng(0).normal(0, 0.02, (3, 4, 1))
+    rank_of = widths[:, None, None] ** power * np.exp(noise)
+    dims = ("width", "seed", "steps")
+    dataset = xr.Dataset(
+        {"effective_rank": (dims, rank_of), "parameters": (dims, widths[:, None, None] ** 2 * np.ones((3, 4, 1)))},
+        coords={"width": widths, "seed": range(4), "steps": [0]},
+    )
+    found = width_fit.values(dataset)
+    assert found["fits"][0]["verdict"] == verdict and found["weights_power"] == pytest.approx(2)

@@ -1,0 +1,128 @@
+"""The figures of the trainings and of the widths, from their Datasets alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from studies.kit.figures import geometric, panels, points, styles
+from studies.progress import rank
+from studies.progress.width_fit import moment, slopes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+WIDTH = 2.6  # Inches of a panel.
+RANK_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc")
+RANK_MARKERS = ("o", "s", "^", "D", "v")
+
+
+def ranks(dataset: xr.Dataset) -> Figure:
+    """Losses after equal steps, above, and after equal cost, below, over the number that is to rank them."""
+    settings, chosen = rank.settings_of(dataset), _styles(dataset)
+    figure, grid = panels(2, len(settings), (WIDTH * len(settings) + 2.0, 5.6), sharex="row", sharey="row")
+    rows = (
+        (rank.numbers_for_steps(dataset)[rank.BY_STEPS], rank.after_steps(dataset), rank.BY_STEPS),
+        (rank.numbers_for_cost(dataset)[rank.BY_COST], rank.after_cost(dataset), rank.BY_COST),
+    )
+    words = (f"after {int(dataset['training_step'][-1])} steps", f"after {rank.budget(dataset):g} passes")
+    for row, (number, loss, label), when in zip(grid, rows, words, strict=True):
+        for axes, setting in zip(row, settings, strict=True):
+            for name, style in chosen.items():
+                here = {"network": setting.network, "batches": setting.batches, "estimator": name}
+                x, y = (_geometric(array.sel(here)) for array in (number, loss))
+                bars = [[x[1] - x[0]], [x[2] - x[1]]]
+                axes.errorbar(x[1], y[1], xerr=bars, color=style.colour, lw=1)
+                points(axes, [x[1]], (y[0][None], y[1][None], y[2][None]), style.colour, style.marker, 6)
+            axes.set(xscale="log", yscale="log", xlabel=f"{label} [1]")
+            others = (
+                rank.ranked(array.sel(network=setting.network, batches=setting.batches)) for array in (number, loss)
+            )
+            correlation = rank.within_one(rank.correlations(*others))
+            axes.set_title(f"{setting}\nSpearman {correlation}".replace("-", "−"), fontsize=9)
+        row[0].set_ylabel(f"loss {when} [loss]")
+    _legend(figure, chosen, "guess", lines=False)
+    return figure
+
+
+def trainings(dataset: xr.Dataset) -> Figure:
+    """Losses over steps, above, and over passes, below."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    settings, chosen = rank.settings_of(dataset), _styles(dataset)
+    figure, grid = panels(2, len(settings), (WIDTH * len(settings) + 2.0, 5.6), sharey="col", sharex="row")
+    steps, allowed = dataset["training_step"].values.astype(float), rank.budget(dataset)
+    for column, setting in zip(grid.T, settings, strict=True):
+        own = rank.of_setting(dataset, setting)
+        for name, style in chosen.items():
+            part = own.sel(estimator=name)
+            middle = np.exp(np.log(part["loss"].values).mean(0))
+            passes = float(part["passes"].mean())
+            look: dict[str, Any] = {"color": style.colour, "lw": 1.2, "marker": style.marker, "ms": 4, "mfc": "none"}
+            column[0].plot(steps, middle, markevery=max(1, len(steps) // 6), **look)
+            shown = steps * passes <= max(allowed, passes * steps[1])
+            column[1].plot(steps[shown] * passes, middle[shown], markevery=max(1, int(shown.sum()) // 6), **look)
+        start = float(own["loss"].isel(training_step=0).mean())
+        lowest = float(np.exp(np.log(own["loss"].values).mean(0)).min())
+        column[0].set(yscale="log", title=str(setting), xlabel="steps [1]", ylim=(0.9 * lowest, 2 * start))
+        column[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        column[0].yaxis.set_major_formatter("{x:g}")
+        column[0].yaxis.set_minor_formatter(NullFormatter())
+        column[0].title.set_fontsize(10)
+        column[1].set(xlabel="forward passes [1]")
+    for row in grid:
+        row[0].set_ylabel("loss [loss]")
+    _legend(figure, chosen, "guess", lines=True)
+    return figure
+
+
+def widths(dataset: xr.Dataset) -> Figure:
+    """The effective rank at every moment, with its line, and the number of weights, over the width."""
+    figure, grid = panels(1, 1, (5.8, 4.0))
+    axes: Axes = grid[0, 0]
+    x = dataset["width"].values.astype(float)
+    weights = dataset["parameters"].isel(seed=0, steps=0).values
+    axes.plot(x, weights, color="0.4", ls="--", lw=1.5, label="number of weights")
+    for place, steps in enumerate(dataset["steps"].values):
+        own = dataset["effective_rank"].sel(steps=steps)
+        colour, marker = RANK_COLOURS[place % len(RANK_COLOURS)], RANK_MARKERS[place % len(RANK_MARKERS)]
+        interval = geometric(np.log(own.transpose("seed", "width").values))
+        slope = slopes(own)
+        points(axes, x, interval, colour, marker, 6)
+        line = np.polyfit(np.log(x), np.log(interval[1]), 1)
+        label = f"effective rank {moment(int(steps))}: width to the power {slope}"
+        axes.plot(x, np.exp(np.polyval(line, np.log(x))), color=colour, lw=0.9)
+        axes.plot([], [], color=colour, lw=0.9, marker=marker, mfc="none", label=label.replace("-", "−"))
+    axes.set(xscale="log", yscale="log", xlabel="width [1]", ylabel="effective rank, number of weights [1]")
+    axes.set_xticks(x, [f"{int(width)}" for width in x])
+    axes.minorticks_off()
+    figure.legend(loc="outside lower center", fontsize=8)
+    return figure
+
+
+def _styles(dataset: xr.Dataset) -> dict[str, Any]:
+    return dict(styles([str(name) for name in dataset["estimator"].values]))
+
+
+def _geometric(values: xr.DataArray) -> tuple[Array, Array, Array]:
+    """Ends and geometric mean over the seeds whose number is positive."""
+    numbers = values.values[values.values > 0]
+    if len(numbers) < 2:
+        middle = np.asarray(numbers[0] if len(numbers) else np.nan, dtype=float)
+        return middle, middle, middle
+    return geometric(np.log(numbers))
+
+
+def _legend(figure: Figure, chosen: dict[str, Any], title: str, lines: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=style.colour, marker=style.marker, mfc="none", ls="-" if lines else "", label=name)
+        for name, style in chosen.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper", title=title, fontsize=8, title_fontsize=8)
