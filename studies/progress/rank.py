@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from studies.kit.seeds import Interval, over_seeds
-from studies.progress.training import DIVERGED, TRAINED_BY
+from studies.progress.training import DIVERGED, LOGGED_EVERY, TRAINED_BY
 
 FIRST = "backpropagation"
 EQUAL = 1e-9  # Half-width of an interval that is rounding alone.
@@ -88,7 +88,7 @@ def numbers_for_steps(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
         BY_STEPS: dataset["curved_efficiency"],
         "efficiency": dataset["efficiency"],
         "cosine": dataset["cosine"],
-        "variance, the smaller the better": -spread,
+        "small variance": -spread,
         "curved efficiency, mean over its own training": logs.copy(data=np.exp(logs.values)),
     }
 
@@ -100,7 +100,7 @@ def numbers_for_cost(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
         BY_COST: dataset["curved_efficiency"] / relative,
         BY_STEPS: dataset["curved_efficiency"],
         "efficiency per pass": dataset["efficiency"] / relative,
-        "passes, the fewer the better": -relative.broadcast_like(dataset["efficiency"]),
+        "few passes": -relative.broadcast_like(dataset["efficiency"]),
     }
 
 
@@ -204,6 +204,13 @@ def _lead(table: Table, name: str, setting: Setting, dataset: xr.Dataset) -> dic
         "setting": str(setting),
         "value": within_one(own),
         "ranks": interval.low > 0,
+        "diverging": [
+            f"{name} ({int(count)} of {losses.sizes['seed']})"
+            for name, count in zip(
+                losses["estimator"].values, losses["diverged_at"].notnull().sum("seed").values, strict=True
+            )
+            if count
+        ],
         "tame": tame.sizes["estimator"],
         "of_tame": within_one(correlations(number, loss)),
         "better": better,
@@ -296,22 +303,30 @@ def _rows(dataset: xr.Dataset, setting: Setting) -> Iterator[list[str]]:
     cost = cost.sel(network=setting.network, batches=setting.batches)
     for estimator in own["estimator"].values:
         part = own.sel(estimator=estimator)
-        diverged = int(np.isfinite(part["diverged_at"]).sum())
-        losses = [_loss(array, part) for array in (after_steps(part), cost.sel(estimator=estimator))]
+        ended = np.isfinite(part["diverged_at"].values)
+        spent = LOGGED_EVERY * np.ceil(budget(dataset) / part["passes"].values / LOGGED_EVERY)
+        by_then = ended & (spent >= np.where(ended, part["diverged_at"].values, np.inf))
+        losses = [
+            _loss(after_steps(part), bool(ended.any())),
+            _loss(cost.sel(estimator=estimator), bool(by_then.any())),
+        ]
         yield [
             str(setting),
             str(estimator),
-            str(over_seeds(part["curved_efficiency"])),
+            _plain(over_seeds(part["curved_efficiency"])),
             f"{float(part['efficiency'].mean()):.2g}",
             f"{float(part['cosine'].mean()):.2g}",
             f"{float(part['passes'].mean()):.3g}",
             *losses,
-            f"{diverged} of {own.sizes['seed']}",
+            f"{int(ended.sum())} of {own.sizes['seed']}",
         ]
 
 
-def _loss(losses: xr.DataArray, part: xr.Dataset) -> str:
+def _loss(losses: xr.DataArray, diverges: bool) -> str:
     """Mean over the seeds; none where a training that diverged counts as a multiple of the loss at its start."""
-    if bool((losses >= DIVERGED * part["loss"].isel(training_step=0)).any()):
-        return "diverges"
-    return str(over_seeds(losses))
+    return "diverges" if diverges else str(over_seeds(losses))
+
+
+def _plain(interval: Interval) -> str:
+    """Without an interval that is rounding alone."""
+    return str(interval) if interval.half > 1e-4 * abs(interval.mean) else f"{interval.mean:.3g}"
