@@ -149,6 +149,10 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "gradients": [_gradient(dataset, setting) for setting in settings],
         "counts": {name: [pair.row() for pair in found] for name, found in pairs.items()},
         "wrong": {name: [sentence for pair in found for sentence in pair.wrong] for name, found in pairs.items()},
+        "wrong_diverging": {
+            name: sum("diverge" in sentence for pair in found for sentence in pair.wrong)
+            for name, found in pairs.items()
+        },
         "passes_spent": budget(dataset),
         "diverged_factor": DIVERGED,
         "moments_measured": dataset["moment"].values.tolist(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fganalysis.results import store
+from studies.progress import page as progress_page
 from studies.subspaces import answers
 from studies.wang2025 import collected
 from studies.wang2025 import page as wang2025_page
@@ -15,6 +16,11 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 def test_the_page_on_subspaces_is_that_of_its_dataset() -> None:
     page = (RESULTS / "subspaces.md").read_text(encoding="utf-8")
     assert page == answers.answers(store.read(RESULTS / "subspaces.nc").to_dataset())
+
+
+def test_the_page_on_progress_is_that_of_its_dataset() -> None:
+    page = (RESULTS / "progress.md").read_text(encoding="utf-8")
+    assert page == progress_page.page(store.read(RESULTS / "progress.nc"))
 
 
 def test_the_seed_papers_tables_are_those_of_their_dataset() -> None:
