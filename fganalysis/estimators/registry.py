@@ -13,7 +13,12 @@ from fganalysis.estimators.local.local_loss import LocalLoss
 from fganalysis.estimators.perturbation.activation_mixing import ActivationMixing
 from fganalysis.estimators.perturbation.activity_perturbation import ActivityPerturbation
 from fganalysis.estimators.perturbation.finite_difference import FiniteDifference
+from fganalysis.estimators.perturbation.guided_perturbation import GuidedPerturbation
+from fganalysis.estimators.perturbation.low_rank_perturbation import LowRankPerturbation
 from fganalysis.estimators.perturbation.multi_tangent import MultiTangent
+from fganalysis.estimators.perturbation.scaled_perturbation import ScaledPerturbation
+from fganalysis.estimators.perturbation.sparse_perturbation import SparsePerturbation
+from fganalysis.estimators.perturbation.subspace_perturbation import SubspacePerturbation
 from fganalysis.estimators.perturbation.weight_perturbation import WeightPerturbation
 from fganalysis.estimators.sampling_rows.minibatch import Minibatch
 from fganalysis.estimators.upstream.newton_schulz import NewtonSchulzUpstream
@@ -37,4 +42,9 @@ ESTIMATORS: dict[str, type] = {
     "forward_direct_feedback": ForwardDirectFeedback,
     "local_loss": LocalLoss,
     "minibatch": Minibatch,
+    "low_rank": LowRankPerturbation,
+    "random_subspace": SubspacePerturbation,
+    "scaled": ScaledPerturbation,
+    "guided": GuidedPerturbation,
+    "sparse": SparsePerturbation,
 }

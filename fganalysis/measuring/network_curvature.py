@@ -75,11 +75,21 @@ def of_network(snapshot: Snapshot, curvature: Curvature, n_directions: int, seed
     scaled = [gradient / unit for gradient in gradients]
     squares = np.array([float(gradient.square().sum()) for gradient in scaled])
     products = _products(snapshot, curvature, scaled)
-    traces, diagonals, exact = _diagonals(snapshot, curvature, scaled, n_directions, seed)
+    ones = torch.ones(sum(gradient.numel() for gradient in gradients), dtype=torch.float64, device=snapshot.device)
+    weighted = torch.cat([gradient.flatten() for gradient in scaled]).square()
+    (traces, diagonals), exact = _diagonals(snapshot, curvature, [ones, weighted], n_directions, seed)
+
+    def diagonal(weights: Sequence[Array]) -> Array:
+        flat = np.concatenate([part.ravel() for part in weights])
+        largest = float(np.abs(flat).max()) or 1.0
+        one = torch.from_numpy(flat / largest).to(ones)
+        # Products are taken again by the same random directions: kept for every weight they would not fit.
+        (found,), _ = _diagonals(snapshot, curvature, [one], n_directions, seed)
+        return found.sum(1) * largest
+
+    form = _form_of(snapshot, curvature)
     return OfNetwork(
-        squares * unit**2,
-        NetworkCurvature(traces, diagonals * unit**2, products * unit**2, _form_of(snapshot, curvature)),
-        exact,
+        squares * unit**2, NetworkCurvature(traces, diagonals * unit**2, products * unit**2, form, diagonal), exact
     )
 
 
@@ -111,30 +121,28 @@ def _products(snapshot: Snapshot, curvature: Curvature, gradients: Sequence[Tens
 
 
 def _diagonals(
-    snapshot: Snapshot, curvature: Curvature, gradients: Sequence[Tensor], n_directions: int, seed: int
-) -> tuple[Array, Array, bool]:
-    """tr H_ll and Σ_i G_l,i² (H_ll)_ii by random directions, (direction, layer), and whether they are exact."""
-    sizes = [gradient.numel() for gradient in gradients]
-    weighted = torch.cat([gradient.flatten() for gradient in gradients]).square()
+    snapshot: Snapshot, curvature: Curvature, weightings: Sequence[Tensor], n_directions: int, seed: int
+) -> tuple[list[Array], bool]:
+    """Σ_i w_i (H_ll)_ii by random directions, (direction, layer) for each w (weight,), and whether they are exact."""
+    sizes = [layer.weight.numel() for layer in snapshot.weights]
     n_weights, like = sum(sizes), snapshot.like
     if n_weights <= n_directions:
         diagonal = torch.zeros(1, n_weights, dtype=torch.float64, device=like.device)
         for some in torch.arange(n_weights).split(DIRECTIONS_PER_BLOCK):
             axes = torch.nn.functional.one_hot(some, n_weights).to(like)
             diagonal[0, some] = (axes * curvature.products(axes)).sum(1).double()
-        traces, diagonals = (_by_layer(part, sizes).cpu().numpy() for part in (diagonal, diagonal * weighted))
-        return traces, diagonals, True
+        return [_by_layer(diagonal * weights, sizes).cpu().numpy() for weights in weightings], True
     seeds = Seeds(seed, snapshot.step, "trace of the curvature", snapshot.device)
     basis, image = _sketch(curvature, seeds, like, n_weights)
     known = (basis.double() * image.double()).sum(0, keepdim=True)
-    by_trace, by_diagonal = [], []
+    found: list[list[Tensor]] = [[] for _ in weightings]
     for index in range(-(-n_directions // DIRECTIONS_PER_BLOCK)):
         signs = RADEMACHER.draw((DIRECTIONS_PER_BLOCK, n_weights), seeds.generator(index), like)
         signs = signs[: n_directions - index * DIRECTIONS_PER_BLOCK]
         left = (curvature.products(signs) - (signs @ basis.T) @ image).double() * signs + known
-        by_trace.append(_by_layer(left, sizes))
-        by_diagonal.append(_by_layer(left * weighted, sizes))
-    return torch.cat(by_trace).cpu().numpy(), torch.cat(by_diagonal).cpu().numpy(), False
+        for kept, weights in zip(found, weightings, strict=True):
+            kept.append(_by_layer(left * weights, sizes))
+    return [torch.cat(kept).cpu().numpy() for kept in found], False
 
 
 def _sketch(curvature: Curvature, seeds: Seeds, like: Tensor, n_weights: int) -> tuple[Tensor, Tensor]:

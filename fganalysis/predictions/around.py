@@ -9,8 +9,7 @@ from typing import Any
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.predictions.guess import Guess, GuessOnRows
-from fganalysis.predictions.protocol import ClosedForm, Need
-from theory.progress import SecondMoment
+from fganalysis.predictions.protocol import AtWeights, ClosedForm, Need
 
 LookUp = Callable[[Any], ClosedForm]
 
@@ -37,11 +36,11 @@ class Around:
             return form.guess(snapshot, inside)
         return form.subsampled(snapshot, inside, estimator.size).guess(snapshot)
 
-    def averaged_at_weights(self, snapshot: Snapshot, estimator: estimators.Averaged) -> SecondMoment | None:
+    def averaged_at_weights(self, snapshot: Snapshot, estimator: estimators.Averaged) -> AtWeights | None:
         moment = self.look_up(estimator.estimator).second_moment(snapshot, estimator.estimator)
         return None if moment is None else moment.of_mean(estimator.n_averaged)
 
-    def subsampled_at_weights(self, snapshot: Snapshot, estimator: estimators.Subsampled) -> SecondMoment | None:
+    def subsampled_at_weights(self, snapshot: Snapshot, estimator: estimators.Subsampled) -> AtWeights | None:
         whole = estimator.size == snapshot.n_examples
         return self.look_up(estimator.estimator).second_moment(snapshot, estimator.estimator) if whole else None
 

@@ -18,6 +18,7 @@ from fganalysis.predictions.guess import Guess
 from fganalysis.predictions.registry import closed_form_of
 from fganalysis.predictions.weight_maps import at_weights
 from theory import progress as theory
+from theory.structured_moment import StructuredMoment
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class NetworkCurvature:
     diagonals: Array
     products: Array
     form: Callable[[Sequence[Array]], float]
+    diagonal: Callable[[Sequence[Array]], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,12 @@ def predict_progress(
     """
     form, gradients = closed_form_of(estimator), double(snapshot.weight_gradients)
     moment = form.second_moment(snapshot, estimator)
+    if isinstance(moment, StructuredMoment):
+        return PredictedProgress(
+            moment.slope(gradients),
+            of_network.form(moment.mean),
+            moment.curvature(of_network.diagonal, of_network.form),
+        )
     if moment is not None:
         return PredictedProgress(
             moment.slope(np.array([float((gradient**2).sum()) for gradient in gradients])),

@@ -19,8 +19,10 @@ from typing import Any, Literal
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from theory.progress import SecondMoment
+from theory.structured_moment import StructuredMoment
 
 Need = Literal["upstream", "jacobians"]
+AtWeights = SecondMoment | StructuredMoment
 
 
 def only_gradients(estimator: Any) -> tuple[Need, ...]:
@@ -35,15 +37,15 @@ class ClosedForm:
     guess: (snapshot, estimator) → `Guess`. mean_of_several: (snapshot, estimator, n) → `Guess`, where more than two
     moments of a mean of n guesses are known. on_rows: (snapshot, estimator, size) → `GuessOnRows`. needs: estimator →
     names of the snapshot's properties, which refuse a network that does not have them before anything is computed.
-    at_weights: (snapshot, estimator) → `theory.progress.SecondMoment`, or None where it is not known; a guess that is
-    always the same needs none.
+    at_weights: (snapshot, estimator) → `theory.progress.SecondMoment` or `theory.structured_moment.StructuredMoment`;
+    None where it is not known; a guess that is always the same needs none.
     """
 
     guess: Callable[[Snapshot, Any], Guess]
     mean_of_several: Callable[[Snapshot, Any, int], Guess] | None = None
     on_rows: Callable[[Snapshot, Any, int], GuessOnRows] | None = None
     needs: Callable[[Any], Sequence[Need]] = only_gradients
-    at_weights: Callable[[Snapshot, Any], SecondMoment | None] | None = None
+    at_weights: Callable[[Snapshot, Any], AtWeights | None] | None = None
 
     def averaged(self, snapshot: Snapshot, estimator: Any, n_averaged: int) -> Guess:
         if self.mean_of_several is not None:
@@ -53,7 +55,7 @@ class ClosedForm:
     def subsampled(self, snapshot: Snapshot, estimator: Any, size: int) -> GuessOnRows:
         return GuessOnRows() if self.on_rows is None else self.on_rows(snapshot, estimator, size)
 
-    def second_moment(self, snapshot: Snapshot, estimator: Any) -> SecondMoment | None:
+    def second_moment(self, snapshot: Snapshot, estimator: Any) -> AtWeights | None:
         return None if self.at_weights is None else self.at_weights(snapshot, estimator)
 
 

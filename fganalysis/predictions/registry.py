@@ -47,8 +47,9 @@ from fganalysis.predictions.local import LOCAL_LOSS
 from fganalysis.predictions.perturbation import ACTIVITY, MIXING
 from fganalysis.predictions.protocol import UNKNOWN, ClosedForm
 from fganalysis.predictions.sampling_rows import BACKPROPAGATION, MINIBATCH
+from fganalysis.predictions.structured import GUIDED, LOW_RANK, SCALED, SUBSPACE
 from fganalysis.predictions.upstream import NEWTON_SCHULZ, ORTHOGONAL, PRECONDITIONED, UPSTREAM
-from fganalysis.predictions.weights import MULTI_TANGENT, WEIGHT
+from fganalysis.predictions.weights import MULTI_TANGENT, SPARSE, WEIGHT
 
 
 def closed_form_of(estimator: Any) -> ClosedForm:
@@ -94,6 +95,11 @@ CLOSED_FORMS: dict[type, ClosedForm] = {
     estimators.ForwardDirectFeedbackAdam: FORWARD_DIRECT_FEEDBACK_ADAM,
     estimators.LocalLoss: LOCAL_LOSS,
     estimators.Minibatch: MINIBATCH,
+    estimators.LowRankPerturbation: LOW_RANK,
+    estimators.SubspacePerturbation: SUBSPACE,
+    estimators.ScaledPerturbation: SCALED,
+    estimators.GuidedPerturbation: GUIDED,
+    estimators.SparsePerturbation: SPARSE,
     estimators.Averaged: averaged(closed_form_of),
     estimators.Subsampled: subsampled(closed_form_of),
 }

@@ -1,9 +1,9 @@
-"""Closed forms of the guesses made at the weights: weight perturbation and multi-tangent."""
+"""Closed forms of the guesses made at the weights: weight perturbation, its sparse variant and multi-tangent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from fganalysis.predictions.examples import examples_of, gradients_of
 from fganalysis.predictions.guess import Guess, GuessOnRows, WeightMoments
 from fganalysis.predictions.protocol import ClosedForm
 from fganalysis.predictions.weight_maps import products
-from theory import minibatch, multi_tangent, progress, projection, weight_perturbation
+from theory import minibatch, multi_tangent, progress, projection, sparse_perturbation, weight_perturbation
 from theory.progress import SecondMoment
 
 
@@ -86,6 +86,18 @@ def _of_weight_perturbation(layers: Layers, estimator: estimators.WeightPerturba
     )
 
 
+def _sparse(layers: Layers, estimator: estimators.SparsePerturbation) -> Layers:
+    """With the law of the noise behind its masks."""
+    keep, keep_layers = float(estimator.keep), float(estimator.keep_layers)
+    fourth = [sparse_perturbation.fourth(number, keep, keep_layers) for number in layers.law[0]]
+    return replace(layers, law=(fourth, [sparse_perturbation.pair(number, keep_layers) for number in layers.law[1]]))
+
+
+def _of_sparse(layers: Layers, estimator: estimators.SparsePerturbation) -> Array:
+    masked = _sparse(layers, estimator)
+    return weight_perturbation.second_moments(masked.squares, masked.sizes, *masked.law, layers=estimator.layers)
+
+
 def _of_multi_tangent(layers: Layers, estimator: estimators.MultiTangent) -> Array | None:
     k = estimator.k
     if estimator.combine == "mean":
@@ -99,6 +111,12 @@ def _weight_moments(
     snapshot: Snapshot, estimator: estimators.WeightPerturbation, size: int | None = None
 ) -> WeightMoments | None:
     return _moments(_of_weight_perturbation, np.ones(len(snapshot.weights)), snapshot, estimator, size)
+
+
+def _sparse_moments(
+    snapshot: Snapshot, estimator: estimators.SparsePerturbation, size: int | None = None
+) -> WeightMoments | None:
+    return _moments(_of_sparse, np.ones(len(snapshot.weights)), snapshot, estimator, size)
 
 
 def _tangent_moments(
@@ -136,6 +154,13 @@ def _tangent_distribution(
     }
 
 
+def _no_distribution(
+    estimator: estimators.SparsePerturbation, squares: Sequence[float], sizes: Sequence[int], n_averaged: int
+) -> Prediction:
+    """A guess whose masks leave no weight is zero, and the others' lengths depend on the masks."""
+    return {}
+
+
 def _of_tangents(estimator: Any, squares: Sequence[float], sizes: Sequence[int], tangents: int) -> Prediction:
     """Cosine and descent probability (layer + 1,) of the mean of so many tangents of the whole batch.
 
@@ -166,6 +191,11 @@ def _weight_second_moment(snapshot: Snapshot, estimator: estimators.WeightPertur
         return None
     layers = _layers(snapshot, estimator, None)
     return progress.weight_perturbation(layers.squares, *layers.law, layers=estimator.layers)
+
+
+def _sparse_second_moment(snapshot: Snapshot, estimator: estimators.SparsePerturbation) -> SecondMoment | None:
+    masked = _sparse(_layers(snapshot, estimator, None), estimator)
+    return progress.weight_perturbation(masked.squares, *masked.law, layers=estimator.layers)
 
 
 def _tangent_second_moment(snapshot: Snapshot, estimator: estimators.MultiTangent) -> SecondMoment | None:
@@ -204,4 +234,5 @@ def _known(
 
 
 WEIGHT = _known(_weight_moments, _weight_distribution, _weight_second_moment)
+SPARSE = _known(_sparse_moments, _no_distribution, _sparse_second_moment)
 MULTI_TANGENT = _known(_tangent_moments, _tangent_distribution, _tangent_second_moment)

@@ -207,6 +207,50 @@ def weight(step: Counted, estimator: Any) -> Guess:
     return [(t[None] @ v.flatten(1)).view_as(v[0]) for v, t in zip(directions, slopes, strict=True)]
 
 
+def structured(step: Counted, estimator: Any) -> Guess:
+    """Along directions that are drawn as the estimator draws them."""
+    step.forward()
+    with step.beside():
+        directions = [direction[0] for direction in estimator.draw(step.snapshot, 1, step.generator)]
+    slopes = _slopes_of_weights(step, directions, getattr(estimator, "layers", "joint"))
+    return [v * t.sum() for v, t in zip(directions, slopes, strict=True)]
+
+
+def sparse(step: Counted, estimator: Any) -> Guess:
+    return weight(step, estimator.as_weight_perturbation())
+
+
+def factored(step: Counted, estimator: Any) -> Guess:
+    """As `structured`, with V x from the factors of V, which takes no product of the whole layer."""
+    step.forward()
+    with step.beside():
+        factors = list(_factors(step, estimator))
+        along = [x @ right @ left.T for x, (left, right) in zip(step.x, factors, strict=True)]
+    if estimator.layers == "joint":
+        slopes = [step.tangent(along)] * len(along)
+    else:
+        slopes = [step.tangent([a if i == j else None for i, a in enumerate(along)]) for j in range(len(along))]
+    with step.beside():
+        return [t.sum() * left @ right.T for t, (left, right) in zip(slopes, factors, strict=True)]
+
+
+def _factors(step: Counted, estimator: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """(unit, mode) and (input, mode) of V, a layer each."""
+    like, rank = step.snapshot.like, estimator.rank
+
+    def noise(*shape: int) -> Tensor:
+        return drawn(estimator.noise, (1, *shape), step.generator, like, vector_dims=2)[0]
+
+    if hasattr(estimator, "window"):
+        for held in estimator.subspaces(step.snapshot).values():
+            inside = noise(held.left.shape[1], held.right.shape[1])
+            yield held.left @ inside * held.scale, held.right
+    else:
+        for weight in step.weights:
+            left, right = (noise(size, rank) for size in weight.shape)
+            yield left, right / rank**0.5
+
+
 def _slopes_of_weights(step: Counted, directions: Sequence[Tensor], layers: str) -> list[Tensor]:
     pairs = zip(directions, step.x, strict=True)
     along = [torch.bmm(v, x[:, :, None])[:, :, 0] if v.ndim == 3 else x @ v.T for v, x in pairs]

@@ -16,8 +16,13 @@ from fganalysis.estimators import (
     Averaged,
     Backpropagation,
     FeedbackAlignment,
+    GuidedPerturbation,
+    LowRankPerturbation,
     MultiTangent,
+    ScaledPerturbation,
+    SparsePerturbation,
     Subsampled,
+    SubspacePerturbation,
     WeightPerturbation,
 )
 from fganalysis.estimators.noise import ON_SPHERE
@@ -47,11 +52,15 @@ def network_curvature(snapshot: Snapshot, matrix: Any) -> NetworkCurvature:
         flat = np.concatenate([part.ravel() for part in vector])
         return float(flat @ matrix @ flat)
 
+    def diagonal(weights: Any) -> Any:
+        return np.array([np.concatenate([part.ravel() for part in weights]) @ np.diagonal(matrix)])
+
     return NetworkCurvature(
         np.array([[np.trace(matrix[part, part]) for part in parts]]),
         np.array([[g[part] ** 2 @ np.diagonal(matrix)[part] for part in parts]]),
         np.array([[g[a] @ matrix[a, b] @ g[b] for b in parts] for a in parts]),
         form,
+        diagonal,
     )
 
 
@@ -185,3 +194,48 @@ def test_steps_that_there_are_not() -> None:
     np.testing.assert_array_equal(theory.best_step(slope, curvature), [0.5, np.inf, np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(theory.expected_decrease(slope, curvature), [0.25, np.inf, np.nan, np.nan, np.nan])
     assert np.isnan(theory.curved_efficiency(1.0, 2.0, 1.0, -1.0))
+
+
+WEIGHT_BY_PARAMETER = tiny_snapshot((1, 2, 2), n_examples=3, seed=3, bias=True)
+STRUCTURED = [
+    (LowRankPerturbation(), SNAPSHOT),
+    (LowRankPerturbation(rank=2, layers="separate"), tiny_snapshot((1, 2, 2), n_examples=3, seed=3)),
+    (LowRankPerturbation(layers="separate"), WEIGHT_BY_PARAMETER),
+    (SubspacePerturbation(rank=1, rescale=True), SNAPSHOT),
+    (SubspacePerturbation(rank=1, layers="separate"), WEIGHT_BY_PARAMETER),
+    (ScaledPerturbation(), WEIGHT_BY_PARAMETER),
+    (ScaledPerturbation(layers="separate"), SNAPSHOT),
+    (GuidedPerturbation(alpha=0.3), SNAPSHOT),
+    (GuidedPerturbation(alpha=0.3, k=2, seed=3), tiny_snapshot((1, 2, 2), seed=3)),
+]
+
+
+@pytest.mark.parametrize(("estimator", "snapshot"), STRUCTURED, ids=[fga.estimators.label(e) for e, _ in STRUCTURED])
+def test_structured_directions_are_those_of_enumerated_noise(estimator: Any, snapshot: Snapshot) -> None:
+    """Also of the mean of two guesses; with signs where their second moment is known."""
+    matrix = dense(snapshot, "hessian")
+    for law in (three_points, signs):
+        exact = exact_moments(estimator, snapshot, law)
+        mean = exact.weight_mean.numpy()
+        second = exact.weight_covariance.numpy() + np.outer(mean, mean)
+        of_network = network_curvature(snapshot, matrix)
+        found = predict_progress(snapshot, replace(estimator, noise=law()), of_network)
+        if found is None:
+            assert law is signs and isinstance(estimator, LowRankPerturbation | GuidedPerturbation)
+            continue
+        np.testing.assert_allclose(found.curvature, [np.trace(matrix @ second)], rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(found.slope, mean @ gradient_of(snapshot), rtol=1e-10)
+        np.testing.assert_allclose(found.mean_curvature, mean @ matrix @ mean, rtol=1e-10, atol=1e-13)
+        several = predict_progress(snapshot, Averaged(replace(estimator, noise=law()), 2), of_network)
+        assert several is not None
+        np.testing.assert_allclose(several.curvature, found.averaged(2), rtol=1e-10)
+
+
+def test_sparse_directions_are_weight_perturbation_with_their_moments() -> None:
+    squares = np.array([float(g.square().sum()) for g in SNAPSHOT.weight_gradients])
+    found = predict_progress(SNAPSHOT, SparsePerturbation(0.5, 0.8), network_curvature(SNAPSHOT, MATRIX))
+    of_network = network_curvature(SNAPSHOT, MATRIX)
+    expected = theory.weight_perturbation(squares, [3 / 0.4] * 2, [1 / 0.8] * 2, layers="joint")
+    assert found is not None
+    arguments = (of_network.traces, of_network.diagonals, of_network.products)
+    np.testing.assert_allclose(found.curvature, expected.curvature(*arguments))
