@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from theory.factors import Array
 from theory.linear_guess import Layers, check_switches
 
+NUMBERS_AT_ONCE = 2**20  # Of the vectors whose forms are taken together, unless a single one has more.
 Vectors = Callable[[], Iterator[tuple[float, Sequence[Array]]]]
 
 
@@ -39,12 +41,18 @@ class StructuredMoment:
     n_averaged: float = 1.0
 
     def curvature(
-        self, diagonal: Callable[[Sequence[Array]], Array], form: Callable[[Sequence[Array]], float]
+        self,
+        diagonal: Callable[[Sequence[Array]], Array],
+        forms: Callable[[Sequence[Sequence[Array]]], Array],
     ) -> Array:
-        """E ĝᵀHĝ, (…). diagonal: w → Σ_i w_i H_ii, (…). form: v → vᵀHv."""
+        """E ĝᵀHĝ, (…). diagonal: w → Σ_i w_i H_ii, (…). forms: several v → vᵀHv, (vector,)."""
+        single, vectors = diagonal(self.weights), self.vectors()
+        at_once = max(1, NUMBERS_AT_ONCE // sum(mean.size for mean in self.mean))
+        while some := list(islice(vectors, at_once)):
+            factors, these = zip(*some, strict=True)
+            single = single + np.asarray(factors) @ forms(these)
         share = 1.0 / self.n_averaged
-        single = diagonal(self.weights) + sum(c * form(v) for c, v in self.vectors())
-        found: Array = share * single + (1 - share) * form(self.mean)
+        found: Array = share * single + (1 - share) * forms([self.mean])[0]
         return found
 
     def slope(self, gradients: Sequence[Array]) -> float:

@@ -87,24 +87,22 @@ def of_network(snapshot: Snapshot, curvature: Curvature, n_directions: int, seed
         (found,), _ = _diagonals(snapshot, curvature, [one], n_directions, seed)
         return found.sum(1) * largest
 
-    form = _form_of(snapshot, curvature)
+    forms = _forms_of(snapshot, curvature)
     return OfNetwork(
-        squares * unit**2, NetworkCurvature(traces, diagonals * unit**2, products * unit**2, form, diagonal), exact
+        squares * unit**2, NetworkCurvature(traces, diagonals * unit**2, products * unit**2, forms, diagonal), exact
     )
 
 
-def _form_of(snapshot: Snapshot, curvature: Curvature) -> Callable[[Sequence[Array]], float]:
-    like = snapshot.like
+def _forms_of(snapshot: Snapshot, curvature: Curvature) -> Callable[[Sequence[Sequence[Array]]], Array]:
+    def forms(vectors: Sequence[Sequence[Array]]) -> Array:
+        flat = np.stack([np.concatenate([part.ravel() for part in vector]) for vector in vectors])
+        # Relative to the largest entry, as lengths may be beyond the data type of the network.
+        largest = np.abs(flat).max(1)
+        units = np.where(largest > 0, largest, 1.0)
+        along = curvature.forms(torch.from_numpy(flat / units[:, None]).to(snapshot.like)).cpu().numpy()
+        return np.where(largest > 0, along * units**2, 0.0)
 
-    def form(vector: Sequence[Array]) -> float:
-        flat = np.concatenate([part.ravel() for part in vector])
-        largest = float(np.abs(flat).max())
-        if largest == 0:
-            return 0.0
-        one = torch.from_numpy(flat / largest).to(like)[None]
-        return float(curvature.forms(one)[0]) * largest**2
-
-    return form
+    return forms
 
 
 def _products(snapshot: Snapshot, curvature: Curvature, gradients: Sequence[Tensor]) -> Array:

@@ -27,14 +27,15 @@ class NetworkCurvature:
 
     Attributes:
         traces: unbiased estimates of tr H_ll, (probe, layer); of one probe where they are exact. diagonals: the same of
-            Σ_i G_l,i² (H_ll)_ii. products: G_lᵀ H_ll' G_l', (layer, layer). form: vᵀHv of a vector, given as (unit,
-            input) a layer.
+            Σ_i G_l,i² (H_ll)_ii. products: G_lᵀ H_ll' G_l', (layer, layer). forms: vᵀHv of vectors,
+            (vector,), each given as (unit, input) a layer. diagonal: unbiased estimates of Σ_i w_i H_ii, (probe,), of
+            weights w of that shape.
     """
 
     traces: Array
     diagonals: Array
     products: Array
-    form: Callable[[Sequence[Array]], float]
+    forms: Callable[[Sequence[Sequence[Array]]], Array]
     diagonal: Callable[[Sequence[Array]], Array]
 
 
@@ -65,8 +66,8 @@ def predict_progress(
     if isinstance(moment, StructuredMoment):
         return PredictedProgress(
             moment.slope(gradients),
-            of_network.form(moment.mean),
-            moment.curvature(of_network.diagonal, of_network.form),
+            float(of_network.forms([moment.mean])[0]),
+            moment.curvature(of_network.diagonal, of_network.forms),
         )
     if moment is not None:
         return PredictedProgress(
@@ -78,7 +79,7 @@ def predict_progress(
     if not guess.certain:
         return None
     mean = _at_weights(snapshot, guess)
-    along = of_network.form(mean)
+    along = float(of_network.forms([mean])[0])
     slope = sum(float((a * b).sum()) for a, b in zip(mean, gradients, strict=True))
     return PredictedProgress(slope, along, np.array([along]))
 

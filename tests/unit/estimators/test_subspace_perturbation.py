@@ -14,13 +14,16 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import SubspacePerturbation, WeightPerturbation, label
 from fganalysis.testing import signs, three_points
 from tests import laws
-from tests.law_claims import FIXED, PREDICTED, Row
+from tests.law_claims import ALWAYS, FIXED, PREDICTED, Row
 from tests.laws import tiny_snapshot
 from tests.unit.predictions.test_exact_predictions import assert_predicted_exactly
 from theory import subspace_perturbation as theory
 
-# The subspace belongs to the units in their order.
-CLAIMS = [Row(SubspacePerturbation(), (*FIXED, PREDICTED)), Row(SubspacePerturbation(1, rescale=True), FIXED)]
+# The subspace belongs to the units in their order. In tiny networks that of the default rank is the whole.
+CLAIMS = [
+    Row(SubspacePerturbation(), (*ALWAYS, "examples", PREDICTED)),
+    Row(SubspacePerturbation(rank=1, rescale=True), (*FIXED, PREDICTED)),
+]
 SQUARE = tiny_snapshot((2, 2, 2))
 WITH_BIAS = tiny_snapshot((1, 2, 2), bias=True)
 

@@ -48,9 +48,9 @@ def network_curvature(snapshot: Snapshot, matrix: Any) -> NetworkCurvature:
         parts.append(slice(start, start + layer.weight.numel()))
         start += layer.weight.numel()
 
-    def form(vector: Any) -> float:
-        flat = np.concatenate([part.ravel() for part in vector])
-        return float(flat @ matrix @ flat)
+    def forms(vectors: Any) -> Any:
+        flat = np.stack([np.concatenate([part.ravel() for part in vector]) for vector in vectors])
+        return np.einsum("vi,ij,vj->v", flat, matrix, flat)
 
     def diagonal(weights: Any) -> Any:
         return np.array([np.concatenate([part.ravel() for part in weights]) @ np.diagonal(matrix)])
@@ -59,7 +59,7 @@ def network_curvature(snapshot: Snapshot, matrix: Any) -> NetworkCurvature:
         np.array([[np.trace(matrix[part, part]) for part in parts]]),
         np.array([[g[part] ** 2 @ np.diagonal(matrix)[part] for part in parts]]),
         np.array([[g[a] @ matrix[a, b] @ g[b] for b in parts] for a in parts]),
-        form,
+        forms,
         diagonal,
     )
 

@@ -1,0 +1,1 @@
+"""What structured directions of zeroth-order training buy, and the published slips."""
