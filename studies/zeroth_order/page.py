@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def values(tree: xr.DataTree) -> dict[str, object]:
         "subspaces": [_against(last, name) | {"name": name} for name in SUBSPACES],
         "rescaled": _against(last, "subspace of rank 16, rescaled"),
         "scaled": _against(last, "scaled by curvature"),
-        "best_guided": _best(last, "guided"),
+        "best_guided": _guided(last, max),
+        "worst_guided": _guided(last, min),
         "layers": _against(last, "half of the layers"),
         "sparse": _against(last, "a tenth of the weights"),
         "tables": [_table(directions.sel(steps=steps)) for steps in directions["steps"].values],
@@ -82,10 +84,11 @@ def _against(dataset: xr.Dataset, name: str) -> dict[str, Any]:
     }
 
 
-def _best(dataset: xr.Dataset, begins: str) -> dict[str, Any]:
-    names = [str(name) for name in dataset["estimator"].values if str(name).startswith(begins)]
-    best = max(names, key=lambda name: float(dataset["curved_efficiency_predicted"].sel(estimator=name)))
-    return {"name": best} | _against(dataset, best)
+def _guided(dataset: xr.Dataset, choose: Callable[..., str]) -> dict[str, Any]:
+    """The best or the worst guide, by curved efficiency."""
+    names = [str(name) for name in dataset["estimator"].values if str(name).startswith("guided")]
+    chosen = choose(names, key=lambda name: float(dataset["curved_efficiency_predicted"].sel(estimator=name)))
+    return {"name": chosen} | _against(dataset, chosen)
 
 
 def _table(dataset: xr.Dataset) -> dict[str, object]:

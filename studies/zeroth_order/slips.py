@@ -170,7 +170,7 @@ def _norm(snapshot: Snapshot) -> float:
 SLIPS = {
     "no root of the rank": Slip(f"directions U Wᵀ of rank {RANK} without 1/√r (LOZO)", "r G", without_root, times_rank),
     "one factor held": Slip(
-        "W of U Wᵀ/√r is kept for many steps (LOZO), and so is no noise",
+        "W of U Wᵀ/√r is kept for many steps, so that U alone is noise (LOZO)",
         "G W Wᵀ/r",
         one_factor_held,
         in_the_held_factor,

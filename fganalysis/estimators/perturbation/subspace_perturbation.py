@@ -7,8 +7,9 @@ squared norm on average. The variance is that of weight perturbation in r² dime
 by √(rows·columns)/r, so that the mean over random subspaces is G; given U and W it is still U Uᵀ G W Wᵀ, too long.
 
 U and W are uniformly random and fixed by ``seed``, the parameter's name and the snapshot's step // ``window``: they
-are no part of the noise, and what is measured or predicted on a snapshot is conditional on them. A side of a matrix
-that is no longer than r is kept whole. Vectors are moved along unstructured noise
+are no part of the noise, and what is measured or predicted on a snapshot is conditional on them. `fganalysis.train`
+counts steps; `fganalysis.estimate_gradient` does not, so that there another subspace takes another ``seed``. A side of
+a matrix that is no longer than r is kept whole. Vectors are moved along unstructured noise
 (`fganalysis.estimators.perturbation.weight_directions`).
 
 Random: Z. Biased given U and W. Source: Yu et al. 2024 (SubZero).

@@ -24,13 +24,18 @@ from fganalysis.estimators import (
     DirectFeedback,
     FiniteDifference,
     ForwardDirectFeedback,
+    GuidedPerturbation,
     LocalLoss,
+    LowRankPerturbation,
     Minibatch,
     MultiTangent,
     NewtonSchulzUpstream,
     OrthogonalUpstream,
     PreconditionedUpstream,
+    ScaledPerturbation,
+    SparsePerturbation,
     Subsampled,
+    SubspacePerturbation,
     Upstream,
     WeightPerturbation,
     label,
@@ -45,6 +50,7 @@ PROJECTED = "a layer's part of a projection: an integral over three numbers"
 EXAMPLES = "two examples' rescaled directions of one noise have no known product"
 AVERAGE = "the cosine of a mean is that of no single guess"
 MIXED = "the normalised direction has no Gaussian slope"
+SPECTRA = "the norm is that of a vector whose covariance has several eigenvalues: no integral is written for it"
 NOTHING = "no closed form"
 
 
@@ -137,6 +143,14 @@ TABLE = [
     Row(Minibatch(2), BOTH, BOTH),
     Row(Minibatch(5), BOTH, BOTH),
     Row(Subsampled(Backpropagation(), 2), BOTH, BOTH),
+    Row(LowRankPerturbation(rank=2), ("", ""), ("", "all"), AT_WEIGHTS, (NO_GUESS, LENGTHS)),
+    Row(LowRankPerturbation(layers="separate"), ("", ""), AT_WEIGHTS, AT_WEIGHTS, (NO_GUESS, LENGTHS)),
+    Row(SubspacePerturbation(), ("", ""), ("", "all"), AT_WEIGHTS, (NO_GUESS, SPECTRA)),
+    Row(ScaledPerturbation(), ("", ""), ("", "all"), AT_WEIGHTS, (NO_GUESS, SPECTRA)),
+    Row(GuidedPerturbation(), ("", ""), ("", "all"), AT_WEIGHTS, (NO_GUESS, SPECTRA)),
+    Row(GuidedPerturbation(noise=Rademacher()), variance=AT_WEIGHTS, because=(NO_GUESS, LENGTHS)),
+    Row(SparsePerturbation(keep=0.5), variance=AT_WEIGHTS, because=(NO_GUESS, LENGTHS)),
+    Row(Subsampled(SparsePerturbation(keep=0.5), 2), variance=AT_WEIGHTS, because=(NO_GUESS, NORMS)),
     Row(FiniteDifference(), variance=("", ""), because=(NOTHING,)),
 ]
 SIZES = (4, 6, 5, 3)
