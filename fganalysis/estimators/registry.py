@@ -16,6 +16,11 @@ from fganalysis.estimators.perturbation.finite_difference import FiniteDifferenc
 from fganalysis.estimators.perturbation.multi_tangent import MultiTangent
 from fganalysis.estimators.perturbation.weight_perturbation import WeightPerturbation
 from fganalysis.estimators.sampling_rows.minibatch import Minibatch
+from fganalysis.estimators.sampling_rows.row_sampling import RowSampling
+from fganalysis.estimators.sketches.gradient_projection import GradientProjection
+from fganalysis.estimators.sketches.input_sketch import InputSketch
+from fganalysis.estimators.sketches.random_projection import RandomProjection
+from fganalysis.estimators.sketches.row_sketch import RowSketch
 from fganalysis.estimators.upstream.newton_schulz import NewtonSchulzUpstream
 from fganalysis.estimators.upstream.orthogonal import OrthogonalUpstream
 from fganalysis.estimators.upstream.preconditioned import PreconditionedUpstream
@@ -37,4 +42,9 @@ ESTIMATORS: dict[str, type] = {
     "forward_direct_feedback": ForwardDirectFeedback,
     "local_loss": LocalLoss,
     "minibatch": Minibatch,
+    "row_sampling": RowSampling,
+    "row_sketch": RowSketch,
+    "input_sketch": InputSketch,
+    "gradient_projection": GradientProjection,
+    "random_projection": RandomProjection,
 }
