@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.capturing.weight_maps.convolution import Convolution
 from fganalysis.estimators.sketches.layers import Rows, SketchedLayer, sketched_layers
 from fganalysis.predictions.arrays import Array, NoClosedForm, double
 from fganalysis.predictions.guess import Guess, WeightMoments
@@ -37,18 +41,52 @@ def _row_sketch(estimator: estimators.RowSketch, layer: SketchedLayer) -> float:
 
 
 def _of_rows(estimator: estimators.RowSketch, rows: Rows) -> float:
-    g, x = double([rows.gradients, rows.inputs])
-    if estimator.within == "batch" or rows.owners is None:
-        law = estimator.noise.fourth(len(g)), estimator.noise.pair(len(g))
-        return row_sketch.variance(g, x, estimator.probes, *law)
-    if len(g) ** 2 > MOST_PAIRS:
+    owners = estimator.together(rows)
+    kept = double([rows.kept[None] if owners is None else owners.by_example(rows.kept)])[0]
+    law = estimator.noise.fourth(kept.shape[1]), estimator.noise.pair(kept.shape[1])
+    if owners is not None and (owners.n_examples * kept.shape[1]) ** 2 > MOST_PAIRS:
         raise NoClosedForm(
-            f"the variance of a row sketch within examples takes products of {len(g)} rows with each other, which is "
-            "too many: use a smaller batch, or within='batch'"
+            f"the variance of a row sketch within examples takes products of {owners.n_rows} rows with each other, "
+            "which is too many: use a smaller batch, or within='batch'"
         )
-    g, x = double([rows.owners.by_example(rows.gradients), rows.owners.by_example(rows.inputs)])
-    law = estimator.noise.fourth(g.shape[1]), estimator.noise.pair(g.shape[1])
-    return row_sketch.variance_by_example(g, x, estimator.probes, *law)
+    found = 0.0
+    for gradients in _at_kept_rows(rows):
+        g = double([gradients[None] if owners is None else owners.by_example(gradients)])[0]
+        found += row_sketch.variance_by_example(g, kept, estimator.probes, *law)
+    return found
+
+
+def _at_kept_rows(rows: Rows) -> Iterator[Tensor]:
+    """The gradients at the rows that are kept, (row, unit): of a convolution once for each place of its kernel.
+
+    There the gradient of an output place stands at the place of the input that it reads. Where it reads the padding,
+    nothing is kept.
+    """
+    if rows.convolution is None:
+        yield rows.gradients
+        return
+    read = _places_read(rows.convolution).to(rows.gradients.device)
+    images = rows.gradients.unflatten(0, (len(rows.convolution.arriving), -1))
+    size = rows.convolution.arriving[0, 0].numel()
+    for places in read.unbind(1):
+        shifted = images.new_zeros(len(images), size + 1, images.shape[2]).index_add_(1, places, images)
+        yield shifted[:, 1:].flatten(0, 1)
+
+
+def _places_read(convolution: Convolution) -> Tensor:
+    """The place of the input that an output place reads, (output place, place of the kernel), from 1; 0 is padding."""
+    shape = convolution.arriving.shape[2:]
+    numbered = torch.arange(1, math.prod(shape) + 1).view(shape)
+    for axis, padding in enumerate(convolution.padding):
+        edge = numbered.new_zeros([padding if i == axis else size for i, size in enumerate(numbered.shape)])
+        numbered = torch.cat([edge, numbered, edge], dim=axis)
+    axes = len(shape)
+    for axis in range(axes):
+        span = (convolution.kernel[1 + axis] - 1) * convolution.dilation[axis] + 1
+        numbered = numbered.unfold(axis, span, convolution.stride[axis])
+    for axis, dilation in enumerate(convolution.dilation):
+        numbered = numbered[(slice(None),) * (axes + axis) + (slice(None, None, dilation),)]
+    return numbered.reshape(math.prod(convolution.places), -1)
 
 
 def _input_sketch(estimator: estimators.InputSketch, layer: SketchedLayer) -> float:

@@ -9,9 +9,8 @@ So does a bias, whose gradient Σ_r g_r needs no inputs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from fganalysis.capturing.rows import Owners
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layer
+from fganalysis.capturing.weight_maps.convolution import Convolution
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
 from fganalysis.estimators.sketches.factored import Exact, FactoredEstimates, LayerGuesses, Product, WrittenOut
 
@@ -27,25 +27,55 @@ from fganalysis.estimators.sketches.factored import Exact, FactoredEstimates, La
 class Rows:
     """The rows of one tap. gradients: g (row, unit). inputs: x (row, input), without the constant input of a bias.
 
-    owners: the example of each row; None where rows belong to no single example.
+    owners: the example of each row; None where rows belong to no single example. convolution: of a module that is one,
+    whose inputs here are patches.
     """
 
     gradients: Tensor
     inputs: Tensor
     owners: Owners | None
+    convolution: Convolution | None = None
+
+    @property
+    def kept(self) -> Tensor:
+        """What the module would keep for its backward pass, (row, input or channel): of a convolution no patches."""
+        if self.convolution is None:
+            return self.inputs
+        return self.convolution.arriving.movedim(1, -1).flatten(0, -2)
+
+    def kept_owners(self) -> Owners | None:
+        """The example of each row that is kept; None where rows belong to no single example."""
+        if self.convolution is None or self.owners is None:
+            return self.owners
+        order, n_rows = self.owners.order, len(self.kept)
+        if order != "example first" or len(self.convolution.arriving) % self.owners.n_examples:
+            return None
+        return Owners(self.owners.n_examples, n_rows)
+
+    def with_kept(self, kept: Tensor) -> Tensor:
+        """∑_r g_r x_rᵀ with other numbers kept, (guess, row, input or channel) → (guess, unit, input)."""
+        if self.convolution is None:
+            return self.gradients.T @ kept
+        arriving = self.convolution.arriving
+        images = kept.unflatten(1, (len(arriving), *arriving.shape[2:])).movedim((1, 0, -1), (0, 1, 2)).flatten(1, 2)
+        kernel = (len(kept) * arriving.shape[1], *self.convolution.kernel[1:])
+        return (
+            replace(self.convolution, arriving=images, kernel=kernel, columns=("weight",))
+            .gradients(self.gradients.unsqueeze(0))
+            .unflatten(2, (len(kept), -1))[0]
+            .movedim(1, 0)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class SketchedLayer:
     """A layer that is sketched.
 
-    gradient: G (unit, input), the constant input of a bias last. taps: its rows. places: how many neighbouring inputs
-    come from one channel, those of a convolution's kernel.
+    gradient: G (unit, input), the constant input of a bias last. taps: its rows.
     """
 
     gradient: Tensor
     taps: tuple[Rows, ...]
-    places: int = 1
 
     @property
     def n_inputs(self) -> int:
@@ -88,11 +118,10 @@ def _sketched(snapshot: Snapshot, index: int) -> SketchedLayer | None:
         if not isinstance(tap.weights, MatrixMap) or tap.packing != layer.packing:
             return None
         inputs = tap.weights.inputs[:, :columns]
-        taps.append(Rows(snapshot.gradients[number], inputs, tap.owners))
+        taps.append(Rows(snapshot.gradients[number], inputs, tap.owners, tap.weights.convolution))
     if not taps or columns == 0:
         return None
-    places = math.prod(layer.packing.parts[0].shape[2:])
-    return SketchedLayer(snapshot.weight_gradients[index], tuple(taps), places)
+    return SketchedLayer(snapshot.weight_gradients[index], tuple(taps))
 
 
 def _columns_of_weights(layer: Layer) -> int:

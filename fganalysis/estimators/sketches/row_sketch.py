@@ -13,9 +13,11 @@ entries of fourth moment κ, K = X Xᵀ:  (1/r)[tr K ‖g‖² + ‖G‖² + (κ
     mode "per_channel"  every input channel has r probes of its own, so that Zᵀg is made for each; the errors of two
                         channels are then uncorrelated, and the total variance is the same
 
-XConv has ``within="example"``, and sketches a convolution's input instead of its patches: it keeps one number for each
-example and probe, which all channels and places of the kernel share. Sources: docs/mathematics.md#row-sketch; Louboutin
-et al. 2021 (XConv). Biases and layers that are no matrix stay exact (`fganalysis.estimators.sketches.layers`).
+Of a convolution the rows are the places of its input, not its patches, so that r numbers for each channel are kept: the
+backward pass takes Z Zᵀ X/r for the input. Each place of the kernel is then a row sketch of its own, with the gradients
+shifted, and the variances add up. ``within="example"`` is XConv with its probes shared by channels, or with probes of
+each channel. Sources: docs/mathematics.md#row-sketch; Louboutin et al. 2021 (XConv). Biases and layers that are no
+matrix stay exact (`fganalysis.estimators.sketches.layers`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor
 
 from fganalysis.arguments import check_choice, check_whole
+from fganalysis.capturing.rows import Owners
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.noise import GAUSSIAN, Noise, check_noise, drawn
@@ -60,9 +63,9 @@ class RowSketch:
     @guessing
     def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> FactoredEstimates:
         def guess(layer: SketchedLayer) -> Product | WrittenOut:
-            if self.mode == "dense":
-                return summed([self._dense(rows, n_guesses, generator) for rows in layer.taps])
-            by_tap = [self._per_channel(rows, layer.places, n_guesses, generator) for rows in layer.taps]
+            if self.mode == "dense" and all(rows.convolution is None for rows in layer.taps):
+                return summed([self._factored(rows, n_guesses, generator) for rows in layer.taps])
+            by_tap = [self._written_out(rows, n_guesses, generator) for rows in layer.taps]
             return WrittenOut(sum(by_tap[1:], by_tap[0]))
 
         return sketched(snapshot, n_guesses, guess, self._n_random)
@@ -71,37 +74,42 @@ class RowSketch:
         """The backward pass counts whole, although its product with the inputs is smaller."""
         return Passes(forward=1, backward=1, beside=("sketches of every layer's inputs and gradients",))
 
-    def _dense(self, rows: Rows, n_guesses: int, generator: torch.Generator) -> Product:
-        g, x = self._parts(rows)
+    def together(self, rows: Rows) -> Owners | None:
+        """The examples whose rows are sketched apart; None where all rows are sketched together.
+
+        Raises:
+            ValueError: examples that are to be sketched apart and have different numbers of rows.
+        """
+        owners = rows.kept_owners()
+        if self.within == "batch" or rows.owners is None:
+            return None
+        if owners is None or owners.rows_each * owners.n_examples != owners.n_rows:
+            raise ValueError(
+                "within='example' sketches the positions of every example with the same probes, but examples have "
+                "different numbers of rows at a tap, or their places are in another order: use within='batch'"
+            )
+        return owners
+
+    def _factored(self, rows: Rows, n_guesses: int, generator: torch.Generator) -> Product:
+        owners = self.together(rows)
+        g, x = (part[None] if owners is None else owners.by_example(part) for part in (rows.gradients, rows.inputs))
         probes = drawn(self.noise, (n_guesses, int(self.probes), g.shape[1]), generator, g)
         left, right = (torch.einsum("nrp,epu->nreu", probes, part).flatten(1, 2) for part in (g, x))
         return Product(left / self.probes, right)
 
-    def _per_channel(self, rows: Rows, places: int, n_guesses: int, generator: torch.Generator) -> Tensor:
-        """(guess, unit, input)."""
-        g, x = self._parts(rows)
-        x = x.unflatten(2, (-1, places))
-        shape = (n_guesses, x.shape[2], int(self.probes), g.shape[1])
-        probes = drawn(self.noise, shape, generator, g)
-        left = torch.einsum("ncrp,epu->ncreu", probes, g) / self.probes
-        right = torch.einsum("ncrp,epci->ncrei", probes, x)
-        return torch.einsum("ncreu,ncrei->nuci", left, right).flatten(2)
-
-    def _parts(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Gradients and inputs of what is sketched together, (example, row, unit) and (example, row, input).
-
-        Rows of no single example are sketched together whatever is asked for.
-        """
-        owners = rows.owners
-        if self.within == "batch" or owners is None:
-            return rows.gradients.unsqueeze(0), rows.inputs.unsqueeze(0)
-        if owners.rows_each * owners.n_examples != owners.n_rows:
-            raise ValueError(
-                "within='example' sketches the positions of every example with the same probes, but examples have "
-                "different numbers of rows at a tap: use within='batch'"
-            )
-        return owners.by_example(rows.gradients), owners.by_example(rows.inputs)
+    def _written_out(self, rows: Rows, n_guesses: int, generator: torch.Generator) -> Tensor:
+        """By what the backward pass takes for the inputs, Z Zᵀ X/r: (guess, unit, input)."""
+        owners = self.together(rows)
+        x = rows.kept[None] if owners is None else owners.by_example(rows.kept)
+        channels = x.shape[2] if self.mode == "per_channel" else 1
+        probes = drawn(self.noise, (n_guesses, channels, int(self.probes), x.shape[1]), generator, x)
+        if channels == 1:
+            taken = torch.einsum("nrp,nreq->nepq", probes[:, 0], torch.einsum("nrp,epq->nreq", probes[:, 0], x))
+        else:
+            taken = torch.einsum("ncrp,ncre->nepc", probes, torch.einsum("ncrp,epc->ncre", probes, x))
+        whole = taken[:, 0] if owners is None else owners.from_examples(taken)
+        return rows.with_kept(whole / self.probes)
 
     def _n_random(self, layer: SketchedLayer) -> int:
-        channels = layer.n_inputs // layer.places if self.mode == "per_channel" else 1
-        return channels * int(self.probes) * max(len(rows.gradients) for rows in layer.taps)
+        kept = [rows.kept.shape for rows in layer.taps]
+        return max(rows * (channels if self.mode == "per_channel" else 1) for rows, channels in kept) * int(self.probes)

@@ -98,14 +98,37 @@ def test_a_channel_with_probes_of_its_own_changes_covariances_alone() -> None:
     assert float((apart - dense).norm()) > 0.1 * float(dense.norm())
 
 
-def test_a_convolution_has_channels_not_numbers_of_a_patch() -> None:
-    """Two channels and a kernel of two: probes are two times two, for two rows an example."""
-    network = torch.nn.Sequential(torch.nn.Conv1d(2, 1, 2), torch.nn.Flatten()).double()
-    inputs = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.tensor([0, 1]))
-    assert exact_moments(RowSketch(mode="per_channel"), snapshot, signs).n_points == 2 ** (2 * 4)
-    assert exact_moments(RowSketch(within="example"), snapshot, signs).n_points == 2**2
-    assert_predicted_at_weights(RowSketch(mode="per_channel", within="example"), snapshot, signs)
+def convolution(**settings: Any) -> Snapshot:
+    """Two channels, four places and a kernel of two."""
+    network = torch.nn.Sequential(torch.nn.Conv1d(2, 1, 2, **settings), torch.nn.Flatten()).double()
+    inputs = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding": 1}, {"stride": 2}, {"dilation": 2}])
+@pytest.mark.parametrize(
+    ("estimator", "coordinates"),
+    [
+        (RowSketch(), 8),
+        (RowSketch(within="example"), 4),
+        (RowSketch(mode="per_channel", within="example"), 8),
+        (RowSketch(probes=2, within="example"), 8),
+    ],
+)
+def test_a_convolution_is_sketched_at_the_places_of_its_input(
+    estimator: RowSketch, coordinates: int, settings: dict[str, int]
+) -> None:
+    snapshot = convolution(**settings)
+    assert exact_moments(estimator, snapshot, signs).n_points == 2**coordinates
+    assert_predicted_at_weights(estimator, snapshot, signs)
+
+
+def test_a_convolution_of_images_is_predicted() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 2, padding=(1, 0)), torch.nn.Flatten()).double()
+    inputs = torch.randn(3, 1, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    snapshot = fga.capture(network, torch.nn.functional.cross_entropy, inputs, torch.tensor([0, 1, 2]))
+    assert_predicted_at_weights(RowSketch(within="example"), snapshot, signs)
+    assert_predicted_at_weights(RowSketch(within="example"), snapshot, three_points)
 
 
 def test_signs_of_a_row_an_example_are_no_error_within_examples() -> None:
