@@ -46,7 +46,7 @@ class Settings(command_line.OnDevice):
     """Steps of AdamW before the second stage."""
     learning_rate: float = 1e-3
     """Of AdamW."""
-    guesses: int = 256
+    guesses: int = 128
     """Guesses of each sketch and size."""
     sizes: tuple[int, ...] = (2, 8, 32, 128)
     """Probes, columns or rows of a sketch; a sketch that keeps the largest rows keeps half as many and samples half."""
@@ -64,8 +64,8 @@ class Settings(command_line.OnDevice):
         check_names("networks", self.networks, NETWORKS)
         if len(self.seeds) < 2:
             raise ValueError(f"seeds must be at least 2, as intervals are over them, got {len(self.seeds)}")
-        if max(self.ages) > self.steps:
-            raise ValueError(f"ages must be at most steps, here {self.steps}, got {max(self.ages)}")
+        if max(self.ages) >= self.steps:
+            raise ValueError(f"ages must be below steps, here {self.steps}, got {max(self.ages)}")
         if self.population <= self.batch:
             raise ValueError(f"population must be above batch, here {self.batch}, got {self.population}")
 

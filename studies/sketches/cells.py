@@ -42,6 +42,7 @@ QUANTITIES = {
     "memory": ("numbers that are kept of the inputs, over all of them", "1"),
     "equal_memory": ("the same at which the guess is as noisy as the minibatch gradient", "1"),
     "equal_memory_of_layer": ("the same of one layer", "1"),
+    "rows_each": ("rows of an example in a layer", "1"),
     "minibatch": ("total variance of the minibatch gradient over the squared gradient norm", "1"),
     "outside": ("energy of the gradient outside of the older one's leading directions, over all of it", "1"),
     "outside_random": ("the same of as many random directions", "1"),
@@ -150,8 +151,15 @@ def _stage(of: Of, large: Snapshot, snapshot: Snapshot) -> xr.Dataset:
                 of_layers[i] = kept / full / size * np.maximum(1.0, size * predicted / minibatch)
     variables: dict[str, object] = {name: (("sketch", "size"), array) for name, array in values.items()}
     variables |= {"equal_memory": ("sketch", equal), "equal_memory_of_layer": (("sketch", "layer"), of_layers)}
+    variables["rows_each"] = ("layer", _rows_each(snapshot))
     variables |= {"minibatch": minibatch.sum() / square, "loss": float(snapshot.loss)}
     return xr.Dataset(variables, coords={"sketch": list(SKETCHES), "size": list(of.sizes), "layer": names})
+
+
+def _rows_each(snapshot: Snapshot) -> Array:
+    """Rows of an example in each sketched layer: its positions, or the places of a convolution's input."""
+    rows = [sum(len(r.kept) for r in layer.taps) for layer in sketched_layers(snapshot) if layer is not None]
+    return np.array(rows) / snapshot.n_examples
 
 
 def _minibatch(of: Of, large: Snapshot) -> Array:

@@ -74,6 +74,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "verdicts": _verdicts(list(equal.values())),
         "saving": [key for key, found in equal.items() if found.high < 1],
         "by_layer": _by_layer(dataset, sketches, last),
+        "by_rows": _by_rows(dataset, last),
         "minibatch": [
             [network, stage, str(over_seeds(dataset["minibatch"].sel(network=network, stage=stage)))]
             for network in networks
@@ -93,9 +94,24 @@ def _geometric(array: xr.DataArray, **place: str) -> Geometric:
 
 
 def _verdicts(found: list[Geometric]) -> dict[str, int]:
-    """In how many cases the sketch is as noisy as the minibatch with less memory than the inputs, with more, or open."""
+    """How often a sketch is as noisy as the minibatch with less memory than the inputs, with more, or with either."""
     less, more = sum(one.high < 1 for one in found), sum(one.low > 1 for one in found)
     return {"all": len(found), "less": less, "more": more, "open": len(found) - less - more}
+
+
+def _by_rows(dataset: xr.Dataset, stage: str) -> list[tuple[str, Geometric, int]]:
+    """The memory of equal noise of sampling by norm, of layers with several rows an example and of those with one.
+
+    For each a geometric mean over layers and networks, a number a seed.
+    """
+    own = dataset["equal_memory_of_layer"].sel(stage=stage, sketch=BEST)
+    rows = dataset["rows_each"].sel(stage=stage)
+    found = []
+    for words, chosen in (("several rows", rows > 1), ("a single row", rows == 1)):
+        if bool(chosen.any()):
+            logs = np.log(own).where(chosen).mean(("network", "layer"))
+            found.append((words, geometric(np.exp(logs.values)), int(chosen.isel(seed=0).sum())))
+    return found
 
 
 def _by_layer(dataset: xr.Dataset, sketches: list[str], stage: str) -> list[list[str]]:
@@ -104,8 +120,9 @@ def _by_layer(dataset: xr.Dataset, sketches: list[str], stage: str) -> list[list
     for network in dataset["network"].values:
         own = dataset["equal_memory_of_layer"].sel(network=network, stage=stage).dropna("layer", how="all")
         for layer in own["layer"].values:
+            rows_each = float(dataset["rows_each"].sel(network=network, stage=stage, layer=layer)[0])
             cells = [f"{geometric(own.sel(layer=layer, sketch=sketch).values).mean:.2g}" for sketch in sketches]
-            rows.append([str(network), f"`{layer}`", *cells])
+            rows.append([str(network), f"`{layer}`", f"{rows_each:.0f}", *cells])
     return rows
 
 
