@@ -105,12 +105,13 @@ def _by_rows(dataset: xr.Dataset, stage: str) -> list[tuple[str, Geometric, int]
     For each a geometric mean over layers and networks, a number a seed.
     """
     own = dataset["equal_memory_of_layer"].sel(stage=stage, sketch=BEST)
+    logs = own.copy(data=np.log(own.values))
     rows = dataset["rows_each"].sel(stage=stage)
     found = []
     for words, chosen in (("several rows", rows > 1), ("a single row", rows == 1)):
         if bool(chosen.any()):
-            logs = np.log(own).where(chosen).mean(("network", "layer"))
-            found.append((words, geometric(np.exp(logs.values)), int(chosen.isel(seed=0).sum())))
+            means = logs.where(chosen).mean(("network", "layer"))
+            found.append((words, geometric(np.exp(means.values)), int(chosen.isel(seed=0).sum())))
     return found
 
 
