@@ -58,7 +58,7 @@ class GradientProjection:
         if not matrices:
             raise ValueError(
                 "older must be None or a mapping from layer names to finite tensors (unit, input), such as "
-                f"gradients_to_project_on(snapshot) makes, got {described(self.older)}"
+                f"fga.estimators.gradients_to_project_on(snapshot) makes, got {described(self.older)}"
             )
 
     @guessing
