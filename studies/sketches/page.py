@@ -15,7 +15,9 @@ from studies.sketches.cells import PROPORTIONAL
 from studies.sketches.networks import NETWORKS
 
 Array = NDArray[np.float64]
-BEST = "rows by norm"
+BEST, WITHIN = "rows by norm", "row sketch within examples"
+NAMES = {"attention": "attention network"}  # Where the name of a network stands in a sentence.
+ROUNDING = 1e-9  # Of an energy.
 NEGLIGIBLE = 1e-6  # Of the minibatch's noise: a guess with less is exact but for rounding.
 
 
@@ -64,15 +66,14 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "networks": [(name, NETWORKS[name].described) for name in networks],
         "n_seeds": dataset.sizes["seed"],
         "sizes": [int(size) for size in dataset["size"].values],
-        "best": [(network, equal[network, last, BEST]) for network in networks],
+        "best": [f"{equal[network, last, BEST]} in the {NAMES.get(network, network)}" for network in networks],
         "sketches": sketches,
         "equal": [
-            [network, stage, *(str(equal[network, stage, sketch]) for sketch in sketches)]
+            [network, stage, *(_bold(equal[network, stage, sketch]) for sketch in sketches)]
             for network in networks
             for stage in stages
         ],
         "verdicts": _verdicts(list(equal.values())),
-        "saving": [key for key, found in equal.items() if found.high < 1],
         "by_layer": _by_layer(dataset, sketches, last),
         "by_rows": _by_rows(dataset, last),
         "minibatch": [
@@ -89,6 +90,11 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
     }
 
 
+def _bold(found: Geometric) -> str:
+    """In bold where the interval is below one."""
+    return f"**{found}**" if found.high < 1 else str(found)
+
+
 def _geometric(array: xr.DataArray, **place: str) -> Geometric:
     return geometric(array.sel(place).values)
 
@@ -99,19 +105,20 @@ def _verdicts(found: list[Geometric]) -> dict[str, int]:
     return {"all": len(found), "less": less, "more": more, "open": len(found) - less - more}
 
 
-def _by_rows(dataset: xr.Dataset, stage: str) -> list[tuple[str, Geometric, int]]:
-    """The memory of equal noise of sampling by norm, of layers with several rows an example and of those with one.
+def _by_rows(dataset: xr.Dataset, stage: str) -> list[tuple[str, int, Geometric, Geometric]]:
+    """The memory of equal noise of layers with several rows an example and of those with one, by two sketches.
 
-    For each a geometric mean over layers and networks, a number a seed.
+    Each is a geometric mean over layers and networks, a number a seed.
     """
-    own = dataset["equal_memory_of_layer"].sel(stage=stage, sketch=BEST)
+    own = dataset["equal_memory_of_layer"].sel(stage=stage)
     logs = own.copy(data=np.log(own.values))
     rows = dataset["rows_each"].sel(stage=stage)
     found = []
     for words, chosen in (("several rows", rows > 1), ("a single row", rows == 1)):
         if bool(chosen.any()):
-            means = logs.where(chosen).mean(("network", "layer"))
-            found.append((words, geometric(np.exp(means.values)), int(chosen.isel(seed=0).sum())))
+            means = np.exp(logs.where(chosen).mean(("network", "layer")))
+            both = [geometric(means.sel(sketch=name).values) for name in (BEST, WITHIN)]
+            found.append((words, int(chosen.isel(seed=0).sum()), *both))
     return found
 
 
@@ -127,10 +134,13 @@ def _by_layer(dataset: xr.Dataset, sketches: list[str], stage: str) -> list[list
     return rows
 
 
-def _agreement(dataset: xr.Dataset) -> dict[str, float]:
+def _agreement(dataset: xr.Dataset) -> dict[str, object]:
     """How many scores of measured against predicted noise are large, and how many would be by chance."""
-    z = ((dataset["noise"] - dataset["noise_predicted"]) / dataset["noise_se"]).values
-    z = np.abs(z[dataset["noise_predicted"].values > NEGLIGIBLE])
+    scores = abs((dataset["noise"] - dataset["noise_predicted"]) / dataset["noise_se"])
+    scores = scores.where(dataset["noise_predicted"] > NEGLIGIBLE)
+    by_kind = scores.max([dim for dim in scores.dims if dim not in ("sketch", "size")])
+    worst = by_kind.where(by_kind == by_kind.max(), drop=True)
+    z = scores.values[np.isfinite(scores.values)]
     chance = {bound: len(z) * 2 * float(special.ndtr(-bound)) for bound in (2.0, 3.0)}
     return {
         "n": len(z),
@@ -139,6 +149,7 @@ def _agreement(dataset: xr.Dataset) -> dict[str, float]:
         "above_3": int((z > 3).sum()),
         "chance_3": chance[3.0],
         "largest": float(z.max()),
+        "worst": (str(worst["sketch"].values[0]), int(worst["size"].values[0])),
     }
 
 
@@ -155,10 +166,15 @@ def _ages(dataset: xr.Dataset) -> list[list[str]]:
         for start in dataset["start"].values:
             for rank in dataset["rank"].values:
                 own = dataset.sel(network=network, start=start, rank=rank)
-                outside = [str(over_seeds(own["outside"].sel(age=age))) for age in own["age"].values]
-                others = [str(over_seeds(own[f"outside_{kind}"].isel(age=-1))) for kind in ("own", "random")]
+                outside = [_share(own["outside"].sel(age=age)) for age in own["age"].values]
+                others = [_share(own[f"outside_{kind}"].isel(age=-1)) for kind in ("own", "random")]
                 rows.append([str(network), str(start), str(rank), *outside, *others])
     return rows
+
+
+def _share(values: xr.DataArray) -> str:
+    """Of an energy, with its interval; 0 for rounding alone."""
+    return "0" if float(abs(values).max()) < ROUNDING else str(over_seeds(values))
 
 
 def _aged(dataset: xr.Dataset) -> dict[str, object]:
@@ -182,7 +198,7 @@ def _aged(dataset: xr.Dataset) -> dict[str, object]:
         "cases": len(ratios),
         "outside": [
             (
-                str(n),
+                NAMES.get(str(n), str(n)),
                 int(s),
                 over_seeds(most["outside"].sel(network=n, start=s).isel(age=0)),
                 over_seeds(most["outside"].sel(network=n, start=s).isel(age=-1)),

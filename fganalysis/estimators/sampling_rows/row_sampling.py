@@ -9,7 +9,7 @@ any p that does not depend on the draw. Total variance, over the rows that are s
 (1/c)[∑_r ‖g_r‖²‖x_r‖²/p_r − ‖∑_r g_r x_rᵀ‖²].
 
 The rows are chosen in the forward pass, before g is known. So WTA-CRS takes the norms ‖g_r‖ of an earlier step, and its
-variance lies between those of the two choices of p; here the norms are those of this step.
+variance is larger; here the norms are those of this step.
 Sources: docs/mathematics.md#row-sampling; Liu et al. 2023 (WTA-CRS); Drineas et al. 2006. Biases and layers that are no
 matrix stay exact (`fganalysis.estimators.sketches.layers`).
 """
