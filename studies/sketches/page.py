@@ -116,9 +116,9 @@ def _by_rows(dataset: xr.Dataset, stage: str) -> list[tuple[str, int, Geometric,
     found = []
     for words, chosen in (("several rows", rows > 1), ("a single row", rows == 1)):
         if bool(chosen.any()):
-            means = np.exp(logs.where(chosen).mean(("network", "layer")))
-            both = [geometric(means.sel(sketch=name).values) for name in (BEST, WITHIN)]
-            found.append((words, int(chosen.isel(seed=0).sum()), *both))
+            means = logs.where(chosen).mean(("network", "layer"))
+            sampled, within = (geometric(np.exp(means.sel(sketch=name).values)) for name in (BEST, WITHIN))
+            found.append((words, int(chosen.isel(seed=0).sum()), sampled, within))
     return found
 
 
