@@ -18,5 +18,9 @@ from fganalysis.estimators.names import settings as settings
 from fganalysis.estimators.protocol import Estimator as Estimator
 from fganalysis.estimators.protocol import Stateful as Stateful
 from fganalysis.estimators.registry import *  # noqa: F403  # A line in the table is all that a new class takes.
+from fganalysis.estimators.sketches.gradient_projection import (
+    gradients_to_project_on as gradients_to_project_on,
+)
+from fganalysis.estimators.sketches.sampled_entry import SampledEntry as SampledEntry
 from fganalysis.estimators.stable_names import stable_name as stable_name
 from fganalysis.estimators.stated_passes import passes_of as passes_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fganalysis.arguments import check_callable, described
+from fganalysis.arguments import check_callable, described, listed
 from fganalysis.estimators.protocol import Estimator
 from fganalysis.estimators.registry import ESTIMATORS
 
@@ -28,7 +28,7 @@ def resolve(estimator: str | Estimator) -> Estimator:
         check_callable("an estimator", estimator, "what is called with (snapshot, n_guesses, generator)", 3)
         return estimator
     if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {described(estimator)}; known ones: {', '.join(ESTIMATORS)}")
+        raise ValueError(f"unknown estimator {described(estimator)}; known ones: {listed(ESTIMATORS)}")
     return ESTIMATORS[estimator]()
 
 

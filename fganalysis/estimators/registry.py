@@ -21,6 +21,11 @@ from fganalysis.estimators.perturbation.sparse_perturbation import SparsePerturb
 from fganalysis.estimators.perturbation.subspace_perturbation import SubspacePerturbation
 from fganalysis.estimators.perturbation.weight_perturbation import WeightPerturbation
 from fganalysis.estimators.sampling_rows.minibatch import Minibatch
+from fganalysis.estimators.sampling_rows.row_sampling import RowSampling
+from fganalysis.estimators.sketches.gradient_projection import GradientProjection
+from fganalysis.estimators.sketches.input_sketch import InputSketch
+from fganalysis.estimators.sketches.random_projection import RandomProjection
+from fganalysis.estimators.sketches.row_sketch import RowSketch
 from fganalysis.estimators.upstream.newton_schulz import NewtonSchulzUpstream
 from fganalysis.estimators.upstream.orthogonal import OrthogonalUpstream
 from fganalysis.estimators.upstream.preconditioned import PreconditionedUpstream
@@ -47,4 +52,9 @@ ESTIMATORS: dict[str, type] = {
     "scaled": ScaledPerturbation,
     "guided": GuidedPerturbation,
     "sparse": SparsePerturbation,
+    "row_sampling": RowSampling,
+    "row_sketch": RowSketch,
+    "input_sketch": InputSketch,
+    "gradient_projection": GradientProjection,
+    "random_projection": RandomProjection,
 }

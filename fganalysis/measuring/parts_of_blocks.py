@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label
-from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.guesses import Estimates, WeightEstimates
 from fganalysis.measuring.sound_guesses import guesses_of
 
 Use = Callable[[Estimates, int], None]
@@ -210,7 +210,6 @@ class Blocks:
 
 
 def _tensors(guesses: Estimates) -> tuple[Tensor, ...]:
-    if isinstance(guesses, ActivationEstimates):
-        return guesses.guesses
-    assert isinstance(guesses, WeightEstimates)
-    return (guesses.coefficients, *guesses.directions)
+    if isinstance(guesses, WeightEstimates):
+        return (guesses.coefficients, *guesses.directions)
+    return guesses.arrays()

@@ -13,6 +13,7 @@ from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, resolve
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
+from fganalysis.estimators.sketches.factored import FactoredEstimates
 from fganalysis.measuring.own_draws import Draws, ParameterEstimates
 from fganalysis.measuring.truth import Truth
 
@@ -62,7 +63,7 @@ def guesses_of(estimator: Estimator, reference: Any, n_guesses: int, generator: 
             shape, data type or device than the gradient.
     """
     guesses = estimator(reference, n_guesses, generator)
-    if not isinstance(guesses, ActivationEstimates | WeightEstimates | ParameterEstimates):
+    if not isinstance(guesses, ActivationEstimates | WeightEstimates | FactoredEstimates | ParameterEstimates):
         raise ValueError(
             f"the estimator must return ActivationEstimates or WeightEstimates, got {type(guesses).__name__}"
         )

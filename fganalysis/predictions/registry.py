@@ -47,6 +47,13 @@ from fganalysis.predictions.local import LOCAL_LOSS
 from fganalysis.predictions.perturbation import ACTIVITY, MIXING
 from fganalysis.predictions.protocol import UNKNOWN, ClosedForm
 from fganalysis.predictions.sampling_rows import BACKPROPAGATION, MINIBATCH
+from fganalysis.predictions.sketches import (
+    GRADIENT_PROJECTION,
+    INPUT_SKETCH,
+    RANDOM_PROJECTION,
+    ROW_SAMPLING,
+    ROW_SKETCH,
+)
 from fganalysis.predictions.structured import GUIDED, LOW_RANK, SCALED, SUBSPACE
 from fganalysis.predictions.upstream import NEWTON_SCHULZ, ORTHOGONAL, PRECONDITIONED, UPSTREAM
 from fganalysis.predictions.weights import MULTI_TANGENT, SPARSE, WEIGHT
@@ -100,6 +107,11 @@ CLOSED_FORMS: dict[type, ClosedForm] = {
     estimators.ScaledPerturbation: SCALED,
     estimators.GuidedPerturbation: GUIDED,
     estimators.SparsePerturbation: SPARSE,
+    estimators.RowSampling: ROW_SAMPLING,
+    estimators.RowSketch: ROW_SKETCH,
+    estimators.InputSketch: INPUT_SKETCH,
+    estimators.GradientProjection: GRADIENT_PROJECTION,
+    estimators.RandomProjection: RANDOM_PROJECTION,
     estimators.Averaged: averaged(closed_form_of),
     estimators.Subsampled: subsampled(closed_form_of),
 }

@@ -20,7 +20,9 @@ from fganalysis.estimators import (
     FeedbackAlignment,
     FiniteDifference,
     ForwardDirectFeedback,
+    GradientProjection,
     GuidedPerturbation,
+    InputSketch,
     LocalLoss,
     LowRankPerturbation,
     Minibatch,
@@ -28,6 +30,9 @@ from fganalysis.estimators import (
     NewtonSchulzUpstream,
     OrthogonalUpstream,
     PreconditionedUpstream,
+    RandomProjection,
+    RowSampling,
+    RowSketch,
     ScaledPerturbation,
     SparsePerturbation,
     Stateful,
@@ -75,6 +80,13 @@ REFERENCES: list[tuple[Any, Step]] = [
     (DirectFeedback(), steps.direct_feedback),
     (ForwardDirectFeedback(rate=0.5), steps.forward_direct_feedback),
     (fga.estimators.ForwardDirectFeedbackAdam(rate=0.1), steps.forward_direct_feedback),
+    (RowSketch(probes=3), steps.row_sketch),
+    (RowSketch(probes=3, within="example"), steps.row_sketch),
+    (InputSketch(columns=3), steps.input_sketch),
+    (RowSampling(count=5), steps.row_sampling),
+    (RowSampling(count=5, by="uniform"), steps.row_sampling),
+    (GradientProjection(k=2), steps.projection),
+    (RandomProjection(k=2), steps.projection),
     (LocalLoss(), steps.local_loss),
     (LocalLoss(target="local"), steps.local_loss),
     (LocalLoss(space="weight"), steps.local_loss),
@@ -111,7 +123,8 @@ def test_the_statement_is_what_the_step_of_the_paper_takes(estimator: Any, refer
             torch.testing.assert_close(b[0], 0.5 * before[0] + 0.5 * learned)
     stated = passes_of(estimator, SNAPSHOT)
     assert stated is not None
-    step.check(stated, in_part=getattr(estimator, "layers", "") == "separate" or isinstance(estimator, LocalLoss))
+    in_part = isinstance(estimator, LocalLoss | RowSketch | InputSketch | RowSampling)
+    step.check(stated, in_part=getattr(estimator, "layers", "") == "separate" or in_part)
 
 
 def test_every_estimator_of_the_table_states_its_passes_and_is_run_above() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import RandomProjection
 from fganalysis.estimators.local import heads
 from fganalysis.estimators.noise import drawn
 from fganalysis.estimators.passes import Passes
@@ -352,6 +353,75 @@ def forward_direct_feedback(step: Counted, estimator: Any) -> Guess:
     with step.beside():
         step.learned = [step.changes.T @ u / len(u) for u in behind]
     return guess
+
+
+def _backward_to_inputs(step: Counted) -> tuple[list[Tensor], list[Tensor]]:
+    """g (example, unit) and x (example, input) of every layer, without a gradient of the weights."""
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def passed(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(arguments[0].detach())
+        outputs.append(output)
+
+    handles = [module.register_forward_hook(passed) for module in step.linear]
+    loss = step.snapshot.loss_fn(step.network(step.snapshot.inputs[step.rows]), step.snapshot.targets[step.rows])
+    for handle in handles:
+        handle.remove()
+    return list(torch.autograd.grad(loss, outputs)), inputs
+
+
+def row_sketch(step: Counted, estimator: Any) -> Guess:
+    guesses = []
+    pairs = list(zip(*_backward_to_inputs(step), strict=True))
+    with step.beside():
+        for g, x in pairs:
+            rows = 1 if estimator.within == "example" else len(x)  # A row an example.
+            z = drawn(estimator.noise, (1, estimator.probes, rows), step.generator, step.snapshot.like)[0]
+            z = z.expand(-1, len(x))
+            if estimator.within == "example":
+                guesses.append(z[:, 0].square().mean() * g.T @ x)
+            else:
+                guesses.append((z @ g).T @ (z @ x) / estimator.probes)
+    return guesses
+
+
+def input_sketch(step: Counted, estimator: Any) -> Guess:
+    guesses = []
+    pairs = list(zip(*_backward_to_inputs(step), strict=True))
+    with step.beside():
+        for g, x in pairs:
+            s = drawn(estimator.noise, (1, estimator.columns, x.shape[1]), step.generator, step.snapshot.like)[0]
+            guesses.append(g.T @ (x @ s.T) @ s / estimator.columns)
+    return guesses
+
+
+def row_sampling(step: Counted, estimator: Any) -> Guess:
+    guesses = []
+    pairs = list(zip(*_backward_to_inputs(step), strict=True))
+    with step.beside():
+        for g, x in pairs:
+            sizes = g.norm(dim=1) * x.norm(dim=1) if estimator.by == "norm" else torch.ones(len(x), dtype=g.dtype)
+            order = (g.norm(dim=1) * x.norm(dim=1)).argsort(descending=True, stable=True)
+            p = sizes[order] / sizes.sum()
+            uniform = torch.rand(1, estimator.count, generator=step.generator, dtype=torch.float64)[0]
+            chosen = torch.searchsorted(p.cumsum(0), uniform)
+            terms = [torch.outer(g[order[j]], x[order[j]]) / p[j] for j in chosen.tolist()]
+            guesses.append(sum(terms[1:], terms[0]) / estimator.count)
+    return guesses
+
+
+def projection(step: Counted, estimator: Any) -> Guess:
+    guesses, gradients = [], step.backward()
+    with step.beside():
+        for gradient in gradients:
+            directions = torch.linalg.svd(gradient)[2][: estimator.k].T
+            if isinstance(estimator, RandomProjection):
+                shape = (1, gradient.shape[1], min(estimator.k, gradient.shape[1]))
+                normal = torch.randn(shape, generator=step.generator, dtype=gradient.dtype)
+                directions = torch.linalg.qr(normal[0]).Q
+            guesses.append(gradient @ directions @ directions.T)
+    return guesses
 
 
 def local_loss(step: Counted, estimator: Any) -> Guess:
