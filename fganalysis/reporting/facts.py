@@ -14,7 +14,7 @@ from fganalysis.results import schema
 
 Fact = tuple[str, str]
 MOST_NAMES = 30
-LONGEST = 400  # Characters of an attribute that nobody here knows.
+LONGEST_TEXT = 400  # Characters of an attribute.
 
 # Words for attributes, in the order in which a page shows them; those without words follow under their names.
 WORDS = {
@@ -134,7 +134,7 @@ def _in_words(value: object) -> str:
         text = ", ".join(_value(one) for one in found)
     else:
         text = str(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def _value(value: object) -> str:

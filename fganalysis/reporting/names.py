@@ -9,7 +9,8 @@ import xarray as xr
 from fganalysis.reporting.parts import Part
 from fganalysis.results import schema
 
-LONGEST_NAME = 36  # Longer names leave no room for the panels.
+# Characters. Longer names of estimators leave no room for the panels beside the legend, and of layers for each other.
+LONGEST = {schema.ESTIMATOR: 36, schema.LAYER: 18}
 
 
 def for_figures(part: Part) -> Part:
@@ -24,18 +25,18 @@ def for_figures(part: Part) -> Part:
 
 def renamed(dataset: xr.Dataset) -> xr.Dataset:
     """A Dataset with the names that figures show."""
-    for dim in (schema.ESTIMATOR, schema.LAYER):
+    for dim, longest in LONGEST.items():
         if dim in dataset.dims and dim in dataset.coords:
             whole = [str(name) for name in dataset[dim].values]
-            names = list(map(shown_name, whole))
+            names = [shown_name(name, longest) for name in whole]
             if len(set(names)) < len(names):  # What tells them apart is in the middle.
-                names = [shown_name(f"{number} {name}") for number, name in enumerate(whole, 1)]
+                names = [shown_name(f"{number} {name}", longest) for number, name in enumerate(whole, 1)]
             dataset = dataset.assign_coords({dim: names})
     return dataset
 
 
-def shown_name(name: str) -> str:
+def shown_name(name: str, longest: int) -> str:
     """One name: "$" would begin mathematics, and a legend leaves out what begins with "_"."""
     text = " ".join(name.split())
-    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 10]}…{text[-9:]}"
+    text = text if len(text) <= longest else f"{text[: longest - 8]}…{text[-7:]}"
     return (" " + text if text.startswith("_") else text).replace("$", r"\$")

@@ -17,7 +17,7 @@ from fganalysis.measuring.joining import along
 from fganalysis.results import schema
 
 MEASURED, FORECAST, SUBSPACE = "measured", "predicted", "subspace"  # Nodes of a diagnosis.
-MOST_PARTS = 12
+MOST_PARTS = 6
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fganalysis.arguments import listed
 from fganalysis.reporting import names
 from fganalysis.reporting.deviations import deviations
 from fganalysis.reporting.lines import over
@@ -52,6 +53,11 @@ class Drawer:
 
 def sections(part: Part, scores: xr.Dataset, prefix: str) -> tuple[list[Section], list[str]]:
     """The sections that the part has, and a sentence for each that it has not."""
+    further = _further_dims(part)
+    if further:
+        return [], [
+            f"Figures: the result has further dimensions, {listed(further)}; give a selection of it, or a single cell."
+        ]
     part, scores, drawer = names.for_figures(part), names.renamed(scores), Drawer(prefix)
     found: list[Section] = []
     missing: list[str] = []
@@ -271,6 +277,15 @@ def _by_space(
 def _tree(measured: xr.Dataset, predicted: xr.Dataset) -> xr.DataTree:
     nodes = {"measured": measured} | ({"predicted": predicted} if predicted.data_vars else {})
     return xr.DataTree.from_dict(nodes)
+
+
+def _further_dims(part: Part) -> list[str]:
+    """Dimensions of what figures show, beside those that they have a place for."""
+    shown = {*schema.QUANTITIES, *schema.PROGRESS, *schema.PROGRESS_PER_COST, *schema.TIMES, *MONITORED}
+    arrays = [part.measured[name] for name in map(str, part.measured.data_vars) if name in shown]
+    arrays += [part.subspace[name] for name in map(str, part.subspace.data_vars) if name in schema.MODE_CURVES]
+    known = {*KEYS, schema.AVERAGED, schema.MATRIX, schema.MODE}
+    return sorted({str(dim) for array in arrays for dim in array.dims} - known)
 
 
 def _some_steps(dataset: xr.Dataset) -> xr.Dataset:

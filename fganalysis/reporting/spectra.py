@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Z95
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LAYERS = 6
+MOST_MARKERS = 32
 WORDS = {
     "activation_gradient": "gradients at the activations",
     "layer_input": "inputs of the layer",
@@ -43,7 +45,7 @@ def energy(spaces: xr.Dataset) -> Figure:
         for layer, colour in zip(layers, colours, strict=True):
             curve = array.sel({schema.MATRIX: matrix, schema.LAYER: layer}).to_numpy()
             if np.isfinite(curve).any():
-                axes.plot(modes, curve, marker=".", ms=4, lw=1, color=colour)
+                axes.plot(modes, curve, marker=_marker(modes), ms=4, lw=1, color=colour)
         axes.set_title(WORDS.get(matrix, matrix), fontsize=9)
         axes.set_ylim(0, 1.03)
         axes.tick_params(labelsize=8)
@@ -70,8 +72,9 @@ def overlap(spaces: xr.Dataset) -> Figure:
     for layer, colour in zip(layers, colours, strict=True):
         of_layer = spaces.sel({schema.LAYER: layer})
         curve, error = of_layer["overlap"].to_numpy(), of_layer["overlap_se"].to_numpy()
-        axes.plot(modes, curve, marker=".", ms=4, lw=1, color=colour)
-        axes.vlines(modes, np.maximum(curve - Z95 * error, 0), np.minimum(curve + Z95 * error, 1), color=colour, lw=1)
+        axes.plot(modes, curve, marker=_marker(modes), ms=4, lw=1, color=colour)
+        low, high = np.maximum(curve - Z95 * error, 0), np.minimum(curve + Z95 * error, 1)
+        axes.fill_between(modes, low, high, color=colour, alpha=0.2, lw=0)
         axes.plot(modes, of_layer["random_overlap"].to_numpy(), ":", lw=1, color=colour)
     axes.set_ylim(0, 1.03)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -93,10 +96,12 @@ def _known(array: xr.DataArray) -> bool:
     return bool(array.notnull().any())
 
 
+def _marker(modes: NDArray[np.int64]) -> str:
+    return "." if len(modes) <= MOST_MARKERS else ""
+
+
 def _legend(figure: Figure, layers: Sequence[str], colours: Sequence[tuple[float, float, float]], title: str) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], marker=".", color=colour, label=layer) for layer, colour in zip(layers, colours, strict=True)
-    ]
+    handles = [Line2D([], [], color=colour, label=layer) for layer, colour in zip(layers, colours, strict=True)]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, title=title)
