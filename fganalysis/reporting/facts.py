@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from fganalysis.arguments import listed
-from fganalysis.reporting.parts import Part
+from fganalysis.reporting.parts import Part, parsed
 from fganalysis.results import schema
 
 Fact = tuple[str, str]
-MOST_NAMES = 30
-LONGEST_TEXT = 400  # Characters of an attribute.
+MOST_NAMES = 12
+ATTRIBUTE_LENGTH = 400  # Characters of an attribute.
 
 # Words for attributes, in the order in which a page shows them; those without words follow under their names.
-WORDS = {
+ATTRIBUTES = {
     "network": "network",
     "loss": "loss",
     "dataset": "data",
@@ -56,8 +54,8 @@ def facts(part: Part) -> list[Fact]:
     given = {
         str(name): value for name, value in part.attributes.items() if str(name) not in (*STRUCTURED, *OF_THE_FILE)
     }
-    known = [(words, _in_words(given[name])) for name, words in WORDS.items() if name in given]
-    others = [(name, _in_words(value)) for name, value in given.items() if name not in WORDS]
+    known = [(words, _in_words(given[name])) for name, words in ATTRIBUTES.items() if name in given]
+    others = [(name, _in_words(value)) for name, value in given.items() if name not in ATTRIBUTES]
     return [*_coordinates(part), *known, *_settings(part), *others]
 
 
@@ -66,13 +64,13 @@ def remarks(part: Part) -> list[str]:
     unsaid = [words for name, words in WANTED.items() if name not in part.attributes]
     sentences = [f"The result does not say of which {' and which '.join(unsaid)} it is."] if unsaid else []
     for name, beginning in {schema.NOT_MEASURED: "not measured", schema.NOT_PREDICTED: "not predicted"}.items():
-        reasons = _parsed(part.attributes.get(name))
+        reasons = parsed(part.attributes.get(name))
         if isinstance(reasons, dict):
             sentences += [f"{key}: {beginning}: {reason}." for key, reason in reasons.items()]
-    unseen = _parsed(part.attributes.get(schema.NOT_LOOKED_AT))
+    unseen = parsed(part.attributes.get(schema.NOT_LOOKED_AT))
     if isinstance(unseen, list) and unseen:
         sentences.append(f"Trainable parameters that are in no layer: {listed(map(str, unseen), MOST_NAMES)}.")
-    cautions = _parsed(part.attributes.get(schema.CAUTIONS))
+    cautions = parsed(part.attributes.get(schema.CAUTIONS))
     if isinstance(cautions, dict):
         sentences += [f"{name}: {sentence}." for name, of_name in cautions.items() for sentence in of_name]
     return sentences
@@ -96,10 +94,10 @@ def _coordinates(part: Part) -> list[Fact]:
 
 def _settings(part: Part) -> list[Fact]:
     """The settings of each estimator: by label, or a list in the order of the estimators."""
-    settings = _parsed(part.attributes.get("settings"))
+    settings = parsed(part.attributes.get("settings"))
     names = [str(name) for name in part.measured[schema.ESTIMATOR].values] if schema.ESTIMATOR in part.measured else []
     if isinstance(settings, list) and len(settings) == len(names):
-        settings = dict(zip(names, map(_parsed, settings), strict=True))
+        settings = dict(zip(names, map(parsed, settings), strict=True))
     elif isinstance(settings, dict) and len(names) == 1 and names[0] not in settings:
         settings = {names[0]: settings}
     if not isinstance(settings, dict):
@@ -111,30 +109,15 @@ def _settings(part: Part) -> list[Fact]:
     ]
 
 
-def _parsed(value: object) -> object:
-    """The value of an attribute in JSON, or of a text with several such values, as joined results have it."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        pass
-    try:
-        found = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-    return found
-
-
 def _in_words(value: object) -> str:
-    found = _parsed(value)
+    found = parsed(value)
     if isinstance(found, Mapping):
         text = ", ".join(f"{name} {_value(one)}" for name, one in found.items())
     elif isinstance(found, Sequence | np.ndarray) and not isinstance(found, str):
         text = ", ".join(_value(one) for one in found)
     else:
         text = str(value)
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return text if len(text) <= ATTRIBUTE_LENGTH else text[: ATTRIBUTE_LENGTH - 1] + "…"
 
 
 def _value(value: object) -> str:

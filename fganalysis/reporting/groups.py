@@ -14,7 +14,8 @@ from fganalysis.reporting.parts import Part
 from fganalysis.results import html_table, schema, tables
 
 MOST_ROWS = 600
-RAW = (schema.GUESS, schema.GROUP, schema.OTHER_GROUP, schema.ROUND, schema.MODE, schema.EXAMPLE, schema.UNIT)
+MOST_HELD = 10**5  # Rows that are made before the first are chosen: a network's weights are no table.
+NOT_IN_TABLES = (schema.GUESS, schema.GROUP, schema.OTHER_GROUP, schema.ROUND, schema.MODE, schema.EXAMPLE, schema.UNIT)
 # Each is a norm of which ``relative_bias`` has the same without a unit, or has no interval.
 LEFT_OUT = ("bias", "squared_bias", *schema.QUANTILES)
 ONCE = {"relative_bias": "squared_bias"}  # Whose z stands in whose cell: norms are compared on the squared scale.
@@ -39,7 +40,7 @@ def grouped(part: Part, scores: xr.Dataset) -> list[Table]:
         *(one for one in leading if one not in tables.TABLE),
     ]:
         dims = tuple(str(dim) for dim in measured[name].dims)
-        if not set(dims) & set(RAW) and _is_shown(measured[name]):
+        if not set(dims) & set(NOT_IN_TABLES) and _is_shown(measured[name]):
             by_dims.setdefault(tuple(sorted(dims, key=_place)), []).append(name)
     return [_table(part, scores, names, dims) for dims, names in by_dims.items()]
 
@@ -48,9 +49,9 @@ def _is_shown(array: xr.DataArray) -> bool:
     return array.dtype.kind in "biufUO" and not (array.dtype.kind == "f" and bool(array.isnull().all()))
 
 
-def _place(dim: str) -> tuple[int, str]:
+def _place(dim: str) -> int:
     order = (*tables.KEYS, schema.MATRIX, schema.AVERAGED)
-    return (order.index(dim), "") if dim in order else (-1, dim)
+    return order.index(dim) if dim in order else -1
 
 
 def _table(part: Part, scores: xr.Dataset, names: Sequence[str], dims: Sequence[str]) -> Table:
@@ -76,10 +77,12 @@ def _table(part: Part, scores: xr.Dataset, names: Sequence[str], dims: Sequence[
         kept = max(2, MOST_ROWS * n_steps // rows)
         dataset = dataset.isel({schema.STEP: np.linspace(0, n_steps - 1, kept).round().astype(int)})
         remarks.append(f"Of {n_steps} steps {kept} are shown, evenly spaced, the first and the last among them.")
-    frame = _frame(dataset, dims, names)
-    if len(frame) > MOST_ROWS:
-        remarks.append(f"Of {len(frame)} rows the first {MOST_ROWS} are shown.")
+    cut = {dim: slice(MOST_ROWS) for dim in dims[-1:]} if rows > MOST_HELD else {}
+    cut |= {dim: slice(1) for dim in dims[:-1]} if cut else {}
+    frame = _frame(dataset.isel(cut), dims, names)
+    if len(frame) > MOST_ROWS or cut:
         frame = frame.head(MOST_ROWS)
+        remarks.append(f"Of {rows} rows the first {len(frame)} are shown.")
     units = {name: str(measured[name].attrs.get("units", "")) for name in names}
     caption = ", ".join(dims) if dims else "the whole"
     return Table(caption, html_table.of(frame, dims, units), tuple(remarks))

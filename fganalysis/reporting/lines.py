@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 LOGARITHMIC_FROM = 30.0  # Ratio of the largest to the smallest number.
 LINEAR_BELOW = 1e-3  # Part of the largest number, on axes of both signs.
 SIZE = (2.9, 2.4)  # Inches of a panel.
+ROOM = 12  # Names that stand side by side in a panel of this size.
+WIDEST = 2.5  # How much wider a panel is for more names.
 
 
 def over(
@@ -41,12 +43,14 @@ def over(
     import matplotlib.pyplot as plt
     import seaborn
 
+    x, ticks = _places(measured[dim].values)
+    width = SIZE[0] * min(max(1.0, len(ticks) / ROOM), WIDEST)
     columns: Mapping[str, Mapping[str, object]] = panels or {"": {}}
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
         figure, grid = plt.subplots(
             len(quantities),
             len(columns),
-            figsize=(SIZE[0] * len(columns) + 2.0, SIZE[1] * len(quantities)),
+            figsize=(width * len(columns) + 2.0, SIZE[1] * len(quantities)),
             sharex=True,
             sharey="row",
             squeeze=False,
@@ -61,7 +65,6 @@ def over(
         bars: list[tuple[Axes, Array, Array, Array, str]] = []
         for column, (title, where) in enumerate(columns.items()):
             axes = grid[row, column]
-            x, ticks = _places(measured[dim].values)
             for number, name in enumerate(names):
                 cell = measured.sel({schema.ESTIMATOR: name, **where})
                 value, low, high = (_numbers(cell, quantity + suffix, dim) for suffix in ("", schema.LOW, schema.HIGH))
@@ -110,7 +113,9 @@ def _numbers(cell: xr.Dataset, name: str, dim: str) -> Array:
 def _label_x(axes: Axes, ticks: list[str], dim: str) -> None:
     if ticks:
         turned = len(ticks) > 5 or max(map(len, ticks)) > 6
-        axes.set_xticks(range(len(ticks)), ticks, rotation=60 if turned else 0, ha="right" if turned else "center")
+        every = -(-len(ticks) // round(ROOM * WIDEST))
+        places = range(len(ticks))[::every]
+        axes.set_xticks(places, ticks[::every], rotation=60 if turned else 0, ha="right" if turned else "center")
         axes.grid(False, axis="x")
     elif dim == schema.AVERAGED:
         axes.set_xscale("log", base=2)

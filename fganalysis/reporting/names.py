@@ -10,7 +10,7 @@ from fganalysis.reporting.parts import Part
 from fganalysis.results import schema
 
 # Characters. Longer names of estimators leave no room for the panels beside the legend, and of layers for each other.
-LONGEST = {schema.ESTIMATOR: 36, schema.LAYER: 18}
+NAME_LENGTHS = {schema.ESTIMATOR: 36, schema.LAYER: 18}
 
 
 def for_figures(part: Part) -> Part:
@@ -25,12 +25,15 @@ def for_figures(part: Part) -> Part:
 
 def renamed(dataset: xr.Dataset) -> xr.Dataset:
     """A Dataset with the names that figures show."""
-    for dim, longest in LONGEST.items():
+    for dim, longest in NAME_LENGTHS.items():
         if dim in dataset.dims and dim in dataset.coords:
             whole = [str(name) for name in dataset[dim].values]
             names = [shown_name(name, longest) for name in whole]
             if len(set(names)) < len(names):  # What tells them apart is in the middle.
-                names = [shown_name(f"{number} {name}", longest) for number, name in enumerate(whole, 1)]
+                names = [
+                    name if name == schema.ALL_LAYERS else shown_name(f"{number} {name}", longest)
+                    for number, name in enumerate(whole, 1)
+                ]
             dataset = dataset.assign_coords({dim: names})
     return dataset
 

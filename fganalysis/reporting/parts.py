@@ -6,6 +6,7 @@ parts. Diagnoses that lie in one folder and are of one gradient, as those of a s
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def _of_diagnosis(title: str, tree: xr.DataTree) -> Part:
     given = [nodes[FORECAST].attrs, nodes[SUBSPACE].attrs, nodes[MEASURED].attrs, tree.attrs]
     attributes: dict[str, object] = {str(name): value for one in given for name, value in one.items()}
     if schema.NOT_MEASURED in attributes:
-        reasons = [json.loads(str(one.get(schema.NOT_MEASURED, "{}"))) for one in given]
+        reasons = [found for one in given if isinstance(found := parsed(one.get(schema.NOT_MEASURED)), dict)]
         attributes[schema.NOT_MEASURED] = json.dumps({name: why for one in reasons for name, why in one.items()})
     return Part(
         title, _with_dims(nodes[MEASURED]), _with_dims(nodes[FORECAST]), _with_dims(nodes[SUBSPACE]), attributes
@@ -93,6 +94,21 @@ def _of_dataset(title: str, dataset: xr.Dataset) -> Part:
     if set(schema.MODE_CURVES) <= set(dataset.data_vars):
         return Part(title, subspace=_with_dims(dataset), attributes=dataset.attrs)
     return Part(title, _with_dims(dataset), _with_dims(predicted), attributes=dataset.attrs)
+
+
+def parsed(value: object) -> object:
+    """The value of an attribute in JSON, or of a text with several such values, as joined results have it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        pass
+    try:
+        found = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    return found
 
 
 def _with_dims(dataset: xr.Dataset) -> xr.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from fganalysis.arguments import listed
 from fganalysis.reporting import names
 from fganalysis.reporting.deviations import deviations
 from fganalysis.reporting.lines import over
-from fganalysis.reporting.parts import Part
+from fganalysis.reporting.parts import Part, parsed
 from fganalysis.reporting.spectra import chosen, energy, overlap
 from fganalysis.reporting.svg import svg
 from fganalysis.results import plotting, schema
@@ -27,7 +28,7 @@ BY_LAYER = ("cosine", "efficiency")
 # What a monitor measures of the training itself, over its steps.
 MONITORED = ("loss", "grad_cosine", "grad_relative_error", "gradient_noise_scale")
 INTERVAL = ("", schema.LOW, schema.HIGH)
-SPACES = ("weight", schema.PARAMETER, "activation")  # In the order in which they are shown.
+SPACES_IN_ORDER = ("weight", schema.PARAMETER, "activation")  # In the order in which they are shown.
 
 
 @dataclass
@@ -53,11 +54,9 @@ class Drawer:
 
 def sections(part: Part, scores: xr.Dataset, prefix: str) -> tuple[list[Section], list[str]]:
     """The sections that the part has, and a sentence for each that it has not."""
-    further = _further_dims(part)
-    if further:
-        return [], [
-            f"Figures: the result has further dimensions, {listed(further)}; give a selection of it, or a single cell."
-        ]
+    why_not = _why_no_figures(part)
+    if why_not:
+        return [], [f"Figures: {why_not}."]
     part, scores, drawer = names.for_figures(part), names.renamed(scores), Drawer(prefix)
     found: list[Section] = []
     missing: list[str] = []
@@ -149,13 +148,12 @@ def _training(part: Part, _: xr.Dataset, drawer: Drawer) -> tuple[Section, str]:
 
 def _subspace(part: Part, _: xr.Dataset, drawer: Drawer) -> tuple[Section, str]:
     section = Section("The subspace of the gradient")
-    spaces = part.subspace
-    if "energy" not in spaces:
-        return section, "Energy curves: the result has no part /subspace; `fga.diagnose(…, subspace=True)` measures it."
-    where = ""
+    spaces, where = part.subspace, ""
     if schema.STEP in spaces.dims:
         where = f" At step {spaces[schema.STEP].values[-1]}."
         spaces = spaces.isel({schema.STEP: -1})
+    if "energy" not in spaces or not _is_known(spaces["energy"]):
+        return section, "Energy curves: not in this result; `fga.diagnose(…, subspace=True)` measures them."
     drawer.add(
         section,
         energy(spaces),
@@ -231,8 +229,8 @@ def _progress(part: Part, _: xr.Dataset, drawer: Drawer) -> tuple[Section, str]:
     return section, ""
 
 
-Make = Callable[[Part, xr.Dataset, Drawer], tuple[Section, str]]
-SECTIONS: tuple[Make, ...] = (
+MakeSection = Callable[[Part, xr.Dataset, Drawer], tuple[Section, str]]
+SECTIONS: tuple[MakeSection, ...] = (
     _bias_against_variance,
     _cosine_and_efficiency,
     _training,
@@ -253,7 +251,7 @@ def _by_space(
     # A result without this dimension, as a monitor's, is of gradients of the weights.
     spaces = [str(name) for name in measured[schema.SPACE].values] if schema.SPACE in measured.dims else []
     found = []
-    for space in [name for name in SPACES if name in spaces] or ["weight"]:
+    for space in [name for name in SPACES_IN_ORDER if name in spaces] or ["weight"]:
         both = []
         for dataset, variables in ((measured, [*needed, *exact]), (part.predicted, list(quantities))):
             one = dataset[[name for name in variables if name in dataset]]
@@ -275,17 +273,26 @@ def _by_space(
 
 
 def _tree(measured: xr.Dataset, predicted: xr.Dataset) -> xr.DataTree:
+    unseen = parsed(measured.attrs.get(schema.NOT_LOOKED_AT))
+    measured = measured.assign_attrs({schema.NOT_LOOKED_AT: json.dumps(unseen if isinstance(unseen, list) else [])})
     nodes = {"measured": measured} | ({"predicted": predicted} if predicted.data_vars else {})
     return xr.DataTree.from_dict(nodes)
 
 
-def _further_dims(part: Part) -> list[str]:
-    """Dimensions of what figures show, beside those that they have a place for."""
+def _why_no_figures(part: Part) -> str:
+    """Dimensions for which figures have no place, or steps that are none; empty if there are figures."""
     shown = {*schema.QUANTITIES, *schema.PROGRESS, *schema.PROGRESS_PER_COST, *schema.TIMES, *MONITORED}
     arrays = [part.measured[name] for name in map(str, part.measured.data_vars) if name in shown]
     arrays += [part.subspace[name] for name in map(str, part.subspace.data_vars) if name in schema.MODE_CURVES]
     known = {*KEYS, schema.AVERAGED, schema.MATRIX, schema.MODE}
-    return sorted({str(dim) for array in arrays for dim in array.dims} - known)
+    further = sorted({str(dim) for array in arrays for dim in array.dims} - known)
+    if further:
+        return f"the result has further dimensions, {listed(further)}; give a selection of it, or a single cell"
+    for dataset in (part.measured, part.subspace):
+        steps = dataset[schema.STEP].values if schema.STEP in dataset.dims else np.zeros(1, int)
+        if steps.dtype.kind not in "iu" or len(np.unique(steps)) < len(steps):
+            return "the steps of the result are not different whole numbers"
+    return ""
 
 
 def _some_steps(dataset: xr.Dataset) -> xr.Dataset:

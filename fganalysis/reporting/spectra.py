@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 6
 MOST_MARKERS = 32
-WORDS = {
+MATRICES_IN_WORDS = {
     "activation_gradient": "gradients at the activations",
     "layer_input": "inputs of the layer",
     "weight_gradient": "gradient of the weights",
@@ -46,7 +46,7 @@ def energy(spaces: xr.Dataset) -> Figure:
             curve = array.sel({schema.MATRIX: matrix, schema.LAYER: layer}).to_numpy()
             if np.isfinite(curve).any():
                 axes.plot(modes, curve, marker=_marker(modes), ms=4, lw=1, color=colour)
-        axes.set_title(WORDS.get(matrix, matrix), fontsize=9)
+        axes.set_title(MATRICES_IN_WORDS.get(matrix, matrix), fontsize=9)
         axes.set_ylim(0, 1.03)
         axes.tick_params(labelsize=8)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))

@@ -163,9 +163,9 @@ class Monitor:
 
     @property
     def dataset(self) -> xr.Dataset:
-        steps, rows = np.arange(0, 2000, 10), {}
-        shape = {schema.STEP: steps, schema.ESTIMATOR: ["a", "b", "c", "d"], schema.LAYER: [schema.ALL_LAYERS]}
-        value = xr.DataArray(np.full((200, 4, 1), 0.1), coords=shape)
+        steps, rows = np.arange(0, 4000, 10), {}
+        shape = {schema.STEP: steps, schema.ESTIMATOR: ["a", "b"], schema.LAYER: [schema.ALL_LAYERS]}
+        value = xr.DataArray(np.full((400, 2, 1), 0.1), coords=shape)
         for name in ("cosine", "efficiency"):
             rows |= {name: value, name + schema.LOW: value / 2, name + schema.HIGH: value * 2}
             rows |= {name + schema.SE: value / 4, name + schema.PREDICTED: value}
@@ -176,9 +176,9 @@ class Monitor:
 def test_of_a_monitor() -> None:
     text = pages.page_of(Monitor())
     assert "Over the steps of training" in text and "<h3>The training</h3>" in text and "By layer" not in text
-    assert "Of 200 steps 150 are shown, evenly spaced, the first and the last among them." in text
+    assert "Of 400 steps 300 are shown, evenly spaced, the first and the last among them." in text
     table = next(table for table in pages.Parsed(text).tables if "cosine" in table[0])
-    assert len(table) == 1 + 600 and (table[1][0], table[-1][0]) == ("0", "1990")
+    assert len(table) == 1 + 600 and (table[1][0], table[-1][0]) == ("0", "3990")
 
 
 def test_of_a_study_s_folder(tmp_path: Path) -> None:
@@ -200,6 +200,35 @@ def test_of_a_study_s_folder(tmp_path: Path) -> None:
     table = next(table for table in pages.Parsed(text).tables if "seconds taken" in table[0])
     assert table[1:] == [["16", "1\nno interval"], ["32", "2\nno interval"]]
     assert text == pages.page_of(fga.open_results(tmp_path / "cells"))
+
+
+def test_of_many_layers_whose_names_are_alike() -> None:
+    one = Monitor().dataset.isel(step=0, layer=0, drop=True)
+    names = [*(f"transformer.blocks.{number}.attention.query" for number in range(50)), schema.ALL_LAYERS]
+    text = pages.page_of(xr.concat([one] * 51, "layer").assign_coords(layer=names))
+    ticks = re.findall(r">(\d+ tran[^<]*|all)</text>", text)
+    assert ticks[0] == "1 transfor…n.query" and len(set(ticks)) == len(ticks)
+    assert f"{names[11]} and 39 more" in text and names[40] in text
+
+
+def test_steps_that_are_no_whole_numbers_have_tables_alone() -> None:
+    dataset = Monitor().dataset.isel(step=[0, 1])
+    for steps in (["early", "late"], [0.5, 1.5], [3, 3]):
+        text = pages.page_of(dataset.assign_coords(step=steps))
+        assert "Figures: the steps of the result are not different whole numbers." in text and "<svg" not in text
+
+
+def test_attributes_of_others_are_shown_as_they_are() -> None:
+    odd = {"settings": "{broken", "not_measured": "[1]", "not_looked_at": "x", "cautions": "[]", "theirs": "<i>1</i>"}
+    text = pages.page_of(Monitor().dataset.isel(step=[0]).assign_attrs(odd))
+    assert "<dt>theirs</dt><dd>&lt;i&gt;1&lt;/i&gt;</dd>" in text
+
+
+def test_the_weights_of_a_network_are_cut() -> None:
+    text = pages.page_of(xr.Dataset({"kernel": (("unit", "input"), np.zeros((1000, 300)))}))
+    assert "The part has curves alone" in text
+    text = pages.page_of(xr.Dataset({"kernel": (("row", "column"), np.zeros((1000, 300)))}))
+    assert "Of 300000 rows the first 300 are shown." in text
 
 
 def test_further_dimensions_have_tables_and_no_figures() -> None:
@@ -226,5 +255,5 @@ def test_wrong_calls_are_refused_in_a_sentence(results: object, path: object, ex
 
 def test_a_page_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    said = refusal(lambda: fga.report(progress(), tmp_path / "file" / "page.html"))
+    said = refusal(lambda: fga.report(xr.Dataset({"x": 1.0}), tmp_path / "file" / "page.html"))
     assert said is not None and said.startswith("the page cannot be written: ")
