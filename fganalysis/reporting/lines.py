@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 LOGARITHMIC_FROM = 30.0  # Ratio of the largest to the smallest number.
 LINEAR_BELOW = 1e-3  # Part of the largest number, on axes of both signs.
 SIZE = (2.9, 2.4)  # Inches of a panel.
-ROOM = 12  # Names that stand side by side in a panel of this size.
+SIDE_BY_SIDE = 12  # Names that stand side by side in a panel of this size.
 WIDEST = 2.5  # How much wider a panel is for more names.
 
 
@@ -44,7 +44,7 @@ def over(
     import seaborn
 
     x, ticks = _places(measured[dim].values)
-    width = SIZE[0] * min(max(1.0, len(ticks) / ROOM), WIDEST)
+    width = SIZE[0] * min(max(1.0, len(ticks) / SIDE_BY_SIDE), WIDEST)
     columns: Mapping[str, Mapping[str, object]] = panels or {"": {}}
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
         figure, grid = plt.subplots(
@@ -113,7 +113,7 @@ def _numbers(cell: xr.Dataset, name: str, dim: str) -> Array:
 def _label_x(axes: Axes, ticks: list[str], dim: str) -> None:
     if ticks:
         turned = len(ticks) > 5 or max(map(len, ticks)) > 6
-        every = -(-len(ticks) // round(ROOM * WIDEST))
+        every = -(-len(ticks) // round(SIDE_BY_SIDE * WIDEST))
         places = range(len(ticks))[::every]
         axes.set_xticks(places, ticks[::every], rotation=60 if turned else 0, ha="right" if turned else "center")
         axes.grid(False, axis="x")
