@@ -22,6 +22,7 @@ ATTRIBUTES = {
     "n_examples": "examples in the batch",
     "examples": "examples in the batch",
     "n_guesses": "guesses of each estimator",
+    "guesses": "guesses of each estimator",
     "seed": "seed",
     "rounds": "rounds",
     "autodiff": "differentiation",
@@ -116,11 +117,13 @@ def _in_words(value: object) -> str:
     elif isinstance(found, Sequence | np.ndarray) and not isinstance(found, str):
         text = ", ".join(_value(one) for one in found)
     else:
-        text = str(value)
+        text = _value(value)
     return text if len(text) <= ATTRIBUTE_LENGTH else text[: ATTRIBUTE_LENGTH - 1] + "…"
 
 
 def _value(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.6g}"
     return "none" if value is None else str(value)

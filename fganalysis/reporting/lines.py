@@ -115,6 +115,7 @@ def _label_x(axes: Axes, ticks: list[str], dim: str) -> None:
         turned = len(ticks) > 5 or max(map(len, ticks)) > 6
         every = -(-len(ticks) // round(SIDE_BY_SIDE * WIDEST))
         places = range(len(ticks))[::every]
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set_xticks(places, ticks[::every], rotation=60 if turned else 0, ha="right" if turned else "center")
         axes.grid(False, axis="x")
     elif dim == schema.AVERAGED:

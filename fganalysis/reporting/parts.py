@@ -17,7 +17,7 @@ import xarray as xr
 from fganalysis.measuring.joining import along
 from fganalysis.results import schema
 
-MEASURED, FORECAST, SUBSPACE = "measured", "predicted", "subspace"  # Nodes of a diagnosis.
+MEASURED, FORECAST, SPECTRA = "measured", "predicted", "subspace"  # Nodes of a diagnosis.
 MOST_PARTS = 6
 
 
@@ -65,22 +65,20 @@ def _opened(node: xr.DataTree, most: int) -> Iterator[tuple[str, xr.DataTree]]:
 
 
 def _is_diagnosis(node: xr.DataTree) -> bool:
-    return any(name in node.children and not node.children[name].children for name in (MEASURED, SUBSPACE))
+    return any(name in node.children and not node.children[name].children for name in (MEASURED, SPECTRA))
 
 
 def _of_diagnosis(title: str, tree: xr.DataTree) -> Part:
     nodes = {
         name: tree[name].to_dataset() if name in tree.children else xr.Dataset()
-        for name in (MEASURED, FORECAST, SUBSPACE)
+        for name in (MEASURED, FORECAST, SPECTRA)
     }
-    given = [nodes[FORECAST].attrs, nodes[SUBSPACE].attrs, nodes[MEASURED].attrs, tree.attrs]
+    given = [nodes[FORECAST].attrs, nodes[SPECTRA].attrs, nodes[MEASURED].attrs, tree.attrs]
     attributes: dict[str, object] = {str(name): value for one in given for name, value in one.items()}
     if schema.NOT_MEASURED in attributes:
         reasons = [found for one in given if isinstance(found := parsed(one.get(schema.NOT_MEASURED)), dict)]
         attributes[schema.NOT_MEASURED] = json.dumps({name: why for one in reasons for name, why in one.items()})
-    return Part(
-        title, _with_dims(nodes[MEASURED]), _with_dims(nodes[FORECAST]), _with_dims(nodes[SUBSPACE]), attributes
-    )
+    return Part(title, _with_dims(nodes[MEASURED]), _with_dims(nodes[FORECAST]), _with_dims(nodes[SPECTRA]), attributes)
 
 
 def _of_dataset(title: str, dataset: xr.Dataset) -> Part:
@@ -132,10 +130,10 @@ def _together(diagnoses: Mapping[str, xr.DataTree]) -> xr.DataTree | None:
         if not datasets or not _of_one_gradient(datasets):
             return None
         nodes[name] = along(schema.ESTIMATOR, datasets)
-    subspaces = [tree[SUBSPACE].to_dataset() for tree in trees if SUBSPACE in tree.children]
+    subspaces = [tree[SPECTRA].to_dataset() for tree in trees if SPECTRA in tree.children]
     if len(subspaces) > 1:
         return None
-    return xr.DataTree.from_dict(nodes | ({SUBSPACE: subspaces[0]} if subspaces else {}))
+    return xr.DataTree.from_dict(nodes | ({SPECTRA: subspaces[0]} if subspaces else {}))
 
 
 def _of_one_gradient(datasets: list[xr.Dataset]) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_STEPS = 3  # Panels in a row.
 BY_LAYER = ("cosine", "efficiency")
 # What a monitor measures of the training itself, over its steps.
-MONITORED = ("loss", "grad_cosine", "grad_relative_error", "gradient_noise_scale")
+OF_TRAINING = ("loss", "grad_cosine", "grad_relative_error", "gradient_noise_scale")
 INTERVAL = ("", schema.LOW, schema.HIGH)
 SPACES_IN_ORDER = ("weight", schema.PARAMETER, "activation")  # In the order in which they are shown.
 
@@ -131,8 +131,8 @@ def _cosine_and_efficiency(part: Part, _: xr.Dataset, drawer: Drawer) -> tuple[S
 
 def _training(part: Part, _: xr.Dataset, drawer: Drawer) -> tuple[Section, str]:
     section = Section("The training")
-    present = [name for name in MONITORED if name in part.measured and _is_known(part.measured[name])]
-    if MONITORED[0] not in present or part.measured.sizes.get(schema.STEP, 1) < 2:
+    present = [name for name in OF_TRAINING if name in part.measured and _is_known(part.measured[name])]
+    if OF_TRAINING[0] not in present or part.measured.sizes.get(schema.STEP, 1) < 2:
         return section, ""
     measured = part.measured[[name + end for name in present for end in INTERVAL if name + end in part.measured]]
     if schema.LAYER in measured.dims:
@@ -281,7 +281,7 @@ def _tree(measured: xr.Dataset, predicted: xr.Dataset) -> xr.DataTree:
 
 def _why_no_figures(part: Part) -> str:
     """Dimensions for which figures have no place, or steps that are none; empty if there are figures."""
-    shown = {*schema.QUANTITIES, *schema.PROGRESS, *schema.PROGRESS_PER_COST, *schema.TIMES, *MONITORED}
+    shown = {*schema.QUANTITIES, *schema.PROGRESS, *schema.PROGRESS_PER_COST, *schema.TIMES, *OF_TRAINING}
     arrays = [part.measured[name] for name in map(str, part.measured.data_vars) if name in shown]
     arrays += [part.subspace[name] for name in map(str, part.subspace.data_vars) if name in schema.MODE_CURVES]
     known = {*KEYS, schema.AVERAGED, schema.MATRIX, schema.MODE}
