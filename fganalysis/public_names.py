@@ -22,6 +22,7 @@ from fganalysis.measuring.truth import Truth, truth
 from fganalysis.measuring.variance_parts import variance_parts
 from fganalysis.metrics import register_metric
 from fganalysis.predictions import predict, predict_variance_parts, register_closed_form
+from fganalysis.reporting.report import report
 from fganalysis.results import plotting, schema
 from fganalysis.results.opening import export, open_results
 from fganalysis.results.tables import agreement, summary, z_scores
@@ -66,6 +67,7 @@ __all__ = [
     "progress_per_cost",
     "register_closed_form",
     "register_metric",
+    "report",
     "sample",
     "sample_part",
     "schema",

@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "papers": BELOW_MEASURING,
     "measuring": {*BELOW_MEASURING, "papers"},
     "problems": {"arguments"},
+    "reporting": {"arguments", "measuring", "results", "statistics"},
     "training": {*BELOW_ESTIMATORS, "estimators", "measuring"},
     "assertions": {*BELOW_MEASURING, "measuring", "training"},
     "testing": {"assertions"},

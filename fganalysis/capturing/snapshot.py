@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from fganalysis.arguments import described
 from fganalysis.capturing import forward_mode
 from fganalysis.capturing.batch import called
 from fganalysis.capturing.jacobian import Jacobian
@@ -90,7 +91,14 @@ class Snapshot:
 
     @property
     def facts(self) -> dict[str, object]:
-        return {"n_examples": self.n_examples, "autodiff": self.autodiff}
+        """What a result says of the snapshot in its attributes."""
+        n_parameters = sum(layer.weight.numel() for layer in self.weights)
+        return {
+            "network": f"{type(self.network).__name__}, {n_parameters} parameters in {len(self.weights)} layers",
+            "loss": described(self.loss_fn),
+            "n_examples": self.n_examples,
+            "autodiff": self.autodiff,
+        }
 
     @property
     def like(self) -> Tensor:

@@ -33,7 +33,7 @@ from fganalysis.results import store
 
 SCHEMA = 1
 PROJECT = ("fganalysis", "theory", "studies")
-STORED_AND_SHOWN = "fganalysis.results."
+STORED_AND_SHOWN = ("fganalysis.results.", "fganalysis.reporting.")
 NAMES_OF_VARIABLES = "fganalysis.results.schema"
 ATTRIBUTE = "cell_identity"
 

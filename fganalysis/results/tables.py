@@ -13,7 +13,7 @@ import xarray as xr
 from scipy import special
 
 from fganalysis.arguments import check_kind, check_names, described, listed
-from fganalysis.results import schema
+from fganalysis.results import html_table, schema
 from fganalysis.statistics.intervals import Z95
 
 TABLE = (
@@ -50,12 +50,26 @@ SINGLE_PRECISION_ROUNDING = 2e-5
 RELATIVE_ROUNDING = ("shrinkage", "cosine", "efficiency", "best_scale")
 
 
+class Summary(pd.DataFrame):
+    """A frame that notebooks show with each number's interval and prediction in its cell; otherwise any other frame."""
+
+    @property
+    def _constructor(self) -> type[Summary]:
+        return Summary
+
+    def _repr_html_(self) -> str:
+        """As many rows as pandas shows."""
+        most = pd.get_option("display.max_rows") or len(self)
+        more = f"\n<p>{len(self)} rows, of which the first {most} are shown.</p>" if len(self) > most else ""
+        return html_table.of(self.head(most), KEYS) + more
+
+
 def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFrame:
     """A row per step, estimator, space and layer; a column per quantity, its error, its interval and its prediction.
 
     Spaces in which an estimator makes no guess are left out. Unknown numbers are NaN. Numbers are not rounded; see
-    `formatted`. Two columns exist only if they are not empty: ``not_looked_at`` names trainable parameters that are in
-    no layer, and ``not_measured`` says why a row is NaN.
+    `formatted`. A notebook shows every number with its interval. Two columns exist only if they are not empty:
+    ``not_looked_at`` names trainable parameters that are in no layer, and ``not_measured`` says why a row is NaN.
 
     Args:
         tree: from `fganalysis.diagnose`. quantities: names from `fganalysis.schema`.
@@ -80,7 +94,7 @@ def summary(tree: xr.DataTree, quantities: Sequence[str] = TABLE) -> pd.DataFram
     dims = [dim for dim in KEYS if dim in table.dims]
     frame = table.assign(_shown=shown, _failed=failed).to_dataframe(dim_order=dims).reset_index()
     frame = frame[frame["_shown"]].reset_index(drop=True)
-    return _with_remarks(frame, measured).drop(columns=["_shown", "_failed"])
+    return Summary(_with_remarks(frame, measured).drop(columns=["_shown", "_failed"]))
 
 
 def _with_remarks(frame: pd.DataFrame, measured: xr.Dataset) -> pd.DataFrame:
@@ -161,6 +175,11 @@ def agreement(tree: xr.DataTree) -> pd.DataFrame:
     measured = node(tree, "measured")
     if not any(bool(measured[name].notnull().any()) for name in COMPARED):
         raise ValueError("the tree has no number in /measured, so nothing can be compared with its predictions")
+    return counted(scores)
+
+
+def counted(scores: xr.Dataset) -> pd.DataFrame:
+    """The rows of `agreement`, from z by quantity."""
     rows = []
     for name in scores.data_vars:
         z = scores[name].values
@@ -209,22 +228,39 @@ def z_scores(tree: xr.DataTree) -> xr.Dataset:
     for dataset, names in ((measured, ["gradient_norm", *parts]), (predicted, compared)):
         for name in names:
             _variable(dataset, name)
-    # Scales, and so rounding errors, differ between steps, spaces and layers by orders of magnitude.
-    squares = measured["gradient_norm"] ** 2 + predicted["squared_bias"].fillna(0.0)
-    scores = {}
-    for name in compared:
-        difference, error = measured[name] - predicted[name], error_towards(predicted[name], measured, name)
-        known = schema.QUANTITIES[name]
-        scale: xr.DataArray = xr.ones_like(difference)
-        if name in RELATIVE_ROUNDING:
-            scale = abs(predicted[name])
-        elif known.units != "1":
-            scale = squares if schema.SPACE in known.dims else squares.sel({schema.SPACE: "activation"}, drop=True)
-        rounded = (abs(difference) <= SINGLE_PRECISION_ROUNDING * scale) & (error <= SINGLE_PRECISION_ROUNDING * scale)
-        certain = xr.where(difference > 0, np.inf, -np.inf).where((error == 0) & difference.notnull())
-        z = xr.where(error > 0, difference / error.where(error > 0), certain)
-        scores[name] = xr.where(rounded, 0.0, z)
-    return xr.Dataset(scores)
+    return scores(measured, predicted, compared)
+
+
+def scores(measured: xr.Dataset, predicted: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """The z of `z_scores` for quantities that both Datasets have; their dimensions are those of the quantities.
+
+    Where ``predicted`` has ``x_se``, the error of a prediction, it is part of the error of z.
+    """
+    return xr.Dataset({name: _score(measured, predicted, name) for name in names})
+
+
+def _score(measured: xr.Dataset, predicted: xr.Dataset, name: str) -> xr.DataArray:
+    difference, error = measured[name] - predicted[name], error_towards(predicted[name], measured, name)
+    if name + schema.SE in predicted:
+        error = (error**2 + predicted[name + schema.SE] ** 2) ** 0.5
+    scale = _scale(measured, predicted, name)
+    certain = xr.where(difference > 0, np.inf, -np.inf).where((error == 0) & difference.notnull())
+    z = xr.where(error > 0, difference / error.where(error > 0), certain)
+    rounded = (abs(difference) <= SINGLE_PRECISION_ROUNDING * scale) & (error <= SINGLE_PRECISION_ROUNDING * scale)
+    return xr.where(rounded, 0.0, z)
+
+
+def _scale(measured: xr.Dataset, predicted: xr.Dataset, name: str) -> xr.DataArray:
+    """The size to which rounding is relative; it differs between steps, spaces and layers by orders of magnitude."""
+    known = schema.QUANTITIES.get(name)
+    if known is None or name in RELATIVE_ROUNDING or (known.units != "1" and "gradient_norm" not in measured):
+        return abs(predicted[name])
+    if known.units == "1":
+        return xr.ones_like(predicted[name])
+    squares = measured["gradient_norm"] ** 2
+    if "squared_bias" in predicted:
+        squares = squares + predicted["squared_bias"].fillna(0.0)
+    return squares if schema.SPACE in known.dims else squares.sel({schema.SPACE: "activation"}, drop=True)
 
 
 def node(tree: xr.DataTree, name: str) -> xr.Dataset:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import xarray as xr
 
 from fganalysis.results import schema
+from fganalysis.results.number_text import plain
 from fganalysis.statistics import intervals
 
 # A number is advised where it is within this factor of every value in its interval. Half or twice the best step size
@@ -72,10 +73,7 @@ MISSING = Bounded(math.nan, math.nan, math.nan)
 
 def shown(value: float) -> str:
     """Three digits, without an exponent for numbers that people count."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    digits = f"{value:.3g}"
-    return (f"{value:.0f}" if "e+" in digits and abs(value) < 1e6 else digits).replace("-", "−", int(value < 0))
+    return plain(value)
 
 
 def guesses(number: Bounded) -> Bounded:
