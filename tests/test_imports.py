@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "measuring": {*BELOW_MEASURING, "papers"},
     "problems": {"arguments"},
     "training": {*BELOW_ESTIMATORS, "estimators", "measuring"},
+    "monitoring": {*BELOW_MEASURING, "measuring", "training"},
     "assertions": {*BELOW_MEASURING, "measuring", "training"},
     "testing": {"assertions"},
 }

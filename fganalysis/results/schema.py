@@ -229,6 +229,19 @@ OF_GUESSES = {
     "guess_decrease": Variable("decrease of the loss by a step along a guess", "loss", (GUESS,)),
     "guess_curvature_at_step": Variable("second difference of the loss along a guess", CURVATURE_UNITS, (GUESS,)),
 }
+# `fganalysis.Monitor`: the first with intervals. ``grad``: what `.grad` holds, whoever put it there.
+NOISE_SCALE = {
+    "gradient_noise_scale": Variable("batch size whose noise is as large as the gradient", "examples", (LAYER,))
+}
+MONITORED = {
+    "grad_cosine": Variable("cosine of what .grad holds with the exact gradient", "1", (LAYER,)),
+    "grad_relative_error": Variable("norm of the error of .grad over that of the exact gradient", "1", (LAYER,)),
+    "n_guesses": Variable("guesses of the measurement", "1", ()),
+    "n_examples": Variable("examples in the batch", "1", ()),
+    "measuring_seconds": Variable("wall time of the measurement", "s", ()),
+    "training_seconds": Variable("wall time of the training before it, without measurements", "s", ()),
+    "skipped": Variable("measurements left out since the last one, as the budget did not allow them", "1", ()),
+}
 CURVATURE_KIND, CAUTIONS = (
     "curvature",
     "cautions",
@@ -238,7 +251,7 @@ CURVATURE_KIND, CAUTIONS = (
 def variables() -> dict[str, Variable]:
     """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
     beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
-    estimated = QUANTITIES | PROGRESS
+    estimated = QUANTITIES | PROGRESS | NOISE_SCALE
     errors = {
         name + suffix: Variable(words + variable.long_name, variable.units, variable.dims)
         for name, variable in estimated.items()
@@ -257,12 +270,17 @@ def variables() -> dict[str, Variable]:
         for suffix, words in predicted.items()
     }
     errors |= {
+        name + PREDICTED: Variable("predicted: " + variable.long_name, variable.units, variable.dims)
+        for name, variable in QUANTITIES.items()
+    }
+    errors |= {
         name + TAIL: Variable("k-hat of the tail of what is averaged in: " + QUANTITIES[name].long_name, "1")
         for name in TAILED
     }
     errors |= _of_steps()
-    of_progress = PROGRESS | OF_NETWORK | OF_GUESSES
-    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY | of_progress
+    of_progress, of_monitor = PROGRESS | OF_NETWORK | OF_GUESSES, NOISE_SCALE | MONITORED
+    of_subspace = RANKS | MODE_CURVES | OVERLAPS | STORY
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES | of_subspace | of_progress | of_monitor
 
 
 def _of_steps() -> dict[str, Variable]:
