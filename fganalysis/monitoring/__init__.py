@@ -5,3 +5,4 @@ from __future__ import annotations
 from fganalysis.monitoring.adapters import lightning_callback as lightning_callback
 from fganalysis.monitoring.adapters import transformers_callback as transformers_callback
 from fganalysis.monitoring.adapters import write_scalars as write_scalars
+from fganalysis.monitoring.noise_scale import pooled_noise_scale as pooled_noise_scale

@@ -38,7 +38,7 @@ from fganalysis.measuring.joining import in_a_sentence
 from fganalysis.measuring.sample import sample
 from fganalysis.monitoring.budget import Budget, Clock
 from fganalysis.monitoring.given_gradient import Comparison, compared
-from fganalysis.monitoring.noise_scale import gradient_noise_scale
+from fganalysis.monitoring.noise_scale import noise_of_parts
 from fganalysis.monitoring.rows import (
     KEPT_QUANTITIES,
     NOISE,
@@ -53,7 +53,6 @@ from fganalysis.monitoring.rows import (
 from fganalysis.monitoring.view import evaluated_view, generators_kept, n_hooks, other_in_training, versions
 from fganalysis.predictions import predict
 from fganalysis.results import schema
-from fganalysis.statistics.intervals import Estimate
 from fganalysis.training.estimated_gradients import EXAMPLES_CHECKED
 
 EVERY = 100
@@ -348,26 +347,27 @@ class Monitor:
         layers: Sequence[Sequence[str]],
     ) -> None:
         try:
-            found = gradient_noise_scale(view, self._loss_fn, batch, snapshot.n_examples, exact, layers)
-            if math.isnan(found.value[0]):
-                row.reasons[NOISE] = "the batch is too small to tell the squared gradient from its noise"
+            noise = noise_of_parts(view, self._loss_fn, batch, snapshot.n_examples, exact, layers)
         except Exception as error:
-            found = Estimate.missing((len(layers) + 1,))
             row.reasons[NOISE] = in_a_sentence(error)
-        parts = {"": found.value, schema.SE: found.se, schema.LOW: found.low, schema.HIGH: found.high}
-        for suffix, flag in ((schema.WIDE, found.wide), (schema.SHORT, found.short)):
-            parts[suffix] = np.where(np.isnan(found.low), np.nan, flag)
-        row.of_layer |= {NOISE + suffix: part.tolist() for suffix, part in parts.items()}
+            return
+        row.of_layer |= {
+            NOISE: noise.scale.tolist(),
+            "example_variance": noise.example_variance.tolist(),
+            "squared_mean_gradient": noise.squared_mean.tolist(),
+        }
+        if math.isnan(noise.scale[0]):
+            row.reasons[NOISE] = "the batch is too small to tell the squared gradient from its noise"
 
     def _add_estimator(
         self, row: Row, snapshot: Snapshot, name: str, estimator: Estimator, n_guesses: int, times: dict[str, float]
     ) -> None:
         """What is measured of an estimator, and predicted."""
         start = self._budget.now()
-        found: dict[str, Any] = {}
+        found: dict[str, np.ndarray] = {}
         try:
             measured = sample(snapshot, estimator, n_guesses, self._seed, by_law=has_a_law(estimator))
-            found |= {variable: measured[variable] for variable in OF_ESTIMATOR if variable in measured}
+            found |= {name: measured.variables[name].values for name in OF_ESTIMATOR if name in measured.variables}
             row.n_guesses[name] = n_guesses
         except Exception as error:
             row.reasons[name] = in_a_sentence(error)
@@ -376,13 +376,13 @@ class Monitor:
         if self._predictions and found:
             try:
                 predicted = predict(snapshot, estimator)
-                found |= {quantity + schema.PREDICTED: predicted[quantity] for quantity in KEPT_QUANTITIES}
+                found |= {q + schema.PREDICTED: predicted.variables[q].values for q in KEPT_QUANTITIES}
             except Exception as error:
                 row.reasons[f"{name}, predicted"] = in_a_sentence(error)
         if found:
-            row.of_estimator[name] = {
-                variable: values.sel({schema.LAYER: row.layers}).values.tolist() for variable, values in found.items()
-            }
+            # The layers of a sample, all of them last: by arrays, as choosing in xarray takes longer than the guesses.
+            order = [-1, *range(len(row.layers) - 1)]
+            row.of_estimator[name] = {variable: values[:, order].tolist() for variable, values in found.items()}
 
     def _note(self, others: list[str], hooks: int) -> None:
         """Keeps what the view is without, as attributes of the result."""

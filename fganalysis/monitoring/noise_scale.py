@@ -2,61 +2,70 @@
 
     tr Σ / ‖G‖²      Σ: covariance of the gradient of one example, G: its mean over all examples
 
-The batch is cut into K parts of n examples. With G_k the gradient of the loss of part k, S = Σ_k G_k,
+The batch is cut into K parts of n examples. With G_k the gradient of the loss of part k and S = Σ_k G_k,
 
     U = (‖S‖² − Σ_k ‖G_k‖²)/(K(K − 1))         E U = ‖G‖²
     V = n ((1/K) Σ_k ‖G_k‖² − U)               E V = tr Σ
 
-and the noise scale is V/U. Its influence values are the jackknife's pseudo-values of V and U, the interval that of a
-ratio of means. Source: McCandlish et al. 2018, appendix A; docs/mathematics.md#gradient-noise-scale.
+and V/U is the noise scale. A ratio of few parts has no interval; the means of V and of U over many steps have one.
+Source: McCandlish et al. 2018, appendix A; docs/mathematics.md#gradient-noise-scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
+from fganalysis.arguments import check_kind
 from fganalysis.capturing.batch import called, replaced, tensors_in
 from fganalysis.capturing.errors import CannotMeasure
 from fganalysis.capturing.tap import Loss
+from fganalysis.results import schema
 from fganalysis.statistics.intervals import Array, Estimate
 from fganalysis.statistics.ratio import ratio_of_means
 
-PARTS = 16  # Each takes a pass of its own: more of them cost more, and say more of tr Σ.
+PARTS = 8  # Each takes a pass of its own: more of them cost more, and say more of tr Σ.
 LEAST_PARTS = 4
-SAME_SUM = 1e-3  # How far the parts' gradients may add up to another gradient than that of the batch.
-ROUNDED = 1e-5  # Of the sum of their norms, which rounding may leave where they cancel.
+SAME_SUM = 1e-3  # How far the parts' gradients may add up to another gradient than that of the batch, relative to it.
+ROUNDED = 1e-5  # Of the mean of their norms, which rounding may leave where they cancel.
 
 
-def moments(total: Array, squared_sum: Array, n_parts: int, size: int) -> tuple[Array, Array]:
-    """V and U from Σ_k ‖G_k‖² and ‖S‖². size: examples of a part."""
-    squared_mean = (squared_sum - total) / (n_parts * (n_parts - 1))
-    return size * (total / n_parts - squared_mean), squared_mean
+@dataclass(frozen=True)
+class Noise:
+    """V and U, (layer,), all layers first: unbiased estimates of tr Σ of one example and of ‖G‖²."""
+
+    example_variance: Array
+    squared_mean: Array
+
+    @classmethod
+    def of(cls, squares: Array, squared_sum: Array, size: int) -> Noise:
+        """From ‖G_k‖², (…, part), and ‖S‖², (…). size: examples of a part."""
+        n, total = squares.shape[-1], squares.sum(-1)
+        squared_mean = (squared_sum - total) / (n * (n - 1))
+        return cls(size * (total / n - squared_mean), squared_mean)
+
+    @property
+    def scale(self) -> Array:
+        """V/U, NaN where U is not positive."""
+        known = self.squared_mean > 0
+        return np.where(known, self.example_variance / np.where(known, self.squared_mean, 1.0), np.nan)
 
 
-def noise_scale_of_parts(squares: Array, products: Array, squared_sum: Array, size: int) -> Estimate:
-    """V/U from ‖G_k‖² and ⟨G_k, S⟩, (…, part), and ‖S‖², (…); NaN where U is not positive. size: examples of a part."""
-    n = squares.shape[-1]
-    total, whole = squares.sum(-1, keepdims=True), squared_sum[..., None]
-    with_all = moments(total, whole, n, size)
-    without = moments(total - squares, whole - 2 * products + squares, n - 1, size)
-    above, below = (n * of_all - (n - 1) * of_others for of_all, of_others in zip(with_all, without, strict=True))
-    return ratio_of_means(above, below).of_few(n).within(0.0, np.inf)
-
-
-def gradient_noise_scale(
+def noise_of_parts(
     network: torch.nn.Module,
     loss_fn: Loss,
     batch: tuple[Any, Any],
     n_examples: int,
     exact: Mapping[str, Tensor],
     layers: Sequence[Sequence[str]],
-) -> Estimate:
-    """The noise scale of all weights and of some layers, (layer,), all first.
+) -> Noise:
+    """V and U of all weights and of some layers.
 
     Args:
         batch: inputs and targets. exact: the gradient of the batch's loss, by parameter. layers: names of parameters.
@@ -70,6 +79,7 @@ def gradient_noise_scale(
     size = n_examples // n_parts
     n_parts = n_examples // size
     wanted = {name: parameter for name, parameter in network.named_parameters() if name in exact}
+    groups = [[*exact], *layers]
 
     def gradient(start: int, length: int) -> dict[str, Tensor]:
         inputs, targets = (some_examples(part, n_examples, start, length) for part in batch)
@@ -78,27 +88,48 @@ def gradient_noise_scale(
             parts = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
         return {name: part for name, part in zip(wanted, parts, strict=True) if part is not None}
 
-    whole = {name: n_examples / size * part for name, part in exact.items()}
-    if rest := n_examples - n_parts * size:
-        for name, part in gradient(n_examples - rest, rest).items():
-            whole[name] = whole[name] - rest / size * part
-    grouped = [[*exact], *layers]
-    scalars = []
+    total = {name: torch.zeros_like(part) for name, part in exact.items()}
+    squares = []
     for index in range(n_parts):
         of_part = gradient(index * size, size)
-        squares = {name: part.double().square().sum() for name, part in of_part.items()}
-        products = {name: (part.double() * whole[name].double()).sum() for name, part in of_part.items()}
-        scalars.append(torch.stack([_sums(squares, grouped), _sums(products, grouped)]))
-    squares_of_parts, products_of_parts = torch.stack(scalars, dim=-1).cpu().numpy()
-    squared_sum = _sums({n: part.double().square().sum() for n, part in whole.items()}, grouped).cpu().numpy()
-    off = abs(products_of_parts[0].sum() - squared_sum[0])
-    norms = np.sqrt(squares_of_parts[0]).sum() * np.sqrt(squared_sum[0])
-    if not off <= SAME_SUM * squared_sum[0] + ROUNDED * norms:
+        for name, part in of_part.items():
+            total[name] += part
+        squares.append(_squares(of_part, groups))
+    by_part, squared_sum = torch.stack(squares, dim=-1).cpu().numpy(), _squares(total, groups).cpu().numpy()
+    rest = n_examples - n_parts * size
+    of_rest = gradient(n_examples - rest, rest) if rest else {}
+    off = {name: part * (size / n_examples) - exact[name] for name, part in total.items()}
+    for name, part in of_rest.items():
+        off[name] += part * (rest / n_examples)
+    errors, true = (float(_squares(parts, groups)[0]) ** 0.5 for parts in (off, exact))
+    if not errors <= SAME_SUM * true + ROUNDED * float(np.sqrt(by_part[0]).mean()):
         raise CannotMeasure(
             "the gradients of parts of the batch do not add up to that of the batch, as the loss is no mean over "
             "examples (of unequally many tokens, with weights of classes) or examples interact"
         )
-    return noise_scale_of_parts(squares_of_parts, products_of_parts, squared_sum, size)
+    return Noise.of(by_part, squared_sum, size)
+
+
+def pooled_noise_scale(dataset: xr.Dataset) -> Estimate:
+    """The noise scale over the rows of a monitor, (layer,): the mean of V over the mean of U, with its interval.
+
+    Rows count as independent draws of one training phase: choose them by ``dataset.sel(step=slice(first, last))``.
+    Fewer than 32 rows have no interval.
+
+    Raises:
+        ValueError: no Dataset of a monitor, or rows without numbers.
+    """
+    check_kind("dataset", dataset, xr.Dataset, "the dataset of a fganalysis.Monitor")
+    if not {"example_variance", "squared_mean_gradient"} <= set(dataset.data_vars):
+        raise ValueError(
+            "dataset must be that of a fganalysis.Monitor, with example_variance and squared_mean_gradient"
+        )
+    parts = [dataset[name].transpose(..., schema.STEP).values for name in ("example_variance", "squared_mean_gradient")]
+    known = np.isfinite(parts[0][0])  # All layers first.
+    if not known.any():
+        raise ValueError("dataset has no row in which the gradient noise was measured: not_measured says why")
+    above, below = (part[:, known] for part in parts)
+    return ratio_of_means(above, below).of_few(int(known.sum())).within(0.0, np.inf)
 
 
 def some_examples(thing: Any, n_examples: int, start: int, length: int) -> Any:
@@ -118,7 +149,8 @@ def some_examples(thing: Any, n_examples: int, start: int, length: int) -> Any:
     return replaced(thing, {id(tensor): cut(tensor) for tensor in tensors_in(thing)})
 
 
-def _sums(by_name: Mapping[str, Tensor], groups: Sequence[Sequence[str]]) -> Tensor:
-    """Sums over groups of parameters, (group,)."""
-    zero = next(iter(by_name.values())).new_zeros(())
-    return torch.stack([sum((by_name[name] for name in group if name in by_name), zero) for group in groups])
+def _squares(by_name: Mapping[str, Tensor], groups: Sequence[Sequence[str]]) -> Tensor:
+    """Squared norms over groups of parameters, (group,), summed in double precision."""
+    norms = {name: torch.linalg.vector_norm(part, dtype=torch.float64).square() for name, part in by_name.items()}
+    zero = next(iter(norms.values())).new_zeros(())
+    return torch.stack([sum((norms[name] for name in group if name in norms), zero) for group in groups])

@@ -19,8 +19,8 @@ OF_ESTIMATOR = (
     *(name + part for name in KEPT_QUANTITIES for part in ("", *schema.BESIDE, schema.PREDICTED)),
     "gradient_norm",
 )
-(NOISE,) = schema.NOISE_SCALE
-OF_LAYER = (*(NOISE + part for part in ("", *schema.BESIDE)), "grad_cosine", "grad_relative_error")
+NOISE = "gradient_noise_scale"
+OF_LAYER = (NOISE, "example_variance", "squared_mean_gradient", "grad_cosine", "grad_relative_error")
 OF_STEP = ("loss", "n_examples", "measuring_seconds", "training_seconds", "skipped")
 Numbers = list[Any]  # Nested lists of floats.
 

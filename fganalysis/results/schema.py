@@ -229,11 +229,11 @@ OF_GUESSES = {
     "guess_decrease": Variable("decrease of the loss by a step along a guess", "loss", (GUESS,)),
     "guess_curvature_at_step": Variable("second difference of the loss along a guess", CURVATURE_UNITS, (GUESS,)),
 }
-# `fganalysis.Monitor`: the first with intervals. ``grad``: what `.grad` holds, whoever put it there.
-NOISE_SCALE = {
-    "gradient_noise_scale": Variable("batch size whose noise is as large as the gradient", "examples", (LAYER,))
-}
+# `fganalysis.Monitor`, besides quantities with their predictions. ``grad``: what `.grad` holds, whoever put it there.
 MONITORED = {
+    "gradient_noise_scale": Variable("batch size whose noise is as large as the gradient", "examples", (LAYER,)),
+    "example_variance": Variable("total variance of the gradient of one example", SLOPE_UNITS, (LAYER,)),
+    "squared_mean_gradient": Variable("squared norm of its mean over all examples", SLOPE_UNITS, (LAYER,)),
     "grad_cosine": Variable("cosine of what .grad holds with the exact gradient", "1", (LAYER,)),
     "grad_relative_error": Variable("norm of the error of .grad over that of the exact gradient", "1", (LAYER,)),
     "n_guesses": Variable("guesses of the measurement", "1", ()),
@@ -251,7 +251,7 @@ CURVATURE_KIND, CAUTIONS = (
 def variables() -> dict[str, Variable]:
     """Every variable that a result may hold, standard errors, bounds and what is said of them included."""
     beside = {SE: "standard error of: ", LOW: "lower bound of: ", HIGH: "upper bound of: "}
-    estimated = QUANTITIES | PROGRESS | NOISE_SCALE
+    estimated = QUANTITIES | PROGRESS
     errors = {
         name + suffix: Variable(words + variable.long_name, variable.units, variable.dims)
         for name, variable in estimated.items()
@@ -278,9 +278,9 @@ def variables() -> dict[str, Variable]:
         for name in TAILED
     }
     errors |= _of_steps()
-    of_progress, of_monitor = PROGRESS | OF_NETWORK | OF_GUESSES, NOISE_SCALE | MONITORED
+    of_progress = PROGRESS | OF_NETWORK | OF_GUESSES | MONITORED
     of_subspace = RANKS | MODE_CURVES | OVERLAPS | STORY
-    return QUANTITIES | errors | EXACT | RAW | QUANTILES | of_subspace | of_progress | of_monitor
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES | of_subspace | of_progress
 
 
 def _of_steps() -> dict[str, Variable]:

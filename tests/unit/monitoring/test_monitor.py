@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fganalysis as fga
-from fganalysis.monitoring.noise_scale import moments, noise_scale_of_parts, some_examples
+from fganalysis.monitoring.noise_scale import Noise, some_examples
 from fganalysis.monitoring.rows import KEPT_QUANTITIES
 from fganalysis.results import schema, store
 from tests.unit.monitoring.watched import batch, noisy_network, plain_network, trained
@@ -280,23 +280,56 @@ def test_half_precision_and_autocast() -> None:
 
 def test_the_noise_scale_is_made_of_unbiased_estimates() -> None:
     """All samples of four examples out of three, each gradient as likely: means are tr Σ and ‖G‖² exactly."""
-    gradients = np.array([[1.0, 0.0, 2.0], [0.0, -1.0, 1.0], [3.0, 1.0, 0.0]])
+    gradients = np.array([[1.0, 0.0, 2.0], [0.0, -1.0, 1.0], [-2.0, 0.0, -1.0]])
     chosen = np.stack(np.meshgrid(*[range(3)] * 4), -1).reshape(-1, 4)
     samples = gradients[chosen]  # (sample, part, weight)
     squares, sums = (samples**2).sum(-1), samples.sum(1)
-    variance, squared_mean = moments(squares.sum(-1), (sums**2).sum(-1), 4, 1)
+    noise = Noise.of(squares, (sums**2).sum(-1), 1)
+    variance, squared_mean = noise.example_variance, noise.squared_mean
     mean = gradients.mean(0)
     assert squared_mean.mean() == pytest.approx(mean @ mean, abs=1e-12)
     assert variance.mean() == pytest.approx(((gradients - mean) ** 2).sum(-1).mean(), abs=1e-12)
     biased = (sums**2).sum(-1) / 16  # the squared norm of the mean is no estimate of it
     assert biased.mean() > mean @ mean + 0.1
-    products = (samples * sums[:, None]).sum(-1)
-    ratio = noise_scale_of_parts(squares, products, (sums**2).sum(-1), 1).value
     known = squared_mean > 0
-    np.testing.assert_allclose(ratio[known], (variance / squared_mean)[known], rtol=1e-10)
+    np.testing.assert_allclose(noise.scale[known], (variance / squared_mean)[known], rtol=1e-12)
+    assert np.isnan(noise.scale[~known]).all() and not known.all()
 
 
-@pytest.mark.parametrize(("examples", "sizes"), [(16, [1] * 16), (35, [2] * 17 + [1])])
+def test_the_noise_scale_over_many_rows_has_an_interval() -> None:
+    network = plain_network()
+    monitor = fga.Monitor(network, cross_entropy, every=1, layers=True)
+    for step in range(40):
+        inputs, _ = batch(step, 8)
+        monitor.step(inputs, inputs[:, :3].argmax(1))
+    dataset = monitor.dataset
+    pooled = fga.monitoring.pooled_noise_scale(dataset)
+    inputs, _ = batch(1000, 4096)
+    gradients = torch.func.vmap(torch.func.grad(example_loss(network)), (None, 0, 0))(
+        {name: weight.detach() for name, weight in network.named_parameters()}, inputs, inputs[:, :3].argmax(1)
+    )
+    examples = torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1).detach().double()
+    truth = float(examples.var(0).sum() / examples.mean(0).square().sum())
+    assert pooled.low[0] < truth < pooled.high[0] < 3 * pooled.value[0]
+    assert len(pooled.value) == 3
+    assert np.isnan(fga.monitoring.pooled_noise_scale(dataset.isel(step=slice(8))).low).all()
+    for wrong, message in (
+        (1, "dataset must be"),
+        (dataset[["loss"]], "dataset must be"),
+        (dataset.isel(step=[]), "no row"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fga.monitoring.pooled_noise_scale(wrong)  # type: ignore[arg-type]
+
+
+def example_loss(network: nn.Module) -> Any:
+    def loss(weights: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(torch.func.functional_call(network, weights, inputs[None]), target[None])
+
+    return loss
+
+
+@pytest.mark.parametrize(("examples", "sizes"), [(6, [1] * 6), (16, [2] * 8), (35, [4] * 8 + [3])])
 def test_the_noise_scale_of_a_network_is_that_of_its_parts(examples: int, sizes: list[int]) -> None:
     network, (inputs, targets) = plain_network().double(), batch(3, examples)
     inputs = inputs.double()
