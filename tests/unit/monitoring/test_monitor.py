@@ -292,7 +292,7 @@ def test_the_noise_scale_is_made_of_unbiased_estimates() -> None:
     biased = (sums**2).sum(-1) / 16  # the squared norm of the mean is no estimate of it
     assert biased.mean() > mean @ mean + 0.1
     known = squared_mean > 0
-    np.testing.assert_allclose(noise.scale[known], (variance / squared_mean)[known], rtol=1e-12)
+    np.testing.assert_allclose(noise.scale[known], variance[known] / squared_mean[known], rtol=1e-12)
     assert np.isnan(noise.scale[~known]).all() and not known.all()
 
 
