@@ -31,7 +31,7 @@ from fganalysis.statistics.intervals import Array, Estimate
 from fganalysis.statistics.ratio import ratio_of_means
 
 PARTS = 8  # Each takes a pass of its own: more of them cost more, and say more of tr Σ.
-LEAST_PARTS = 4
+LEAST_PARTS = 2
 SAME_SUM = 1e-3  # How far the parts' gradients may add up to another gradient than that of the batch, relative to it.
 ROUNDED = 1e-5  # Of the mean of their norms, which rounding may leave where they cancel.
 
@@ -71,7 +71,7 @@ def noise_of_parts(
         batch: inputs and targets. exact: the gradient of the batch's loss, by parameter. layers: names of parameters.
 
     Raises:
-        CannotMeasure: fewer than 4 examples, or a batch, a loss or a network of which a part is not like the whole.
+        CannotMeasure: a single example, or a batch, a loss or a network of which a part is not like the whole.
     """
     n_parts = min(PARTS, n_examples)
     if n_parts < LEAST_PARTS:
@@ -83,9 +83,17 @@ def noise_of_parts(
 
     def gradient(start: int, length: int) -> dict[str, Tensor]:
         inputs, targets = (some_examples(part, n_examples, start, length) for part in batch)
-        with torch.enable_grad():
-            loss = loss_fn(called(network, inputs), targets)
-            parts = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        try:
+            with torch.enable_grad():
+                loss = loss_fn(called(network, inputs), targets)
+                parts = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise CannotMeasure(
+                "the network or the loss fails on a part of the batch, which was cut along the first axis that has as "
+                "many places as there are examples"
+            ) from error
         return {name: part for name, part in zip(wanted, parts, strict=True) if part is not None}
 
     total = {name: torch.zeros_like(part) for name, part in exact.items()}

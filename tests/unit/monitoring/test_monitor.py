@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fganalysis as fga
+from fganalysis.capturing.batch import called
 from fganalysis.monitoring.noise_scale import Noise, some_examples
 from fganalysis.monitoring.rows import KEPT_QUANTITIES
 from fganalysis.results import schema, store
+from tests.networks.zoo import ZOO
 from tests.unit.monitoring.watched import batch, noisy_network, plain_network, trained
 
 TIMES = ["measuring_seconds", "training_seconds"]
@@ -356,7 +358,7 @@ def test_the_noise_scale_needs_a_mean_over_examples() -> None:
     inputs, targets = batch(0)
     for loss_fn, (x, y), message in (
         (summed, (inputs, targets), "do not add up"),
-        (cross_entropy, (inputs[:3], targets[:3]), "at least 4 examples"),
+        (cross_entropy, (inputs[:1], targets[:1]), "at least 2 examples"),
     ):
         monitor = fga.Monitor(plain_network(), loss_fn, every=1)
         with warnings.catch_warnings():
@@ -373,6 +375,19 @@ def test_parts_of_a_batch_of_any_form() -> None:
     assert part["mask"] is mask
     first = torch.zeros(5, 4, 2)  # positions first
     assert some_examples(first, 4, 1, 2).shape == (5, 2, 2)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_network_of_any_kind(name: str) -> None:
+    """Its own gradient is the exact one, and of a batch of three a noise scale or the reason is there."""
+    case = ZOO[name]()
+    monitor = fga.Monitor(case.network, case.loss_fn, every=1)
+    case.loss_fn(called(case.network, case.inputs), case.targets).backward()
+    monitor.step(case.inputs, case.targets)
+    row = monitor.dataset.isel(step=0, layer=0)
+    assert float(row["grad_relative_error"]) < 1e-10
+    reason = monitor.dataset.attrs.get("not_measured", "")
+    assert np.isfinite(row["example_variance"]) or "add up" in reason or "fails on a part of the batch" in reason
 
 
 def test_a_network_with_tokens_and_rows_that_serve_all_examples() -> None:
