@@ -47,7 +47,7 @@ pages: $(STAMP)
 		architectures fdfa "fdfa --network conv" guess_target "guess_target --part resnet" "wang2025 --full"; \
 		do $(RUN) -m studies.$$study --workers $(WORKERS) --page docs/results; done
 	set -e; for study in step_cost throughput "throughput --network gpt" "throughput --network resnet" \
-		"throughput --by-law" "throughput --scaling"; do $(RUN) -m studies.$$study --page docs/results; done
+		"throughput --by-law" "throughput --scaling" "throughput --monitor"; do $(RUN) -m studies.$$study --page docs/results; done
 
 # The constraints are essential: unpinned, torch brings the newest build and gigabytes beside it. The build backend is
 # installed first, so that it is the pinned one and building the project needs no environment of its own. vit-pytorch,

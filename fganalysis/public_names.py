@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fganalysis import estimators, metrics, predictions, testing
+from fganalysis import estimators, metrics, monitoring, predictions, testing
 from fganalysis.assertions.unbiased import Verdict, check_unbiased
 from fganalysis.capturing.capture import capture
 from fganalysis.capturing.snapshot import Snapshot
@@ -21,6 +21,7 @@ from fganalysis.measuring.splitting import merge_parts, sample_part
 from fganalysis.measuring.truth import Truth, truth
 from fganalysis.measuring.variance_parts import variance_parts
 from fganalysis.metrics import register_metric
+from fganalysis.monitoring.monitor import Monitor
 from fganalysis.predictions import predict, predict_variance_parts, register_closed_form
 from fganalysis.reporting.report import report
 from fganalysis.results import plotting, schema
@@ -35,6 +36,7 @@ from fganalysis.training.several_seeds import train_seeds
 
 __all__ = [
     "Advice",
+    "Monitor",
     "Passes",
     "Snapshot",
     "Truth",
@@ -56,6 +58,7 @@ __all__ = [
     "measure",
     "merge_parts",
     "metrics",
+    "monitoring",
     "networks",
     "noise",
     "open_results",

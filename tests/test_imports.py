@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "problems": {"arguments"},
     "reporting": {"arguments", "measuring", "results", "statistics"},
     "training": {*BELOW_ESTIMATORS, "estimators", "measuring"},
+    "monitoring": {*BELOW_MEASURING, "measuring", "training"},
     "assertions": {*BELOW_MEASURING, "measuring", "training"},
     "testing": {"assertions"},
 }

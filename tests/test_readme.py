@@ -43,15 +43,17 @@ def names(first_heading: str) -> list[str]:
 
 
 def test_every_python_block_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    own, advice = BLOCKS
+    own, advice, watching = BLOCKS
     names_of_all: dict[str, Any] = {"__name__": "readme"}
     torch.manual_seed(0)
     exec(compile(own, "README.md", "exec"), names_of_all)
     assert "downhill_only" in capsys.readouterr().out
     exec(compile(advice, "README.md", "exec"), names_of_all)
     assert len(advice.splitlines()) <= 10
-    (shown,) = re.findall(r"^```text\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    assert without_numbers(capsys.readouterr().out) == without_numbers(shown)
+    advised, watched = re.findall(r"^```text\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert without_numbers(capsys.readouterr().out) == without_numbers(advised)
+    exec(compile(watching, "README.md", "exec"), names_of_all)
+    assert without_numbers(capsys.readouterr().out) == without_numbers(watched)
 
 
 def without_numbers(text: str) -> str:

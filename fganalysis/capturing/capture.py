@@ -100,6 +100,13 @@ def checked_for_training(
         return snapshot
 
 
+def checked_view(view: torch.nn.Module, network: torch.nn.Module, loss_fn: Loss, inputs: Any, targets: Any) -> Snapshot:
+    """What `capture` checks, on a view of a network that shares its weights with it, without a copy."""
+    refusals.refuse_bad_arguments(view, loss_fn, inputs, targets, "reverse")
+    with plainly(refusals.device_of(view)):
+        return _checked(view, loss_fn, inputs, targets, "reverse", recording.chosen(view, view, None), original=network)
+
+
 def freeze(
     network: torch.nn.Module,
     loss_fn: Loss,

@@ -229,6 +229,19 @@ OF_GUESSES = {
     "guess_decrease": Variable("decrease of the loss by a step along a guess", "loss", (GUESS,)),
     "guess_curvature_at_step": Variable("second difference of the loss along a guess", CURVATURE_UNITS, (GUESS,)),
 }
+# `fganalysis.Monitor`, besides quantities with their predictions. ``grad``: what `.grad` holds, whoever put it there.
+MONITORED = {
+    "gradient_noise_scale": Variable("batch size whose noise is as large as the gradient", "examples", (LAYER,)),
+    "example_variance": Variable("total variance of the gradient of one example", SLOPE_UNITS, (LAYER,)),
+    "squared_mean_gradient": Variable("squared norm of its mean over all examples", SLOPE_UNITS, (LAYER,)),
+    "grad_cosine": Variable("cosine of what .grad holds with the exact gradient", "1", (LAYER,)),
+    "grad_relative_error": Variable("norm of the error of .grad over that of the exact gradient", "1", (LAYER,)),
+    "n_guesses": Variable("guesses of the measurement", "1", ()),
+    "n_examples": Variable("examples in the batch", "1", ()),
+    "measuring_seconds": Variable("wall time of the measurement", "s", ()),
+    "training_seconds": Variable("wall time of the training before it, without measurements", "s", ()),
+    "skipped": Variable("measurements left out since the last one, as the budget did not allow them", "1", ()),
+}
 CURVATURE_KIND, CAUTIONS = (
     "curvature",
     "cautions",
@@ -257,12 +270,17 @@ def variables() -> dict[str, Variable]:
         for suffix, words in predicted.items()
     }
     errors |= {
+        name + PREDICTED: Variable("predicted: " + variable.long_name, variable.units, variable.dims)
+        for name, variable in QUANTITIES.items()
+    }
+    errors |= {
         name + TAIL: Variable("k-hat of the tail of what is averaged in: " + QUANTITIES[name].long_name, "1")
         for name in TAILED
     }
     errors |= _of_steps()
-    of_progress = PROGRESS | OF_NETWORK | OF_GUESSES
-    return QUANTITIES | errors | EXACT | RAW | QUANTILES | RANKS | MODE_CURVES | OVERLAPS | STORY | of_progress
+    of_progress = PROGRESS | OF_NETWORK | OF_GUESSES | MONITORED
+    of_subspace = RANKS | MODE_CURVES | OVERLAPS | STORY
+    return QUANTITIES | errors | EXACT | RAW | QUANTILES | of_subspace | of_progress
 
 
 def _of_steps() -> dict[str, Variable]:

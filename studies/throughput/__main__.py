@@ -21,12 +21,13 @@ from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
 from studies.kit.command_line import AUTO, Device
 from studies.kit.machine import machine
-from studies.throughput import by_law, figures, scaling, steps
+from studies.throughput import by_law, figures, monitor, scaling, steps
 from studies.throughput import page as throughput_page
 from studies.throughput.cells import (
     timed_by_law,
     timed_directions,
     timed_guesses,
+    timed_monitor,
     timed_scaling,
     timed_steps,
     timed_whole,
@@ -70,6 +71,8 @@ class Settings(command_line.Logged):
     """Numbers of workers; with the first the others are compared."""
     scaling_seconds: float = 90.0
     """About how long that study takes with one worker."""
+    monitor: bool = False
+    """Times a monitor in the training of a GPT and a ResNet instead."""
     small: bool = False
     """Another ResNet or GPT, as small as can be: for a try."""
     out: Path = Path("results/throughput")
@@ -87,6 +90,8 @@ def main(settings: Settings) -> xr.Dataset:
         return _by_law(settings, results)
     if settings.scaling:
         return _scaling(settings, results)
+    if settings.monitor:
+        return _monitor(settings, results)
     dataset = results.dataset(_name(settings.network))
     words, dataset.attrs = dataset.attrs["words"], {}
     drawn = {"steps": figures.steps_figure}
@@ -137,6 +142,22 @@ def _scaling(settings: Settings, results: Results) -> xr.Dataset:
     return dataset
 
 
+def _monitor(settings: Settings, results: Results) -> xr.Dataset:
+    """The time of a monitor's measurement, which has a page of its own."""
+    dataset = results.dataset(_name("monitor"))
+    words = {name: value for name, value in dataset.attrs.items() if str(name).startswith("words_")}
+    dataset.attrs = words | {
+        "device": _device_name(settings.device),
+        "rounds": settings.rounds,
+        "torch": str(torch.__version__),
+    }
+    store.write(dataset, settings.out / "throughput_monitor.nc")
+    text = pages.render("throughput", monitor.values(dataset), "monitor.md.j2")
+    pages.write("throughput_monitor", text, {}, settings.out, settings.page)
+    print(text)
+    return dataset
+
+
 def cells(settings: Settings) -> list[Cell]:
     """Steps beside guesses; of MLPs also the contenders. Times depend on the machine and are measured in turn."""
     on: dict[str, object] = {"threads": torch.get_num_threads(), "machine": machine(settings.device)}
@@ -152,6 +173,9 @@ def cells(settings: Settings) -> list[Cell]:
         on |= {"rounds": settings.rounds, "machine": machine()}
         of = {"n_workers": settings.scaling_workers, "seconds": settings.scaling_seconds}
         return [Cell(_name("scaling"), timed_scaling, on | of, threads=None)]
+    if settings.monitor:
+        of = command_line.depends_on(settings, "device", "rounds", "small")
+        return [Cell(_name("monitor"), timed_monitor, on | of, threads=None)]
     here = on | command_line.depends_on(settings, "device", "memory", "rounds", "batch")
     own = command_line.depends_on(settings, "network", "small", "blocks") | {"width": settings.svd_width}
     found = [Cell(_name(settings.network), timed_steps, here | own, threads=None)]

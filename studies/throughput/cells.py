@@ -13,9 +13,10 @@ import xarray as xr
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, WeightPerturbation
+from fganalysis.measuring.blocks import calling_thread_single
 from fganalysis.measuring.direct import default_block_size
 from studies.kit.devices import finished
-from studies.throughput import by_law, scaling, steps
+from studies.throughput import by_law, monitor, scaling, steps
 
 CONTENDERS = ("sample", "draw", "jvp_loop", "vmap_jvp")
 K = 10  # Directions of W̃⊥.
@@ -190,3 +191,9 @@ def timed_whole(n_weights: int, n_guesses: int, rounds: int, threads: int, machi
 def timed_scaling(n_workers: tuple[int, ...], rounds: int, seconds: float, threads: int, machine: str) -> xr.Dataset:
     """What `scaling.measure` times."""
     return scaling.measure(tuple(n_workers), rounds, seconds).assign_attrs(threads=threads, machine=machine)
+
+
+def timed_monitor(device: str, rounds: int, small: bool, threads: int, machine: str) -> xr.Dataset:
+    """What `monitor.measure` times, on the CPU by one thread of torch's."""
+    with calling_thread_single():
+        return monitor.measure(device, rounds, small).assign_attrs(threads=threads, machine=machine)

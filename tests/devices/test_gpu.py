@@ -97,3 +97,28 @@ def test_nothing_is_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.set_float32_matmul_precision("highest")
     for single, double in zip(found, exact, strict=True):
         torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5 * float(double.abs().max()))
+
+
+def test_a_monitor_leaves_no_trace_in_a_training_on_the_gpu() -> None:
+    """Dropout draws from the GPU's generator what it would draw without."""
+
+    def losses(watched: bool) -> list[float]:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 3)).to(GPU)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        loss_fn = torch.nn.functional.cross_entropy
+        monitor = fga.Monitor(network, loss_fn, ["weight", "activity"], every=1, guesses=32)
+        inputs, targets = torch.randn(16, 8, device=GPU), torch.arange(16, device=GPU) % 3
+        found = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = loss_fn(network(inputs), targets)
+            loss.backward()
+            if watched:
+                monitor.step(inputs, targets)
+            optimizer.step()
+            found.append(float(loss.detach()))
+        assert not watched or not monitor.dataset["loss"].isnull().any()
+        return found
+
+    assert losses(watched=True) == losses(watched=False)

@@ -41,9 +41,21 @@ WITHOUT_CELLS = {
     "throughput gpt": {"network", "widths", "seconds", "weights", "guesses"} | SCALING,
     "throughput by_law": {"network", "widths", "seconds", "batch", "svd_width", "device", "memory", "blocks", "small"}
     | SCALING
-    | {"scaling"},
+    | {"scaling", "monitor"},
     "throughput scaling": {"network", "widths", "seconds", "batch", "svd_width", "device", "memory", "blocks", "small"}
-    | {"weights", "guesses"},
+    | {"weights", "guesses", "monitor"},
+    "throughput monitor": {
+        "network",
+        "widths",
+        "seconds",
+        "batch",
+        "svd_width",
+        "memory",
+        "blocks",
+        "weights",
+        "guesses",
+    }
+    | SCALING,
     "wang2025": {"quick", "resume_from"},
     "step_cost": {"threads"},
 }
@@ -58,6 +70,7 @@ PARTS = {
     "throughput gpt": {"network": "gpt"},
     "throughput by_law": {"by_law": True},
     "throughput scaling": {"scaling": True},
+    "throughput monitor": {"monitor": True},
     "wang2025": {"full": True},
 }
 SHARED = {"fdfa mlp": "conv_", "guess_target mlp": "resnet_"}  # The prefix of the other part's settings.

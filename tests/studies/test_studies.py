@@ -210,6 +210,17 @@ def test_throughput_times_guesses_drawn_by_their_law(tmp_path: Path, capsys: pyt
     assert f"takes {microseconds:.2f} µs of one processor on 10⁸ weights" in shown
 
 
+def test_throughput_times_a_monitor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = throughput.main(throughput.Settings(monitor=True, small=True, rounds=1, device="cpu", out=tmp_path))
+    shown = capsys.readouterr().out
+    assert (tmp_path / "throughput_monitor.md").read_text(encoding="utf-8") in shown
+    assert (dataset[["step_seconds", "measurement_seconds"]] > 0).all().to_array().all()
+    in_steps = float((dataset["measurement_seconds"] / dataset["step_seconds"]).sel(network="gpt", watched="weight")[0])
+    assert f"takes {in_steps:.1f} % of the training time on a GPT" in shown  # every 100 steps
+    due = dataset["budget_rows"] + dataset["budget_skipped"]
+    assert (due == 4).all() and (dataset["budget_rows"] >= 1).all()
+
+
 def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = facts.Settings(
         width=32,
