@@ -136,11 +136,11 @@ class PathSampleAnalytic:
             p, activations = path.probabilities[layer], path.activations[layer]
             deltas.insert(0, p * (1 - p) * change)
             if layer:
-                before, weight = path.states[layer][..., None, :], hidden[layer][:, :-1]
                 # p_i is known at the state as it is: only the flipped one takes another σ, (guess, example, i, j).
-                signs = 2 * before - 1
-                flipped = special.expit(activations[..., None] - signs * weight)
-                change = (signs * (p[..., None] - flipped) * change[..., None]).sum(-2)
+                signs = 2 * path.states[layer] - 1
+                flipped = activations[..., None] - signs[..., None, :] * hidden[layer][:, :-1]
+                special.expit(flipped, out=flipped)
+                change = signs * np.einsum("geij,gei->gej", p[..., None] - flipped, change)
         return _guesses(network, path, deltas)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from studies.binary.page import NAMES, error_of_mean, logarithms, parts, words
+from studies.binary.page import NAMES, after, error_of_mean, logarithms, parts, words
 from studies.kit.figures import panels
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _grid(dataset: xr.Dataset, draw: Any, label: str) -> Figure:
                 draw(axes, {"estimator": name, "layer": layer, "epochs": number}, colour, marker)
             axes.set_xscale("log")
             axes.tick_params(labelsize=8)
-            axes.set_title(f"{words(layer)}, {_after(int(number))}", fontsize=9)
+            axes.set_title(f"{words(layer)}, {after(int(number))}", fontsize=9)
     figure.supxlabel("M, averaged draws [1]", fontsize=10)
     figure.supylabel(label, fontsize=10)
     _legend(figure, dataset)
@@ -85,15 +85,11 @@ def _parts(dataset: xr.Dataset) -> Figure:
         axes.set_xscale("log")
         axes.set_ylim(bottom=-0.02)
         axes.tick_params(labelsize=8)
-        axes.set_title(_after(int(number)), fontsize=9)
+        axes.set_title(after(int(number)), fontsize=9)
     figure.supxlabel("standard deviation of a draw / ‖g‖ [1]", fontsize=10)
     figure.supylabel(f"bias / ‖g‖ [1], {words(layer)}", fontsize=10)
     _legend(figure, dataset)
     return figure
-
-
-def _after(epochs: int) -> str:
-    return f"{epochs} epoch" + ("" if epochs == 1 else "s")
 
 
 def _styles(dataset: xr.Dataset) -> list[tuple[str, Any, str]]:

@@ -38,10 +38,12 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
     epochs = [int(number) for number in dataset["epochs"].values]
     layers = [str(layer) for layer in dataset["layer"].values]
     hidden = [layer for layer in layers if layer.startswith("hidden")]
+    claims = _claims(dataset, hidden[:-1])
     return {
         "settings": dataset.attrs,
         "units": "-".join(str(number) for number in np.atleast_1d(dataset.attrs["units"])),
         "epochs": epochs,
+        "moments": [after(number) for number in epochs],
         "n_seeds": dataset.sizes["seed"],
         "hidden": hidden,
         "words": [words(layer) for layer in hidden],
@@ -53,8 +55,9 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "deviation": _quantity(dataset, "relative_variance", hidden[0]),
         "by_layer": _by_layer(dataset, hidden, epochs[-1]),
         "winners": _winners(dataset, [*hidden, schema.ALL_LAYERS]),
+        "leads": sum(bool(claim["first"]) for claim in claims),
         "overtaken": _overtaken(dataset, [*hidden[:-1], schema.ALL_LAYERS]),
-        "claims": _claims(dataset, hidden[:-1]),
+        "claims": claims,
         "agreement": _agreement(dataset),
     }
 
@@ -86,10 +89,24 @@ def logarithms(values: xr.DataArray) -> xr.DataArray:
 
 
 def factor(values: Array) -> str:
-    """Geometric mean over networks, with its 95 % interval: 12 (8.1 to 18)."""
+    """Geometric mean over networks, with its 95 % interval: 12 (8.1 to 18). Zeros have none: then the range."""
+    if (values <= 0).any():
+        return f"{rounded(values.min())} to {rounded(values.max())}"
     logs = over_seeds(np.log(values))
-    mean, low, high = (f"{np.exp(one):.2g}" for one in (logs.mean, logs.low, logs.high))
+    mean, low, high = (rounded(np.exp(one)) for one in (logs.mean, logs.low, logs.high))
     return f"{mean} ({low} to {high})"
+
+
+def rounded(number: float) -> str:
+    """Two digits, without exponents for large numbers: 12 000."""
+    if not 100 <= number < 1e12:
+        return f"{number:.2g}"
+    return f"{float(f'{number:.2g}'):,.0f}".replace(",", " ")
+
+
+def after(epochs: int) -> str:
+    """How long a network was trained."""
+    return f"{epochs} epoch" + ("" if epochs == 1 else "s")
 
 
 def _networks(dataset: xr.Dataset) -> list[list[str]]:
@@ -154,8 +171,7 @@ def _winners(dataset: xr.Dataset, layers: list[str]) -> list[list[str]]:
 def _overtaken(dataset: xr.Dataset, layers: list[str]) -> list[list[str]]:
     """The M from which the best unbiased estimator has the smaller error, (v_u − v)/b²: a row an epoch and layer."""
     bias, variance = parts(dataset)
-    unbiased = [name for name in UNBIASED if name in dataset["estimator"].values]
-    least = variance.sel(estimator=unbiased).min("estimator")
+    least = variance.sel(estimator=list(UNBIASED)).min("estimator")
     rows = []
     for number in dataset["epochs"].values:
         for layer in layers:
@@ -172,18 +188,18 @@ def _overtaken(dataset: xr.Dataset, layers: list[str]) -> list[list[str]]:
 def _claims(dataset: xr.Dataset, layers: list[str]) -> list[dict[str, object]]:
     """The paper's abstract, at each epoch, in the layers below the last hidden one."""
     bias, variance = parts(dataset)
-    unbiased = [name for name in UNBIASED if name in dataset["estimator"].values]
     others = [str(name) for name in dataset["estimator"].values if name not in (*UNBIASED, FLIPS, CHAIN_RULE)]
     single = error_of_mean(dataset, np.array([1.0])).isel(averaged=0)
     claims: list[dict[str, object]] = []
     for number in dataset["epochs"].values:
         at = {"epochs": number, "layer": layers}
-        b, v, e = (logarithms(part.sel(at)).mean("layer") for part in (bias, variance, single))
-        ratio = v.sel(estimator=unbiased).min("estimator") - v.sel(estimator=FLIPS)
+        v, e = (logarithms(part.sel(at)).mean("layer") for part in (variance, single))
+        b = logarithms(bias.sel(at).sel(estimator=[FLIPS, CHAIN_RULE])).mean("layer")
+        ratio = v.sel(estimator=list(UNBIASED)).min("estimator") - v.sel(estimator=FLIPS)
         order = e.mean("seed").sortby(e.mean("seed"))
         claims.append(
             {
-                "epochs": int(number),
+                "after": after(int(number)),
                 "variance_ratio": factor(np.exp(ratio.values)),
                 "bias": factor(np.exp(b.sel(estimator=FLIPS).values)),
                 "bias_ratio": factor(np.exp((b.sel(estimator=CHAIN_RULE) - b.sel(estimator=FLIPS)).values)),
@@ -193,14 +209,12 @@ def _claims(dataset: xr.Dataset, layers: list[str]) -> list[dict[str, object]]:
                 "against_unbiased": bool(
                     (
                         e.sel(estimator=[FLIPS, CHAIN_RULE]).max("estimator")
-                        < e.sel(estimator=unbiased).min("estimator")
+                        < e.sel(estimator=list(UNBIASED)).min("estimator")
                     ).all()
                 ),
-                "against_relaxed": listed(
+                "against_relaxed": [
                     NAMES[name] for name in others if bool((e.sel(estimator=name) > e.sel(estimator=CHAIN_RULE)).all())
-                )
-                if any(bool((e.sel(estimator=name) > e.sel(estimator=CHAIN_RULE)).all()) for name in others)
-                else "",
+                ],
             }
         )
     return claims
