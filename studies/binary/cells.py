@@ -134,7 +134,8 @@ def _of_means(draws: dict[str, Array], truth: dict[str, Array], averaged: tuple[
         for row in range(len(truth) + 1):
             chosen = slice(row, row + 1) if row < len(truth) else slice(None)
             (squares, along, lengths), norm = by_layer[chosen].sum(0), norms[chosen].sum()
-            squares, cosines = squares / norm, along / np.sqrt(lengths * norm)
+            # The cosine of a mean that is zero counts as 0.
+            squares, cosines = squares / norm, along / np.sqrt(np.where(lengths > 0, lengths, 1.0) * norm)
             found["error"][row, column] = np.sqrt(squares.mean())
             if len(squares) >= LEAST_MEANS:
                 half = half_widths(squares, 0)

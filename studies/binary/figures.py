@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LEAST_BIAS = 0.01  # Below it the axis is linear, as many biases are zero.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -83,7 +84,8 @@ def _parts(dataset: xr.Dataset) -> Figure:
             bars = np.maximum([bias - low, high - bias], 0)
             axes.errorbar(deviation, bias, bars, ls="", marker=marker, ms=4, mfc="none", mew=0.8, color=colour, lw=1)
         axes.set_xscale("log")
-        axes.set_ylim(bottom=-0.02)
+        axes.set_yscale("symlog", linthresh=LEAST_BIAS)
+        axes.set_ylim(bottom=-LEAST_BIAS / 10)
         axes.tick_params(labelsize=8)
         axes.set_title(after(int(number)), fontsize=9)
     figure.supxlabel("standard deviation of a draw / ‖g‖ [1]", fontsize=10)
@@ -110,4 +112,5 @@ def _legend(figure: Figure, dataset: xr.Dataset) -> None:
         Line2D([], [], color=colour, marker=marker, mfc="none", ms=4, lw=1, label=NAMES[name])
         for name, colour, marker in _styles(dataset)
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    columns = min(3, dataset.sizes["epochs"])
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
