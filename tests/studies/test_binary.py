@@ -81,9 +81,11 @@ def test_means_of_draws() -> None:
     draws = {"a": np.array([[1.0], [3.0], [1.0], [3.0]]), "b": np.array([[0.0], [0.0], [4.0], [4.0]])}
     found = _of_means(draws, {"a": np.array([2.0]), "b": np.array([2.0])}, (1, 2))
     np.testing.assert_allclose(found["error"], [[0.5, 0], [1, 1], [np.sqrt(5 / 8), np.sqrt(0.5)]])
-    np.testing.assert_allclose(
-        found["cosine"], [[1, 1], [0.5, 0.5], [(2 + 2 * np.sqrt(0.8)) / 4, (1 + np.sqrt(0.8)) / 2]]
+    both = (
+        [np.sqrt(0.5), np.sqrt(0.5), 10 / np.sqrt(8 * 17), 14 / np.sqrt(8 * 25)],
+        [np.sqrt(0.5), 12 / np.sqrt(8 * 20)],
     )
+    np.testing.assert_allclose(found["cosine"], [[1, 1], [0.5, 0.5], [np.mean(own) for own in both]])
     assert np.isnan(found["error_low"]).all()
 
 
