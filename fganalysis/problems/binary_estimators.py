@@ -23,18 +23,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.random import Generator
 from scipy import special
 
-from fganalysis.arguments import check_flag, check_number
+from fganalysis.arguments import check_flag, check_kind, check_number, check_whole
 from fganalysis.problems.stochastic_binary import Array, StochasticBinary, with_one
 
 
+@runtime_checkable
 class BinaryEstimator(Protocol):
-    """name: that of its draws in results and seeds."""
+    """What an estimator is, one of this module or of your code. name: that of its draws in results and seeds."""
 
     @property
     def name(self) -> str:
@@ -182,10 +183,17 @@ class Draws:
     """Draws of an estimator for `fganalysis.measure` and `fganalysis.check_unbiased`, called with (n, generator).
 
     ``fga.measure(Draws(network, Arm()), network.gradient())``
+
+    Raises:
+        ValueError: another network or estimator, a number of draws below 1, or another kind of generator.
     """
 
     network: StochasticBinary
     estimator: BinaryEstimator
+
+    def __post_init__(self) -> None:
+        check_kind("network", self.network, StochasticBinary, "a StochasticBinary")
+        check_kind("estimator", self.estimator, BinaryEstimator, "an instance of an estimator, such as Arm()")
 
     @property
     def __name__(self) -> str:
@@ -197,6 +205,8 @@ class Draws:
         return self.estimator.name
 
     def __call__(self, n_guesses: int, generator: Generator) -> dict[str, Array]:
+        check_whole("n_guesses", n_guesses)
+        check_kind("generator", generator, Generator, "a numpy.random.Generator")
         return self.network.named(self.estimator(self.network, n_guesses, generator))
 
 

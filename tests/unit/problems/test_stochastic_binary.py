@@ -211,6 +211,19 @@ def test_names_differ_and_settings_are_refused() -> None:
         ScoreFunction("no")  # type: ignore[arg-type]
 
 
+def test_draws_refuse_what_is_no_network_estimator_number_or_generator() -> None:
+    net = network(2)
+    for wrong in (Arm, "arm", None):
+        with pytest.raises(ValueError, match="estimator must be an instance of an estimator, such as Arm"):
+            Draws(net, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="network must be a StochasticBinary, got 'net'"):
+        Draws("net", Arm())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="n_guesses must be a whole number of at least 1, got 0"):
+        Draws(net, Arm())(0, RNG)
+    with pytest.raises(ValueError, match=r"generator must be a numpy.random.Generator, got None"):
+        Draws(net, Arm())(1, None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
