@@ -20,7 +20,7 @@ from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.binary import figures
 from studies.binary import page as binary_page
-from studies.binary.cells import ESTIMATORS, LEAST_MEANS, Network, cell
+from studies.binary.cells import LEAST_MEANS, Network, cell
 from studies.kit import command_line, pages
 from studies.kit.long_names import described
 
@@ -40,8 +40,8 @@ KINDS = {"_predicted": "exact: ", "_low": "low end of: ", "_high": "high end of:
 
 
 @dataclass(frozen=True)
-class Settings(command_line.Running):
-    """The networks, the moments at which they are looked at, and how many draws."""
+class Settings(command_line.OnDevice):
+    """The networks, the moments at which they are looked at, and how many draws; NumPy makes these, in any case."""
 
     epochs: tuple[int, ...] = (1, 100, 2000)
     """Epochs of training after which gradients are estimated."""
@@ -109,7 +109,7 @@ def cells(settings: Settings) -> list[Cell]:
             momentum=settings.momentum,
             draws=settings.draws,
             averaged=settings.averaged,
-            estimators=tuple(ESTIMATORS),
+            device=settings.device,
         )
         found.append(Cell(_name(seed, epochs), cell, {"of": of}))
     return found

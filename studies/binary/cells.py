@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -47,7 +48,7 @@ class Network:
     momentum: float
     draws: int
     averaged: tuple[int, ...]
-    estimators: tuple[str, ...]
+    device: str = "cpu"
 
 
 def cell(of: Network) -> xr.Dataset:
@@ -55,7 +56,7 @@ def cell(of: Network) -> xr.Dataset:
     inputs, targets = classes(of.per_class, of.data_seed)
     start = StochasticBinary.initial(of.units, inputs, targets, of.seed)
     network = trained(start, of.epochs, of.batch, of.learning_rate, of.momentum, of.seed)
-    parts = [_estimator(network, of, name).expand_dims(estimator=[name]) for name in of.estimators]
+    parts = [_estimator(network, of, name).expand_dims(estimator=[name]) for name in ESTIMATORS]
     dataset = xr.concat(parts, dim="estimator")
     margins = network.targets * (2 * _on_average(network) - 1)
     return dataset.assign(loss=network.loss(), accuracy=float((margins > 0).mean()))
@@ -70,7 +71,8 @@ def _on_average(network: StochasticBinary) -> Array:
 def _estimator(network: StochasticBinary, of: Network, name: str) -> xr.Dataset:
     truth = network.gradient()
     draws = _drawn(network, of, name)
-    measured = fga.measure([draws], truth, n_guesses=of.draws, seed=of.seed).sel(space=schema.PARAMETER, drop=True)
+    on_device = {layer: torch.from_numpy(gradient).to(of.device) for layer, gradient in truth.items()}
+    measured = fga.measure([draws], on_device, n_guesses=of.draws, seed=of.seed).sel(space=schema.PARAMETER, drop=True)
     layers = [str(layer) for layer in measured["layer"].values]
     norms = measured["gradient_norm"]
     found = xr.Dataset({"gradient_norm": norms})
