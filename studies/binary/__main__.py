@@ -47,8 +47,10 @@ class Settings(command_line.OnDevice):
     """Epochs of training after which gradients are estimated."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of initial weights, of training and of draws; intervals between networks are over them."""
-    units: tuple[int, ...] = (5, 5, 5)
-    """Units of the hidden layers."""
+    width: int = 5
+    """Units of a hidden layer."""
+    depth: int = 3
+    """Hidden layers, 2 at least: of one alone the path sample-analytic guess is unbiased."""
     per_class: int = 100
     """Points of each class."""
     data_seed: int = 0
@@ -69,7 +71,7 @@ class Settings(command_line.OnDevice):
     """Where binary.md and its figures go, if not to `out`; docs/results replaces the committed ones."""
 
     def __post_init__(self) -> None:
-        command_line.check(self, least={"epochs": 0, "data_seed": 0}, repeated=("units",))
+        command_line.check(self, least={"epochs": 0, "data_seed": 0, "depth": 2})
         if len(self.seeds) < 2:
             raise ValueError(f"seeds must be at least 2, as intervals are over them, got {len(self.seeds)}")
         if max(self.averaged) > self.draws or min(self.averaged) * LEAST_MEANS > self.draws:
@@ -85,7 +87,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset = xr.concat(rows, dim="epochs", data_vars="all")
     dataset = dataset.assign_coords(epochs=list(settings.epochs), seed=list(settings.seeds))
     dataset = described(dataset, QUANTITIES, KINDS)
-    kept = ("per_class", "batch", "learning_rate", "momentum", "draws", "units")
+    kept = ("per_class", "batch", "learning_rate", "momentum", "draws", "width", "depth")
     dataset.attrs = {name: value for name, value in command_line.depends_on(settings).items() if name in kept}
     store.write(dataset, settings.out / "binary.nc")
     text = binary_page.page(dataset)
@@ -101,7 +103,7 @@ def cells(settings: Settings) -> list[Cell]:
         of = Network(
             seed=seed,
             epochs=epochs,
-            units=settings.units,
+            units=(settings.width,) * settings.depth,
             per_class=settings.per_class,
             data_seed=settings.data_seed,
             batch=settings.batch,

@@ -41,7 +41,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
     claims = _claims(dataset, hidden[:-1])
     return {
         "settings": dataset.attrs,
-        "units": "-".join(str(number) for number in np.atleast_1d(dataset.attrs["units"])),
+        "units": "-".join([str(dataset.attrs["width"])] * dataset.attrs["depth"]),
         "epochs": epochs,
         "moments": [after(number) for number in epochs],
         "n_seeds": dataset.sizes["seed"],

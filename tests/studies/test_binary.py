@@ -13,7 +13,7 @@ from studies.binary import __main__ as binary
 from studies.binary import page, training
 from studies.binary.cells import ESTIMATORS, UNBIASED, _of_means
 
-TINY = {"seeds": (0, 1), "epochs": (3,), "units": (3, 2, 2), "per_class": 4, "draws": 800, "averaged": (1, 20)}
+TINY = {"seeds": (0, 1), "epochs": (3,), "width": 2, "depth": 3, "per_class": 4, "draws": 800, "averaged": (1, 20)}
 
 
 @pytest.fixture(scope="module")
