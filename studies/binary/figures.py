@@ -85,7 +85,7 @@ def _parts(dataset: xr.Dataset) -> Figure:
             axes.errorbar(deviation, bias, bars, ls="", marker=marker, ms=4, mfc="none", mew=0.8, color=colour, lw=1)
         axes.set_xscale("log")
         axes.set_yscale("symlog", linthresh=LEAST_BIAS)
-        axes.set_ylim(bottom=-LEAST_BIAS / 10)
+        axes.set_ylim(-LEAST_BIAS / 10, 1.3 * float(dataset["relative_bias_high"].sel(layer=layer).max()))
         axes.tick_params(labelsize=8)
         axes.set_title(after(int(number)), fontsize=9)
     figure.supxlabel("standard deviation of a draw / ‖g‖ [1]", fontsize=10)

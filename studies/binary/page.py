@@ -25,6 +25,7 @@ NAMES = {
 }
 FLIPS, CHAIN_RULE = "path_sample_analytic", "straight_through"
 LARGE = 3.0  # A z that is counted.
+SMALL = 0.1  # Of the gradient: a bias that the page calls small.
 
 
 def page(dataset: xr.Dataset) -> str:
@@ -58,6 +59,8 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "leads": sum(bool(claim["first"]) for claim in claims),
         "overtaken": _overtaken(dataset, [*hidden[:-1], schema.ALL_LAYERS]),
         "claims": claims,
+        "against": _against(dataset, hidden),
+        "crossings": [row[2] for row in _overtaken(dataset, hidden[:1])],
         "agreement": _agreement(dataset),
     }
 
@@ -202,6 +205,7 @@ def _claims(dataset: xr.Dataset, layers: list[str]) -> list[dict[str, object]]:
                 "after": after(int(number)),
                 "variance_ratio": factor(np.exp(ratio.values)),
                 "bias": factor(np.exp(b.sel(estimator=FLIPS).values)),
+                "small": bool(np.exp(b.sel(estimator=FLIPS).mean()) < SMALL),
                 "bias_ratio": factor(np.exp((b.sel(estimator=CHAIN_RULE) - b.sel(estimator=FLIPS)).values)),
                 "order": listed(NAMES[str(name)] for name in order["estimator"].values),
                 "first": str(order["estimator"].values[0]) == FLIPS,
@@ -218,6 +222,19 @@ def _claims(dataset: xr.Dataset, layers: list[str]) -> list[dict[str, object]]:
             }
         )
     return claims
+
+
+def _against(dataset: xr.Dataset, hidden: list[str]) -> list[str]:
+    """Where the largest means point away from the gradient: the cosine below zero, its mean over networks."""
+    last = dataset["cosine"].isel(averaged=-1).sel(layer=hidden).mean("seed")
+    found = []
+    for number in dataset["epochs"].values:
+        for layer in hidden:
+            place = f"in {words(layer)} after {after(int(number))}"
+            for name, cosine in zip(last["estimator"].values, last.sel(epochs=number, layer=layer).values, strict=True):
+                if cosine < 0:
+                    found.append(f"{NAMES[str(name)]} {place} ({cosine:.2f})")
+    return [text.replace("(-", "(−") for text in found]
 
 
 def _agreement(dataset: xr.Dataset) -> dict[str, object]:
