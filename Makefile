@@ -46,6 +46,7 @@ pages: $(STAMP)
 		finite_difference progress subspaces zeroth_order sketches \
 		finite_difference progress subspaces \
 	set -e; for study in facts ren_variance calibration mutants averaging tangents finite_difference binary progress subspaces \
+		finite_difference binary progress subspaces \
 		architectures fdfa "fdfa --network conv" guess_target "guess_target --part resnet" "wang2025 --full"; \
 		do $(RUN) -m studies.$$study --workers $(WORKERS) --page docs/results; done
 	set -e; for study in step_cost throughput "throughput --network gpt" "throughput --network resnet" \

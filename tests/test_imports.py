@@ -31,7 +31,6 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": BELOW_METRICS,
     "predictions": {*BELOW_METRICS, "metrics"},
     "papers": BELOW_MEASURING,
-    "problems": {"arguments"},
     "measuring": {*BELOW_MEASURING, "papers"},
     "problems": {"arguments"},
     "reporting": {"arguments", "measuring", "results", "statistics"},
