@@ -43,7 +43,7 @@ docs: $(STAMP)
 # The studies behind the pages of docs/results, those that take times last and one after the other.
 pages: $(STAMP)
 	set -e; for study in facts ren_variance calibration "calibration --part progress" mutants averaging tangents equilibrium \
-		finite_difference progress subspaces zeroth_order sketches \
+		finite_difference binary progress subspaces zeroth_order sketches \
 		architectures fdfa "fdfa --network conv" guess_target "guess_target --part resnet" "wang2025 --full"; \
 		do $(RUN) -m studies.$$study --workers $(WORKERS) --page docs/results; done
 	set -e; for study in step_cost throughput "throughput --network gpt" "throughput --network resnet" \

@@ -166,6 +166,7 @@ def _ranks(values: Array) -> dict[str, Array]:
         "stable_rank": subspace.stable_rank(values),
         "entropy_rank": subspace.entropy_rank(values),
         "participation_ratio": subspace.participation_ratio(values),
+        "srank": subspace.srank(values).astype(float),
     } | {name: subspace.modes_for_energy(values, share).astype(float) for name, share in schema.ENERGY_SHARES.items()}
 
 

@@ -141,6 +141,7 @@ RANKS = {
     "stable_rank": Variable("sum of squared singular values over the largest squared", "1", (MATRIX, LAYER)),
     "entropy_rank": Variable("exponential of the entropy of the shares of energy", "1", (MATRIX, LAYER)),
     "participation_ratio": Variable("squared sum of energies over sum of squared energies", "1", (MATRIX, LAYER)),
+    "srank": Variable("leading modes that hold 99% of the sum of singular values", "1", (MATRIX, LAYER)),
 } | {
     name: Variable(f"leading modes that hold {share:.0%} of the energy", "1", (MATRIX, LAYER))
     for name, share in ENERGY_SHARES.items()

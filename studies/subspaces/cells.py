@@ -7,6 +7,7 @@
 /path        loss and overlap over the steps, for comparisons at equal loss
 /turning     principal angles between the leading k-dimensional subspaces of any two steps; gradients of all steps
 /weights     singular values of the weights, before and after
+/sranks      sranks of features and weights at the steps of /turning
 /curvature   shares of the weight gradient in dominant eigenvectors of Hessian and Gauss–Newton matrix
 /training    loss and accuracy
 """
@@ -34,6 +35,7 @@ from studies.kit import kept_data, resumed
 from studies.kit.devices import on
 from studies.subspaces.curvature_shares import curvature_shares
 from studies.subspaces.mean_guesses import beside, overlaps
+from studies.subspaces.sranks import sranks
 from studies.subspaces.turning import turning
 from studies.subspaces.weight_spectra import weight_spectra
 
@@ -112,6 +114,7 @@ def training_cell(training: Training, scratch: Path) -> xr.DataTree:
         load_checkpoint(run.checkpoints[step], network)
         looks.append(resumed.kept(scratch / f"path_{step}.nc", partial(_on_the_path, training, network, data, step)))
     nodes["path"] = xr.concat(looks, dim=xr.IndexVariable("step", path))
+    nodes["sranks"] = resumed.kept(scratch / "sranks.nc", partial(sranks, snapshots))
     nodes["turning"] = resumed.kept(scratch / "turning.nc", partial(turning, snapshots, training.k))
     return xr.DataTree.from_dict(nodes)
 

@@ -14,6 +14,7 @@ from fganalysis.results import schema
 from fganalysis.results.schema import SE
 from fganalysis.results.tables import error_towards
 from studies.subspaces.cells import METHODS
+from studies.subspaces.sranks import MATRICES as OF_TRAINING
 
 Key = tuple[int, str, int]
 MOMENTS = ("common", "last")
@@ -51,6 +52,12 @@ NOTES = {
     "train_accuracy": ("accuracy on the training set", "1"),
     "weight_rank": ("stable rank of the weights after the last step", "1"),
     "initial_weight_rank": ("stable rank of the weights before training", "1"),
+    "features_srank": ("leading modes with 99% of the sum of singular values, of a layer's inputs", "1"),
+    "weights_srank": ("leading modes with 99% of the sum of singular values, of a layer's weights", "1"),
+    "initial_features_srank": ("the same of the inputs before training", "1"),
+    "initial_weights_srank": ("the same of the weights before training", "1"),
+    "random_features_srank": ("the same of a random matrix of the shape of the inputs", "1"),
+    "random_weights_srank": ("the same of a random matrix of the shape of the weights", "1"),
     "turned": ("mean squared cosine of the angles between the leading subspaces of the first and of this step", "1"),
 }
 
@@ -124,6 +131,13 @@ def _summary(tree: xr.DataTree, width: int, k: int) -> xr.Dataset:
         found["turned"] = from_the_first.sel(step=found["step"])
         for name in ("random_alignment", "random_alignment_spread", "stacked_rank", "single_rank"):
             found[name] = turning[name]
+    if "sranks" in tree.children:
+        ranks = tree["sranks"].to_dataset()
+        for matrix in OF_TRAINING:
+            own = ranks.sel(matrix=matrix, drop=True)
+            found[f"{matrix}_srank"] = own["srank"].sel(step=found["step"])
+            found[f"initial_{matrix}_srank"] = own["srank"].isel(step=0, drop=True)
+            found[f"random_{matrix}_srank"] = own["random_srank"]
     twice = found.sizes["step"] == 1
     found = found.isel(step=[0, -1]).rename(step="moment").assign_coords(moment=list(MOMENTS))
     if twice:  # Comparisons are counted: once each.

@@ -20,6 +20,7 @@ from studies.kit.seeds import half_widths
 from studies.subspaces.cells import METHODS
 from studies.subspaces.collection import Key
 from studies.subspaces.descent import BRANCHES, REFERENCE
+from studies.subspaces.sranks import MATRICES as OF_TRAINING
 from studies.subspaces.turning import TURNING
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def figures(trainings: Mapping[Key, xr.DataTree], collected: xr.Dataset, k: int)
         "principal_angles": principal_angles(trainings, sorted({min(all_widths), max(all_widths)}), k),
         "overlap_by_width": overlap_by_width(collected, k),
         "weights": weights(trainings, width),
+        "sranks": sranks(trainings),
         "descent": descent(collected),
     }
 
@@ -238,6 +240,39 @@ def weights(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
     figure.supxlabel(f"mode of the weight matrix (width {width})", fontsize=10)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def sranks(trainings: Mapping[Key, xr.DataTree]) -> Figure:
+    """srank over the steps, over that of a random matrix: the last hidden layer's features, the inner weights."""
+    widths = list(dict.fromkeys(width for width, _, _ in trainings))
+    figure, grid = _grid(len(OF_TRAINING), len(widths), 1.7, 1.6, share=False)
+    names = {"features": "features of the\nlast hidden layer", "weights": "weights between\nhidden layers"}
+    for column, width in enumerate(widths):
+        layers = [*_hidden(trainings, width), ""]
+        for row, matrix in enumerate(OF_TRAINING):
+            axes = grid[row, column]
+            for method in METHODS[1:]:
+                ranks = _over_seeds(trainings, width, method, "sranks").sel(matrix=matrix)
+                share = ranks["srank"] / ranks["random_srank"]
+                share = share.isel(layer=-1) if matrix == "features" else share.sel(layer=layers[1:-1]).mean("layer")
+                values = share.transpose("seed", "step").values
+                colour, sign = _style(method)
+                bars = half_widths(values, 0)
+                axes.errorbar(
+                    ranks["step"], values.mean(0), bars, color=colour, marker=sign, ms=3, lw=1.2, label=NAMES[method]
+                )
+            axes.set_xscale("symlog", linthresh=int(ranks["step"][1]))
+            axes.set_ylim(0, 1.1)
+            if row == 0:
+                axes.set_title(f"width {width}", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(names[matrix], fontsize=8)
+            axes.tick_params(labelbottom=row == len(OF_TRAINING) - 1, labelleft=column == 0)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("srank / that of a random matrix [1]", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

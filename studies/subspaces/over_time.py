@@ -1,4 +1,4 @@
-"""Effective ranks, principal angles over the steps and sharpening of the weights, on the page of `studies.subspaces`.
+"""Effective ranks, sranks, principal angles over the steps and sharpening of the weights, on the page of the study.
 
 Every number is read from the collected Dataset. Intervals are 95 % over seeds.
 """
@@ -11,6 +11,8 @@ from studies.kit.seeds import Interval, over_seeds
 from studies.subspaces.cells import MANY_EXAMPLES, METHODS
 from studies.subspaces.figures import NAMES
 from studies.subspaces.picks import all_widths, hidden_layers, output_layer
+from studies.subspaces.sranks import DELTA
+from studies.subspaces.sranks import MATRICES as OF_TRAINING
 from studies.subspaces.turning import TURNING
 
 
@@ -21,6 +23,7 @@ def over_time(collected: xr.Dataset, k: int) -> dict[str, object]:
     trainings = [NAMES[method].removeprefix("trained by ") for method in METHODS[1:]]
     return {
         "k": k,
+        "widths": all_widths(collected),
         "n_examples": MANY_EXAMPLES,
         "first": first,
         "layers": layers,
@@ -32,6 +35,10 @@ def over_time(collected: xr.Dataset, k: int) -> dict[str, object]:
         "stacked": _stacked(last.sel(layer=first)),
         "weights": _weights(last.sel(layer=layers)),
         "sharpening": _sharpening(last, layers),
+        "delta": DELTA,
+        # The Dataset beside the page was made before sranks were looked at.
+        "sranks": _sranks(last, layers) if "features_srank" in collected else [],
+        "falls": _falls(last, layers) if "features_srank" in collected else [],
     }
 
 
@@ -95,6 +102,47 @@ def _sharpening(last: xr.Dataset, layers: list[str]) -> list[tuple[int, dict[str
         (width, {method: over_seeds(inner.sel(width=width, trained_by=method)) for method in METHODS[1:]})
         for width in all_widths(last)
     ]
+
+
+def _sranks(last: xr.Dataset, layers: list[str]) -> list[list[str]]:
+    """A row for each width and state: features that reach the layers after the first, then weights of every layer."""
+    rows = []
+    columns = [(name, layer) for name in OF_TRAINING for layer in (layers[1:] if name == "features" else layers)]
+    for width in all_widths(last):
+        here = last.sel(width=width)
+        start = here.sel(trained_by="backpropagation")
+        states = {"random matrices": (start, "random_"), "at initialisation": (start, "initial_")}
+        states |= {NAMES[method]: (here.sel(trained_by=method), "") for method in METHODS[1:]}
+        for name, (own, prefix) in states.items():
+            cells = [own[f"{prefix}{matrix}_srank"].sel(layer=layer) for matrix, layer in columns]
+            rows.append([str(width), name, *(str(over_seeds(cell)) for cell in cells)])
+    return rows
+
+
+def _falls(last: xr.Dataset, layers: list[str]) -> list[dict[str, object]]:
+    """The srank after training over that before, and at which widths it is significantly lower or higher."""
+    chosen = {"features": layers[-1:], "weights": layers[1:-1]}
+    verdicts: list[dict[str, object]] = []
+    for matrix, own in chosen.items():
+        ratio = last[f"{matrix}_srank"] / last[f"initial_{matrix}_srank"]
+        for method in METHODS[1:]:
+            by_width = {
+                width: over_seeds(ratio.sel(layer=own, width=width, trained_by=method).mean("layer"))
+                for width in all_widths(last)
+            }
+            lower = [width for width, interval in by_width.items() if interval.high < 1]
+            higher = [width for width, interval in by_width.items() if interval.low > 1]
+            verdicts.append(
+                {
+                    "matrix": matrix,
+                    "layers": own,
+                    "state": NAMES[method],
+                    "lower": lower,
+                    "higher": higher,
+                    "ratios": list(by_width.values()),
+                }
+            )
+    return verdicts
 
 
 def _means(values: xr.DataArray, dim: str) -> list[str]:

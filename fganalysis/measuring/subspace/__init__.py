@@ -11,7 +11,8 @@ span. No function here returns a number that depends on the basis that a library
 of such a span, and `overlap_curve` gives the mean over all its bases.
 
 A high overlap of the gradient with a dominant subspace is not evidence that descent within it works (Song et al. 2025).
-Every overlap must be compared with that of a random subspace: `random_overlap`, `random_alignment`.
+Every overlap must be compared with that of a random subspace: `random_overlap`, `random_alignment`; `random_srank` is
+the rank of a random matrix.
 
 Raises ValueError throughout for other data types, masked arrays, mixed kinds, empty arrays, NaN or infinite entries,
 shapes that do not fit each other, and results that leave the range of a double.
@@ -24,10 +25,11 @@ from fganalysis.measuring.subspace.effective_ranks import (
     entropy_rank,
     modes_for_energy,
     participation_ratio,
+    srank,
     stable_rank,
 )
 from fganalysis.measuring.subspace.overlaps import overlap_curve, principal_angles
-from fganalysis.measuring.subspace.random_subspaces import random_alignment, random_overlap
+from fganalysis.measuring.subspace.random_subspaces import random_alignment, random_overlap, random_srank
 from fganalysis.measuring.subspace.randomised_range import RandomisedModes, randomised_modes
 from fganalysis.measuring.subspace.singular_modes import Modes, modes, singular_values
 
@@ -44,7 +46,9 @@ __all__ = [
     "principal_angles",
     "random_alignment",
     "random_overlap",
+    "random_srank",
     "randomised_modes",
     "singular_values",
+    "srank",
     "stable_rank",
 ]

@@ -49,6 +49,25 @@ def modes_for_energy(values: ArrayOrTensor, share: float = 0.9) -> ArrayOrTensor
     return like((short.sum(-1) + 1) * nonzero, values)
 
 
+def srank(values: ArrayOrTensor, delta: float = 0.01) -> ArrayOrTensor:
+    """The least number of leading modes that hold 1 − δ of the sum of singular values: Σ_{i≤k} σ_i ≥ (1 − δ) Σ σ_i.
+
+    This is srank_δ, the effective rank of Kumar et al. 2020, who take δ = 0.01 and features (example, unit). It is not
+    the stable rank, and it adds singular values where `modes_for_energy` adds their squares: small ones count for more.
+    `random_srank` is its value for a matrix of independent entries. 0 for a zero spectrum. Shares are compared to
+    within 1e-12.
+
+    Raises ValueError for a delta outside [0, 1) and for singular values that rise.
+    """
+    check_number("delta", delta, least=0, below=1)
+    sigma = double(values, "values", 1)
+    check_descending(sigma, precision(values))
+    largest = sigma.amax(-1, keepdim=True)
+    parts = (sigma / torch.where(largest > 0, largest, 1.0)).cumsum(-1)
+    short = parts < (1 - delta - SHARE_TOLERANCE) * parts[..., -1:]
+    return like((short.sum(-1) + 1) * (largest[..., 0] > 0), values)
+
+
 def _shares(values: ArrayOrTensor) -> Tensor:
     """σ_i² / Σ σ². Values are first divided by the largest, because squares of tiny values underflow."""
     sigma = double(values, "values", 1)

@@ -1,4 +1,4 @@
-"""Overlaps and angles of random subspaces, with which every measured overlap must be compared."""
+"""Overlaps and angles of random subspaces and ranks of random matrices, with which measured ones must be compared."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fganalysis.arguments import check_whole, described
+from fganalysis.arguments import check_number, check_whole, described
 from fganalysis.measuring.sound_arrays import same_batch
 
 LARGEST_UNIT = 2**53  # all whole numbers up to this one are doubles
+ANGLES = 2**14  # of the quadrature of a smooth periodic function, whose error is that of rounding
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,28 @@ def random_alignment(k: int | NDArray[np.int64], other_k: int | NDArray[np.int64
     size = float(unit)
     variance = 2 * first * second * (size - first) * (size - second) / (size**2 * max(size - 1, 1) * (size + 2))
     return RandomValue(first * second / size / n_angles, np.sqrt(variance) / n_angles)
+
+
+def random_srank(example: int, unit: int, delta: float = 0.01) -> float:
+    """`srank` of an (example, unit) matrix of independent entries of mean zero and equal variance, to within one mode.
+
+    With m = min(example, unit), n = max(example, unit) and q = m/n the squared singular values over n·variance follow
+    the law of Marchenko and Pastur, x = 1 + q + 2√q cos θ with density 2 sin²θ/(π x) in θ from 0 to π. The rank is m
+    times the probability of the angles up to the one at which ∫ √x reaches 1 − δ of its whole. This is the limit of
+    large matrices. Raises ValueError for sizes that are not whole numbers of at least 1 and a delta outside [0, 1).
+
+    Source: docs/mathematics.md#effective-ranks.
+    """
+    check_whole("example", example, 1, LARGEST_UNIT)
+    check_whole("unit", unit, 1, LARGEST_UNIT)
+    check_number("delta", delta, least=0, below=1)
+    smaller, larger = sorted((int(example), int(unit)))
+    angles = (np.arange(ANGLES) + 0.5) * np.pi / ANGLES
+    square = 1 + smaller / larger + 2 * np.sqrt(smaller / larger) * np.cos(angles)
+    probability = np.cumsum(np.sin(angles) ** 2 / square)
+    held = np.cumsum(np.sin(angles) ** 2 / np.sqrt(square))
+    share = np.interp((1 - delta) * held[-1], held, probability) / probability[-1]
+    return float(smaller * share)
 
 
 def _dimensions(name: str, value: int | NDArray[np.int64], unit: int) -> NDArray[np.float64]:

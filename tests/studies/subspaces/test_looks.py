@@ -11,6 +11,7 @@ from fganalysis.measuring import subspace
 from studies.subspaces.descent import BRANCHES, JACOBIAN_BRANCHES, projected_gradients
 from studies.subspaces.figures import progress_of
 from studies.subspaces.mean_guesses import beside
+from studies.subspaces.sranks import sranks
 from studies.subspaces.turning import leading_of_all, turning
 from tests.laws import tiny_snapshot
 from tests.studies.subspaces.tiny_study import Finished
@@ -71,3 +72,16 @@ def test_angles_between_steps() -> None:
     np.testing.assert_allclose(found["random_alignment"], [2 / 5, 2 / 4])
     expected = [subspace.random_alignment(2, 2, units).spread for units in (5, 4)]
     np.testing.assert_allclose(found["random_alignment_spread"], expected)
+
+
+def test_sranks_of_features_and_weights() -> None:
+    snapshots = [tiny_snapshot((3, 5, 4, 2), n_examples=6, seed=seed) for seed in (0, 1)]
+    snapshots[1] = dataclasses.replace(snapshots[1], step=3)
+    found = sranks(snapshots)
+    for step, snapshot in zip((0, 3), snapshots, strict=True):
+        for name, tap in zip(found["layer"].values, snapshot.taps, strict=True):
+            for matrix, array in (("features", tap.inputs), ("weights", tap.weight)):
+                shares = np.linalg.svd(array.numpy(), compute_uv=False).cumsum()
+                own = found.sel(matrix=matrix, layer=name)
+                assert own["srank"].sel(step=step) == np.searchsorted(shares / shares[-1], 0.99) + 1
+                assert own["random_srank"] == subspace.random_srank(*array.shape)

@@ -45,5 +45,5 @@ def test_the_page_says_how_long_a_whole_run_took(finished: Finished, monkeypatch
 def test_figures_are_written_and_named_on_the_page(finished: Finished) -> None:
     written = sorted(path.name for path in finished.settings.page.glob("*.png"))
     assert written == sorted(set(re.findall(r"\]\((subspaces_\w+\.png)\)", finished.text)))
-    assert len(written) == 6
+    assert len(written) == 7
     assert all((finished.settings.page / name).stat().st_size > 10_000 for name in written)

@@ -57,6 +57,7 @@ def test_spectra_are_numpys(snapshot: Snapshot) -> None:
             np.testing.assert_allclose(own["energy"].dropna("mode"), np.cumsum(shares), rtol=1e-8)
             np.testing.assert_allclose(own["stable_rank"], 1 / shares[0], rtol=1e-8)
             np.testing.assert_allclose(own["participation_ratio"], 1 / np.sum(shares**2), rtol=1e-8)
+            assert int(own["srank"]) == np.searchsorted(np.cumsum(values) / np.sum(values), 0.99) + 1
             assert int(own["modes_for_90"]) == np.searchsorted(np.cumsum(shares), 0.9) + 1
 
 

@@ -36,6 +36,20 @@ def test_modes_for_energy() -> None:
             subspace.modes_for_energy(values, share)
 
 
+def test_srank_adds_singular_values_and_not_their_squares() -> None:
+    values = np.array([[1.0] * 10, [3.0, 1.0] + [0.0] * 8, [98.0, 1.0, 0.5, 0.5] + [0.0] * 6, [0.0] * 10])
+    np.testing.assert_array_equal(subspace.srank(values), [10, 2, 2, 0])
+    np.testing.assert_array_equal(subspace.srank(values, 0.1), [9, 2, 1, 0])
+    np.testing.assert_array_equal(subspace.srank(values, 0.0), [10, 2, 4, 0])
+    assert subspace.modes_for_energy(values, 0.99)[2] == 1  # Squares hide the tail.
+    np.testing.assert_array_equal(subspace.srank(np.array([[1e-300, 1e-300], [1e300, 1e300]])), 2)
+    for delta in (-0.1, 1.0, np.nan):
+        with pytest.raises(ValueError, match=f"delta must be a finite number .* got {delta}"):
+            subspace.srank(values, delta)
+    with pytest.raises(ValueError, match="singular values must be in descending order"):
+        subspace.srank(np.array([1.0, 2.0]))
+
+
 @pytest.mark.parametrize("measure", [*RANK_MEASURES, subspace.energy_curve])
 def test_a_zero_spectrum_has_no_ranks(measure: Callable[[Floats], Floats]) -> None:
     found = subspace.modes(np.zeros((2, 4, 3)))

@@ -22,6 +22,7 @@ ONE_ARRAY: dict[str, Callable[[Any], Any]] = {
     "stable_rank": subspace.stable_rank,
     "entropy_rank": subspace.entropy_rank,
     "participation_ratio": subspace.participation_ratio,
+    "srank": lambda array: subspace.srank(descending(array)),
     "modes_for_energy": lambda array: subspace.modes_for_energy(descending(array)),
     "overlap_curve": lambda array: subspace.overlap_curve(array, array),
     "principal_angles": lambda array: subspace.principal_angles(array, array),

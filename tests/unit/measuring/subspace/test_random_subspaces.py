@@ -50,3 +50,19 @@ def test_random_alignment_has_the_symmetries_of_projectors() -> None:
         subspace.random_overlap(6, 5)
     with pytest.raises(ValueError, match="k must lie between 0 and unit = 5, got 1 to 6"):
         subspace.random_overlap(np.array([1, 6]), 5)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 120), (128, 96)])
+@pytest.mark.parametrize("delta", [0.01, 0.1])
+def test_random_srank_is_that_of_drawn_matrices(shape: tuple[int, int], delta: float) -> None:
+    """Of Gaussian and of uniform entries, whose law does not matter; counting modes adds half a mode on average."""
+    rng = np.random.default_rng(3)
+    expected = subspace.random_srank(*shape, delta)
+    for draw in (rng.normal, lambda size: rng.uniform(-0.1, 0.1, size)):
+        drawn = subspace.srank(subspace.singular_values(draw(size=(40, *shape))), delta)
+        assert abs(drawn.mean() - 0.5 - expected) < 0.6
+    assert subspace.random_srank(*shape[::-1], delta) == expected
+    smaller = min(shape)
+    np.testing.assert_allclose(subspace.random_srank(*shape, 0.0), smaller, rtol=1e-12)
+    # Equal singular values, in the limit of long matrices.
+    np.testing.assert_allclose(subspace.random_srank(4, 10**9, delta), 4 * (1 - delta), rtol=1e-4)
