@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # A gradient so many times as long as the exact one and along it was scaled, as for mixed precision.
-SCALED = 2.0**10
+SCALED_FROM = 2.0**10
 ALONG = 0.9
 
 
@@ -56,7 +56,7 @@ def compared(
         cosine = np.where(own * true_squares > 0, inner / np.sqrt(own * true_squares), np.nan)
         error = np.where(true_squares > 0, np.sqrt(errors / true_squares), np.nan)
         longer = np.sqrt(own[0] / true_squares[0])
-    if scaler is None and longer > SCALED and cosine[0] > ALONG:
+    if scaler is None and longer > SCALED_FROM and cosine[0] > ALONG:
         reason = (
             f".grad is {longer:.4g} times as long as the gradient and along it, as a GradScaler makes it: give scaler="
         )
