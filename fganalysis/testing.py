@@ -11,12 +11,11 @@ import importlib
 from typing import Any
 
 from fganalysis.assertions.enumeration import Enumeration, ExactMoments, exact_moments, signs, three_points
-from fganalysis.assertions.estimator_checks import CHECKS, parametrize_with_checks
+from fganalysis.assertions.estimator_checks import parametrize_with_checks
 from fganalysis.assertions.moments import assert_moments_match
 from fganalysis.assertions.unbiased import assert_unbiased, check_unbiased
 
 __all__ = [
-    "CHECKS",
     "Enumeration",
     "ExactMoments",
     "assert_moments_match",

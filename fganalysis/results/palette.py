@@ -40,6 +40,8 @@ STYLES: dict[str, Style] = {
     "forward_direct_feedback": Style("#44aa99", "D"),
     "local_loss": Style("#aa4499", "s"),
     "minibatch": Style("#4d4d4d", "o"),
+    "guided": Style("#117733", "p"),
+    "gradient_projection": Style("#ddaa33", "H"),
 }
 # Markers of estimators that have no line: none of the table's, so that no style is that of another estimator.
 OTHER_MARKERS = ("<", ">", "p", "*", "H")

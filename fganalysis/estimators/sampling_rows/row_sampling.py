@@ -47,8 +47,9 @@ class WithReplacement:
     def of(self, probabilities: Tensor, n_guesses: int, count: int, generator: torch.Generator) -> Tensor:
         sums = probabilities.cumsum(0)
         uniform = torch.rand(n_guesses, count, generator=generator, device=generator.device, dtype=torch.float64)
-        last = int(probabilities.nonzero()[-1, 0])  # Rounding may not lead behind the last row that can be drawn.
-        return torch.searchsorted(sums, uniform * sums[-1], right=True).clamp_(max=last)
+        # Rounding may not lead behind the last row that can be drawn.
+        last = torch.where(probabilities > 0, torch.arange(len(probabilities), device=probabilities.device), 0).max()
+        return torch.minimum(torch.searchsorted(sums, uniform * sums[-1], right=True), last)
 
 
 WITH_REPLACEMENT = WithReplacement()

@@ -107,9 +107,15 @@ class Dask:
         from distributed import Client
 
         where = self._address if self._local is None else self._local.cluster
+        # In two parts, so that a client that fails is closed here. The garbage collector would close it at any time, even
+        # while another client starts, and the two then wait for each other's lock for ever.
+        client = Client.__new__(Client)
         try:
-            return Client(where, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+            client.__init__(where, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+            return client
         except Exception as error:
+            with contextlib.suppress(Exception):
+                client.close(timeout=SECONDS_TO_CLOSE)
             LOG.debug("no scheduler", exc_info=True)
             secured = ", with the certificates of dask's configuration" if self._address.startswith("tls") else ""
             raise OSError(f"no scheduler of dask answers at {self._address}{secured}: start it, and {KEPT}") from error

@@ -56,7 +56,8 @@ VARIANTS: list[tuple[Estimator, Snapshot, Outcome]] = [
 def test_there_is_a_verdict_for_every_public_class() -> None:
     classes = {type(estimator) for estimator, _, _ in VARIANTS} | set(ESTIMATORS.values())
     public = [value for value in vars(fga.estimators).values() if isinstance(value, type)]
-    assert all(one in classes for one in public if dataclasses.is_dataclass(one))
+    estimators = [one for one in public if dataclasses.is_dataclass(one) and hasattr(one, "passes")]
+    assert len(estimators) > 20 and [one for one in estimators if one not in classes] == []
 
 
 @pytest.mark.slow

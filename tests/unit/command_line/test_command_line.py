@@ -124,5 +124,6 @@ def test_every_study_is_listed_with_its_question(
 
 
 def test_a_study_reads_its_settings_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "studies.ren_variance.__main__", raising=False)  # Another test's.
     assert called(monkeypatch, "studies", "ren_variance", "--help") == 0
     assert "--page" in capsys.readouterr().out

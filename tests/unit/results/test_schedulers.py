@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -74,7 +75,7 @@ def test_without_the_extra_its_name_is_said_before_anything_is_computed(
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
+    distributed = pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
     monkeypatch.setattr(coordinator, "SECONDS_TO_CONNECT", 0.5)
     before = {one: (one.handlers, one.propagate, one.level) for one in map(logging.getLogger, logs.LOGGERS)}
     logs.log_to([])
@@ -82,6 +83,9 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path: Path, monkey
         for address in ("tcp://127.0.0.1:9", "tls://127.0.0.1:9", "tcp://no.such.host.invalid:9"):
             with pytest.raises(OSError, match=f"^no scheduler of dask answers at {address}.*finished cells are kept"):
                 run_cells(small_cells(2), tmp_path, scheduler=address)
+        # Whatever is left open is closed by the garbage collector, which deadlocks where another client is starting.
+        clients = [each for each in gc.get_objects() if type(each) is distributed.Client]
+        assert {client.status for client in clients} <= {"closed"}
     finally:
         for logger, (handlers, logger.propagate, level) in before.items():
             logger.handlers = handlers
