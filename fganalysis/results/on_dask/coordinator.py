@@ -107,7 +107,7 @@ class Dask:
         from distributed import Client
 
         where = self._address if self._local is None else self._local.cluster
-        # In two parts, so that a client that fails is closed here. The garbage collector would close it at any time, even
+        # In two parts, so that a client that fails is closed here. The garbage collector would close it at any time, as
         # while another client starts, and the two then wait for each other's lock for ever.
         client = Client.__new__(Client)
         try:
