@@ -36,9 +36,8 @@ def over_time(collected: xr.Dataset, k: int) -> dict[str, object]:
         "weights": _weights(last.sel(layer=layers)),
         "sharpening": _sharpening(last, layers),
         "delta": DELTA,
-        # The Dataset beside the page was made before sranks were looked at.
-        "sranks": _sranks(last, layers) if "features_srank" in collected else [],
-        "falls": _falls(last, layers) if "features_srank" in collected else [],
+        "sranks": _sranks(last, layers),
+        "falls": _falls(last, layers),
     }
 
 
