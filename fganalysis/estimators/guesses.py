@@ -206,8 +206,24 @@ class ActivationEstimates:
         return list(snapshot.at_weights([guess.mean(0, keepdim=True) for guess in self.guesses]))
 
 
+class AtWeights:
+    """What all guesses of weight gradients have in common, in whatever form they are held."""
+
+    def known(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        return np.array([[space == "weight"] * len(snapshot.layers) for space in snapshot.spaces])
+
+    def exact(self, snapshot: Snapshot) -> dict[str, Compared]:
+        return {"weight": Compared(snapshot.layers, snapshot.weight_gradients)}
+
+    def by_space(self, snapshot: Snapshot, total: Sums) -> dict[str, Sums]:
+        return {"weight": total}
+
+    def not_looked_at(self, snapshot: Snapshot) -> tuple[str, ...]:
+        return ()
+
+
 @dataclass(frozen=True)
-class WeightEstimates:
+class WeightEstimates(AtWeights):
     """Guesses c_l V_l of weight gradients: ``directions[layer]`` (guess, unit, input), ``coefficients`` (guess, layer).
 
     There is no guess of the activation gradients in them, so that space is NaN.
@@ -243,18 +259,6 @@ class WeightEstimates:
 
     def like(self, snapshot: Snapshot) -> list[tuple[str, Tensor]]:
         return [(layer.name, layer.weight) for layer in snapshot.weights]
-
-    def known(self, snapshot: Snapshot) -> NDArray[np.bool_]:
-        return np.array([[space == "weight"] * len(snapshot.layers) for space in snapshot.spaces])
-
-    def exact(self, snapshot: Snapshot) -> dict[str, Compared]:
-        return {"weight": Compared(snapshot.layers, snapshot.weight_gradients)}
-
-    def by_space(self, snapshot: Snapshot, total: Sums) -> dict[str, Sums]:
-        return {"weight": total}
-
-    def not_looked_at(self, snapshot: Snapshot) -> tuple[str, ...]:
-        return ()
 
     def numbers_per_guess(self) -> int:
         return sum(direction[0].numel() for direction in self.directions)

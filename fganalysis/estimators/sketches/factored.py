@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fganalysis.arguments import described
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators.block_of_guesses import Compared, Sums
+from fganalysis.estimators.block_of_guesses import Sums
 from fganalysis.estimators.guess_products import errors_of_means, gram_of, no_gram, only_weights, slices_of
+from fganalysis.estimators.guesses import AtWeights
 
 
 class LayerGuesses(Protocol):
@@ -139,7 +138,7 @@ class Exact:
 
 
 @dataclass(frozen=True, eq=False)
-class FactoredEstimates:
+class FactoredEstimates(AtWeights):
     """Guesses of the weight gradients; there are none of the activation gradients, so that space is NaN.
 
     layers: the guesses of each layer. noise: how many random numbers of a guess are in memory while it is made.
@@ -172,18 +171,6 @@ class FactoredEstimates:
 
     def precision(self) -> float:
         return max([float(torch.finfo(array.dtype).eps) for array in self.arrays()], default=2.0**-52)
-
-    def known(self, snapshot: Snapshot) -> NDArray[np.bool_]:
-        return np.array([[space == "weight"] * len(snapshot.layers) for space in snapshot.spaces])
-
-    def exact(self, snapshot: Snapshot) -> dict[str, Compared]:
-        return {"weight": Compared(snapshot.layers, snapshot.weight_gradients)}
-
-    def by_space(self, snapshot: Snapshot, total: Sums) -> dict[str, Sums]:
-        return {"weight": total}
-
-    def not_looked_at(self, snapshot: Snapshot) -> tuple[str, ...]:
-        return ()
 
     def numbers_per_guess(self) -> int:
         return self.noise + sum(array[0].numel() for array in self.arrays())

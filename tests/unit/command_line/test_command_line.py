@@ -59,6 +59,8 @@ def test_diagnose_prints_the_table_and_keeps_the_whole(
     tree = fga.open_results(out)
     assert tree["measured"].sizes["estimator"] == 2
     assert tree["measured"].sizes["layer"] == 3
+    assert called(monkeypatch, "report", out, tmp_path / "page.html") == 0
+    assert "<table" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("name", "code"), [("weight", 0), ("halved", 1)])
@@ -90,6 +92,7 @@ WRONG = [
     (USERS_FILE, ("diagnose", "mine.py", "--checkpoint", "mine.py"), "mine.py cannot be read as a state dict"),
     (USERS_FILE, ("diagnose", "mine.py", "--checkpoint", "bad.safetensors"), "is no safetensors file, or damaged"),
     (USERS_FILE, ("diagnose", "mine.py", "--checkpoint", "others.pt"), "holds the weights of another network"),
+    (USERS_FILE, ("report", "nowhere"), "there is no result at nowhere"),
     (USERS_FILE, ("studies", "bais_variance"), "there is no study 'bais_variance': the studies are "),
 ]
 
