@@ -12,8 +12,8 @@ from fganalysis.arguments import check_kind, check_seed, described
 from fganalysis.capturing.coordinates import squared_gradients
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, resolve
+from fganalysis.estimators.factored import FactoredEstimates
 from fganalysis.estimators.guesses import ActivationEstimates, Estimates, WeightEstimates
-from fganalysis.estimators.sketches.factored import FactoredEstimates
 from fganalysis.measuring.own_draws import Draws, ParameterEstimates
 from fganalysis.measuring.truth import Truth
 

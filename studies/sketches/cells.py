@@ -33,9 +33,12 @@ SKETCHES: dict[str, Callable[[int], Estimator]] = {
     "rows, uniform": lambda size: RowSampling(size, "uniform"),
     "rows by norm, half kept": lambda size: RowSampling(size // 2, "norm", size // 2),
 }
+LARGE_SCORE, TIMES = 3.0, 32  # A larger score is measured again, from so many times as many other guesses.
+NEGLIGIBLE = 1e-6  # Of the minibatch's noise: a guess with less is exact but for rounding.
 PROPORTIONAL = tuple(name for name in SKETCHES if "kept" not in name)  # Those whose variance is that of one over size.
 QUANTITIES = {
     "noise": ("total variance of the guess over that of the minibatch gradient", "1"),
+    "score_again": ("score of the noise from many more guesses, where the first is large", "1"),
     "relative_variance": ("total variance of the guess over the squared gradient norm", "1"),
     "squared_bias": ("squared bias over the squared gradient norm; without bias it may come out negative", "1"),
     "bias_seen": ("whether the interval of the squared bias leaves zero out", "1"),
@@ -125,7 +128,8 @@ def _stage(of: Of, large: Snapshot, snapshot: Snapshot) -> xr.Dataset:
     minibatch = _minibatch(of, large)[sketched]
     square = float(sum(snapshot.weight_gradients[index].double().square().sum() for index in sketched))
     shape = (len(SKETCHES), len(of.sizes))
-    fields = ("noise", "noise_se", "noise_predicted", "relative_variance", "squared_bias", "bias_seen", "memory")
+    fields = ["noise", "noise_se", "noise_predicted", "score_again", "relative_variance", "squared_bias", "bias_seen"]
+    fields.append("memory")
     values = {name: np.full(shape, np.nan) for name in fields}
     equal, of_layers = np.full(len(SKETCHES), np.nan), np.full((len(SKETCHES), len(names)), np.nan)
     for i, (name, make) in enumerate(SKETCHES.items()):
@@ -138,11 +142,18 @@ def _stage(of: Of, large: Snapshot, snapshot: Snapshot) -> xr.Dataset:
                 "noise": float(measured["variance"]) / minibatch.sum(),
                 "noise_se": float(measured["variance_se"]) / minibatch.sum(),
                 "noise_predicted": predicted.sum() / minibatch.sum(),
+                "score_again": np.nan,
                 "relative_variance": float(measured["variance"]) / square,
                 "squared_bias": float(measured["squared_bias"]) / square,
                 "bias_seen": float(measured["squared_bias_low"] > 0),
                 "memory": kept.sum() / full.sum(),
             }
+            exact = found["noise_predicted"] < NEGLIGIBLE
+            if not exact and abs(_score(measured, predicted.sum())) > LARGE_SCORE:
+                again = fga.sample(snapshot, estimator, TIMES * of.guesses, of.seed + 1).sel(
+                    space="weight", layer="all"
+                )
+                found["score_again"] = _score(again, predicted.sum())
             for field, number in found.items():
                 values[field][i, j] = number
             if name in PROPORTIONAL and j == 0:
@@ -154,6 +165,11 @@ def _stage(of: Of, large: Snapshot, snapshot: Snapshot) -> xr.Dataset:
     variables["rows_each"] = ("layer", _rows_each(snapshot))
     variables |= {"minibatch": minibatch.sum() / square, "loss": float(snapshot.loss)}
     return xr.Dataset(variables, coords={"sketch": list(SKETCHES), "size": list(of.sizes), "layer": names})
+
+
+def _score(measured: xr.Dataset, predicted: float) -> float:
+    """By how many standard errors a measured variance differs."""
+    return (float(measured["variance"]) - predicted) / float(measured["variance_se"])
 
 
 def _rows_each(snapshot: Snapshot) -> Array:

@@ -10,7 +10,7 @@ import xarray as xr
 from studies.kit.figures import geometric, panels, points
 from studies.kit.markdown import capital
 from studies.kit.seeds import half_widths
-from studies.sketches.page import NEGLIGIBLE
+from studies.sketches.cells import NEGLIGIBLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

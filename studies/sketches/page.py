@@ -11,14 +11,13 @@ from scipy import special
 
 from studies.kit import pages
 from studies.kit.seeds import half_widths, over_seeds
-from studies.sketches.cells import PROPORTIONAL
+from studies.sketches.cells import LARGE_SCORE, NEGLIGIBLE, PROPORTIONAL, TIMES
 from studies.sketches.networks import NETWORKS
 
 Array = NDArray[np.float64]
 BEST, WITHIN = "rows by norm", "row sketch within examples"
 NAMES = {"attention": "attention network"}  # Where the name of a network stands in a sentence.
 ROUNDING = 1e-9  # Of an energy.
-NEGLIGIBLE = 1e-6  # Of the minibatch's noise: a guess with less is exact but for rounding.
 
 
 @dataclass(frozen=True)
@@ -141,14 +140,17 @@ def _agreement(dataset: xr.Dataset) -> dict[str, object]:
     by_kind = scores.max([dim for dim in scores.dims if dim not in ("sketch", "size")])
     worst = by_kind.where(by_kind == by_kind.max(), drop=True)
     z = scores.values[np.isfinite(scores.values)]
-    chance = {bound: len(z) * 2 * float(special.ndtr(-bound)) for bound in (2.0, 3.0)}
+    large = dataset["score_again"].values[np.isfinite(dataset["score_again"].values)]
+    chance = {bound: len(z) * 2 * float(special.ndtr(-bound)) for bound in (2.0, LARGE_SCORE)}
     return {
         "n": len(z),
         "above_2": int((z > 2).sum()),
         "chance_2": chance[2.0],
-        "above_3": int((z > 3).sum()),
-        "chance_3": chance[3.0],
+        "above_3": int((z > LARGE_SCORE).sum()),
+        "chance_3": chance[LARGE_SCORE],
         "largest": float(z.max()),
+        "again": [f"{score:.2f}" for score in large],
+        "times": TIMES,
         "worst": (str(worst["sketch"].values[0]), int(worst["size"].values[0])),
     }
 

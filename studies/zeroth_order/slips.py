@@ -59,9 +59,8 @@ def _along(snapshot: Snapshot, directions: Sequence[Tensor]) -> WeightEstimates:
 
 
 def without_root(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-    right = LowRankPerturbation(rank=RANK)(snapshot, n_guesses, generator)
-    # Direction and slope lack 1/√r each.
-    return replace(right, coefficients=RANK * right.coefficients)
+    directions = LowRankPerturbation(rank=RANK).directions(snapshot, n_guesses, generator)
+    return _along(snapshot, [RANK**0.5 * direction.written() for direction in directions])
 
 
 def times_rank(gradients: Sequence[Array]) -> list[Array]:

@@ -40,6 +40,22 @@ def test_measured_meets_predicted(run: tuple[xr.Dataset, Path]) -> None:
     assert all(array.attrs["units"] and array.attrs["long_name"] for array in dataset.values())
 
 
+def test_only_a_large_score_is_measured_again(run: tuple[xr.Dataset, Path]) -> None:
+    dataset, _ = run
+    scores = abs((dataset["noise"] - dataset["noise_predicted"]) / dataset["noise_se"])
+    large = (scores > cells.LARGE_SCORE) & (dataset["noise_predicted"] > cells.NEGLIGIBLE)
+    np.testing.assert_array_equal(np.isfinite(dataset["score_again"]), large)
+
+
+def test_what_the_page_says_of_a_large_score(run: tuple[xr.Dataset, Path]) -> None:
+    dataset, _ = run
+    changed = dataset.copy(deep=True)
+    changed["score_again"][:] = np.nan
+    assert "measured again" not in page.page(changed)
+    changed["score_again"][0, 0, 0, 0, 0] = -1.25
+    assert "from 32 times as many other guesses. The score is then -1.25: where" in " ".join(page.page(changed).split())
+
+
 def test_noise_falls_with_size_and_memory_rises(run: tuple[xr.Dataset, Path]) -> None:
     """In proportion, but for a sketch that keeps the largest rows: the memory of equal noise is then of any size."""
     dataset, _ = run

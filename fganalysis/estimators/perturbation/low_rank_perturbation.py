@@ -26,13 +26,13 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
-from fganalysis.estimators.guesses import WeightEstimates
+from fganalysis.estimators.factored import FactoredEstimates, Product, WrittenOut
 from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
 from fganalysis.estimators.passes import Passes
 from fganalysis.estimators.perturbation.weight_directions import (
     Parameter,
-    guess_along_weights,
-    packed,
+    guess_along_factors,
+    in_layer,
     parameters_of,
     unstructured,
 )
@@ -59,15 +59,16 @@ class LowRankPerturbation:
         check_switches(self)
 
     @guessing
-    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        return guess_along_weights(self, snapshot, n_guesses, generator)
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> FactoredEstimates:
+        return guess_along_factors(self, snapshot, n_guesses, generator)
 
-    def draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """V, (guess, unit, input) a layer."""
+    def directions(
+        self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator
+    ) -> tuple[Product | WrittenOut, ...]:
+        """V of each layer, in factored form."""
         return tuple(
-            packed(
+            in_layer(
                 layer,
-                n_guesses,
                 [self._direction(part, n_guesses, generator, layer.weight) for part in parameters_of(layer)],
             )
             for layer in snapshot.weights
@@ -78,10 +79,12 @@ class LowRankPerturbation:
         stated = passes_of_tangents(n_guesses, self.layers, snapshot, ("products with the factors of V",))
         return replace(stated, products=0)
 
-    def _direction(self, parameter: Parameter, n_guesses: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    def _direction(
+        self, parameter: Parameter, n_guesses: int, generator: torch.Generator, like: Tensor
+    ) -> Product | Tensor:
         if not parameter.is_matrix:
             return unstructured(self.noise, parameter, n_guesses, generator, like)
         rank = int(self.rank)
         left = drawn(self.noise, (n_guesses, parameter.rows, rank), generator, like, vector_dims=2)
         right = drawn(self.noise, (n_guesses, parameter.columns, rank), generator, like, vector_dims=2)
-        return left @ (right.mT / math.sqrt(rank))
+        return Product(left.mT, right.mT / math.sqrt(rank))

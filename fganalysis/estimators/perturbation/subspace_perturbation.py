@@ -31,13 +31,13 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.checks import guessing
 from fganalysis.estimators.directional import check_switches
-from fganalysis.estimators.guesses import WeightEstimates
+from fganalysis.estimators.factored import FactoredEstimates, Product, WrittenOut
 from fganalysis.estimators.noise import GAUSSIAN, Noise, drawn
 from fganalysis.estimators.passes import Passes
 from fganalysis.estimators.perturbation.weight_directions import (
     Parameter,
-    guess_along_weights,
-    packed,
+    guess_along_factors,
+    in_layer,
     parameters_of,
     unstructured,
 )
@@ -78,15 +78,17 @@ class SubspacePerturbation:
         check_switches(self)
 
     @guessing
-    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> WeightEstimates:
-        return guess_along_weights(self, snapshot, n_guesses, generator)
+    def __call__(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> FactoredEstimates:
+        return guess_along_factors(self, snapshot, n_guesses, generator)
 
-    def draw(self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """V, (guess, unit, input) a layer."""
+    def directions(
+        self, snapshot: Snapshot, n_guesses: int, generator: torch.Generator
+    ) -> tuple[Product | WrittenOut, ...]:
+        """V of each layer, in factored form."""
         subspaces = self.subspaces(snapshot)
         directions = []
         for layer in snapshot.weights:
-            parts = []
+            parts: list[Product | Tensor] = []
             for parameter in parameters_of(layer):
                 held = subspaces.get(parameter.name)
                 if held is None:
@@ -94,8 +96,9 @@ class SubspacePerturbation:
                     continue
                 shape = (n_guesses, held.left.shape[1], held.right.shape[1])
                 inside = drawn(self.noise, shape, generator, layer.weight, vector_dims=2)
-                parts.append(held.left @ inside @ (held.scale * held.right.mT))
-            directions.append(packed(layer, n_guesses, parts))
+                right = (held.scale * held.right.mT).expand(n_guesses, -1, -1)
+                parts.append(Product((held.left @ inside).mT, right))
+            directions.append(in_layer(layer, parts))
         return tuple(directions)
 
     def passes(self, snapshot: Snapshot, n_guesses: int = 1) -> Passes:

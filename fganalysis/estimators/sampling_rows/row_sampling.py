@@ -25,9 +25,9 @@ from torch import Tensor
 from fganalysis.arguments import check_choice, check_kind, check_whole, described
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.factored import FactoredEstimates, Product, WrittenOut, summed
 from fganalysis.estimators.passes import Passes
-from fganalysis.estimators.sketches.factored import FactoredEstimates, Product, WrittenOut
-from fganalysis.estimators.sketches.layers import SketchedLayer, sketched, summed
+from fganalysis.estimators.sketches.layers import SketchedLayer, sketched
 
 By = Literal["norm", "uniform"]
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from fganalysis.arguments import check_kind, check_whole, described
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.factored import FactoredEstimates, Product, WrittenOut, summed
 from fganalysis.estimators.passes import Passes
-from fganalysis.estimators.sketches.factored import FactoredEstimates, Product, WrittenOut
-from fganalysis.estimators.sketches.layers import SketchedLayer, sketched, sketched_layers, summed
+from fganalysis.estimators.sketches.layers import SketchedLayer, sketched, sketched_layers
 
 
 def gradients_to_project_on(snapshot: Snapshot) -> dict[str, Tensor]:
@@ -82,6 +82,14 @@ class GradientProjection:
         Raises:
             ValueError: an older gradient that is missing or of another shape.
         """
+        # Beside the older gradients, so that no others have their address while the snapshot remembers this.
+        key = ("directions of older gradients", id(self.older), int(self.k))
+        kept: tuple[object, dict[str, Tensor]] = snapshot.remember(
+            key, lambda: (self.older, self._directions(snapshot))
+        )
+        return kept[1]
+
+    def _directions(self, snapshot: Snapshot) -> dict[str, Tensor]:
         present = gradients_to_project_on(snapshot)
         made = {}
         for name, gradient in present.items():

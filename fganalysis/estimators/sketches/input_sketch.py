@@ -21,10 +21,10 @@ import torch
 from fganalysis.arguments import check_flag, check_whole
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.factored import FactoredEstimates, Product, WrittenOut, summed
 from fganalysis.estimators.noise import RADEMACHER, Noise, check_noise, drawn
 from fganalysis.estimators.passes import Passes
-from fganalysis.estimators.sketches.factored import FactoredEstimates, Product, WrittenOut
-from fganalysis.estimators.sketches.layers import SketchedLayer, sketched, summed
+from fganalysis.estimators.sketches.layers import SketchedLayer, sketched
 
 
 @dataclass(frozen=True)

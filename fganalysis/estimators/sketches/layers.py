@@ -20,7 +20,7 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layer
 from fganalysis.capturing.weight_maps.convolution import Convolution
 from fganalysis.capturing.weight_maps.matrix import MatrixMap
-from fganalysis.estimators.sketches.factored import Exact, FactoredEstimates, LayerGuesses, Product, WrittenOut
+from fganalysis.estimators.factored import Exact, FactoredEstimates, LayerGuesses, Product, WrittenOut
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +146,3 @@ def sketched(
     ]
     most = max([noise(layer) for layer in sketched_layers(snapshot) if layer is not None], default=0)
     return FactoredEstimates(tuple(made), most)
-
-
-def summed(parts: list[Product]) -> Product | WrittenOut:
-    """The sum of the guesses of several taps, written out where the factors have as many numbers as the weights."""
-    left, right = (torch.cat(factors, dim=1) for factors in ([p.left for p in parts], [p.right for p in parts]))
-    terms, units, inputs = left.shape[1], left.shape[2], right.shape[2]
-    if terms * (units + inputs) < units * inputs:
-        return Product(left, right)
-    return WrittenOut(left.mT @ right)

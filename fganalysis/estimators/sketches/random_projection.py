@@ -17,9 +17,9 @@ import torch
 from fganalysis.arguments import check_whole
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.factored import FactoredEstimates, Product, WrittenOut, summed
 from fganalysis.estimators.passes import Passes
-from fganalysis.estimators.sketches.factored import FactoredEstimates, Product, WrittenOut
-from fganalysis.estimators.sketches.layers import SketchedLayer, sketched, summed
+from fganalysis.estimators.sketches.layers import SketchedLayer, sketched
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from fganalysis.arguments import check_choice, check_whole
 from fganalysis.capturing.rows import Owners
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.checks import guessing
+from fganalysis.estimators.factored import FactoredEstimates, Product, WrittenOut, summed
 from fganalysis.estimators.noise import GAUSSIAN, Noise, check_noise, drawn
 from fganalysis.estimators.passes import Passes
-from fganalysis.estimators.sketches.factored import FactoredEstimates, Product, WrittenOut
-from fganalysis.estimators.sketches.layers import Rows, SketchedLayer, sketched, summed
+from fganalysis.estimators.sketches.layers import Rows, SketchedLayer, sketched
 
 Channels = Literal["dense", "per_channel"]
 Within = Literal["batch", "example"]

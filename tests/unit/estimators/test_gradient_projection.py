@@ -51,6 +51,16 @@ def test_prediction_is_exact_on_other_networks(make: Any) -> None:
     assert_predicted_at_weights(GradientProjection(), make())
 
 
+def test_older_gradients_are_decomposed_once_for_each_snapshot() -> None:
+    estimator, other = (
+        GradientProjection(2, OLDER),
+        GradientProjection(2, {name: -part for name, part in OLDER.items()}),
+    )
+    assert estimator.directions(SNAPSHOT) is GradientProjection(2, OLDER).directions(SNAPSHOT)
+    for wrong in (other, GradientProjection(2), GradientProjection(1, OLDER)):
+        assert wrong.directions(SNAPSHOT) is not estimator.directions(SNAPSHOT)
+
+
 def test_directions_of_no_singular_value_are_left_out() -> None:
     """Of an older gradient of rank one there is one direction, however many are asked for."""
     older = {name: torch.outer(part[:, 0], part[0]) for name, part in OLDER.items()}

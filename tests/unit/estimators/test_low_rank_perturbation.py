@@ -12,7 +12,7 @@ from torch import nn
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import LowRankPerturbation, WeightPerturbation, label
+from fganalysis.estimators import LowRankPerturbation, SubspacePerturbation, WeightPerturbation, label
 from fganalysis.testing import signs, three_points
 from tests.laws import tiny_snapshot
 from tests.unit.predictions.test_exact_predictions import assert_predicted_exactly
@@ -46,10 +46,10 @@ def convolutional() -> Snapshot:
 
 def test_matrices_have_the_rank_and_vectors_no_structure() -> None:
     snapshot = convolutional()
-    directions = LowRankPerturbation(rank=2)(snapshot, 3, torch.Generator().manual_seed(0)).directions
+    directions = LowRankPerturbation(rank=2).directions(snapshot, 3, torch.Generator().manual_seed(0))
     ranks = {}
     for layer, direction in zip(snapshot.weights, directions, strict=True):
-        for name, part in layer.by_parameter(direction).items():
+        for name, part in layer.by_parameter(direction.written()).items():
             matrix = part.reshape(3, part.shape[1], -1)
             ranks[name] = set(torch.linalg.matrix_rank(matrix).tolist()), matrix.shape[1:]
     assert ranks["convolution.weight"] == ({2}, (3, 8))
@@ -59,6 +59,43 @@ def test_matrices_have_the_rank_and_vectors_no_structure() -> None:
     assert ranks["token"] == ({1}, (1, 15))
     for name in ("convolution.bias", "norm.weight", "norm.bias", "linear.bias"):
         assert ranks[name][1][1] == 1
+
+
+class Transposed(nn.Module):
+    """A weight of shape (input, unit) with a bias, as in GPT-2, and one whose first axis is neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.ConvTranspose2d(4, 6, 2), nn.Bilinear(6, 6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.first(x)).mean((2, 3))
+        return self.last(x, x)
+
+
+def transposed() -> Snapshot:
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(4, 4, 2, 2, dtype=torch.float64), torch.arange(4) % 3
+    return fga.capture(Transposed().double(), nn.functional.cross_entropy, inputs, targets)
+
+
+@pytest.mark.parametrize("make", [convolutional, transposed, lambda: tiny_snapshot((9, 8, 7), bias=True)])
+@pytest.mark.parametrize("estimator", [LowRankPerturbation(), SubspacePerturbation(2)], ids=label)
+def test_factors_are_the_direction_written_out_whatever_the_parameter(make: Any, estimator: Any) -> None:
+    snapshot = make()
+    directions = estimator.directions(snapshot, 3, torch.Generator().manual_seed(0))
+    gradient = torch.cat([part.flatten() for part in snapshot.weight_gradients])
+    written = torch.cat([direction.written().flatten(1) for direction in directions], dim=1)
+    expected = (written @ gradient)[:, None] * written
+    guesses = estimator(snapshot, 3, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(guesses.dense(snapshot)[1], expected)
+    torch.testing.assert_close(guesses.inner_products(snapshot)[0][1].sum(0), expected @ gradient)
+
+
+def test_large_layers_are_never_written_out() -> None:
+    """Rank 1 with a bias is two terms of rows + columns numbers each."""
+    snapshot = tiny_snapshot((40, 30, 20), bias=True)
+    assert LowRankPerturbation()(snapshot, 5, torch.Generator()).numbers_per_guess() == 2 * (30 + 41) + 2 * (20 + 31)
 
 
 @pytest.mark.parametrize("law", [signs, three_points])
@@ -134,7 +171,7 @@ def test_without_the_root_of_the_rank_the_mean_is_r_times_the_gradient() -> None
 
     def without_root(snapshot: Snapshot, n_guesses: int, generator: torch.Generator) -> Any:
         made = LowRankPerturbation(rank=2)(snapshot, n_guesses, generator)
-        return replace(made, coefficients=2 * made.coefficients)
+        return replace(made, layers=tuple(layer.scaled(torch.full((n_guesses,), 2.0)) for layer in made.layers))
 
     verdict = fga.check_unbiased(without_root, SQUARE, tolerance=0.1, max_guesses=2**14)
     assert verdict.outcome == "biased"

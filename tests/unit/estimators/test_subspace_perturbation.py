@@ -53,10 +53,10 @@ def test_guesses_stay_in_the_subspace_of_the_window() -> None:
     snapshot = tiny_snapshot((5, 4, 3))
     estimator = SubspacePerturbation(rank=2, window=10)
     held = estimator.subspaces(snapshot)
-    for layer, direction in zip(snapshot.weights, estimator.draw(snapshot, 4, torch.Generator()), strict=True):
+    for layer, direction in zip(snapshot.weights, estimator.directions(snapshot, 4, torch.Generator()), strict=True):
         (name,) = layer.parameter_names
-        left, right = held[name].left, held[name].right
-        torch.testing.assert_close(left @ left.T @ direction @ right @ right.T, direction)
+        left, right, written = held[name].left, held[name].right, direction.written()
+        torch.testing.assert_close(left @ left.T @ written @ right @ right.T, written)
         torch.testing.assert_close(left.T @ left, torch.eye(2, dtype=torch.float64))
 
     def basis(step: int, **changes: Any) -> torch.Tensor:

@@ -71,6 +71,10 @@ class Product:
     def total(self) -> Tensor:
         return self.left.flatten(0, 1).T @ self.right.flatten(0, 1)
 
+    def scaled(self, scales: Tensor) -> Product:
+        """Each guess times its scale, (guess,)."""
+        return Product(self.left * scales[:, None, None], self.right)
+
     def inner_products(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         left, right = self.left.double(), self.right.double()
         inner = torch.einsum("gti,gti->g", left @ gradient.double(), right)
@@ -101,9 +105,22 @@ class WrittenOut:
     def total(self) -> Tensor:
         return self.guesses.sum(0)
 
+    def scaled(self, scales: Tensor) -> WrittenOut:
+        """Each guess times its scale, (guess,)."""
+        return WrittenOut(self.guesses * scales[:, None, None])
+
     def inner_products(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         guesses = self.guesses.double().flatten(1)
         return guesses @ gradient.double().flatten(), guesses.square().sum(1)
+
+
+def summed(parts: Sequence[Product]) -> Product | WrittenOut:
+    """The sum of the guesses of several products, written out where the factors have as many numbers as the weights."""
+    left, right = (torch.cat(factors, dim=1) for factors in ([p.left for p in parts], [p.right for p in parts]))
+    terms, units, inputs = left.shape[1], left.shape[2], right.shape[2]
+    if terms * (units + inputs) < units * inputs:
+        return Product(left, right)
+    return WrittenOut(left.mT @ right)
 
 
 @dataclass(frozen=True, eq=False)
