@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "your_own_gradients.md").read_text(encoding="utf-8")
+import fganalysis as fga
+from tests.unit.measuring.measure.laws import GRADIENT, VARIANCE, with_numpy, with_torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "your_own_gradients.md").read_text(encoding="utf-8")
 BANDIT, CIRCUIT, HARDWARE, JAX = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 LINES = 120
 
@@ -66,9 +74,19 @@ def test_a_quantum_circuit_and_one_without_expectations() -> None:
     assert float(names["moved"]["bias_low"]) > 0
 
 
-def test_a_function_in_jax() -> None:
-    pytest.importorskip("jax", reason="JAX is not installed: the case of JAX is not run")
-    names = run(JAX)
-    at = names["measured"].sel(space="parameter", layer="all")
-    assert inside(at, "bias", 0.0)
-    assert inside(at, "variance", 9 * float(at["gradient_norm"]) ** 2)
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed: its draws are not run")
+def test_a_function_in_jax_and_the_law_of_numpy_and_torch_in_jax() -> None:
+    command = [sys.executable, "-m", "tests.unit.measuring.measure.in_jax"]
+    process = subprocess.run(command, input=JAX, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout[process.stdout.rindex('{"page"') :])
+    page, in_jax = found["page"], found["law"]
+    assert inside(page, "bias", 0.0)
+    assert inside(page, "variance", 9 * page["gradient_norm"] ** 2)
+    assert inside(in_jax, "bias", 0.0) and inside(in_jax, "variance", VARIANCE)
+    for draw, generator in ((with_numpy, "numpy"), (with_torch, "torch")):
+        other = fga.measure(draw, GRADIENT, seed=1, generator=generator).sel(space="parameter", layer="all")
+        for name in ("shrinkage", "variance", "cosine", "efficiency"):
+            error = float(np.hypot(in_jax[name + "_se"], other[name + "_se"]))
+            assert abs(in_jax[name] - float(other[name])) < 3.5 * error
+            assert error < 0.1 * in_jax[name]
