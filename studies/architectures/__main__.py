@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from fganalysis.arguments import check_names
-from fganalysis.results import schema, store
+from fganalysis.results import schema
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.architectures import figures
@@ -78,17 +78,8 @@ def main(settings: Settings) -> xr.Dataset:
     chosen = command_line.depends_on(settings, *CHOSEN)
     dataset = collected(found)
     dataset.attrs |= chosen
-    store.write(dataset, settings.out / "architectures.nc")
-    text = architectures_page.page(dataset)
-    pages.write(
-        "architectures",
-        text,
-        figures.figures(dataset),
-        settings.out,
-        settings.page,
-        with_result=settings.page is not None,
-    )
-    print(text)
+    text, drawn = architectures_page.page(dataset), figures.figures(dataset)
+    pages.publish("architectures", dataset, text, drawn, settings, with_result=True)
     return dataset
 
 

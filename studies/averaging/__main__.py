@@ -23,7 +23,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis.arguments import check_names
-from fganalysis.results import store
 from fganalysis.results.cells import Results, run_cells
 from fganalysis.results.identity import Cell
 from studies.averaging import figures
@@ -101,10 +100,7 @@ def main(settings: Settings) -> xr.Dataset:
     units_of = {name: (long_name, "1") for name, long_name in QUANTITIES.items()}
     dataset = described(_with_needed(dataset, settings.cosines), units_of)
     dataset.attrs = {"guesses": settings.guesses, "batch": settings.batch, "epochs": settings.epochs}
-    store.write(dataset, settings.out / "averaging.nc")
-    text = averaging_page.page(dataset)
-    pages.write("averaging", text, figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish("averaging", dataset, averaging_page.page(dataset), figures.figures(dataset), settings)
     return dataset
 
 

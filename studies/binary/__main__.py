@@ -15,7 +15,6 @@ from pathlib import Path
 
 import xarray as xr
 
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.binary import figures
@@ -89,10 +88,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset = described(dataset, QUANTITIES, KINDS)
     kept = ("per_class", "batch", "learning_rate", "momentum", "draws", "width", "depth")
     dataset.attrs = {name: value for name, value in command_line.depends_on(settings).items() if name in kept}
-    store.write(dataset, settings.out / "binary.nc")
-    text = binary_page.page(dataset)
-    pages.write("binary", text, figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish("binary", dataset, binary_page.page(dataset), figures.figures(dataset), settings)
     return dataset
 
 

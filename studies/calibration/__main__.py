@@ -24,7 +24,6 @@ from typing import Literal
 import xarray as xr
 
 from fganalysis.arguments import check_names
-from fganalysis.results import store
 from fganalysis.results.cells import Results, run_cells
 from fganalysis.results.identity import Cell
 from studies.calibration import figures, progress_figures, progress_page, progress_part, steps
@@ -98,10 +97,7 @@ def _progress(settings: Settings) -> xr.DataTree:
     results = run_cells(cells(settings), settings.out, workers=settings.workers, scheduler=settings.scheduler)
     tree = progress_part.collected(settings, results)
     tree.attrs["study_settings"] = str(command_line.depends_on(settings))
-    store.write(tree, settings.out / "calibration_progress.nc")
-    text = progress_page.text_of(tree)
-    pages.write("calibration_progress", text, progress_figures.figures(tree), settings.out, settings.page)
-    print(text)
+    pages.publish("calibration_progress", tree, progress_page.text_of(tree), progress_figures.figures(tree), settings)
     return tree
 
 
@@ -115,10 +111,7 @@ def _estimates(settings: Settings) -> xr.DataTree:
         }
     )
     tree.attrs["study_settings"] = str(command_line.depends_on(settings))
-    store.write(tree, settings.out / "calibration.nc")
-    text = calibration_page.page(tree)
-    pages.write("calibration", text, figures.figures(tree), settings.out, settings.page)
-    print(text)
+    pages.publish("calibration", tree, calibration_page.page(tree), figures.figures(tree), settings)
     return tree
 
 

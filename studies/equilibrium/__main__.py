@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.equilibrium import figures
@@ -107,10 +106,7 @@ def main(settings: Settings) -> xr.Dataset:
         for name in ("width", "gain", "batch", "steps", "rate", "random_guesses", "training_depth", "training_steps")
     }
     dataset.attrs["training_beta"] = 2.0**settings.training_exponent
-    store.write(dataset, settings.out / "equilibrium.nc")
-    text = equilibrium_page.page(dataset)
-    pages.write("equilibrium", text, figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish("equilibrium", dataset, equilibrium_page.page(dataset), figures.figures(dataset), settings)
     return dataset
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import xarray as xr
 
 import fganalysis as fga
-from fganalysis.results import store
 from fganalysis.results.cells import Results, run_cells
 from fganalysis.results.identity import Cell
 from fganalysis.training.training_log import LOGGED
@@ -124,10 +123,7 @@ def _conv(settings: Settings) -> xr.DataTree:
     dataset = seeds.joined(parts, _conv_settings(settings, settings.conv_seeds[-1]))
     dataset = conv.described(dataset).sortby("rate", ascending=False)
     tree = xr.DataTree.from_dict({"variance": dataset})
-    store.write(tree, settings.out / "fdfa_conv.nc")
-    text = conv_page.page(dataset)
-    pages.write("fdfa_conv", text, conv_figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish("fdfa_conv", tree, conv_page.page(dataset), conv_figures.figures(dataset), settings)
     return tree
 
 
@@ -175,10 +171,7 @@ def _mlp(settings: Settings) -> xr.DataTree:
     variance.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "examples", "histories")}
     training.attrs |= {name: getattr(settings, name) for name in ("dataset", "width", "batch", "epochs", "adam_rate")}
     tree = xr.DataTree.from_dict({"variance": variance, "training": training})
-    store.write(tree, settings.out / "fdfa.nc")
-    text = fdfa_page.page(tree)
-    pages.write("fdfa", text, figures.figures(tree), settings.out, settings.page)
-    print(text)
+    pages.publish("fdfa", tree, fdfa_page.page(tree), figures.figures(tree), settings)
     return tree
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from fganalysis.arguments import check_names
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.finite_difference import figures
@@ -95,11 +94,8 @@ def main(settings: Settings) -> xr.Dataset:
     dataset.attrs = {
         name: getattr(settings, name) for name in ("width", "batch", "draws", "rounding_at", "smallest_float32")
     }
-    store.write(dataset, settings.out / "finite_difference.nc")
-    text = finite_difference_page.page(dataset)
     drawn = {"error": figures.figure(dataset)}
-    pages.write("finite_difference", text, drawn, settings.out, settings.page)
-    print(text)
+    pages.publish("finite_difference", dataset, finite_difference_page.page(dataset), drawn, settings)
     return dataset
 
 

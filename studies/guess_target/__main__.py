@@ -17,7 +17,6 @@ from typing import Literal
 
 import xarray as xr
 
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.guess_target import figures, resnet, resnet_figures, resnet_page
@@ -97,10 +96,7 @@ def _resnet(settings: Settings) -> xr.DataTree:
     dataset = resnet.described(seeds.joined(parts, _resnet_settings(settings, settings.resnet_seeds[-1])))
     tree = xr.DataTree.from_dict({"measured": dataset})
     name = "guess_target_resnet"
-    store.write(tree, settings.out / f"{name}.nc")
-    text = resnet_page.page(dataset)
-    pages.write(name, text, resnet_figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish(name, tree, resnet_page.page(dataset), resnet_figures.figures(dataset), settings)
     return tree
 
 
@@ -112,10 +108,7 @@ def _mlp(settings: Settings) -> xr.DataTree:
         for way in _ways(settings)
     }
     tree = xr.DataTree.from_dict({"measured": _measured(settings, found), "trained": _trained(settings, by_way)})
-    store.write(tree, settings.out / "guess_target.nc")
-    text = guess_target_page.page(tree)
-    pages.write("guess_target", text, figures.figures(tree), settings.out, settings.page)
-    print(text)
+    pages.publish("guess_target", tree, guess_target_page.page(tree), figures.figures(tree), settings)
     return tree
 
 

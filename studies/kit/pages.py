@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import jinja2
+import xarray as xr
 
 from fganalysis.results import plotting, store
 from studies.kit import markdown
@@ -96,3 +97,28 @@ def write(
         store.write_bytes(result.read_bytes(), folder / result.name)
     store.write_bytes(text.encode(), folder / f"{name}.md")
     return folder
+
+
+class Kept(Protocol):
+    """Settings of a study: where its results go, and its page if not there."""
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def page(self) -> Path | None: ...
+
+
+def publish(
+    name: str,
+    result: xr.Dataset | xr.DataTree,
+    text: str,
+    figures: Mapping[str, Figure],
+    settings: Kept,
+    *,
+    with_result: bool = False,
+) -> None:
+    """Stores the study's collected result as out/NAME.nc, writes the page with its figures, and prints the page."""
+    store.write(result, settings.out / f"{name}{store.SUFFIX}")
+    write(name, text, figures, settings.out, settings.page, with_result=with_result)
+    print(text)

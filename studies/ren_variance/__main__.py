@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
@@ -73,10 +72,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset["z"] = (dataset["variance"] - dataset["predicted"]) / dataset["variance_se"]
     dataset["z"].attrs = {"units": "1", "long_name": "(measured - predicted) / standard error"}
     dataset.attrs = drawn | {"population": settings.population}
-    store.write(dataset, settings.out / "ren_variance.nc")
-    text = ren_variance_page.page(dataset)
-    pages.write("ren_variance", text, {"": figures.figure(dataset)}, settings.out, settings.page)
-    print(text)
+    pages.publish("ren_variance", dataset, ren_variance_page.page(dataset), {"": figures.figure(dataset)}, settings)
     return dataset
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import xarray as xr
 
 from fganalysis.arguments import check_names
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
@@ -80,10 +79,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset = dataset.assign_coords(network=list(settings.networks), seed=list(settings.seeds))
     dataset = described(dataset, QUANTITIES, KINDS)
     dataset.attrs = {name: getattr(settings, name) for name in ("batch", "population", "steps", "guesses")}
-    store.write(dataset, settings.out / "sketches.nc")
-    text = sketches_page.page(dataset)
-    pages.write("sketches", text, figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish("sketches", dataset, sketches_page.page(dataset), figures.figures(dataset), settings)
     return dataset
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
@@ -66,10 +65,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset.attrs = {"batch": settings.batch, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
     dataset.attrs["device"] = "a CPU" if settings.device == "cpu" else machine(settings.device)
     dataset.attrs["slow_examples"] = min(settings.slow_examples, settings.batch)
-    store.write(dataset, settings.out / "step_cost.nc")
-    text = step_cost_page.page(dataset)
-    pages.write("step_cost", text, figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish("step_cost", dataset, step_cost_page.page(dataset), figures.figures(dataset), settings)
     return dataset
 
 

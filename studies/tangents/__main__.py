@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
@@ -78,10 +77,7 @@ def main(settings: Settings) -> xr.Dataset:
     dataset["tangents_needed"] = _needed(ns)
     dataset.attrs["draws"] = settings.draws
     dataset["draws"].attrs = {"units": "1", "long_name": "number of guesses"}
-    store.write(dataset, settings.out / "tangents.nc")
-    text = tangents_page.page(dataset)
-    pages.write("tangents", text, figures.figures(dataset), settings.out, settings.page)
-    print(text)
+    pages.publish("tangents", dataset, tangents_page.page(dataset), figures.figures(dataset), settings)
     return dataset
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import xarray as xr
 
 from fganalysis.arguments import check_names
-from fganalysis.results import store
 from fganalysis.results.cells import run_cells
 from fganalysis.results.identity import Cell
 from studies.kit import command_line, pages
@@ -98,10 +97,7 @@ def main(settings: Settings) -> xr.DataTree:
         }
     )
     tree.attrs = chosen
-    store.write(tree, settings.out / "zeroth_order.nc")
-    text = zeroth_order_page.page(tree)
-    pages.write("zeroth_order", text, figures.figures(tree), settings.out, settings.page)
-    print(text)
+    pages.publish("zeroth_order", tree, zeroth_order_page.page(tree), figures.figures(tree), settings)
     return tree
 
 
