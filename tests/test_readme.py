@@ -1,10 +1,14 @@
-"""The README against the code: its Python runs as printed, and its numbers, names and paths are the code's."""
+"""The README against the code: its Python runs as printed, and its numbers, names and paths are the code's.
 
+So are the numbers and tables of the pages that it sends its readers to, docs/quantities.md and docs/any_scale.md.
+"""
+
+import contextlib
 import importlib
+import io
 import math
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,57 +17,61 @@ import torch
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import ESTIMATORS, ActivityPerturbation
-from fganalysis.measuring import blocks
+from fganalysis.measuring import blocks, streamed
 from fganalysis.results import schema
 from fganalysis.statistics import intervals, squared_norm
 from studies.bias_variance import __main__ as bias_variance
+from tests import pages
+from tests.pages import ROOT, without_numbers
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-PROSE = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+README, QUANTITIES = pages.text_of("README.md"), pages.text_of("docs/quantities.md")
+SCALE, STEPS = pages.text_of("docs/any_scale.md"), pages.text_of("docs/steps_and_costs.md")
+OWN, ADVICE = pages.code_of(README)
 ROUNDING = 5e-3  # Three digits are printed: at most half of the last one, relative to 1.00.
 HIDDEN_LAYERS = 3
+MINUTES, WORDS_A_MINUTE = 3, 300
 
 
-def table(first_heading: str) -> list[list[str]]:
-    """Cells of the table whose first column has this heading, a row a list, without the two head lines."""
-    lines = README.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_heading} |"))
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
+def prose_of(text: str) -> str:
+    """What is read from beginning to end: no code, no tables."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
 
 
 def names(first_heading: str) -> list[str]:
-    return [row[0].strip("`") for row in table(first_heading)]
+    return [row[0].strip("`") for row in pages.table(README, first_heading)]
 
 
-def test_every_python_block_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    own, advice, watching = BLOCKS
-    names_of_all: dict[str, Any] = {"__name__": "readme"}
-    torch.manual_seed(0)
-    exec(compile(own, "README.md", "exec"), names_of_all)
-    assert "downhill_only" in capsys.readouterr().out
-    exec(compile(advice, "README.md", "exec"), names_of_all)
-    assert len(advice.splitlines()) <= 10
-    advised, watched = re.findall(r"^```text\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    assert without_numbers(capsys.readouterr().out) == without_numbers(advised)
-    exec(compile(watching, "README.md", "exec"), names_of_all)
-    assert without_numbers(capsys.readouterr().out) == without_numbers(watched)
+def test_the_readme_is_read_in_three_minutes() -> None:
+    assert len(prose_of(README).split()) <= MINUTES * WORDS_A_MINUTE
 
 
-def without_numbers(text: str) -> str:
-    """Numbers, which differ in their last digits between machines, as #, and spaces as one."""
-    return " ".join(re.sub(r"\d[\d.]*(?:e[-+]?\d+)?", "#", text).split())
+@pytest.fixture(scope="module")
+def own_example() -> dict[str, Any]:
+    """The names of the first example, and what it has printed as "printed"."""
+    found: dict[str, Any] = {"__name__": "readme"}
+    printed = io.StringIO()
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(printed):
+        exec(compile(OWN, "README.md", "exec"), found)
+    return found | {"printed": printed.getvalue()}
+
+
+def test_the_first_example_prints_what_it_says(own_example: dict[str, Any]) -> None:
+    shown, _ = pages.printed_in(README)
+    assert without_numbers(own_example["printed"]) == without_numbers(shown)
+
+
+def test_advice_takes_ten_lines_and_is_that_of_the_page_which_another_test_runs() -> None:
+    assert len(ADVICE.splitlines()) <= 10
+    assert ADVICE in pages.code_of(STEPS)
+    (all_of_it,) = pages.printed_in(STEPS)
+    _, some = pages.printed_in(README)
+    assert set(some.splitlines()) <= set(all_of_it.splitlines())
 
 
 def seconds_of_a_million() -> str:
     """What a million guesses by law take on a hundred million weights, as the page says."""
-    page = (ROOT / "docs" / "results" / "throughput_by_law.md").read_text(encoding="utf-8")
+    page = pages.text_of("docs/results/throughput_by_law.md")
     assert "on 10⁸ weights" in page
     (seconds,) = re.findall(r"1,000,000 guesses with all estimates and intervals take ([\d.]+) s", page)
     return str(seconds)
@@ -71,14 +79,11 @@ def seconds_of_a_million() -> str:
 
 def test_the_cost_of_a_million_guesses_by_law_is_that_of_the_page() -> None:
     text = f"a million guesses on a network of a hundred million weights take {seconds_of_a_million()} s of one"
-    assert text in " ".join(README.split())
+    assert text in " ".join(SCALE.split())
 
 
-def test_keeping_what_goes_downhill_halves_the_gradient() -> None:
-    torch.manual_seed(0)
-    found: dict = {}
-    exec(compile(BLOCKS[0], "README.md", "exec"), found)
-    frame = fga.summary(found["tree"], ["shrinkage"]).query("layer == 'all' and space == 'weight'")
+def test_keeping_what_goes_downhill_halves_the_gradient(own_example: dict[str, Any]) -> None:
+    frame = fga.summary(own_example["tree"], ["shrinkage"]).query("layer == 'all' and space == 'weight'")
     row = frame.set_index("estimator").loc["downhill_only"]
     # 5 standard errors; 1024 guesses see an error of about 0.2.
     assert abs(row["shrinkage"] - 0.5) <= 5 * row["shrinkage_se"]
@@ -87,18 +92,47 @@ def test_keeping_what_goes_downhill_halves_the_gradient() -> None:
 
 
 def test_estimators_are_those_of_the_table() -> None:
-    assert {row[0].strip("`"): row[1].strip("`") for row in table("key")} == {
+    assert {row[0].strip("`"): row[1].strip("`") for row in pages.table(README, "key")} == {
         key: cls.__name__ for key, cls in ESTIMATORS.items()
     }
 
 
+def named_in_tables(text: str) -> set[str]:
+    """The names in the first columns of all tables of names."""
+    return {
+        name
+        for rows in pages.tables(text)
+        if rows[0][0] == "name"
+        for row in rows[1:]
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
+
+
 def test_quantities_and_their_units_are_those_of_the_schema() -> None:
-    known = schema.QUANTITIES | {"gradient_norm": schema.EXACT["gradient_norm"]}
-    listed = {row[0].strip("`"): row[2].replace("²", "^2") for row in table("name")}
-    assert listed == {name: variable.units for name, variable in known.items()}
-    for name in (*schema.EXACT, "cosine_q05", "cosine_q95"):
-        assert f"`{name}`" in README
-        assert name in schema.variables()
+    known = schema.QUANTITIES | schema.EXACT | schema.PROGRESS
+    defined = [rows for rows in pages.tables(QUANTITIES) if rows[0] == ["name", "meaning", "formula", "units"]]
+    listed = {row[0].strip("`"): row[3].replace("²", "^2").replace("³", "^3") for rows in defined for row in rows[1:]}
+    same = {name: variable.units.replace("^4", "⁴") for name, variable in known.items() if name in listed}
+    assert {name: units.replace("^4", "⁴") for name, units in listed.items()} == same
+    theory_alone = {name for name in known if name not in listed}
+    assert all(f"`{name}`" in QUANTITIES for name in theory_alone) and theory_alone <= set(schema.EXACT)
+    assert named_in_tables(README) == set(listed)
+
+
+def test_every_variable_of_a_result_is_explained() -> None:
+    """Without those beside others, as ``x_low``."""
+    beside = (*schema.BESIDE, schema.TAIL, schema.PREDICTED)
+    known = schema.variables()
+    plain = {name for name in known if not any(name.removesuffix(end) in known for end in beside if name.endswith(end))}
+    assert len(plain) > 80
+    assert [name for name in sorted(plain) if f"`{name}`" not in QUANTITIES] == []
+
+
+def test_every_estimated_quantity_has_a_line_on_its_interval() -> None:
+    estimated = schema.QUANTITIES | schema.PROGRESS | schema.TIMES | schema.PROGRESS_PER_COST | schema.DIFFERENCES
+    (intervals_of,) = [rows for rows in pages.tables(QUANTITIES) if rows[0] == ["name", "interval"]]
+    listed = [name for row in intervals_of[1:] for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(listed) == sorted([*estimated, "gradient_norm"])
 
 
 def test_studies_are_those_of_the_folder_and_their_questions_open_their_docstrings() -> None:
@@ -106,7 +140,7 @@ def test_studies_are_those_of_the_folder_and_their_questions_open_their_docstrin
     assert sorted(names("study")) == sorted(path.parent.name for path in runnable), (
         "give the new study a row in the README's table: its name and the question that opens its docstring"
     )
-    for name, question in table("study"):
+    for name, question in pages.table(README, "study"):
         docstring = importlib.import_module(f"studies.{name.strip('`')}.__main__").__doc__
         assert docstring is not None
         assert " ".join(docstring.split()).startswith(question)
@@ -130,7 +164,7 @@ def demo_sizes() -> list[int]:
 
 
 def test_the_table_of_switches_is_what_theory_says(before_training: Snapshot) -> None:
-    rows = table("noise")
+    rows = pages.table(QUANTITIES, "noise")
     assert len(rows) == 4
     for noise, slope, *values in rows:
         for layers, value in zip(("joint", "separate"), values, strict=True):
@@ -142,54 +176,66 @@ def test_the_table_of_switches_is_what_theory_says(before_training: Snapshot) ->
     assert ActivityPerturbation() == ActivityPerturbation(shared=False, slope="example", layers="joint")
 
 
-def numbers_in(prose: str) -> set[str]:
-    """Numbers outside tables, inline code, links and the numbering of lists."""
-    text = "\n".join(line for line in prose.splitlines() if not line.startswith("|"))
-    text = re.sub(r"`[^`]*`|\]\([^)]*\)|^\d+\. |MNIST-1D|\.(?=\s|$)", "", text, flags=re.MULTILINE)
-    return set(re.findall(r"(?<!\w)\d[\d.]*(?:-\d+)*", text))
+def numbers_in(text: str) -> set[str]:
+    """Numbers outside code, tables, formulas of a ratio, links and the numbering of lists."""
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)|^\d+\. |MNIST-1D|1/|\.(?=\s|$)", "", prose_of(text), flags=re.MULTILINE)
+    return set(re.findall(r"(?<!\w)\d[\d.]*(?:-\d+)*[⁰¹²³⁴-⁹]*", text))
 
 
 def test_a_stray_number_is_found() -> None:
-    assert numbers_in("1. takes 7 of `9` guesses\n| 8 |\nabout 2.5.") == {"7", "2.5"}
+    assert numbers_in("1. takes 7 of `9` guesses\n| 8 |\nabout 2.5 and 2²⁴.") == {"7", "2.5", "2²⁴"}
 
 
 def test_every_number_in_the_prose_is_one_of_the_code() -> None:
     settings = bias_variance.Settings()
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    percent = "95"  # What Z95 stands for, asserted below.
+    of_demo = {"-".join(map(str, demo_sizes())), str(settings.batch), str(settings.guesses)}
     known = {
-        project["requires-python"].removeprefix(">="),
-        pinned["torch"],
-        "-".join(map(str, demo_sizes())),
-        str(settings.batch),
-        str(settings.guesses),
-        str(len(settings.estimators)),
-        "95",  # Per cent: what Z95 stands for, asserted below.
-        str(blocks.MOST_GROUPS),
-        str(squared_norm.LEAST_GROUPS),
-        str(intervals.LEAST),
-        str(intervals.ENOUGH),
-        seconds_of_a_million(),
+        README: {
+            project["requires-python"].removeprefix(">="),
+            pinned["torch"],
+            *of_demo,
+            str(len(settings.estimators)),
+            percent,
+        },
+        QUANTITIES: {percent, str(blocks.MOST_GROUPS), str(intervals.ENOUGH)},
+        SCALE: {seconds_of_a_million(), "2²⁴"},
     }
+    assert streamed.STREAMED_FROM == 2**24
     assert torch.special.ndtr(torch.tensor(intervals.Z95)).item() == pytest.approx(0.975)
-    found = numbers_in(PROSE)
-    # 0 and 1 are values, not settings.
-    assert found - known - {"0", "1"} == set()
-    # A number that was once quoted and is gone from the prose needs no entry above.
-    assert known - found == set()
+    for text, numbers in known.items():
+        found = numbers_in(text) - {"0", "1"}  # Values, not settings.
+        # A number that was once quoted and is gone from the prose needs no entry above.
+        assert found == numbers
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"^make (\w+)|`make (\w+)`", README, flags=re.MULTILINE))))
-def test_make_targets_exist(target: tuple[str, str]) -> None:
-    assert re.search(rf"^{''.join(target)}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+def test_the_least_numbers_of_the_table_of_nan_are_those_of_the_code() -> None:
+    reasons = {row[0]: row[1] for row in pages.table(QUANTITIES, "NaN where")}
+    assert f"takes {intervals.LEAST} guesses" in reasons["`x_low` and `x_high`"]
+    assert f"take {squared_norm.LEAST_GROUPS} groups" in reasons["a bias, a variance"]
 
 
-def test_files_named_exist() -> None:
-    named = set(re.findall(r"`([\w/]+\.py)`", README)) | set(re.findall(r"\]\(([^)]*)\)", README))
-    named = {name for name in named if "NAME" not in name and "FAMILY" not in name}
-    assert "docs/bias_variance.png" in named
-    for name in named:
-        assert (ROOT / name.split("#")[0]).exists(), name
+PAGES = ["README.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_files_and_public_names_exist(page: str) -> None:
+    text = pages.text_of(page)
+    makefile = pages.text_of("Makefile")
+    for target in {*re.findall(r"^make (\w+)", text, flags=re.MULTILINE), *re.findall(r"`make ([\w-]+)`", text)}:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for name in re.findall(r"`((?:fganalysis|theory|studies|tests|docs)/[\w/]+\.py)`", text):
+        assert "NAME" in name or (ROOT / name).exists(), name
+    for link in re.findall(r"\]\((?!https?:|generated/)([^)#]+)[^)]*\)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+    for dotted in set(re.findall(r"\bfga\.([A-Za-z_.]*\w)", text)):
+        assert resolved(fga, dotted) is not None
+
+
+def test_the_figure_of_the_readme_is_one() -> None:
+    assert "](docs/bias_variance.png)" in README
     assert (ROOT / "docs" / "bias_variance.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -197,11 +243,6 @@ def resolved(module: object, dotted: str) -> object:
     for name in dotted.split("."):
         module = getattr(module, name)
     return module
-
-
-@pytest.mark.parametrize("dotted", sorted(set(re.findall(r"\bfga\.([A-Za-z_.]*\w)", README))))
-def test_public_names_exist(dotted: str) -> None:
-    assert resolved(fga, dotted) is not None
 
 
 def test_estimators_without_a_key_are_public_and_in_no_table() -> None:
