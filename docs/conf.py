@@ -1,13 +1,15 @@
 """The documentation site: `make docs` builds it with Sphinx, without network, and a warning fails the build.
 
-Sphinx, with MyST for Markdown, is what the neighbours use (NumPy, SciPy, xarray, torch, scikit-learn). The tutorial is
-run when the site is built, by sphinx-gallery: code that fails, a broken link or a public name without a docstring fails
-the build.
+Why Sphinx, and not MkDocs: the neighbours use it (NumPy, SciPy, xarray, torch, scikit-learn), with MyST it reads the same
+Markdown that a repository shows, sphinx-gallery runs the tutorial when the site is built, and autodoc finds names that
+are imported when they are first used. Code that fails, a broken link or a public name without a docstring fails the
+build; tests/test_site.py tries each.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from sphinx.errors import ExtensionError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fganalysis
+from fganalysis.estimators.registry import ESTIMATORS
 
 project = "fganalysis"
 author = "fganalysis developers"
@@ -53,15 +56,47 @@ sphinx_gallery_conf = {
 suppress_warnings = ["config.cache"]
 
 
-def public() -> dict[str, Any]:
-    """Every public name, and what it is."""
-    return {name: getattr(fganalysis, name) for name in sorted(fganalysis.__all__)}
+def names_without_docstrings() -> list[str]:
+    """Public names that say nothing: of the package, its estimators, its helpers for tests, and its public modules."""
+    places = [fganalysis, fganalysis.estimators, fganalysis.testing]
+    places += [value for name in fganalysis.__all__ if inspect.ismodule(value := getattr(fganalysis, name))]
+    return sorted(
+        {
+            f"{place.__name__}.{name}"
+            for place in places
+            for name, value in inspect.getmembers(place)
+            if not name.startswith("_") and _is_ours(value) and not _docstring(value)
+        }
+    )
+
+
+def _is_ours(value: Any) -> bool:
+    made = inspect.isclass(value) or inspect.isfunction(value)
+    return made and (value.__module__ or "").startswith("fganalysis.")
+
+
+def _docstring(value: Any) -> str:
+    """What somebody has written: no base's text, and not the signature that a dataclass writes itself."""
+    text = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+    return "" if not text or text.startswith(f"{value.__name__}(") else text
 
 
 def _refuse_names_without_docstrings(app: Sphinx) -> None:
-    bare = [name for name, value in public().items() if not inspect.getdoc(value)]
+    bare = names_without_docstrings()
     if bare:
         raise ExtensionError(f"public names without a docstring: {', '.join(bare)}")
+
+
+def _formula_of_its_file(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """An estimator's formula, its noise, its bias and its source are in the text of its file: before that of its class."""
+    if thing in ESTIMATORS.values():
+        text = inspect.cleandoc(sys.modules[thing.__module__].__doc__ or "").splitlines()
+        lines[:] = [*text, "", *lines]
+
+
+def _links(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Sections that a docstring refers to by their place in the repository; tests/test_docs.py holds that they are there."""
+    lines[:] = [re.sub(r"docs/(\w+)\.md#([\w-]+)", r"`\1, \2 <\1.html#\2>`__", line) for line in lines]
 
 
 def _literal_blocks(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
@@ -82,4 +117,6 @@ def _literal_blocks(app: Sphinx, what: str, name: str, thing: Any, options: Any,
 def setup(app: Sphinx) -> None:
     """Checks before anything is built."""
     app.connect("builder-inited", _refuse_names_without_docstrings)
+    app.connect("autodoc-process-docstring", _formula_of_its_file, priority=300)
+    app.connect("autodoc-process-docstring", _links, priority=350)
     app.connect("autodoc-process-docstring", _literal_blocks, priority=400)  # Before napoleon.

@@ -91,15 +91,18 @@ class Groups:
 class Metric:
     """A metric; see the module's text for an example.
 
-    name: of the metric; registering another metric under the same name replaces it.
-    variables: name → `schema.Variable` of each estimated quantity, over (space, layer), or (layer,) at the activations.
-    keep: (snapshot, guesses of one block) → a tuple of tensors in double precision that are sums over these guesses,
-        of the same shapes for every block; an empty tuple where the metric has nothing to say of such guesses. Blocks
-        are drawn by several threads.
-    estimates: (snapshot, `Groups`) → name → `Estimate`, all layers together last; not called where nothing was kept.
-    theory: (snapshot, `fganalysis.predictions.Guess`) → name → array of the variable's shape, NaN where unknown.
-    exact: name → `schema.Variable` of what theory alone says, without sampling.
-    compared: which of the variables `z_scores` and `agreement` compare with their predictions.
+    Attributes:
+        name: of the metric; registering another metric under the same name replaces it.
+        variables: name → `schema.Variable` of each estimated quantity, over (space, layer), or (layer,) at the
+            activations.
+        keep: (snapshot, guesses of one block) → a tuple of tensors in double precision that are sums over these
+            guesses, of the same shapes for every block; an empty tuple where the metric has nothing to say of such
+            guesses. Blocks are drawn by several threads.
+        estimates: (snapshot, `Groups`) → name → `Estimate`, all layers together last; not called where nothing was
+            kept.
+        theory: (snapshot, `fganalysis.predictions.Guess`) → name → array of the variable's shape, NaN where unknown.
+        exact: name → `schema.Variable` of what theory alone says, without sampling.
+        compared: which of the variables `z_scores` and `agreement` compare with their predictions.
     """
 
     name: str
