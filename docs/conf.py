@@ -1,8 +1,8 @@
 """The documentation site: `make docs` builds it with Sphinx, without network, and a warning fails the build.
 
-Why Sphinx, and not MkDocs: the neighbours use it (NumPy, SciPy, xarray, torch, scikit-learn), with MyST it reads the same
-Markdown that a repository shows, sphinx-gallery runs the tutorial when the site is built, and autodoc finds names that
-are imported when they are first used. Code that fails, a broken link or a public name without a docstring fails the
+Why Sphinx, and not MkDocs: the neighbours use it (NumPy, SciPy, xarray, torch, scikit-learn), with MyST it reads the
+same Markdown that a repository shows, sphinx-gallery runs the tutorial when the site is built, and autodoc finds names
+that are imported when they are first used. Code that fails, a broken link or a public name without a docstring fails the
 build; tests/test_site.py tries each.
 """
 
@@ -88,14 +88,14 @@ def _refuse_names_without_docstrings(app: Sphinx) -> None:
 
 
 def _formula_of_its_file(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """An estimator's formula, its noise, its bias and its source are in the text of its file: before that of its class."""
+    """An estimator's formula, its noise, its bias and its source are in the text of its file."""
     if thing in ESTIMATORS.values():
         text = inspect.cleandoc(sys.modules[thing.__module__].__doc__ or "").splitlines()
         lines[:] = [*text, "", *lines]
 
 
 def _links(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Sections that a docstring refers to by their place in the repository; tests/test_docs.py holds that they are there."""
+    """Links to the sections that a docstring names; tests/test_docs.py holds that they are there."""
     lines[:] = [re.sub(r"docs/(\w+)\.md#([\w-]+)", r"`\1, \2 <\1.html#\2>`__", line) for line in lines]
 
 
