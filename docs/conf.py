@@ -2,8 +2,8 @@
 
 Why Sphinx, and not MkDocs: the neighbours use it (NumPy, SciPy, xarray, torch, scikit-learn), with MyST it reads the
 same Markdown that a repository shows, sphinx-gallery runs the tutorial when the site is built, and autodoc finds names
-that are imported when they are first used. Code that fails, a broken link or a public name without a docstring fails the
-build; tests/test_site.py tries each.
+that are imported when they are first used. Code that fails, a broken link or a public name without a docstring fails
+the build; tests/test_site.py tries each.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ html_theme = "furo"
 html_title = f"fganalysis {release}"
 html_static_path: list[str] = []
 html_copy_source = False
+html_show_copyright = False
 sphinx_gallery_conf = {
     "examples_dirs": "tutorial",
     "gallery_dirs": "generated/tutorial",
