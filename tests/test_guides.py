@@ -73,3 +73,15 @@ def test_any_scale(capsys: Capsys, monkeypatch: Monkeypatch) -> None:
     assert merged.strip() == "True"
     stream = names["stream"]
     assert stream.n_examples == 8 and stream.remainder < 1e-3
+
+
+# Clusters that no test has.
+NOT_RUN = {"many_machines"}
+# Each in a test file of its own.
+RUN_ELSEWHERE = {"is_it_unbiased", "monitoring", "recipes", "your_own_gradients"}
+
+
+def test_every_page_with_code_is_run() -> None:
+    with_code = {path.stem for path in pages.ROOT.glob("docs/*.md") if pages.code_of(path.read_text(encoding="utf-8"))}
+    here = {name.removeprefix("test_") for name in globals()}
+    assert with_code - here - RUN_ELSEWHERE == NOT_RUN
