@@ -41,7 +41,7 @@ class Factor(Protocol):
         """(example, unit) → (example, noise)."""
 
     def push(self, noise: Array) -> Array:
-        """(example, noise) → (example, unit)."""
+        """(…, example, noise) → (…, example, unit); one example of noise, not as many as there are, goes to all."""
 
     def diagonal(self) -> Array:
         """(example, unit)."""
@@ -176,7 +176,8 @@ class Dense:
         return np.matmul(gradient[:, None, :], self.array)[:, 0]
 
     def push(self, noise: Array) -> Array:
-        return np.matmul(self.array, noise[:, :, None])[:, :, 0]
+        pushed: Array = np.matmul(self.array, noise[..., None])[..., 0]
+        return pushed
 
     def diagonal(self) -> Array:
         return np.einsum("bun,bun->bu", self.array, self.array)
@@ -228,7 +229,8 @@ class LowRank:
         return np.matmul(self.right, np.matmul(gradient[:, None, :], self.left).transpose(0, 2, 1))[:, :, 0]
 
     def push(self, noise: Array) -> Array:
-        return np.matmul(self.left, np.matmul(noise[:, None, :], self.right).transpose(0, 2, 1))[:, :, 0]
+        pushed: Array = np.matmul(self.left, np.matmul(noise[..., None, :], self.right).swapaxes(-1, -2))[..., 0]
+        return pushed
 
     def diagonal(self) -> Array:
         return self._weighted(np.ones(self.right.shape[:2]))

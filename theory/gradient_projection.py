@@ -5,6 +5,9 @@ E P Pᵀ = (k/d) I, and ‖Ĝ‖² = ⟨Ĝ, G⟩, so
 
     E Ĝ = (k/d) G        tr Cov Ĝ = E‖Ĝ‖² − (k/d)²‖G‖² = (k/d)(1 − k/d) ‖G‖²
 
+With Π = P Pᵀ, E Π_ij Π_kl = α δ_ij δ_kl + β (δ_ik δ_jl + δ_il δ_jk), α and β those of `theory.progress.projection`: for
+β = 1 the last two terms are those of Gaussian noise that all rows of G have in common.
+
 Source: docs/mathematics.md#projections-of-the-gradient; Zhao et al. 2024 (GaLore).
 """
 
@@ -13,6 +16,9 @@ from __future__ import annotations
 import numpy as np
 
 from theory.factors import Array
+from theory.images import ByPlace, Images
+from theory.linear_images import slopes_of_same_noise
+from theory.progress import projection_moments
 
 
 def projected(gradient: Array, directions: Array) -> Array:
@@ -39,3 +45,14 @@ def of_random(n_inputs: int, k: int) -> tuple[float, float]:
         raise ValueError(f"k must be at least 1, got {k}")
     share = min(k, n_inputs) / n_inputs
     return share, share * (1 - share)
+
+
+def images_of_random(place: int, gradient: Array, k: int) -> list[Images]:
+    """Cov Ĝ of it, as images {place: (probe, unit, input)}. gradient: (unit, input)."""
+    kept, alpha, beta = projection_moments(gradient.shape[1], min(k, gradient.shape[1]))
+
+    def mean(numbers: Array) -> ByPlace:
+        return {place: numbers[:, :, None] * gradient}
+
+    pairs = slopes_of_same_noise({place: gradient}, {place: lambda noise: noise}, 0.0)
+    return [Images(np.full(1, alpha - kept**2), mean), *(one.scaled(float(beta)) for one in pairs)]

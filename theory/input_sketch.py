@@ -20,6 +20,9 @@ from __future__ import annotations
 import numpy as np
 
 from theory.factors import Array
+from theory.images import ByPlace, Images
+from theory.linear_guess import Law
+from theory.linear_images import of_one_vector
 
 
 def variance(gradient: Array, columns: int, fourth: float, pair: float = 1.0) -> float:
@@ -31,6 +34,36 @@ def variance_by_row(gradients: Array, inputs: Array, columns: int, fourth: float
     """tr Cov Ĝ of one layer with an S for each row. gradients: (row, unit). inputs: (row, input)."""
     squares = np.sum(gradients**2, axis=1) * np.sum(inputs**2, axis=1)
     return _factor(inputs.shape[1], columns, fourth, pair) * float(squares.sum())
+
+
+def images(place: int, gradient: Array, columns: int, fourth: float, pair: float = 1.0) -> list[Images]:
+    """Cov Ĝ with one S for all rows, as images {place: (probe, unit, input)}. gradient: G (unit, input).
+
+    Row a of Ĝ is for each column s (a·s) s: slopes of the units, with one noise vector in common.
+    """
+    single = of_one_vector(place, gradient, Law(fourth, pair), lambda noise: noise)
+    return [one.scaled(1.0 / columns) for one in single]
+
+
+def images_by_row(
+    place: int, gradients: Array, inputs: Array, columns: int, fourth: float, pair: float = 1.0
+) -> list[Images]:
+    """The same with an S for each row; arguments as in `variance_by_row`.
+
+    Of one column of one row (x·s) g sᵀ: Cov is pair ‖x‖² + (fourth − 3 pair) x_j² for each g e_jᵀ, and 2 pair − 1 for
+    g xᵀ.
+    """
+    squares = inputs**2
+    of_entries = pair * squares.sum(1, keepdims=True) + (fourth - 3.0 * pair) * squares
+
+    def entries(numbers: Array) -> ByPlace:
+        return {place: gradients.T @ numbers.reshape(-1, *inputs.shape)}
+
+    def rows(numbers: Array) -> ByPlace:
+        return {place: gradients.T @ (numbers[:, :, None] * inputs)}
+
+    of_rows = np.full(len(inputs), (2.0 * pair - 1.0) / columns)
+    return [Images(of_entries.ravel() / columns, entries), Images(of_rows, rows)]
 
 
 def _factor(n_inputs: int, columns: int, fourth: float, pair: float) -> float:

@@ -28,13 +28,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from theory.factors import Array, gram
+from theory.images import ByPlace, Images
 from theory.linear_guess import Moments
 
 MOST_SUBSETS = 20_000  # the largest number of subsets that is enumerated
@@ -143,6 +144,20 @@ def _given_rows(whole: Moments, by_example: Moments, size: int) -> tuple[Array, 
 def _between_rows(mean: Array, size: int) -> tuple[Array, Array]:
     """Cov E(ĝ | S) in the same form."""
     return (len(mean) - size) / size * mean**2, between_rows(gram(mean), size)
+
+
+def images(of_examples: Callable[[Array], ByPlace], n_examples: int, size: int) -> Images:
+    """Cov of the minibatch gradient: (1−f)/f · B/(B−1) Σ_b (G_b − Ḡ)(G_b − Ḡ)ᵀ, Ḡ the mean of the G_b.
+
+    of_examples: Σ_b z_b G_b of numbers z (probe, example), G_b the part of example b in the gradient.
+    """
+    inclusion(n_examples, size)  # Checks them.
+    spread = (n_examples - size) / size * n_examples / max(n_examples - 1, 1)
+
+    def image(numbers: Array) -> ByPlace:
+        return of_examples(numbers - numbers.mean(1, keepdims=True))
+
+    return Images(np.full(n_examples, spread), image)
 
 
 def cosines_and_descents(products: Sequence[Array], size: int) -> tuple[Array, Array]:

@@ -95,17 +95,23 @@ def projection(squared_norms: ArrayLike, sizes: Sequence[int], k: int, *, layers
     check_switches("batch", layers)
     squares, entries = np.asarray(squared_norms, np.float64), np.asarray(sizes, np.float64)
     dims = entries if layers == "separate" else np.full_like(entries, entries.sum())
-    kept = k / dims
-    # In one dimension the projection is the whole.
-    safe = np.where(dims > 1, dims, 2.0)
-    beta = np.where(dims > 1, k * (dims - k) / (dims * (safe - 1) * (dims + 2)), 0.0)
-    alpha = kept - (dims + 1) * beta
+    kept, alpha, beta = projection_moments(dims, k)
     if layers == "separate":
         gradients = np.outer(kept, kept)
         np.fill_diagonal(gradients, alpha + beta)
         return SecondMoment(beta * squares, np.zeros(len(dims)), gradients, kept)
     gradients = np.full((len(dims), len(dims)), alpha[0] + beta[0])
     return SecondMoment(beta * squares.sum(), np.zeros(len(dims)), gradients, kept)
+
+
+def projection_moments(dims: ArrayLike, k: int) -> tuple[Array, Array, Array]:
+    """k/n, α and β of E Π_ij Π_kl = α δ_ij δ_kl + β (δ_ik δ_jl + δ_il δ_jk), Π on k random directions of n."""
+    n = np.asarray(dims, np.float64)
+    kept = np.asarray(k / n)
+    # In one dimension the projection is the whole.
+    safe = np.where(n > 1, n, 2.0)
+    beta = np.where(n > 1, k * (n - k) / (n * (safe - 1) * (n + 2)), 0.0)
+    return kept, kept - (n + 1) * beta, beta
 
 
 def best_step(slope: ArrayLike, curvature: ArrayLike) -> Array:

@@ -29,6 +29,9 @@ from __future__ import annotations
 import numpy as np
 
 from theory.factors import Array
+from theory.images import Images
+from theory.linear_guess import Law
+from theory.linear_images import of_one_vector
 
 NUMBERS_AT_ONCE = 2**22  # Of products of positions with positions.
 
@@ -36,6 +39,20 @@ NUMBERS_AT_ONCE = 2**22  # Of products of positions with positions.
 def variance(gradients: Array, inputs: Array, probes: int, fourth: float, pair: float = 1.0) -> float:
     """tr Cov Ĝ of one layer. gradients: (row, unit). inputs: (row, input)."""
     return variance_by_example(gradients[None], inputs[None], probes, fourth, pair)
+
+
+def images(place: int, gradients: Array, inputs: Array, probes: int, fourth: float, pair: float = 1.0) -> list[Images]:
+    """Cov Ĝ as images {place: (probe, unit, input)}. gradients: (row, unit). inputs: (row, input).
+
+    Row u of Ĝ is for each probe z (z·g_u) zᵀX: slopes of the units, with one noise vector in common.
+    """
+
+    def push(noise: Array) -> Array:
+        pushed: Array = noise @ inputs
+        return pushed
+
+    single = of_one_vector(place, np.ascontiguousarray(gradients.T), Law(fourth, pair), push)
+    return [one.scaled(1.0 / probes) for one in single]
 
 
 def variance_by_example(gradients: Array, inputs: Array, probes: int, fourth: float, pair: float = 1.0) -> float:

@@ -16,13 +16,14 @@ Sources: Baydin et al. 2022; Ren et al. 2023; docs/mathematics.md#weight-perturb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from theory.factors import Array
 from theory.linear_guess import Layers, check_switches, of_others
+from theory.structured_moment import StructuredMoment
 
 
 def second_moments(
@@ -66,3 +67,34 @@ def second_moments_per_example(
     squares = np.asarray(squared_norms, np.float64)
     alone = [second_moments(of_example, sizes, fourth, pair, layers=layers) for of_example in squares.T]
     return np.sum(alone, axis=0) - squares.sum(1) + np.asarray(squared_gradients, np.float64)
+
+
+def second_moment_per_example(
+    examples: Sequence[tuple[Array, Array]], fourth: Sequence[float], pair: Sequence[float], *, layers: Layers
+) -> StructuredMoment:
+    """E Ĝ Ĝᵀ of the same: G Gᵀ + Σ_b [E Ĝ_b Ĝ_bᵀ − G_b G_bᵀ], with E Ĝ_b Ĝ_bᵀ that of `theory.progress` for G_b alone.
+
+    examples: g (example, unit) and x (example, input) a layer. fourth, pair: as in `second_moments`.
+    """
+    check_switches("batch", layers)
+    squares = np.stack([np.sum(g**2, axis=1) * np.sum(x**2, axis=1) for g, x in examples])
+    others = of_others(squares, "example", layers)
+    means = [g.T @ x for g, x in examples]
+    weights = [
+        float((other + p * square).sum()) + (f - 3 * p) * ((g**2).T @ x**2)
+        for (g, x), other, square, f, p in zip(examples, others, squares, fourth, pair, strict=True)
+    ]
+
+    def vectors() -> Iterator[tuple[float, Sequence[Array]]]:
+        yield 1.0, means
+        between = 1.0 if layers == "joint" else 0.0
+        for example in range(squares.shape[1]):
+            parts = [np.outer(g[example], x[example]) for g, x in examples]
+            if between:
+                yield between, parts
+            for layer, p in enumerate(pair):
+                if 2 * p - 1 != between:
+                    alone = [part if i == layer else np.zeros_like(part) for i, part in enumerate(parts)]
+                    yield 2 * p - 1 - between, alone
+
+    return StructuredMoment(weights, vectors, means)

@@ -31,6 +31,7 @@ from fganalysis.statistics.intervals import Array, Estimate, mean
 
 SKETCHED = 16  # Directions of Q, at most.
 NUMBERS_OF_SKETCH = 2**25  # Of Q and H Q together, at most.
+NUMBERS_AT_ONCE = 2**22  # Of the images of a few random directions.
 DIRECTIONS_PER_BLOCK = 16  # With a generator of their own: another number gives other random numbers.
 SKETCH = 2**31  # The number of the generator of Q's directions; blocks have smaller ones.
 
@@ -87,22 +88,59 @@ def of_network(snapshot: Snapshot, curvature: Curvature, n_directions: int, seed
         (found,), _ = _diagonals(snapshot, curvature, [one], n_directions, seed)
         return found.sum(1) * largest
 
-    forms = _forms_of(snapshot, curvature)
+    def forms(vectors: Sequence[Sequence[Array]]) -> Array:
+        return _forms(
+            snapshot, curvature, np.stack([np.concatenate([part.ravel() for part in vector]) for vector in vectors])
+        )
+
+    def images(factors: Array, image: Callable[[Array], Array]) -> Array:
+        return _along_images(snapshot, curvature, factors, image, n_directions, seed)
+
     return OfNetwork(
-        squares * unit**2, NetworkCurvature(traces, diagonals * unit**2, products * unit**2, forms, diagonal), exact
+        squares * unit**2,
+        NetworkCurvature(traces, diagonals * unit**2, products * unit**2, forms, diagonal, images),
+        exact,
     )
 
 
-def _forms_of(snapshot: Snapshot, curvature: Curvature) -> Callable[[Sequence[Sequence[Array]]], Array]:
-    def forms(vectors: Sequence[Sequence[Array]]) -> Array:
-        flat = np.stack([np.concatenate([part.ravel() for part in vector]) for vector in vectors])
-        # Relative to the largest entry, as lengths may be beyond the data type of the network.
-        largest = np.abs(flat).max(1)
-        units = np.where(largest > 0, largest, 1.0)
-        along = curvature.forms(torch.from_numpy(flat / units[:, None]).to(snapshot.like)).cpu().numpy()
-        return np.where(largest > 0, along * units**2, 0.0)
+def _forms(snapshot: Snapshot, curvature: Curvature, vectors: Array) -> Array:
+    """vᵀHv, (vector,), of vectors (vector, weight)."""
+    # Relative to the largest entry, as lengths may be beyond the data type of the network.
+    largest = np.abs(vectors).max(1)
+    units = np.where(largest > 0, largest, 1.0)
+    along = curvature.forms(torch.from_numpy(vectors / units[:, None]).to(snapshot.like)).cpu().numpy()
+    return np.where(largest > 0, along * units**2, 0.0)
 
-    return forms
+
+def _along_images(
+    snapshot: Snapshot,
+    curvature: Curvature,
+    factors: Array,
+    image: Callable[[Array], Array],
+    n_directions: int,
+    seed: int,
+) -> Array:
+    """Σ_i c_i v_iᵀHv_i: one number where there are no more images than random directions, else one a direction."""
+    axes = np.flatnonzero(factors)
+    at_once = max(1, min(DIRECTIONS_PER_BLOCK, NUMBERS_AT_ONCE // len(factors)))
+    if len(axes) <= n_directions:
+        total = 0.0
+        for some in np.array_split(axes, -(-len(axes) // at_once)) if len(axes) else ():
+            numbers = np.zeros((len(some), len(factors)))
+            numbers[np.arange(len(some)), some] = 1.0
+            total += float(factors[some] @ _forms(snapshot, curvature, image(numbers)))
+        return np.array([total])
+    seeds, found = Seeds(seed, snapshot.step, "curvature along images", snapshot.device), np.zeros(n_directions)
+    roots = [(sign, np.sqrt(np.maximum(sign * factors, 0.0))) for sign in (1.0, -1.0)]
+    like = torch.empty(0, dtype=torch.float64, device=snapshot.device)
+    for index, start in enumerate(range(0, n_directions, at_once)):
+        signs = RADEMACHER.draw((at_once, len(factors)), seeds.generator(index), like)
+        these = slice(start, start + at_once)
+        numbers = signs[: n_directions - start].cpu().numpy()
+        for sign, root in roots:
+            if root.any():
+                found[these] += sign * _forms(snapshot, curvature, image(numbers * root))
+    return found
 
 
 def _products(snapshot: Snapshot, curvature: Curvature, gradients: Sequence[Tensor]) -> Array:

@@ -52,12 +52,12 @@ class Examples:
         return self.at(index, rows).reshape(len(self.places[index]), -1)
 
     def rows(self, index: int, vectors: Array) -> Array:
-        """(example, number) → (row, unit) of a tap."""
-        places = self.places[index]
-        parts = vectors.reshape(*places.shape, -1)
+        """(…, example, number) → (…, row, unit) of a tap."""
+        places, before = self.places[index], vectors.shape[:-2]
+        parts = vectors.reshape(*before, *places.shape, -1)
         there = places >= 0
-        rows = np.empty((int(there.sum()), parts.shape[2]))
-        rows[places[there]] = parts[there]
+        rows = np.empty((*before, int(there.sum()), parts.shape[-1]))
+        rows[..., places[there], :] = parts[..., there, :]
         return rows
 
     def rows_each(self, index: int) -> int:

@@ -23,10 +23,13 @@ from fganalysis.predictions.examples import (
     layer_is_plain,
 )
 from fganalysis.predictions.guess import Guess, GuessOnRows
-from fganalysis.predictions.weight_maps import check_size, mixed_gradients, weight_map
-from theory import batch_cosine, descent, linear_guess, weight_space
+from fganalysis.predictions.protocol import ClosedForm
+from fganalysis.predictions.weight_maps import at_weights_of, check_size, mixed_gradients, weight_map
+from theory import batch_cosine, descent, linear_guess, linear_images, weight_space
 from theory.factors import Diagonal, Factor, gram
+from theory.images import ImagedMoment, Images, together
 from theory.linear_guess import Law, Moments
+from theory.linear_images import spread
 from theory.spectrum import spectrum
 from theory.weight_maps import WeightMap
 
@@ -147,6 +150,67 @@ def linear_guess_of(snapshot: Snapshot, estimator: Any, along: Sequence[AlongNoi
         parts=parts,
         why=why,
     )
+
+
+def second_moment_along(snapshot: Snapshot, estimator: Any, along: Sequence[AlongNoise]) -> ImagedMoment:
+    """E ĝĝᵀ at the weights of the guess along A ε, A given tap by tap.
+
+    Raises:
+        NoClosedForm: see `check_covered`.
+    """
+    check_covered(snapshot, estimator)
+    found: list[Images] = []
+    means: dict[int, Array] = {}
+    for system in _systems(snapshot, estimator, along):
+        gradients, slope, shared = system.gradients, system.switches["slope"], system.switches["shared"]
+        pulled = [factor.pull(g) for factor, g in zip(system.factors, gradients, strict=True)]
+        beside = linear_guess.from_outside(len(gradients[0]), system.outside, slope, estimator.layers)
+        found += linear_images.of_layers(system.taps, system.factors, pulled, system.laws, beside, **system.switches)
+        if shared and slope == "batch":
+            pulled = [noise.sum(0, keepdims=True) for noise in pulled]
+        pushed = (factor.push(noise) for factor, noise in zip(system.factors, pulled, strict=True))
+        means |= dict(zip(system.taps, pushed, strict=True))
+    if examples_of(snapshot).serving and estimator.layers == "joint":
+        found += _between_systems(snapshot, estimator, along, means)
+    return at_weights_of(snapshot, together(found), [means[index] for index in range(len(along))])
+
+
+def _between_systems(
+    snapshot: Snapshot, estimator: Any, along: Sequence[AlongNoise], means: Mapping[int, Array]
+) -> list[Images]:
+    """What taps of single examples and taps whose rows serve all of them have in common in a joint pass."""
+    examples = examples_of(snapshot)
+    serving, own = examples.serving, examples.own
+    if not own:
+        return []
+    first, second = ({place: means[place] for place in places} for places in (own, serving))
+    if estimator.slope == "batch":
+        return linear_images.between(partial(spread, first), partial(spread, second), 1)
+    if estimator.shared:
+        gradients = gradients_of(snapshot)
+        summed = {i: along[i].factor.pull(gradients[i]).sum(0, keepdims=True) for i in own}
+        first = {i: along[i].factor.push(noise) for i, noise in summed.items()}
+    of_examples = {
+        index: along[index].factor.push(along[index].factor.pull(gradients_of_examples(snapshot, index)))
+        for index in serving
+    }
+
+    def of_serving(numbers: Array) -> dict[int, Array]:
+        return {index: linear_images.summed(array, numbers) for index, array in of_examples.items()}
+
+    return linear_images.between(partial(spread, first), of_serving, examples.n)
+
+
+def linear_closed_form(along_of: Callable[[Snapshot, Any], Sequence[AlongNoise]]) -> ClosedForm:
+    """The closed form of guesses along A ε, from A of every tap."""
+
+    def guess(snapshot: Snapshot, estimator: Any) -> Guess:
+        return linear_guess_of(snapshot, estimator, along_of(snapshot, estimator))
+
+    def second_moment(snapshot: Snapshot, estimator: Any) -> ImagedMoment:
+        return second_moment_along(snapshot, estimator, along_of(snapshot, estimator))
+
+    return ClosedForm(guess, on_rows=partial(with_example_slopes, guess), at_weights=second_moment)
 
 
 def _at_weights(snapshot: Snapshot, system: System, index: int) -> Array | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from fganalysis import estimators
@@ -11,17 +9,15 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.predictions.arrays import NoClosedForm, blocks_of, double, jacobians_of, refuse_other_than_plain
 from fganalysis.predictions.examples import examples_of
 from fganalysis.predictions.guess import Guess
-from fganalysis.predictions.linear import AlongNoise, along_noise_at, identity, linear_guess_of, with_example_slopes
+from fganalysis.predictions.linear import AlongNoise, along_noise_at, identity, linear_closed_form
 from fganalysis.predictions.protocol import ClosedForm
 from theory import activation_mixing
 from theory.factors import Diagonal
 
 
-def _activity(snapshot: Snapshot, estimator: estimators.ActivityPerturbation) -> Guess:
-    along = [identity(snapshot, index) for index in range(len(snapshot.taps))]
-    if estimator.active_only:
-        along = [_active(snapshot, index) for index in range(len(snapshot.taps))]
-    return linear_guess_of(snapshot, estimator, along)
+def _activity(snapshot: Snapshot, estimator: estimators.ActivityPerturbation) -> list[AlongNoise]:
+    at = _active if estimator.active_only else identity
+    return [at(snapshot, index) for index in range(len(snapshot.taps))]
 
 
 def _active(snapshot: Snapshot, index: int) -> AlongNoise:
@@ -58,5 +54,5 @@ def _mixing(snapshot: Snapshot, estimator: estimators.ActivationMixing) -> Guess
     )
 
 
-ACTIVITY = ClosedForm(_activity, on_rows=partial(with_example_slopes, _activity))
+ACTIVITY = linear_closed_form(_activity)
 MIXING = ClosedForm(_mixing)

@@ -18,6 +18,7 @@ from fganalysis.predictions.guess import Guess
 from fganalysis.predictions.registry import closed_form_of
 from fganalysis.predictions.weight_maps import at_weights
 from theory import progress as theory
+from theory.images import ImagedMoment
 from theory.structured_moment import StructuredMoment
 
 
@@ -29,7 +30,8 @@ class NetworkCurvature:
         traces: unbiased estimates of tr H_ll, (probe, layer); of one probe where they are exact. diagonals: the same of
             Σ_i G_l,i² (H_ll)_ii. products: G_lᵀ H_ll' G_l', (layer, layer). forms: vᵀHv of vectors,
             (vector,), each given as (unit, input) a layer. diagonal: unbiased estimates of Σ_i w_i H_ii, (probe,), of
-            weights w of that shape.
+            weights w of that shape. images: the same of Σ_i c_i v_iᵀHv_i, given c and how Σ_i z_i v_i (probe, weight)
+            is made of z (probe, number).
     """
 
     traces: Array
@@ -37,11 +39,12 @@ class NetworkCurvature:
     products: Array
     forms: Callable[[Sequence[Sequence[Array]]], Array]
     diagonal: Callable[[Sequence[Array]], Array]
+    images: Callable[[Array, Callable[[Array], Array]], Array]
 
 
 @dataclass(frozen=True, eq=False)
 class PredictedProgress:
-    """⟨ḡ, g⟩, ḡᵀHḡ, and unbiased estimates of E ĝᵀHĝ, (probe,), whose only error is that of the network's traces."""
+    """⟨ḡ, g⟩, ḡᵀHḡ, and unbiased estimates of E ĝᵀHĝ, (probe,), whose only error is that of random directions."""
 
     slope: float
     mean_curvature: float
@@ -63,6 +66,9 @@ def predict_progress(
     """
     form, gradients = closed_form_of(estimator), double(snapshot.weight_gradients)
     moment = form.second_moment(snapshot, estimator)
+    if isinstance(moment, ImagedMoment):
+        along = float(of_network.forms([moment.mean])[0])
+        return PredictedProgress(moment.slope(gradients), along, moment.curvature(of_network.images, along))
     if isinstance(moment, StructuredMoment):
         return PredictedProgress(
             moment.slope(gradients),

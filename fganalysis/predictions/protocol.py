@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.predictions.guess import Guess, GuessOnRows
+from theory.images import ImagedMoment
 from theory.progress import SecondMoment
 from theory.structured_moment import StructuredMoment
 
 Need = Literal["upstream", "jacobians"]
-AtWeights = SecondMoment | StructuredMoment
+AtWeights = SecondMoment | StructuredMoment | ImagedMoment
 
 
 def only_gradients(estimator: Any) -> tuple[Need, ...]:
@@ -37,8 +38,8 @@ class ClosedForm:
     guess: (snapshot, estimator) → `Guess`. mean_of_several: (snapshot, estimator, n) → `Guess`, where more than two
     moments of a mean of n guesses are known. on_rows: (snapshot, estimator, size) → `GuessOnRows`. needs: estimator →
     names of the snapshot's properties, which refuse a network that does not have them before anything is computed.
-    at_weights: (snapshot, estimator) → `theory.progress.SecondMoment` or `theory.structured_moment.StructuredMoment`;
-    None where it is not known; a guess that is always the same needs none.
+    at_weights: (snapshot, estimator) → `theory.progress.SecondMoment`, `theory.structured_moment.StructuredMoment` or
+    `theory.images.ImagedMoment`; None where it is not known; a guess that is always the same needs none.
     """
 
     guess: Callable[[Snapshot, Any], Guess]

@@ -56,7 +56,7 @@ from fganalysis.predictions.sketches import (
 )
 from fganalysis.predictions.structured import GUIDED, LOW_RANK, SCALED, SUBSPACE
 from fganalysis.predictions.upstream import NEWTON_SCHULZ, ORTHOGONAL, PRECONDITIONED, UPSTREAM
-from fganalysis.predictions.weights import MULTI_TANGENT, SPARSE, WEIGHT
+from fganalysis.predictions.weights import DIFFERENCE, MULTI_TANGENT, SPARSE, WEIGHT
 
 
 def closed_form_of(estimator: Any) -> ClosedForm:
@@ -96,6 +96,7 @@ CLOSED_FORMS: dict[type, ClosedForm] = {
     estimators.PreconditionedUpstream: PRECONDITIONED,
     estimators.ActivationMixing: MIXING,
     estimators.MultiTangent: MULTI_TANGENT,
+    estimators.FiniteDifference: DIFFERENCE,
     estimators.FeedbackAlignment: FEEDBACK_ALIGNMENT,
     estimators.DirectFeedback: DIRECT_FEEDBACK,
     estimators.ForwardDirectFeedback: FORWARD_DIRECT_FEEDBACK,

@@ -16,9 +16,11 @@ from fganalysis.predictions.examples import examples_of, gradients_of, gradients
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.linear import check_apart, with_the_same_slopes
 from fganalysis.predictions.protocol import ClosedForm
-from fganalysis.predictions.weight_maps import products
+from fganalysis.predictions.weight_maps import at_weights_of, products
 from theory import feedback, minibatch
 from theory.factors import gram
+from theory.images import ImagedMoment
+from theory.linear_images import spread, summed
 
 
 def _backpropagation(snapshot: Snapshot, estimator: Any) -> Guess:
@@ -46,6 +48,18 @@ def _minibatch(snapshot: Snapshot, estimator: estimators.Minibatch) -> Guess:
             except NoClosedForm as reason:
                 why = str(reason)
     return Guess(moments, more=partial(_subset_by_subset, snapshot, size), parts=parts, why=why)
+
+
+def _minibatch_second_moment(snapshot: Snapshot, estimator: estimators.Minibatch) -> ImagedMoment:
+    check_apart(snapshot)
+    gradients, examples = _by_example(snapshot), examples_of(snapshot)
+
+    def of_examples(numbers: Array) -> dict[int, Array]:
+        found = spread({index: gradients[index] for index in examples.own}, numbers)
+        return found | {index: summed(gradients[index], numbers) for index in examples.serving}
+
+    images = minibatch.images(of_examples, examples.n, estimator.size)
+    return at_weights_of(snapshot, images, gradients_of(snapshot))
 
 
 def _by_example(snapshot: Snapshot) -> list[Array]:
@@ -82,4 +96,4 @@ def _products(snapshot: Snapshot, layer: int, gradients: Sequence[Array], space:
 
 
 BACKPROPAGATION = ClosedForm(_backpropagation, on_rows=_backpropagation_on_rows)
-MINIBATCH = ClosedForm(_minibatch)
+MINIBATCH = ClosedForm(_minibatch, at_weights=_minibatch_second_moment)

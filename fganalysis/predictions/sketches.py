@@ -17,19 +17,31 @@ from fganalysis.estimators.sketches.layers import Rows, SketchedLayer, sketched_
 from fganalysis.predictions.arrays import Array, NoClosedForm, double
 from fganalysis.predictions.guess import Guess, WeightMoments
 from fganalysis.predictions.protocol import ClosedForm
+from fganalysis.predictions.sketched_progress import (
+    Covariance,
+    of_input_sketch,
+    of_random_projection,
+    of_row_sampling,
+    of_row_sketch,
+    second_moment_of,
+)
 from theory import gradient_projection, input_sketch, row_sampling, row_sketch
+from theory.images import ImagedMoment
 
 MOST_PAIRS = 2**28  # Pairs of rows of examples whose products a row sketch within examples takes.
 
 
-def _unbiased(variance: Callable[[Any, SketchedLayer], float]) -> ClosedForm:
+def _unbiased(variance: Callable[[Any, SketchedLayer], float], covariance: Covariance) -> ClosedForm:
     """Of a guess that is the gradient with an error of each sketched layer's weights."""
 
     def guess(snapshot: Snapshot, estimator: Any) -> Guess:
         found = [0.0 if layer is None else variance(estimator, layer) for layer in sketched_layers(snapshot)]
         return _at_weights(double(snapshot.weight_gradients), found)
 
-    return ClosedForm(guess)
+    def second_moment(snapshot: Snapshot, estimator: Any) -> ImagedMoment | None:
+        return second_moment_of(covariance, snapshot, estimator, double(snapshot.weight_gradients))
+
+    return ClosedForm(guess, at_weights=second_moment)
 
 
 def _at_weights(means: Sequence[Array], variances: Sequence[float], *, certain: bool = False) -> Guess:
@@ -129,8 +141,14 @@ def _random_projection(snapshot: Snapshot, estimator: estimators.RandomProjectio
     return _at_weights(means, variances.tolist())
 
 
-ROW_SKETCH = _unbiased(_row_sketch)
-INPUT_SKETCH = _unbiased(_input_sketch)
-ROW_SAMPLING = _unbiased(_row_sampling)
+def _random_projection_second_moment(snapshot: Snapshot, estimator: estimators.RandomProjection) -> ImagedMoment | None:
+    weights = _random_projection(snapshot, estimator).weights
+    assert weights is not None
+    return second_moment_of(of_random_projection, snapshot, estimator, weights.means)
+
+
+ROW_SKETCH = _unbiased(_row_sketch, of_row_sketch)
+INPUT_SKETCH = _unbiased(_input_sketch, of_input_sketch)
+ROW_SAMPLING = _unbiased(_row_sampling, of_row_sampling)
 GRADIENT_PROJECTION = ClosedForm(_gradient_projection)
-RANDOM_PROJECTION = ClosedForm(_random_projection)
+RANDOM_PROJECTION = ClosedForm(_random_projection, at_weights=_random_projection_second_moment)

@@ -30,12 +30,15 @@ from fganalysis.predictions.linear import (
     along_noise_at,
     check_covered,
     identity,
+    linear_closed_form,
     linear_guess_of,
+    second_moment_along,
     with_example_slopes,
 )
 from fganalysis.predictions.protocol import ClosedForm
 from theory import normalised_upstream, upstream
 from theory.factors import Dense, Factor, LowRank
+from theory.images import ImagedMoment
 
 NEGLIGIBLE_SHARE = 0.01  # of a layer's squared gradient: what examples with undetermined directions may have
 
@@ -103,8 +106,8 @@ def _along(
     estimator: Any,
     factor_of: Callable[[Upstream], Factor],
     serving: Callable[[int], AlongNoise] | None = None,
-) -> Guess:
-    """The guess along A ε, where the noise of a tap is drawn in the rows of the next tap.
+) -> list[AlongNoise]:
+    """A of every tap, where the noise of a tap is drawn in the rows of the next tap.
 
     serving: A of a tap whose rows serve all examples, the identity by default.
     """
@@ -118,16 +121,27 @@ def _along(
     if serving is not None:
         for index in examples_of(snapshot).serving:
             along[index] = serving(index)
-    return linear_guess_of(snapshot, estimator, along)
+    return along
 
 
 def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> Guess:
     if estimator.normalise:
         return _normalised(snapshot, estimator)
+    return linear_guess_of(snapshot, estimator, _upstream_along(snapshot, estimator))
+
+
+def _upstream_second_moment(snapshot: Snapshot, estimator: estimators.Upstream) -> ImagedMoment | None:
+    """Not known of rescaled directions, which are no linear image of noise."""
+    if estimator.normalise:
+        return None
+    return second_moment_along(snapshot, estimator, _upstream_along(snapshot, estimator))
+
+
+def _upstream_along(snapshot: Snapshot, estimator: estimators.Upstream) -> list[AlongNoise]:
     of_all = partial(_transposed_of_all, snapshot, estimator)
     if not examples_of(snapshot).apart:
         check_covered(snapshot, estimator)
-        return linear_guess_of(snapshot, estimator, [of_all(index) for index in range(len(snapshot.taps))])
+        return [of_all(index) for index in range(len(snapshot.taps))]
     return _along(snapshot, estimator, _transposed, of_all)
 
 
@@ -199,6 +213,22 @@ def _normalised(snapshot: Snapshot, estimator: estimators.Upstream) -> Guess:
 
 def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> Guess:
     """Where a library chose the directions, another library chooses others: only the factors are known, up to that."""
+    along, taken, determined = _orthogonal_along(snapshot, estimator)
+    guess = linear_guess_of(snapshot, estimator, along)
+    if not determined:
+        return Guess(factors=guess.factors, why="the upstream Jacobians do not determine the k directions")
+    return replace(guess, directions=[taken[i].left if i in taken else None for i in range(len(snapshot.taps))])
+
+
+def _orthogonal_second_moment(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> ImagedMoment | None:
+    along, _, determined = _orthogonal_along(snapshot, estimator)
+    return second_moment_along(snapshot, estimator, along) if determined else None
+
+
+def _orthogonal_along(
+    snapshot: Snapshot, estimator: estimators.OrthogonalUpstream
+) -> tuple[list[AlongNoise], dict[int, LowRank], bool]:
+    """A of every tap, those of upstream Jacobians by tap, and whether the Jacobians determine all of them."""
     taken: dict[int, LowRank] = {}
     determined: list[bool] = []
     gradients = gradients_of(snapshot)
@@ -211,11 +241,9 @@ def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) ->
         taken[of_tap.index] = factor
         return factor
 
-    guess = _along(snapshot, estimator, factor_of)
+    along = _along(snapshot, estimator, factor_of)
     check_rank(estimator.k, max((int(factor.left.any(axis=1).sum(1).max()) for factor in taken.values()), default=0))
-    if not all(determined):
-        return Guess(factors=guess.factors, why="the upstream Jacobians do not determine the k directions")
-    return replace(guess, directions=[taken[i].left if i in taken else None for i in range(len(snapshot.taps))])
+    return along, taken, all(determined)
 
 
 def _leading(
@@ -236,7 +264,7 @@ def _leading(
     return upstream.iterated(weight, derivative, k, iterations, OVERSAMPLING), tied
 
 
-def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> Guess:
+def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstream) -> list[AlongNoise]:
     precision, ranks = torch.finfo(snapshot.dtype).eps, [0]
 
     def factor_of(of_tap: Upstream) -> Factor:
@@ -247,12 +275,12 @@ def _newton_schulz(snapshot: Snapshot, estimator: estimators.NewtonSchulzUpstrea
         coefficients = nearest(torch.from_numpy(relative)).numpy()
         return upstream.newton_schulz_of(of_tap.triplets, np.repeat(coefficients[:, None, :], COMPOSITIONS, axis=1))
 
-    guess = _along(snapshot, estimator, factor_of)
+    along = _along(snapshot, estimator, factor_of)
     check_rank(estimator.k, max(ranks))
-    return guess
+    return along
 
 
-def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpstream) -> Guess:
+def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpstream) -> list[AlongNoise]:
     precision = torch.finfo(snapshot.dtype).eps
 
     def factor_of(of_tap: Upstream) -> Factor:
@@ -263,7 +291,8 @@ def _preconditioned(snapshot: Snapshot, estimator: estimators.PreconditionedUpst
     return _along(snapshot, estimator, factor_of)
 
 
-UPSTREAM, ORTHOGONAL, NEWTON_SCHULZ, PRECONDITIONED = (
-    ClosedForm(guess, on_rows=partial(with_example_slopes, guess))
-    for guess in (_upstream, _orthogonal, _newton_schulz, _preconditioned)
+UPSTREAM, ORTHOGONAL = (
+    ClosedForm(guess, on_rows=partial(with_example_slopes, guess), at_weights=second_moment)
+    for guess, second_moment in ((_upstream, _upstream_second_moment), (_orthogonal, _orthogonal_second_moment))
 )
+NEWTON_SCHULZ, PRECONDITIONED = (linear_closed_form(along) for along in (_newton_schulz, _preconditioned))

@@ -18,6 +18,7 @@ from fganalysis.capturing.weight_maps.matrix import GroupedMap, MatrixMap
 from fganalysis.predictions.arrays import Array, NoClosedForm, double
 from fganalysis.predictions.examples import examples_of, layer_is_plain
 from theory.factors import gram
+from theory.images import ImagedMoment, Images
 from theory.linear_guess import Moments
 from theory.weight_maps import Places, RowInputs, WeightMap, WrittenOut, of_tap, placed
 
@@ -151,6 +152,28 @@ def weight_gradients(snapshot: Snapshot) -> list[Array]:
         lambda: double(snapshot.at_weights([gradient.double().unsqueeze(0) for gradient in snapshot.gradients])),
     )
     return made
+
+
+def at_weights_of(snapshot: Snapshot, images: Images, means: Sequence[Array]) -> ImagedMoment:
+    """The second moment at the weights from images {tap: (probe, example, number)} and the mean at every tap."""
+    examples = examples_of(snapshot)
+
+    def image(numbers: Array) -> Array:
+        parts, n_probes = images.image(numbers), len(numbers)
+        rows = []
+        for index, tap in enumerate(snapshot.taps):
+            by_row = np.zeros((n_probes, *tap.outputs.shape))
+            if index in parts:
+                by_row = examples.rows(index, parts[index])
+            rows.append(torch.from_numpy(np.ascontiguousarray(by_row)).to(snapshot.device))
+        written = [
+            array.reshape(-1, layer.weight.numel())
+            for array, layer in zip(double(snapshot.at_weights(rows)), snapshot.weights, strict=True)
+        ]
+        # A layer without taps has no dimension of probes.
+        return np.concatenate([np.broadcast_to(array, (n_probes, array.shape[1])) for array in written], axis=1)
+
+    return ImagedMoment(Images(images.factors, image), at_weights(snapshot, means))
 
 
 def at_weights(snapshot: Snapshot, vectors: Sequence[Array]) -> list[Array]:

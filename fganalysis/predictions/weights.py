@@ -15,10 +15,11 @@ from fganalysis.estimators.noise import Gaussian, is_isotropic
 from fganalysis.predictions.arrays import Array, NoClosedForm, Prediction, at_weights, double, inputs_of
 from fganalysis.predictions.examples import examples_of, gradients_of
 from fganalysis.predictions.guess import Guess, GuessOnRows, WeightMoments
-from fganalysis.predictions.protocol import ClosedForm
+from fganalysis.predictions.protocol import UNKNOWN, AtWeights, ClosedForm
 from fganalysis.predictions.weight_maps import products
 from theory import minibatch, multi_tangent, progress, projection, sparse_perturbation, weight_perturbation
 from theory.progress import SecondMoment
+from theory.structured_moment import StructuredMoment
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +186,22 @@ def _of_tangents(estimator: Any, squares: Sequence[float], sizes: Sequence[int],
     return known
 
 
-def _weight_second_moment(snapshot: Snapshot, estimator: estimators.WeightPerturbation) -> SecondMoment | None:
-    """Unknown for a direction for every example: it takes the gradient of each."""
-    if not estimator.shared:
+def _weight_second_moment(
+    snapshot: Snapshot, estimator: estimators.WeightPerturbation
+) -> SecondMoment | StructuredMoment:
+    layers = _layers(snapshot, estimator, None)
+    if estimator.shared:
+        return progress.weight_perturbation(layers.squares, *layers.law, layers=estimator.layers)
+    pairs = list(zip(double(snapshot.gradients), inputs_of(snapshot), strict=True))
+    return weight_perturbation.second_moment_per_example(pairs, *layers.law, layers=estimator.layers)
+
+
+def _difference_second_moment(snapshot: Snapshot, estimator: estimators.FiniteDifference) -> SecondMoment | None:
+    """Of a loss that is quadratic over ±ε z a central difference is the slope. A one-sided one adds (ε/2) zᵀHz."""
+    if not estimator.central:
         return None
     layers = _layers(snapshot, estimator, None)
-    return progress.weight_perturbation(layers.squares, *layers.law, layers=estimator.layers)
+    return progress.weight_perturbation(layers.squares, *layers.law, layers="joint")
 
 
 def _sparse_second_moment(snapshot: Snapshot, estimator: estimators.SparsePerturbation) -> SecondMoment | None:
@@ -211,7 +222,7 @@ def _tangent_second_moment(snapshot: Snapshot, estimator: estimators.MultiTangen
 def _known(
     moments: Callable[..., WeightMoments | None],
     distribution: Distribution,
-    second_moment: Callable[[Snapshot, Any], SecondMoment | None],
+    second_moment: Callable[[Snapshot, Any], AtWeights | None],
 ) -> ClosedForm:
     """The closed form of a guess at the weights, from its moments and its distribution."""
 
@@ -233,6 +244,8 @@ def _known(
     return ClosedForm(guess, averaged, on_rows, at_weights=second_moment)
 
 
+# Moments by themselves would need the third derivative of the loss.
+DIFFERENCE = replace(UNKNOWN, at_weights=_difference_second_moment)
 WEIGHT = _known(_weight_moments, _weight_distribution, _weight_second_moment)
 SPARSE = _known(_sparse_moments, _no_distribution, _sparse_second_moment)
 MULTI_TANGENT = _known(_tangent_moments, _tangent_distribution, _tangent_second_moment)

@@ -1,8 +1,8 @@
 """Exact moments of guesses that are quadratic forms in noise, from the estimator's own guesses at chosen points.
 
-    ĝ(ε) = Σ_jk S_jk ε_j ε_k,   S_jj = ĝ(e_j),   2 S_jk = ĝ(e_j + e_k) − ĝ(e_j) − ĝ(e_k)
+    ĝ(ε) = c + Σ_jk S_jk ε_j ε_k,   c = ĝ(0),   S_jj = ĝ(e_j) − c,   2 S_jk = ĝ(e_j + e_k) − ĝ(e_j) − ĝ(e_k) + c
 
-    E ĝ = Σ_j S_jj,   E‖ĝ‖² = fourth Σ_j ‖S_jj‖² + Σ_{j≠k} pair_jk (⟨S_jj, S_kk⟩ + 2 ‖S_jk‖²)
+    E ĝ = c + Σ_j S_jj,   E‖ĝ − c‖² = fourth Σ_j ‖S_jj‖² + Σ_{j≠k} pair_jk (⟨S_jj, S_kk⟩ + 2 ‖S_jk‖²)
 
 This takes about N²/2 guesses for N noise dimensions where an enumeration takes 2^N, and knows nothing of the network.
 pair_jk is 1 for entries of different noise vectors.
@@ -54,8 +54,22 @@ class Moments:
     variances: list[float]
 
 
-def moments(estimator: Any, snapshot: Snapshot) -> tuple[Moments | None, Moments]:
-    """At the taps, None for guesses at the weights, and at the layers' weights."""
+@dataclass(frozen=True)
+class Drawn:
+    """Guesses at the points e_j and e_j + e_k, j = first and k = second, at the taps and at the weights, 0 last.
+
+    fourths: (noise,), pairs: (noise, noise), the moments of the noise.
+    """
+
+    first: Tensor
+    second: Tensor
+    fourths: Tensor
+    pairs: Tensor
+    at_taps: Tensor | None
+    at_weights: Tensor
+
+
+def drawn(estimator: Any, snapshot: Snapshot) -> Drawn:
     points = Points(estimator.noise)
     generator = torch.Generator()
     injected = replace(estimator, noise=points)
@@ -66,26 +80,49 @@ def moments(estimator: Any, snapshot: Snapshot) -> tuple[Moments | None, Moments
     first, second = torch.triu_indices(n_noise, n_noise)
     basis = torch.eye(n_noise, dtype=torch.float64)
     chosen = torch.where((first == second)[:, None], basis[first], basis[first] + basis[second])
-    spaces: list[list[Tensor | None]] = [[], []]
+    chosen = torch.cat([chosen, torch.zeros_like(chosen[:1])])
+    spaces: list[list[Tensor]] = [[], []]
     for part in chosen.split(512):
         points.points, points.drawn, points.vectors = part, 0, []
         for space, values in zip(spaces, injected(snapshot, len(part), generator).dense(snapshot), strict=True):
-            space.append(None if values is None else values.double())
+            if values is not None:
+                space.append(values.double())
     fourths = torch.tensor([estimator.noise.fourth(int(n)) for n in sizes], dtype=torch.float64)
     pairs = torch.tensor([estimator.noise.pair(int(n)) for n in sizes], dtype=torch.float64)
     pairs = torch.where(vectors[:, None] == vectors, pairs[:, None], 1.0)
-    at_taps = [tap.outputs.numel() for tap in snapshot.taps]
-    at_weights = [layer.weight.numel() for layer in snapshot.weights]
-    found: list[Moments | None] = []
-    for blocks, lengths in zip(spaces, (at_taps, at_weights), strict=True):
-        values = [block for block in blocks if block is not None]
-        if not values:
-            found.append(None)
-            continue
-        parts = [_of_part(block, first, second, fourths, pairs) for block in torch.cat(values).split(lengths, dim=1)]
-        found.append(Moments([mean for mean, _ in parts], [variance for _, variance in parts]))
-    assert found[1] is not None
-    return found[0], found[1]
+    at_taps = torch.cat(spaces[0]) if spaces[0] else None
+    return Drawn(first, second, fourths, pairs, at_taps, torch.cat(spaces[1]))
+
+
+def moments(estimator: Any, snapshot: Snapshot) -> tuple[Moments | None, Moments]:
+    """At the taps, None for guesses at the weights, and at the layers' weights."""
+    guesses = drawn(estimator, snapshot)
+    lengths = [layer.weight.numel() for layer in snapshot.weights]
+    at_weights = _by_part(guesses, guesses.at_weights, lengths)
+    if guesses.at_taps is None:
+        return None, at_weights
+    return _by_part(guesses, guesses.at_taps, [tap.outputs.numel() for tap in snapshot.taps]), at_weights
+
+
+def curvature(estimator: Any, snapshot: Snapshot, matrix: Tensor) -> float:
+    """E ĝᵀHĝ at the weights, H a symmetric matrix (weight, weight)."""
+    guesses = drawn(estimator, snapshot)
+    # With H = V diag(h) Vᵀ the sum of h times the second moments of (Vᵀĝ).
+    values, basis = torch.linalg.eigh(matrix)
+    along = guesses.at_weights @ basis
+    parts = _by_part(guesses, along, [1] * len(values))
+    squares = [v + float(m.square()) for v, m in zip(parts.variances, parts.means, strict=True)]
+    return float(values @ torch.tensor(squares, dtype=torch.float64))
+
+
+def _by_part(guesses: Drawn, values: Tensor, lengths: list[int]) -> Moments:
+    origin = values[-1]
+    parts = [
+        _of_part(block, guesses.first, guesses.second, guesses.fourths, guesses.pairs)
+        for block in (values[:-1] - origin).split(lengths, dim=1)
+    ]
+    means = [mean + of_part for (mean, _), of_part in zip(parts, origin.split(lengths), strict=True)]
+    return Moments(means, [variance for _, variance in parts])
 
 
 def _of_part(block: Tensor, first: Tensor, second: Tensor, fourths: Tensor, pairs: Tensor) -> tuple[Tensor, float]:

@@ -12,17 +12,20 @@ import torch
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import (
-    ActivityPerturbation,
+    ActivationMixing,
     Averaged,
     Backpropagation,
     FeedbackAlignment,
+    FiniteDifference,
     GuidedPerturbation,
     LowRankPerturbation,
     MultiTangent,
+    RowSketch,
     ScaledPerturbation,
     SparsePerturbation,
     Subsampled,
     SubspacePerturbation,
+    Upstream,
     WeightPerturbation,
 )
 from fganalysis.estimators.noise import ON_SPHERE
@@ -55,12 +58,17 @@ def network_curvature(snapshot: Snapshot, matrix: Any) -> NetworkCurvature:
     def diagonal(weights: Any) -> Any:
         return np.array([np.concatenate([part.ravel() for part in weights]) @ np.diagonal(matrix)])
 
+    def images(factors: Any, image: Any) -> Any:
+        vectors = image(np.eye(len(factors)))
+        return np.array([factors @ np.einsum("vi,ij,vj->v", vectors, matrix, vectors)])
+
     return NetworkCurvature(
         np.array([[np.trace(matrix[part, part]) for part in parts]]),
         np.array([[g[part] ** 2 @ np.diagonal(matrix)[part] for part in parts]]),
         np.array([[g[a] @ matrix[a, b] @ g[b] for b in parts] for a in parts]),
         forms,
         diagonal,
+        images,
     )
 
 
@@ -184,7 +192,14 @@ def test_a_projection_on_everything_is_the_gradient() -> None:
 
 def test_what_is_not_known_is_none() -> None:
     of_network = network_curvature(SNAPSHOT, MATRIX)
-    for estimator in (ActivityPerturbation(), WeightPerturbation(shared=False), fga.estimators.FiniteDifference()):
+    for estimator in (
+        ActivationMixing(),
+        Upstream(normalise=True),
+        FiniteDifference(central=False),
+        RowSketch(mode="per_channel"),
+        MultiTangent(2, "orthogonal", noise=ON_SPHERE),
+        Subsampled(WeightPerturbation(), 2),
+    ):
         assert predict_progress(SNAPSHOT, estimator, of_network) is None
 
 
