@@ -50,7 +50,7 @@ def together(images: Sequence[Images]) -> Images:
                     found[place] = found[place] + array if place in found else array
         return found
 
-    return Images(np.concatenate([one.factors for one in images]), image)
+    return Images(np.concatenate([np.zeros(0), *(one.factors for one in images)]), image)
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,14 +50,15 @@ def progress(
 ) -> xr.Dataset:
     """Measures which step size suits each estimator, and how much the loss then decreases, beside the gradient.
 
-    Takes one product with the curvature and two losses for every guess, and as many products more for the network's
-    trace; no matrix of the weights is ever held. The guesses are those of `fganalysis.sample` with the same seed, drawn
-    twice, as far as that writes them out.
+    Takes one product with the curvature and two losses for every guess, as many products more for the network's trace,
+    and up to twice as many for a prediction; no matrix of the weights is ever held. The guesses are those of
+    `fganalysis.sample` with the same seed, drawn twice, as far as that writes them out.
 
     Over (step, estimator), and where said also over ``averaged``, 1, 2, 4, … guesses whose mean is the step. Those with
     a ° are estimated from the guesses: beside ``x`` stand ``x_se``, ``x_low``, ``x_high``, ``x_wide`` and ``x_short``,
     as in `fganalysis.sample`. Those with a † are predicted too, ``x_predicted``, NaN where the second moment of the
-    guess is not known; ``x_predicted_se`` is the error that the trace of a large network leaves in a prediction.
+    guess is not known; ``x_predicted_se`` is the error that the random directions of a large network leave in it.
+    Central differences are predicted as those of a loss that is quadratic over ±εz, without rounding.
 
         slope_along °†         ⟨ḡ, g⟩                                                  (loss per unit of weight)²
         mean_curvature °†      ḡᵀHḡ                                                    loss³ per (unit of weight)⁴
@@ -86,7 +87,8 @@ def progress(
     ``best_step`` and what follows is NaN where ⟨ḡ, g⟩ is not positive, and ∞ where only E ĝᵀHĝ is not. Where the
     interval of E ĝᵀHĝ holds zero, the upper bounds are ∞. The attribute ``cautions`` has a sentence for each such
     thing, for kinks, and for curvature that the best step meets and H does not show: JSON, from label or "network" to a
-    list. The attribute ``not_measured`` says why an estimator has no numbers, as in `fganalysis.diagnose`.
+    list. The attribute ``not_measured`` says why an estimator has no numbers, as in `fganalysis.diagnose`, and
+    ``not_predicted`` why it has no prediction: JSON, from label to a sentence.
 
     Args:
         snapshot: one snapshot, or several of one training. estimators: a key or an instance, or a list of these.
@@ -104,6 +106,7 @@ def progress(
     check_choice("curvature", curvature, MATRICES_OF_CURVATURE)
     sentences: dict[str, list[str]] = {}
     failures: dict[str, str] = {}
+    unknown: dict[str, str] = {}
     rows = []
     for one in snapshots:
         product = Curvature(one, curvature)
@@ -117,7 +120,7 @@ def progress(
             try:
                 with product.threads():
                     guesses = curved_guesses(one, estimator, product, n_guesses, seed, memory=memory, progress=progress)
-                parts[name] = estimator_dataset(one, estimator, guesses, network, precision)
+                    parts[name] = estimator_dataset(one, estimator, guesses, network, precision)
             except Warning:
                 raise
             except Exception as error:  # Users' code may raise anything: the results of others must stay.
@@ -125,6 +128,8 @@ def progress(
                 first_error = error
                 continue
             _add(sentences, name, cautions(parts[name]), one, snapshots)
+            if schema.NOT_PREDICTED in parts[name].attrs:
+                unknown.setdefault(name, parts[name].attrs[schema.NOT_PREDICTED])
         if not parts:
             raise ValueError(f"no estimator could be measured; {next(iter(failures.items()))[1]}") from first_error
         nothing = xr.full_like(next(iter(parts.values())), np.nan)
@@ -144,6 +149,8 @@ def progress(
         "dtype": str(snapshots[0].dtype).removeprefix("torch."),
         schema.CAUTIONS: said(sentences),
     } | as_attribute([failures] if failures else [])
+    if unknown:
+        dataset.attrs[schema.NOT_PREDICTED] = json.dumps(unknown, ensure_ascii=False)
     return schema.validate(schema.annotate(dataset))
 
 

@@ -60,7 +60,7 @@ def network_dataset(snapshot: Snapshot, network: OfNetwork, kinks: bool | None) 
 def estimator_dataset(
     snapshot: Snapshot, estimator: Estimator, guesses: CurvedGuesses, network: OfNetwork, precision: float
 ) -> xr.Dataset:
-    """What is so of one estimator, over (averaged) and (guess)."""
+    """What is so of one estimator, over (averaged) and (guess); an attribute says why something is not predicted."""
     numbers = averaged_numbers(len(guesses.slope))
     squared, along = network.squared_gradient[-1], network.gradient_curvature[-1]
     raw = Curved(
@@ -87,9 +87,9 @@ def estimator_dataset(
             "guess_curvature_at_step": guesses.second_difference,
         }.items()
     }
-    variables |= _predicted(snapshot, estimator, network, numbers)
+    of_theory, why = _predicted(snapshot, estimator, network, numbers)
     coordinates = {schema.STEP: snapshot.step, schema.ESTIMATOR: label(estimator), schema.AVERAGED: numbers}
-    return xr.Dataset(variables, coords=coordinates)
+    return xr.Dataset(variables | of_theory, coords=coordinates, attrs={schema.NOT_PREDICTED: why} if why else {})
 
 
 def _at_step(snapshot: Snapshot, guesses: CurvedGuesses, precision: float) -> dict[str, Estimate]:
@@ -101,23 +101,26 @@ def _at_step(snapshot: Snapshot, guesses: CurvedGuesses, precision: float) -> di
     return at_step(guesses.decrease, guesses.second_difference, guesses.curvature, step, loss, precision)
 
 
-def _predicted(snapshot: Snapshot, estimator: Estimator, network: OfNetwork, numbers: Sequence[int]) -> Variables:
-    """Predictions and their errors; NaN where the second moment of the guess is not known."""
+def _predicted(
+    snapshot: Snapshot, estimator: Estimator, network: OfNetwork, numbers: Sequence[int]
+) -> tuple[Variables, str]:
+    """Predictions and their errors; NaN where the second moment of the guess is not known, and why."""
     missing: dict[str, Array] = {
         name: np.full((len(numbers),) if schema.PROGRESS[name].dims else (), np.nan)
         for name in schema.PROGRESS_PREDICTED
     }
+    why = ""
     try:
-        theory = predict_progress(snapshot, estimator, network.curvature)
-    except NoClosedForm:
-        theory = None
-    values, errors = (missing, missing) if theory is None else _known(theory, network, numbers)
+        values, errors = _known(predict_progress(snapshot, estimator, network.curvature), network, numbers)
+    except NoClosedForm as reason:
+        values, errors, why = missing, missing, str(reason)
     parts = {schema.PREDICTED: values, schema.PREDICTED + schema.SE: errors}
-    return {
+    found: Variables = {
         name + suffix: (schema.PROGRESS[name].dims, array)
         for suffix, arrays in parts.items()
         for name, array in arrays.items()
     }
+    return found, why
 
 
 def _known(

@@ -8,6 +8,7 @@ from typing import Any
 
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.predictions.arrays import NoClosedForm
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.protocol import AtWeights, ClosedForm, Need
 
@@ -41,8 +42,9 @@ class Around:
         return None if moment is None else moment.of_mean(estimator.n_averaged)
 
     def subsampled_at_weights(self, snapshot: Snapshot, estimator: estimators.Subsampled) -> AtWeights | None:
-        whole = estimator.size == snapshot.n_examples
-        return self.look_up(estimator.estimator).second_moment(snapshot, estimator.estimator) if whole else None
+        if estimator.size != snapshot.n_examples:
+            raise NoClosedForm("the second moment at the weights is not known of a guess on random rows")
+        return self.look_up(estimator.estimator).second_moment(snapshot, estimator.estimator)
 
     def needs(self, estimator: Any) -> Sequence[Need]:
         return self.look_up(estimator.estimator).needs(estimator.estimator)

@@ -24,7 +24,7 @@ from fganalysis.predictions.examples import (
 )
 from fganalysis.predictions.guess import Guess, GuessOnRows
 from fganalysis.predictions.protocol import ClosedForm
-from fganalysis.predictions.weight_maps import at_weights_of, check_size, mixed_gradients, weight_map
+from fganalysis.predictions.weight_maps import at_weights_of, check_images, check_size, mixed_gradients, weight_map
 from theory import batch_cosine, descent, linear_guess, linear_images, weight_space
 from theory.factors import Diagonal, Factor, gram
 from theory.images import ImagedMoment, Images, together
@@ -156,9 +156,11 @@ def second_moment_along(snapshot: Snapshot, estimator: Any, along: Sequence[Alon
     """E ĝĝᵀ at the weights of the guess along A ε, A given tap by tap.
 
     Raises:
-        NoClosedForm: see `check_covered`.
+        NoClosedForm: see `check_covered`; too many images.
     """
     check_covered(snapshot, estimator)
+    if estimator.shared and estimator.slope == "example":
+        check_images(snapshot.n_examples**2)
     found: list[Images] = []
     means: dict[int, Array] = {}
     for system in _systems(snapshot, estimator, along):

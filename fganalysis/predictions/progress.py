@@ -56,13 +56,11 @@ class PredictedProgress:
         return share * self.curvature + (1 - share) * self.mean_curvature
 
 
-def predict_progress(
-    snapshot: Snapshot, estimator: Estimator, of_network: NetworkCurvature
-) -> PredictedProgress | None:
-    """None where the second moment of the guess at the weights is not known.
+def predict_progress(snapshot: Snapshot, estimator: Estimator, of_network: NetworkCurvature) -> PredictedProgress:
+    """What follows from the second moment of the guess at the weights.
 
     Raises:
-        NoClosedForm: a network on which it is not known.
+        NoClosedForm: a guess whose second moment is not known, or a network on which it is not known.
     """
     form, gradients = closed_form_of(estimator), double(snapshot.weight_gradients)
     moment = form.second_moment(snapshot, estimator)
@@ -83,7 +81,7 @@ def predict_progress(
         )
     guess = form.guess(snapshot, estimator)
     if not guess.certain:
-        return None
+        raise NoClosedForm(guess.why or "no closed form of its second moment at the weights is known")
     mean = _at_weights(snapshot, guess)
     along = float(of_network.forms([mean])[0])
     slope = sum(float((a * b).sum()) for a, b in zip(mean, gradients, strict=True))

@@ -14,24 +14,29 @@ import numpy as np
 from fganalysis import estimators
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators.sketches.layers import SketchedLayer, sketched_layers
-from fganalysis.predictions.arrays import Array, double
+from fganalysis.predictions.arrays import Array, NoClosedForm, double
+from fganalysis.predictions.weight_maps import check_images
 from theory import gradient_projection, input_sketch, row_sampling, row_sketch
 from theory.images import ByPlace, ImagedMoment, Images, together
 
-Covariance = Callable[[Any, SketchedLayer, int], list[Images] | None]
+Covariance = Callable[[Any, SketchedLayer, int], list[Images]]
 
 
 def second_moment_of(
     covariance: Covariance, snapshot: Snapshot, estimator: Any, means: Sequence[Array]
-) -> ImagedMoment | None:
-    """From Cov of each sketched layer, images {layer: (probe, unit, input)} without the bias; None where not known."""
+) -> ImagedMoment:
+    """From Cov of each sketched layer, images {layer: (probe, unit, input)} without the bias.
+
+    Raises:
+        NoClosedForm: layers of which it is not known, or with too many images.
+    """
     found: list[Images] = []
     for index, layer in enumerate(sketched_layers(snapshot)):
-        of_layer = [] if layer is None else covariance(estimator, layer, index)
-        if of_layer is None:
-            return None
-        found += of_layer
-    images = together(found) if found else Images(np.zeros(1), lambda numbers: {})
+        if layer is not None:
+            check_images(len(layer.gradient) ** 2)
+            found += covariance(estimator, layer, index)
+    images = together(found)
+    check_images(len(images.factors))
     return ImagedMoment(Images(images.factors, partial(_written, snapshot, images)), means)
 
 
@@ -44,12 +49,14 @@ def _written(snapshot: Snapshot, images: Images, numbers: Array) -> Array:
     return np.concatenate([array.reshape(len(numbers), -1) for array in whole], axis=1)
 
 
-def of_row_sketch(estimator: estimators.RowSketch, layer: SketchedLayer, place: int) -> list[Images] | None:
-    """Not known of channels with probes of their own, of examples sketched apart, and of convolutions."""
+def of_row_sketch(estimator: estimators.RowSketch, layer: SketchedLayer, place: int) -> list[Images]:
     found = []
     for rows in layer.taps:
         if estimator.mode != "dense" or rows.convolution is not None or estimator.together(rows) is not None:
-            return None
+            raise NoClosedForm(
+                "the covariance of a row sketch is known for rows of Linear modules that are sketched together, and "
+                "channels that share the probes"
+            )
         gradients, inputs = double([rows.gradients, rows.inputs])
         law = estimator.noise.fourth(len(inputs)), estimator.noise.pair(len(inputs))
         found += row_sketch.images(place, gradients, inputs, int(estimator.probes), *law)

@@ -38,7 +38,7 @@ def _unbiased(variance: Callable[[Any, SketchedLayer], float], covariance: Covar
         found = [0.0 if layer is None else variance(estimator, layer) for layer in sketched_layers(snapshot)]
         return _at_weights(double(snapshot.weight_gradients), found)
 
-    def second_moment(snapshot: Snapshot, estimator: Any) -> ImagedMoment | None:
+    def second_moment(snapshot: Snapshot, estimator: Any) -> ImagedMoment:
         return second_moment_of(covariance, snapshot, estimator, double(snapshot.weight_gradients))
 
     return ClosedForm(guess, at_weights=second_moment)
@@ -141,7 +141,7 @@ def _random_projection(snapshot: Snapshot, estimator: estimators.RandomProjectio
     return _at_weights(means, variances.tolist())
 
 
-def _random_projection_second_moment(snapshot: Snapshot, estimator: estimators.RandomProjection) -> ImagedMoment | None:
+def _random_projection_second_moment(snapshot: Snapshot, estimator: estimators.RandomProjection) -> ImagedMoment:
     weights = _random_projection(snapshot, estimator).weights
     assert weights is not None
     return second_moment_of(of_random_projection, snapshot, estimator, weights.means)

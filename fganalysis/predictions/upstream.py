@@ -40,6 +40,7 @@ from theory import normalised_upstream, upstream
 from theory.factors import Dense, Factor, LowRank
 from theory.images import ImagedMoment
 
+UNDETERMINED = "the upstream Jacobians do not determine the k directions"
 NEGLIGIBLE_SHARE = 0.01  # of a layer's squared gradient: what examples with undetermined directions may have
 
 
@@ -130,10 +131,9 @@ def _upstream(snapshot: Snapshot, estimator: estimators.Upstream) -> Guess:
     return linear_guess_of(snapshot, estimator, _upstream_along(snapshot, estimator))
 
 
-def _upstream_second_moment(snapshot: Snapshot, estimator: estimators.Upstream) -> ImagedMoment | None:
-    """Not known of rescaled directions, which are no linear image of noise."""
+def _upstream_second_moment(snapshot: Snapshot, estimator: estimators.Upstream) -> ImagedMoment:
     if estimator.normalise:
-        return None
+        raise NoClosedForm("rescaled directions are no linear image of noise, and their products are unknown")
     return second_moment_along(snapshot, estimator, _upstream_along(snapshot, estimator))
 
 
@@ -216,13 +216,15 @@ def _orthogonal(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) ->
     along, taken, determined = _orthogonal_along(snapshot, estimator)
     guess = linear_guess_of(snapshot, estimator, along)
     if not determined:
-        return Guess(factors=guess.factors, why="the upstream Jacobians do not determine the k directions")
+        return Guess(factors=guess.factors, why=UNDETERMINED)
     return replace(guess, directions=[taken[i].left if i in taken else None for i in range(len(snapshot.taps))])
 
 
-def _orthogonal_second_moment(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> ImagedMoment | None:
+def _orthogonal_second_moment(snapshot: Snapshot, estimator: estimators.OrthogonalUpstream) -> ImagedMoment:
     along, _, determined = _orthogonal_along(snapshot, estimator)
-    return second_moment_along(snapshot, estimator, along) if determined else None
+    if not determined:
+        raise NoClosedForm(UNDETERMINED)
+    return second_moment_along(snapshot, estimator, along)
 
 
 def _orthogonal_along(

@@ -23,6 +23,7 @@ from theory.linear_guess import Moments
 from theory.weight_maps import Places, RowInputs, WeightMap, WrittenOut, of_tap, placed
 
 MOST_NUMBERS = 2**25  # of an array that a prediction writes out: 256 MiB
+MOST_IMAGES = 2**23  # Whose sum is made anew for every random direction.
 AT_ONCE = 2**22  # Numbers at the weights that are pulled back together.
 
 
@@ -42,6 +43,15 @@ def check_size(what: str, numbers: int) -> None:
         raise NoClosedForm(
             f"the prediction in weight space writes out {what}, {numbers} numbers, which is too many (at most "
             f"{MOST_NUMBERS}): use a smaller batch or network"
+        )
+
+
+def check_images(number: int) -> None:
+    """Raises NoClosedForm for so many images that every random direction takes minutes."""
+    if number > MOST_IMAGES:
+        raise NoClosedForm(
+            f"the prediction of the curvature takes images of {number} numbers, which is too many (at most "
+            f"{MOST_IMAGES}): use a smaller batch or network"
         )
 
 
@@ -155,8 +165,13 @@ def weight_gradients(snapshot: Snapshot) -> list[Array]:
 
 
 def at_weights_of(snapshot: Snapshot, images: Images, means: Sequence[Array]) -> ImagedMoment:
-    """The second moment at the weights from images {tap: (probe, example, number)} and the mean at every tap."""
+    """The second moment at the weights from images {tap: (probe, example, number)} and the mean at every tap.
+
+    Raises:
+        NoClosedForm: too many images.
+    """
     examples = examples_of(snapshot)
+    check_images(len(images.factors))
 
     def image(numbers: Array) -> Array:
         parts, n_probes = images.image(numbers), len(numbers)

@@ -196,33 +196,33 @@ def _weight_second_moment(
     return weight_perturbation.second_moment_per_example(pairs, *layers.law, layers=estimator.layers)
 
 
-def _difference_second_moment(snapshot: Snapshot, estimator: estimators.FiniteDifference) -> SecondMoment | None:
-    """Of a loss that is quadratic over ±ε z a central difference is the slope. A one-sided one adds (ε/2) zᵀHz."""
+def _difference_second_moment(snapshot: Snapshot, estimator: estimators.FiniteDifference) -> SecondMoment:
+    """That of a loss which is quadratic over ±εz, and without rounding: there a central difference is the slope."""
     if not estimator.central:
-        return None
+        raise NoClosedForm("a one-sided difference has (ε/2) zᵀHz beside the slope, whose sixth moments are not known")
     layers = _layers(snapshot, estimator, None)
     return progress.weight_perturbation(layers.squares, *layers.law, layers="joint")
 
 
-def _sparse_second_moment(snapshot: Snapshot, estimator: estimators.SparsePerturbation) -> SecondMoment | None:
+def _sparse_second_moment(snapshot: Snapshot, estimator: estimators.SparsePerturbation) -> SecondMoment:
     masked = _sparse(_layers(snapshot, estimator, None), estimator)
     return progress.weight_perturbation(masked.squares, *masked.law, layers=estimator.layers)
 
 
-def _tangent_second_moment(snapshot: Snapshot, estimator: estimators.MultiTangent) -> SecondMoment | None:
+def _tangent_second_moment(snapshot: Snapshot, estimator: estimators.MultiTangent) -> SecondMoment:
     layers = _layers(snapshot, estimator, None)
     if estimator.combine == "mean":
         single = progress.weight_perturbation(layers.squares, *layers.law, layers=estimator.layers)
         return single.of_mean(estimator.k)
     if isinstance(estimator.noise, Gaussian):
         return progress.projection(layers.squares, layers.sizes, estimator.k, layers=estimator.layers)
-    return None
+    raise NoClosedForm("of a projection on random directions it is known for Gaussian noise alone")
 
 
 def _known(
     moments: Callable[..., WeightMoments | None],
     distribution: Distribution,
-    second_moment: Callable[[Snapshot, Any], AtWeights | None],
+    second_moment: Callable[[Snapshot, Any], AtWeights],
 ) -> ClosedForm:
     """The closed form of a guess at the weights, from its moments and its distribution."""
 

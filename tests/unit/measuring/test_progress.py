@@ -15,8 +15,13 @@ from torch import Tensor
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
+from fganalysis.estimators import ActivityPerturbation, FiniteDifference, label
 from fganalysis.estimators.guesses import WeightEstimates
+from fganalysis.estimators.noise import Gaussian, Rademacher
+from fganalysis.measuring.network_curvature import of_network
+from fganalysis.measuring.second_derivatives import Curvature
 from fganalysis.measuring.ways_to_products import MATRICES_OF_CURVATURE
+from fganalysis.predictions.progress import predict_progress
 from fganalysis.results import schema
 from tests.laws import tiny_snapshot
 from tests.unit.measuring.curved import SNAPSHOTS, dense
@@ -151,16 +156,35 @@ def sampled() -> Any:
 
 
 def test_measured_and_predicted_agree(sampled: Any) -> None:
-    predicted = [name for name in ESTIMATORS if name != "activity"]
     for name in schema.PROGRESS_PREDICTED:
         theory, measured = sampled[name + "_predicted"], sampled[name]
-        assert bool(theory.sel(estimator=predicted).notnull().all()), name
-        assert bool(theory.sel(estimator="activity").isnull().all())
+        assert bool(theory.notnull().all()), name
         error = np.hypot((measured - sampled[name + "_low"]) / 1.96, sampled[name + "_predicted_se"])
         above = np.hypot((sampled[name + "_high"] - measured) / 1.96, sampled[name + "_predicted_se"])
         z = (measured - theory) / np.where(measured > theory, error, above)
         # An interval of what does not vary is as long as rounding.
         assert float(abs(z).max()) < 4, name
+
+
+@pytest.mark.parametrize("noise", [Gaussian(), Rademacher()])
+def test_random_directions_agree_with_all_of_them(noise: Any) -> None:
+    """Of noise that examples share the covariance is a difference of squares."""
+    snapshot = tiny_snapshot((3, 3, 2), n_examples=3)
+    estimator, product = ActivityPerturbation(noise=noise, shared=True), Curvature(snapshot, "hessian")
+    (exact,) = predict_progress(snapshot, estimator, of_network(snapshot, product, 64, 0).curvature).curvature
+    few = [predict_progress(snapshot, estimator, of_network(snapshot, product, 30, s).curvature) for s in range(20)]
+    values = np.concatenate([one.curvature for one in few])
+    assert len(values) == 600 and abs(values.mean() - exact) < 4 * values.std() / 600**0.5
+    assert values.std() / 600**0.5 < 0.1 * abs(exact)
+
+
+def test_what_is_not_predicted_says_why() -> None:
+    snapshot = tiny_snapshot((3, 2, 2), n_examples=2)
+    dataset = fga.progress(snapshot, ["activity", "activation_mixing", FiniteDifference(central=False)], 8)
+    reasons = json.loads(dataset.attrs[schema.NOT_PREDICTED])
+    assert list(reasons) == ["activation_mixing", label(FiniteDifference(central=False))]
+    assert "one-sided difference" in reasons[label(FiniteDifference(central=False))]
+    assert schema.NOT_PREDICTED not in fga.progress(snapshot, "activity", 8).attrs
 
 
 def test_guesses_are_those_of_sample(sampled: Any) -> None:

@@ -64,7 +64,6 @@ def predicted(snapshot: Snapshot, estimator: Any, of_network: NetworkCurvature) 
     """E ĝᵀHĝ; the mean of three guesses has that of `Averaged`."""
     found = predict_progress(snapshot, estimator, of_network)
     several = predict_progress(snapshot, Averaged(estimator, 3), of_network)
-    assert found is not None and several is not None
     np.testing.assert_allclose(several.curvature, found.averaged(3), rtol=1e-9, atol=1e-12)
     return float(found.curvature[0])
 
@@ -89,7 +88,6 @@ def test_every_value_of_the_noise(kind: str, switches: dict[str, Any]) -> None:
         mean = exact.weight_mean.numpy()
         second = exact.weight_covariance.numpy() + np.outer(mean, mean)
         found = predict_progress(SNAPSHOT, replace(estimator, noise=law()), of_network)
-        assert found is not None
         np.testing.assert_allclose(found.curvature, [np.trace(matrix @ second)], rtol=EXACT, atol=1e-13)
         np.testing.assert_allclose(found.slope, mean @ gradient_of(SNAPSHOT), rtol=EXACT)
         np.testing.assert_allclose(found.mean_curvature, mean @ matrix @ mean, rtol=EXACT, atol=1e-13)
