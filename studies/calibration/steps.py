@@ -24,6 +24,7 @@ from fganalysis.estimators import Estimator
 from fganalysis.measuring.curved_guesses import HALVES, without_itself
 from fganalysis.measuring.network_curvature import of_network
 from fganalysis.measuring.second_derivatives import Curvature
+from fganalysis.predictions.arrays import NoClosedForm
 from fganalysis.predictions.progress import NetworkCurvature, predict_progress
 from fganalysis.results import schema
 from fganalysis.statistics.efficiency import efficiency
@@ -41,6 +42,7 @@ FRESH, STEPS = 2**16, 12
 FARTHEST = 4.0  # Times the median of the best steps, or below it: a sample with a step beyond is taken as without one.
 OF_STEPS = ("slope_along", "mean_curvature")
 OF_MEANS = ("curvature_along", "best_step", "expected_decrease", "curved_efficiency")
+MOST_PRODUCTS = 2**20  # More than any prediction here takes, so that none is estimated.
 WITH_STEPS = tuple(name for name in ESTIMATORS | HARD if has_steps(name))
 AT_STEP = ("decrease_at_step", "curvature_at_step", "unseen_curvature")
 
@@ -176,7 +178,7 @@ def sampled(
 def _curvature(snapshot: Snapshot) -> tuple[Tensor, NetworkCurvature]:
     product = Curvature(snapshot, "hessian")
     hessian = product.products(torch.eye(product.n_weights, dtype=torch.float64, device=snapshot.device))
-    return (hessian + hessian.T) / 2, of_network(snapshot, product, product.n_weights, 0).curvature
+    return (hessian + hessian.T) / 2, of_network(snapshot, product, MOST_PRODUCTS, 0).curvature
 
 
 def _by_losses(
@@ -241,10 +243,11 @@ def _at(estimate: Estimate, place: int) -> Estimate:
 
 def exact(snapshot: Snapshot, estimator: Estimator, raw: Curved, of_net: NetworkCurvature) -> dict[str, Array]:
     """The truths of `quantity_names` that take no losses, NaN where there is no best step."""
-    theory = predict_progress(snapshot, estimator, of_net)
-    slope, curvature, mean = (float(part.mean()) for part in (raw.slope, raw.curvature, raw.with_others))
-    if theory is not None:
+    try:
+        theory = predict_progress(snapshot, estimator, of_net)
         slope, curvature, mean = theory.slope, float(theory.curvature[0]), theory.mean_curvature
+    except NoClosedForm:
+        slope, curvature, mean = (float(part.mean()) for part in (raw.slope, raw.curvature, raw.with_others))
     truths = {"slope_along": slope, "mean_curvature": mean}
     squared, along = float(raw.squared_gradient[0]), float(raw.gradient_curvature[0])
     for number in AVERAGED:
