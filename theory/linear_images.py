@@ -3,7 +3,7 @@
     ĝ = Σ_s (σ_s·ε) M_s ε
 
 ε is all noise of a guess, s its slopes, and M_s the directions of what slope s scales: M_sj is the image of entry j of
-the noise. In a joint pass there is a slope for each example, or one of the batch; in separate passes so many a layer.
+the noise. In a joint pass each example has a slope, or the batch has one; in separate passes each layer has its slopes.
 With the moments fourth and pair of `theory.linear_guess` within a noise vector v, and pair = 1 between two of them,
 
     Cov ĝ = Γ + Σ_v (pair − 1) (Γ_v + ḡ_v ḡ_vᵀ) + (fourth − 3 pair) Σ_j d_j d_jᵀ           d_j = Σ_s σ_sj M_sj
@@ -11,7 +11,7 @@ With the moments fourth and pair of `theory.linear_guess` within a noise vector 
 
 Γ_v and ḡ_v are those of the noise vector v alone.
 
-**Noise of single examples, or the slope of the batch** (`apart`). An entry j of the noise is in the directions of one
+**Noise of single examples, or the slope of the batch** (`_apart`). An entry j of the noise is in the directions of one
 slope s, so that the first sum is over entries. With m_s = M_s σ_s, and m_v of a noise vector alone,
 
     Cov ĝ = Σ_j c_j M_j M_jᵀ + Σ_s m_s m_sᵀ + 2 Σ_v (pair − 1) m_v m_vᵀ
@@ -19,7 +19,7 @@ slope s, so that the first sum is over entries. With m_s = M_s σ_s, and m_v of 
 
 Noise that all examples share, with the slope of the batch, is noise of one example with the directions Σ_b M_b.
 
-**Shared noise with a slope for each example** (`shared`). With R Rᵀ the Gram matrix σ_s·σ_t, the first sum is over the
+**Shared noise with a slope for each example** (`_shared`). With R Rᵀ the Gram matrix σ_s·σ_t, the first sum is over the
 images Σ_s R_sr M_sj. The second is no sum of squares, but the difference of two: with random signs ρ_st,
 
     Σ_st (M_s σ_t)(M_t σ_s)ᵀ = E u uᵀ − E w wᵀ          u, w = Σ_st (ρ_st ± ρ_ts)/2 · M_s σ_t
@@ -27,7 +27,7 @@ images Σ_s R_sr M_sj. The second is no sum of squares, but the difference of tw
 Rows that serve all examples have noise and a slope of the batch, in which those of examples meet; `between` has what
 they add in a joint pass.
 
-**A mean over probes of one noise vector**, Ĝ = (1/r) Σ over probes, has Cov/r (`of_one_vector`).
+A mean of r independent guesses, such as the probes of a sketch (`of_one_vector`), has Cov ĝ/r.
 
 Derived here, and enumerated in the tests. docs/mathematics.md#progress-of-a-step.
 """

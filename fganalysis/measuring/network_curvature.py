@@ -70,6 +70,7 @@ def averaged_over_probes(values: Array, exact: bool) -> Estimate:
 
 def of_network(snapshot: Snapshot, curvature: Curvature, n_directions: int, seed: int) -> OfNetwork:
     """Everything of the network, by a product for each layer and at most ``n_directions`` + 32 more."""
+    n_directions = max(n_directions, 2)  # The number of a single one would be taken for an exact number.
     gradients = [gradient.double() for gradient in snapshot.weight_gradients]
     largest = torch.stack([gradient.abs().max() for gradient in gradients]).max()
     unit = float(power_of_two(largest))
