@@ -36,6 +36,7 @@ class Images:
 
 
 ByPlace = dict[int, Array]
+OfImages = Callable[[Array, Callable[[Array], Array]], Array]  # Σ_i c_i v_iᵀHv_i, (…), of c and the image.
 
 
 def together(images: Sequence[Images]) -> Images:
@@ -64,9 +65,9 @@ class ImagedMoment:
     images: Images
     mean: Sequence[Array]
 
-    def curvature(self, form: Callable[[Array, Callable[[Array], Array]], Array], of_mean: float) -> Array:
-        """E ĝᵀHĝ, (…). form: Σ_i c_i v_iᵀHv_i of c and the image, (…). of_mean: ḡᵀHḡ."""
-        return form(self.images.factors, self.images.image) + of_mean
+    def curvature(self, of_images: OfImages, of_mean: float) -> Array:
+        """E ĝᵀHĝ, (…). of_mean: ḡᵀHḡ."""
+        return of_images(self.images.factors, self.images.image) + of_mean
 
     def slope(self, gradients: Sequence[Array]) -> float:
         """⟨ḡ, g⟩."""

@@ -21,17 +21,17 @@ V Vᵀ left open,
 
     E t² V_pq V_xy = ‖G‖² δ_px δ_qy + 2 G_pq G_xy + (2/r) [δ_px (GᵀG)_qy + (GGᵀ)_px δ_qy + G_py G_xq]
 
-`vectors` writes the bracket as a sum of outer products, exactly. Derived here, and enumerated in the tests.
+`images` writes the bracket as a sum of outer products, exactly. Derived here, and enumerated in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from theory.factors import Array
+from theory.images import Images
 
 
 @dataclass(frozen=True)
@@ -59,26 +59,23 @@ def squared_slope(squared_norm: float) -> float:
     return squared_norm
 
 
-def n_vectors(rows: int, columns: int) -> int:
-    """How many terms `vectors` has."""
-    return rows * (rows + 1) // 2 + columns * min(rows, columns)
+def images(gradient: Array, rank: int) -> Images:
+    """(2/r) [I ⊗ GᵀG + GGᵀ ⊗ I + swap], swap_(pq, xy) = G_py G_xq, as images (probe, row, column).
 
-
-def vectors(gradient: Array, rank: int) -> Iterator[tuple[float, Array]]:
-    """(c, v) with Σ c v vᵀ = (2/r) [I ⊗ GᵀG + GGᵀ ⊗ I + swap], swap_(pq, xy) = G_py G_xq; v (row, column).
-
-    With e_p ⊗ G_x the matrix whose row p is row x of G, ½ Σ_px (e_p ⊗ G_x + e_x ⊗ G_p)(…)ᵀ = I ⊗ GᵀG + swap.
+    With e_p ⊗ G_x the matrix whose row p is row x of G, ½ Σ_px (e_p ⊗ G_x + e_x ⊗ G_p)(…)ᵀ = I ⊗ GᵀG + swap: the images
+    of z_px, p ≤ x, are (Z + Zᵀ) G. By the singular values of G the other term is of columns of U diag(λ).
     """
     rows, columns = gradient.shape
-    for p in range(rows):
-        for x in range(p, rows):
-            vector = np.zeros_like(gradient)
-            vector[p] += gradient[x]
-            vector[x] += gradient[p]
-            yield (1.0 if p == x else 2.0) / rank, vector
     left, lengths, _ = np.linalg.svd(gradient, full_matrices=False)
-    for mode, length in enumerate(lengths):
-        for q in range(columns):
-            vector = np.zeros_like(gradient)
-            vector[:, q] = left[:, mode] * length
-            yield 2.0 / rank, vector
+    scaled, upper = left * lengths, np.triu_indices(rows)
+    factors = np.where(upper[0] == upper[1], 1.0, 2.0) / rank
+    of_columns = np.full(len(lengths) * columns, 2.0 / rank)
+
+    def image(numbers: Array) -> Array:
+        by_rows, by_columns = np.split(numbers, [len(factors)], axis=1)
+        square = np.zeros((len(numbers), rows, rows))
+        square[:, upper[0], upper[1]] = by_rows
+        made: Array = (square + square.transpose(0, 2, 1)) @ gradient
+        return made + scaled @ by_columns.reshape(len(numbers), len(lengths), columns)
+
+    return Images(np.concatenate([factors, of_columns]), image)

@@ -20,6 +20,7 @@ from itertools import islice
 import numpy as np
 
 from theory.factors import Array
+from theory.images import Images, OfImages
 from theory.linear_guess import Layers, check_switches
 
 NUMBERS_AT_ONCE = 2**20  # Of the vectors whose forms are taken together, unless a single one has more.
@@ -32,18 +33,21 @@ class StructuredMoment:
 
     Attributes:
         weights: w, (unit, input) a layer. vectors: gives (c, v), v (unit, input) a layer. mean: (unit, input) a layer.
-        n_averaged: independent guesses of which this is the mean.
+        images: further outer products, whose images are (probe, weight). n_averaged: independent guesses of which this
+            is the mean.
     """
 
     weights: Sequence[Array]
     vectors: Vectors
     mean: Sequence[Array]
+    images: Images | None = None
     n_averaged: float = 1.0
 
     def curvature(
         self,
         diagonal: Callable[[Sequence[Array]], Array],
         forms: Callable[[Sequence[Sequence[Array]]], Array],
+        of_images: OfImages,
     ) -> Array:
         """E ĝᵀHĝ, (…). diagonal: w → Σ_i w_i H_ii, (…). forms: several v → vᵀHv, (vector,)."""
         single, vectors = diagonal(self.weights), self.vectors()
@@ -51,6 +55,8 @@ class StructuredMoment:
         while some := list(islice(vectors, at_once)):
             factors, these = zip(*some, strict=True)
             single = single + np.asarray(factors) @ forms(these)
+        if self.images is not None:
+            single = single + of_images(self.images.factors, self.images.image)
         share = 1.0 / self.n_averaged
         found: Array = share * single + (1 - share) * forms([self.mean])[0]
         return found

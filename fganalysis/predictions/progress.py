@@ -18,7 +18,7 @@ from fganalysis.predictions.guess import Guess
 from fganalysis.predictions.registry import closed_form_of
 from fganalysis.predictions.weight_maps import at_weights
 from theory import progress as theory
-from theory.images import ImagedMoment
+from theory.images import ImagedMoment, OfImages
 from theory.structured_moment import StructuredMoment
 
 
@@ -39,7 +39,7 @@ class NetworkCurvature:
     products: Array
     forms: Callable[[Sequence[Sequence[Array]]], Array]
     diagonal: Callable[[Sequence[Array]], Array]
-    images: Callable[[Array, Callable[[Array], Array]], Array]
+    images: OfImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def predict_progress(snapshot: Snapshot, estimator: Estimator, of_network: Netwo
         return PredictedProgress(
             moment.slope(gradients),
             float(of_network.forms([moment.mean])[0]),
-            moment.curvature(of_network.diagonal, of_network.forms),
+            moment.curvature(of_network.diagonal, of_network.forms, of_network.images),
         )
     if moment is not None:
         return PredictedProgress(

@@ -15,9 +15,10 @@ from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Layers
 from fganalysis.estimators.noise import is_isotropic
 from fganalysis.estimators.perturbation.weight_directions import Parameter, parameters_of
-from fganalysis.predictions.arrays import Array, Prediction, at_weights, double
+from fganalysis.predictions.arrays import Array, NoClosedForm, Prediction, at_weights, double
 from fganalysis.predictions.guess import Guess, WeightMoments
 from fganalysis.predictions.protocol import ClosedForm
+from fganalysis.predictions.weight_maps import check_images
 from theory import (
     guided_perturbation,
     low_rank_perturbation,
@@ -25,11 +26,10 @@ from theory import (
     scaled_perturbation,
     subspace_perturbation,
 )
+from theory.images import ByPlace, Images, together
 from theory.structured_moment import StructuredMoment, between_blocks
 
 Outer = Iterator[tuple[float, Array]]
-# Of the matrices of a network together: each takes a product with the curvature.
-MOST_OUTER_PRODUCTS = 2**13
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,8 @@ class Block:
         mean: E Ĝ_b. squared_slope: E t_b². variances: the diagonal of Σ_b, where Σ_b is diagonal, else None. trace: its
             trace. alone: E t_b²‖V_b‖².
         own: of E t_b² V_bV_bᵀ what is a diagonal, and ``outer`` what is outer products, with that of ``shared``, the
-            factor of Σ_b that other blocks give, in it; None where these are not known.
+            factor of Σ_b that other blocks give, in it; None where these are not known. images: further outer products,
+            images of the block's shape.
     """
 
     place: Callable[[Array], Array]
@@ -52,15 +53,16 @@ class Block:
     alone: float
     diagonal: Callable[[float], Array] | None = None
     outer: Callable[[float], Outer] | None = None
+    images: Images | None = None
 
 
 Blocks = Callable[[Snapshot, Any], list[Block]]
 
 
 def _place(snapshot: Snapshot, layer: int, name: str, shape: tuple[int, ...], array: Array) -> Array:
-    of_layer = snapshot.weights[layer]
-    by_name = {part.name: torch.zeros(part.shape, dtype=torch.float64) for part in parameters_of(of_layer)}
-    by_name[name] = torch.from_numpy(np.ascontiguousarray(array)).reshape(shape)
+    of_layer, lead = snapshot.weights[layer], array.shape[:-2]
+    by_name = {part.name: torch.zeros(*lead, *part.shape, dtype=torch.float64) for part in parameters_of(of_layer)}
+    by_name[name] = torch.from_numpy(np.ascontiguousarray(array)).reshape(*lead, *shape)
     placed: Array = of_layer.columns(by_name).numpy()
     return placed
 
@@ -91,8 +93,6 @@ def _unstructured(index: int, place: Callable[[Array], Array], gradient: Array, 
 
 def _low_rank_blocks(snapshot: Snapshot, estimator: estimators.LowRankPerturbation) -> list[Block]:
     noise, rank, blocks = estimator.noise, int(estimator.rank), []
-    matrices = [(part.rows, part.columns) for _, part, _, _ in _parameters(snapshot) if part.is_matrix]
-    affordable = sum(low_rank_perturbation.n_vectors(*shape) for shape in matrices) <= MOST_OUTER_PRODUCTS
     for index, part, gradient, place in _parameters(snapshot):
         if not part.is_matrix:
             blocks.append(_unstructured(index, place, gradient, noise))
@@ -101,7 +101,7 @@ def _low_rank_blocks(snapshot: Snapshot, estimator: estimators.LowRankPerturbati
         left, right = (low_rank_perturbation.Law(noise.fourth(size), noise.pair(size)) for size in sizes)
         square = float(np.sum(gradient**2))
         alone = low_rank_perturbation.alone(square, part.rows, part.columns, rank, left, right)
-        known = affordable and left == right == low_rank_perturbation.Law(3.0, 1.0)
+        known = left == right == low_rank_perturbation.Law(3.0, 1.0)
         blocks.append(
             Block(
                 place,
@@ -111,7 +111,8 @@ def _low_rank_blocks(snapshot: Snapshot, estimator: estimators.LowRankPerturbati
                 float(part.size),
                 alone,
                 partial(_constant, gradient.shape, square) if known else None,
-                partial(_low_rank_outer, gradient, rank) if known else None,
+                partial(_twice_the_gradient, gradient) if known else None,
+                low_rank_perturbation.images(gradient, rank) if known else None,
             )
         )
     return blocks
@@ -121,9 +122,8 @@ def _constant(shape: tuple[int, ...], square: float, others: float) -> Array:
     return np.full(shape, others + square)
 
 
-def _low_rank_outer(gradient: Array, rank: int, others: float) -> Outer:
+def _twice_the_gradient(gradient: Array, others: float) -> Outer:
     yield 2.0, gradient
-    yield from low_rank_perturbation.vectors(gradient, rank)
 
 
 def _subspace_blocks(snapshot: Snapshot, estimator: estimators.SubspacePerturbation) -> list[Block]:
@@ -215,10 +215,10 @@ def _of_blocks(blocks_of: Blocks) -> ClosedForm:
     def averaged(snapshot: Snapshot, estimator: Any, n_averaged: int) -> Guess:
         return Guess(weights=guess(snapshot, estimator).weights).averaged(n_averaged)
 
-    def second_moment(snapshot: Snapshot, estimator: Any) -> StructuredMoment | None:
+    def second_moment(snapshot: Snapshot, estimator: Any) -> StructuredMoment:
         blocks = blocks_of(snapshot, estimator)
         if any(block.diagonal is None or block.outer is None for block in blocks):
-            return None
+            raise NoClosedForm("the second moment of directions of low rank is known for Gaussian noise alone")
         slopes, layer_of = [block.squared_slope for block in blocks], [block.layer for block in blocks]
         others = parameter_blocks.of_others(slopes, layer_of, estimator.layers)
         means = _means(snapshot, blocks)
@@ -236,9 +236,38 @@ def _of_blocks(blocks_of: Blocks) -> ClosedForm:
                 for factor, vector in block.outer(float(elsewhere)):
                     yield factor, _alone(means, block, vector)
 
-        return StructuredMoment(weights, vectors, means)
+        return StructuredMoment(weights, vectors, means, _images(blocks, means))
 
     return ClosedForm(guess, averaged, at_weights=second_moment)
+
+
+def _images(blocks: Sequence[Block], means: Sequence[Array]) -> Images | None:
+    """Those of all blocks, (probe, weight).
+
+    Raises:
+        NoClosedForm: too many of them.
+    """
+    found = []
+    for block in blocks:
+        if block.images is not None:
+            check_images(len(block.images.factors))
+            found.append(Images(block.images.factors, partial(_placed, block, block.images)))
+    if not found:
+        return None
+    images = together(found)
+    check_images(len(images.factors))
+
+    def written(numbers: Array) -> Array:
+        parts, n_probes = images.image(numbers), len(numbers)
+        shapes = [(n_probes, *mean.shape) for mean in means]
+        whole = [parts.get(index, np.zeros(shape)).reshape(n_probes, -1) for index, shape in enumerate(shapes)]
+        return np.concatenate(whole, axis=1)
+
+    return Images(images.factors, written)
+
+
+def _placed(block: Block, images: Images, numbers: Array) -> ByPlace:
+    return {block.layer: block.place(images.image(numbers))}
 
 
 def _alone(means: Sequence[Array], block: Block, vector: Array) -> list[Array]:
@@ -284,11 +313,11 @@ def _guided_averaged(snapshot: Snapshot, estimator: estimators.GuidedPerturbatio
     return Guess(weights=_guided(snapshot, estimator).weights).averaged(n_averaged)
 
 
-def _guided_second_moment(snapshot: Snapshot, estimator: estimators.GuidedPerturbation) -> StructuredMoment | None:
+def _guided_second_moment(snapshot: Snapshot, estimator: estimators.GuidedPerturbation) -> StructuredMoment:
     """Of Gaussian noise: gᵀΣg Σ + 2 Σg (Σg)ᵀ."""
     laws = {(estimator.noise.fourth(n), estimator.noise.pair(n)) for n in (2, 3)}
     if laws != {(3.0, 1.0)}:
-        return None
+        raise NoClosedForm("the second moment of directions with guides is known for Gaussian noise alone")
     gradients, guides = double(snapshot.weight_gradients), double(estimator.basis(snapshot))
     alpha, k = float(estimator.alpha), int(estimator.k)
     square = guided_perturbation.squared_slope(gradients, guides, alpha)
