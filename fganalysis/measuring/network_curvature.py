@@ -123,7 +123,7 @@ def _along_images(
 ) -> Array:
     """Σ_i c_i v_iᵀHv_i: one number where there are no more images than random directions, else one a direction."""
     axes = np.flatnonzero(factors)
-    at_once = max(1, min(DIRECTIONS_PER_BLOCK, NUMBERS_AT_ONCE // len(factors)))
+    at_once = max(1, min(DIRECTIONS_PER_BLOCK, NUMBERS_AT_ONCE // max(1, len(factors))))
     if len(axes) <= n_directions:
         total = 0.0
         for some in np.array_split(axes, -(-len(axes) // at_once)) if len(axes) else ():

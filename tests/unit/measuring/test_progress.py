@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
-from fganalysis.estimators import ActivityPerturbation, FiniteDifference, label
+from fganalysis.estimators import ActivityPerturbation, FiniteDifference, RowSampling, label
 from fganalysis.estimators.guesses import WeightEstimates
 from fganalysis.estimators.noise import Gaussian, Rademacher
 from fganalysis.measuring.network_curvature import of_network
@@ -176,6 +176,13 @@ def test_random_directions_agree_with_all_of_them(noise: Any) -> None:
     values = np.concatenate([one.curvature for one in few])
     assert len(values) == 600 and abs(values.mean() - exact) < 4 * values.std() / 600**0.5
     assert values.std() / 600**0.5 < 0.1 * abs(exact)
+
+
+def test_guesses_without_any_noise_left_are_exact() -> None:
+    snapshot = tiny_snapshot((3, 2, 2), n_examples=2)
+    chosen = [RowSampling(keep=2), fga.estimators.Minibatch(2), "backpropagation"]
+    dataset = fga.progress(snapshot, chosen, 8).isel(step=0)
+    np.testing.assert_allclose(dataset["curvature_along_predicted"].std("estimator"), 0, atol=1e-12)
 
 
 def test_what_is_not_predicted_says_why() -> None:
