@@ -75,3 +75,11 @@ def scale_of(scaler: Any) -> float:
     states = getattr(scaler, "_per_optimizer_states", {})
     done = any(getattr(state.get("stage"), "name", "READY") != "READY" for state in list(states.values()))
     return 1.0 if done else float(scaler.get_scale())
+
+
+def several_processes() -> str:
+    """Why ``.grad`` is not the gradient of this batch where several processes train; empty where one does."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        return f".grad is the mean over {distributed.get_world_size()} processes, each with a batch of its own"
+    return ""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch.utils.hooks import RemovableHandle
@@ -24,42 +22,22 @@ from fganalysis.arguments import (
     described,
 )
 from fganalysis.capturing import refusals
-from fganalysis.capturing.batch import first_examples, map_tensors
-from fganalysis.capturing.capture import checked_view, freeze, uncompiled
-from fganalysis.capturing.planning import Plan
+from fganalysis.capturing.capture import uncompiled
 from fganalysis.capturing.precision import plainly
-from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.capturing.tap import Loss
 from fganalysis.estimators import Estimator, settings
-from fganalysis.estimators.noise import is_isotropic
-from fganalysis.estimators.tangents_of_weights import tangents_of
 from fganalysis.measuring.diagnose import estimators_by_label
 from fganalysis.measuring.joining import in_a_sentence
-from fganalysis.measuring.sample import sample
 from fganalysis.monitoring.budget import Budget, Clock
-from fganalysis.monitoring.given_gradient import Comparison, compared
-from fganalysis.monitoring.noise_scale import noise_of_parts
-from fganalysis.monitoring.rows import (
-    KEPT_QUANTITIES,
-    NOISE,
-    OF_ESTIMATOR,
-    Row,
-    dataset_of,
-    flat,
-    plain,
-    reasons_of,
-    row_of,
-)
-from fganalysis.monitoring.view import evaluated_view, generators_kept, n_hooks, other_in_training, versions
-from fganalysis.predictions import predict
+from fganalysis.monitoring.given_batch import Batch, WrongBatch, check_batch, pair_of
+from fganalysis.monitoring.measurement import Measurement, Times, has_a_law, wait_for
+from fganalysis.monitoring.rows import Row, dataset_of, flat, plain, reasons_of, row_of
+from fganalysis.monitoring.schedule import Schedule, is_due
+from fganalysis.monitoring.view import generators_kept, left_out_of, versions
 from fganalysis.results import schema
-from fganalysis.training.estimated_gradients import EXAMPLES_CHECKED
 
-EVERY = 100
-BATCH, GRADIENT = "batch", ".grad"  # Beside the labels of estimators in `not_measured`.
+BATCH = "batch"  # Beside the labels of estimators in `not_measured`.
 FORMAT = 1  # Of `Monitor.state_dict`.
-Schedule = Callable[[int], bool] | Sequence[int]
-Batch = tuple[Any, Any] | Callable[[], tuple[Any, Any]]
 
 
 class Monitor:
@@ -127,16 +105,15 @@ class Monitor:
         check_seed("seed", seed)
         check_callable("clock", clock, "a function without arguments that gives seconds", 0)
         none = isinstance(estimators, list | tuple) and not estimators
-        self._estimators = {} if none else estimators_by_label(estimators)
-        self._due = _schedule(every, schedule)
-        self._network, self._loss_fn, self._scaler = uncompiled(network), loss_fn, scaler
-        self._guesses, self._by_layer, self._predictions, self._seed = int(guesses), layers, predictions, int(seed)
-        self._at_most = at_most
+        by_label = {} if none else estimators_by_label(estimators)
+        self._measurement = Measurement(
+            uncompiled(network), loss_fn, by_label, layers, predictions, scaler, int(seed), clock
+        )
+        self._due, self._guesses, self._at_most = is_due(every, schedule), int(guesses), at_most
         self._budget = Budget(None if at_most is None else float(at_most), clock)
         self._rows: list[Row] = []
         self._step = self._skipped = 0
         self._facts: dict[str, Any] = {}
-        self._plans: dict[tuple[object, ...], Plan] = {}
         self._warned = False
 
     def step(self, inputs: Any, targets: Any, *, compare: bool = True) -> bool:
@@ -150,7 +127,7 @@ class Monitor:
         Raises:
             ValueError: inputs or targets of another kind.
         """
-        _check_batch(inputs, targets)
+        check_batch(inputs, targets)
         check_flag("compare", compare)
         return self._arrived(lambda: (inputs, targets), "" if compare else "it was not to be compared")
 
@@ -173,7 +150,7 @@ class Monitor:
             given = batch
             check_callable("batch", given, "(inputs, targets), or a function without arguments that returns them", 0)
         else:
-            pair = _pair(batch)
+            pair = pair_of(batch)
 
             def given() -> tuple[Any, Any]:
                 return pair
@@ -187,13 +164,14 @@ class Monitor:
     @property
     def dataset(self) -> xr.Dataset:
         """All rows, over (step, estimator, space, layer), with the variables of `fganalysis.schema`."""
-        dataset = dataset_of(self._rows, list(self._estimators))
+        estimators = self._measurement.estimators
+        dataset = dataset_of(self._rows, list(estimators))
         reasons = reasons_of(self._rows)
-        by_law = [name for name, estimator in self._estimators.items() if has_a_law(estimator)]
+        by_law = [name for name, estimator in estimators.items() if has_a_law(estimator)]
         dataset.attrs = {
-            "settings": json.dumps({name: settings(estimator) for name, estimator in self._estimators.items()}),
+            "settings": json.dumps({name: settings(estimator) for name, estimator in estimators.items()}),
             "guesses": self._guesses,
-            "seed": self._seed,
+            "seed": self._measurement.seed,
             "mode": "evaluation: dropout off, batch statistics as they ran, without autocast",
             "left_out_skipped": self._skipped,
             "spent_share": self._budget.share,
@@ -260,140 +238,39 @@ class Monitor:
 
     def _measured(self, step: int, batch: Callable[[], tuple[Any, Any]], n_guesses: int, no_comparison: str) -> None:
         """Adds a row. Whatever fails, and is no wrong argument, becomes its reason."""
-        row = Row(step)
-        device = refusals.device_of(self._network)
-        _wait(device)
+        row, network = Row(step), self._measurement.network
+        device = refusals.device_of(network)
+        wait_for(device)
         start = self._budget.now()
-        times = {"setting up": 0.0, "guesses": 0.0}
+        times = Times()
         row.of_step = {"training_seconds": self._budget.training, "skipped": float(self._skipped)}
         try:
-            inputs, targets = _called(batch)
-            _check_batch(inputs, targets)
-            before = versions(self._network)
+            inputs, targets = pair_of(batch())
+            before = versions(network)
             with generators_kept(device), warnings.catch_warnings(), plainly(device):
                 # What is said of a network in evaluation mode is not of the training.
                 warnings.simplefilter("ignore")
-                self._measure(row, inputs, targets, n_guesses, no_comparison, times)
-            if versions(self._network) != before:
+                self._facts |= left_out_of(network)
+                self._measurement.fill(row, inputs, targets, n_guesses, no_comparison, times)
+            if versions(network) != before:
                 row.reasons[BATCH] = "the forward pass in evaluation mode writes to the weights: measured, it trains"
-        except _WrongArgument:
+        except WrongBatch:
             raise
         except Exception as error:  # Nobody's training may end because it was watched.
             row.reasons.setdefault(BATCH, in_a_sentence(error))
-        _wait(device)
+        wait_for(device)
         seconds = self._budget.now() - start
         row.of_step["measuring_seconds"] = seconds
-        self._budget.paid(seconds, times["setting up"], times["guesses"], n_guesses)
+        self._budget.paid(seconds, times.setting_up, times.guesses, n_guesses)
         self._rows.append(row)
         self._skipped = 0
         self._warn(row)
 
-    def _measure(
-        self, row: Row, inputs: Any, targets: Any, n_guesses: int, no_comparison: str, times: dict[str, float]
-    ) -> None:
-        """Fills a row, part by part, as far as it comes."""
-        inputs, targets = (map_tensors(part, lambda t: t.detach().clone()) for part in (inputs, targets))
-        view = evaluated_view(self._network)
-        self._note(other_in_training(self._network), n_hooks(self._network))
-        snapshot = self._frozen(view, inputs, targets, row.step, times)
-        row.of_step |= {"loss": float(snapshot.loss), "n_examples": float(snapshot.n_examples)}
-        exact, layers = _by_parameter(snapshot), [layer.parameter_names for layer in snapshot.weights]
-        names = list(snapshot.layers) if self._by_layer else []
-        row.layers = [schema.ALL_LAYERS, *names]
-        shown = layers if self._by_layer else []
-        self._add_comparison(row, exact, shown, no_comparison)
-        self._add_noise_scale(row, view, (inputs, targets), snapshot, exact, shown)
-        for name, estimator in self._estimators.items():
-            self._add_estimator(row, snapshot, name, estimator, n_guesses, times)
-
-    def _frozen(self, view: torch.nn.Module, inputs: Any, targets: Any, step: int, times: dict[str, float]) -> Snapshot:
-        """The batch on the view; what it was found to be is checked once, as in training loops."""
-        n_examples = refusals.n_examples(inputs, targets)
-        trained = tuple(parameter.requires_grad for parameter in view.parameters())
-        key = (n_examples == 1, trained)
-        if key not in self._plans:
-            start = self._budget.now()
-            part = first_examples((inputs, targets), n_examples, EXAMPLES_CHECKED) or (inputs, targets)
-            self._plans[key] = checked_view(view, self._network, self._loss_fn, *part).plan
-            times["setting up"] = self._budget.now() - start
-        plan = self._plans[key]
-        snapshot = freeze(view, self._loss_fn, inputs, targets, autodiff="reverse", step=step, plan=plan)
-        refusals.refuse_infinite_loss(snapshot.loss)
-        return snapshot
-
-    def _add_comparison(
-        self, row: Row, exact: Mapping[str, torch.Tensor], layers: Sequence[Sequence[str]], no_comparison: str
-    ) -> None:
-        """Cosine and relative error of ``.grad``."""
-        reason = no_comparison or _several_processes()
-        try:
-            if reason:
-                found = Comparison.missing(len(layers) + 1, reason)
-            else:
-                found = compared(self._network, exact, layers, self._scaler)
-        except Exception as error:
-            found = Comparison.missing(len(layers) + 1, in_a_sentence(error))
-        row.of_layer |= {"grad_cosine": found.cosine.tolist(), "grad_relative_error": found.relative_error.tolist()}
-        if found.reason:
-            row.reasons[GRADIENT] = found.reason
-
-    def _add_noise_scale(
-        self,
-        row: Row,
-        view: torch.nn.Module,
-        batch: tuple[Any, Any],
-        snapshot: Snapshot,
-        exact: Mapping[str, torch.Tensor],
-        layers: Sequence[Sequence[str]],
-    ) -> None:
-        try:
-            noise = noise_of_parts(view, self._loss_fn, batch, snapshot.n_examples, exact, layers)
-        except Exception as error:
-            row.reasons[NOISE] = in_a_sentence(error)
-            return
-        row.of_layer |= {
-            NOISE: noise.scale.tolist(),
-            "example_variance": noise.example_variance.tolist(),
-            "squared_mean_gradient": noise.squared_mean.tolist(),
-        }
-        if math.isnan(noise.scale[0]):
-            row.reasons[NOISE] = "the batch is too small to tell the squared gradient from its noise"
-
-    def _add_estimator(
-        self, row: Row, snapshot: Snapshot, name: str, estimator: Estimator, n_guesses: int, times: dict[str, float]
-    ) -> None:
-        """What is measured of an estimator, and predicted."""
-        start = self._budget.now()
-        found: dict[str, np.ndarray] = {}
-        try:
-            measured = sample(snapshot, estimator, n_guesses, self._seed, by_law=has_a_law(estimator))
-            found |= {name: measured.variables[name].values for name in OF_ESTIMATOR if name in measured.variables}
-            row.n_guesses[name] = n_guesses
-        except Exception as error:
-            row.reasons[name] = in_a_sentence(error)
-        _wait(snapshot.device)
-        times["guesses"] += self._budget.now() - start
-        if self._predictions and found:
-            try:
-                predicted = predict(snapshot, estimator)
-                found |= {q + schema.PREDICTED: predicted.variables[q].values for q in KEPT_QUANTITIES}
-            except Exception as error:
-                row.reasons[f"{name}, predicted"] = in_a_sentence(error)
-        if found:
-            # The layers of a sample, all of them last: by arrays, as choosing in xarray takes longer than the guesses.
-            order = [-1, *range(len(row.layers) - 1)]
-            row.of_estimator[name] = {variable: values[:, order].tolist() for variable, values in found.items()}
-
-    def _note(self, others: list[str], hooks: int) -> None:
-        """Keeps what the view is without, as attributes of the result."""
-        if others:
-            self._facts["other_in_training"] = json.dumps(others)
-        if hooks:
-            self._facts["hooks_left_out"] = hooks
-
     def _warn(self, row: Row) -> None:
         """Says once that something cannot be measured."""
-        reasons = {name: reason for name, reason in row.reasons.items() if name in (BATCH, *self._estimators)}
+        reasons = {
+            name: reason for name, reason in row.reasons.items() if name in (BATCH, *self._measurement.estimators)
+        }
         if reasons and not self._warned:
             self._warned = True
             name, reason = next(iter(reasons.items()))
@@ -404,74 +281,3 @@ class Monitor:
                 RuntimeWarning,
                 stacklevel=4,
             )
-
-
-class _WrongArgument(ValueError):
-    """What a function for the batch returned is no batch."""
-
-
-def has_a_law(estimator: Estimator) -> bool:
-    """Whether the guesses of an estimator can be drawn by their law exactly."""
-    law = tangents_of(estimator)
-    return law is not None and is_isotropic(law.noise) and law.slope == "derivative"
-
-
-def _schedule(every: object, schedule: Any) -> Callable[[int], bool]:
-    """Whether a step is due."""
-    if schedule is None:
-        check_whole("every", EVERY if every is None else every, 1)
-        between = EVERY if every is None else int(every)  # type: ignore[call-overload]
-        return lambda step: step % between == 0
-    if every is not None:
-        raise ValueError(f"every and schedule say both when to measure: give one of them, got every={described(every)}")
-    if callable(schedule):
-        check_callable("schedule", schedule, "a function of the step, or a list of steps", 1)
-        return lambda step: bool(schedule(step))
-    check_kind("schedule", schedule, (list, tuple, range, set, frozenset), "a function of the step, or a list of steps")
-    for step in schedule:
-        check_whole("a step of schedule", step, 0)
-    steps = frozenset(int(step) for step in schedule)
-    return lambda step: step in steps
-
-
-def _check_batch(inputs: object, targets: object) -> None:
-    kinds = (torch.Tensor, tuple, dict)
-    check_kind("inputs", inputs, kinds, "a tensor (example, …), a tuple of arguments or a dict of keyword arguments")
-    check_kind("targets", targets, (*kinds, list), "a tensor (example, …), or a tuple, list or dict of tensors")
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise _WrongArgument(
-            f"batch must be (inputs, targets), or a function that returns them, got {described(batch)}"
-        )
-    try:
-        _check_batch(*batch)
-    except ValueError as error:
-        raise _WrongArgument(str(error)) from None
-    return batch[0], batch[1]
-
-
-def _called(batch: Callable[[], Any]) -> tuple[Any, Any]:
-    return _pair(batch())
-
-
-def _by_parameter(snapshot: Snapshot) -> dict[str, torch.Tensor]:
-    """The exact gradient by the names of the network's parameters."""
-    exact: dict[str, torch.Tensor] = {}
-    for layer, gradient in zip(snapshot.weights, snapshot.weight_gradients, strict=True):
-        exact |= layer.by_parameter(gradient)
-    return exact
-
-
-def _several_processes() -> str:
-    """Why ``.grad`` is not the gradient of this batch where several processes train; empty where one does."""
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        return f".grad is the mean over {distributed.get_world_size()} processes, each with a batch of its own"
-    return ""
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -7,10 +7,12 @@ changes no mode, no ``.grad`` and no buffer of the network, calls none of its ho
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +68,12 @@ def other_in_training(network: nn.Module) -> list[str]:
         if module.training and (drops or averages or between):
             found.append(name)
     return found
+
+
+def left_out_of(network: nn.Module) -> dict[str, Any]:
+    """What a view of the network is without, as attributes of a result; empty where that is nothing."""
+    others, hooks = other_in_training(network), n_hooks(network)
+    return ({"other_in_training": json.dumps(others)} if others else {}) | ({"hooks_left_out": hooks} if hooks else {})
 
 
 @contextmanager
