@@ -17,6 +17,14 @@ ALONG = 0.9
 
 
 @dataclass(frozen=True)
+class GivenGradient:
+    """What is known of `.grad`: why it is not to be compared, or empty; the scaler whose scale it may have."""
+
+    no_comparison: str = ""
+    scaler: Any = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Cosine and relative error of the given gradient, (layer,), all layers first; why numbers are NaN, or empty."""
 

@@ -26,8 +26,8 @@ from fganalysis.estimators.tangents_of_weights import tangents_of
 from fganalysis.measuring.joining import in_a_sentence
 from fganalysis.measuring.sample import sample
 from fganalysis.monitoring.budget import Clock
-from fganalysis.monitoring.given_gradient import Comparison, compared, several_processes
-from fganalysis.monitoring.noise_scale import noise_of_parts
+from fganalysis.monitoring.given_gradient import Comparison, GivenGradient, compared, several_processes
+from fganalysis.monitoring.noise_scale import noise_of_parts, some_examples
 from fganalysis.monitoring.rows import KEPT_QUANTITIES, NOISE, OF_ESTIMATOR, Row
 from fganalysis.monitoring.view import evaluated_view
 from fganalysis.predictions import predict
@@ -57,13 +57,13 @@ class Measurement:
     estimators: Mapping[str, Estimator]
     layers: bool
     predictions: bool
-    scaler: Any
+    examples: int | None
     seed: int
     clock: Clock
     plans: dict[tuple[object, ...], Plan] = field(default_factory=dict)
 
-    def fill(self, row: Row, inputs: Any, targets: Any, n_guesses: int, no_comparison: str, times: Times) -> None:
-        """Fills the row of a step. no_comparison: why ``.grad`` is not compared, or empty."""
+    def fill(self, row: Row, inputs: Any, targets: Any, n_guesses: int, given: GivenGradient, times: Times) -> None:
+        """Fills the row of a step."""
         inputs, targets = (map_tensors(part, lambda t: t.detach().clone()) for part in (inputs, targets))
         view = evaluated_view(self.network)
         snapshot = self._frozen(view, inputs, targets, row.step, times)
@@ -72,10 +72,18 @@ class Measurement:
         names = list(snapshot.layers) if self.layers else []
         row.layers = [schema.ALL_LAYERS, *names]
         shown = layers if self.layers else []
-        self._add_comparison(row, exact, shown, no_comparison)
+        self._add_comparison(row, exact, shown, given)
         self._add_noise_scale(row, view, (inputs, targets), snapshot, exact, shown)
+        if not self.estimators:
+            return
+        try:
+            part = self._part(view, (inputs, targets), snapshot, times)
+        except Exception as error:
+            row.reasons |= dict.fromkeys(self.estimators, f"on a part of the batch: {in_a_sentence(error)}")
+            return
+        row.of_step["n_examples_of_guesses"] = float(part.n_examples)
         for name, estimator in self.estimators.items():
-            self._add_estimator(row, snapshot, name, estimator, n_guesses, times)
+            self._add_estimator(row, part, name, estimator, n_guesses, times)
 
     def _frozen(self, view: torch.nn.Module, inputs: Any, targets: Any, step: int, times: Times) -> Snapshot:
         """The batch on the view; what it was found to be is checked once, as in training loops."""
@@ -86,22 +94,29 @@ class Measurement:
             start = self.clock()
             part = first_examples((inputs, targets), n_examples, EXAMPLES_CHECKED) or (inputs, targets)
             self.plans[key] = checked_view(view, self.network, self.loss_fn, *part).plan
-            times.setting_up = self.clock() - start
+            times.setting_up += self.clock() - start
         plan = self.plans[key]
         snapshot = freeze(view, self.loss_fn, inputs, targets, autodiff="reverse", step=step, plan=plan)
         refusals.refuse_infinite_loss(snapshot.loss)
         return snapshot
 
+    def _part(self, view: torch.nn.Module, batch: tuple[Any, Any], whole: Snapshot, times: Times) -> Snapshot:
+        """The first examples of the batch, which guesses are made on; the whole batch where all are wanted."""
+        if self.examples is None or self.examples >= whole.n_examples:
+            return whole
+        inputs, targets = (some_examples(part, whole.n_examples, 0, self.examples) for part in batch)
+        return self._frozen(view, inputs, targets, whole.step, times)
+
     def _add_comparison(
-        self, row: Row, exact: Mapping[str, torch.Tensor], layers: Sequence[Sequence[str]], no_comparison: str
+        self, row: Row, exact: Mapping[str, torch.Tensor], layers: Sequence[Sequence[str]], given: GivenGradient
     ) -> None:
         """Cosine and relative error of ``.grad``."""
-        reason = no_comparison or several_processes()
+        reason = given.no_comparison or several_processes()
         try:
             if reason:
                 found = Comparison.missing(len(layers) + 1, reason)
             else:
-                found = compared(self.network, exact, layers, self.scaler)
+                found = compared(self.network, exact, layers, given.scaler)
         except Exception as error:
             found = Comparison.missing(len(layers) + 1, in_a_sentence(error))
         row.of_layer |= {"grad_cosine": found.cosine.tolist(), "grad_relative_error": found.relative_error.tolist()}

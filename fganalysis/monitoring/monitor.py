@@ -30,6 +30,7 @@ from fganalysis.measuring.diagnose import estimators_by_label
 from fganalysis.measuring.joining import in_a_sentence
 from fganalysis.monitoring.budget import Budget, Clock
 from fganalysis.monitoring.given_batch import Batch, WrongBatch, check_batch, pair_of
+from fganalysis.monitoring.given_gradient import GivenGradient
 from fganalysis.monitoring.measurement import Measurement, Times, has_a_law, wait_for
 from fganalysis.monitoring.rows import Row, dataset_of, flat, plain, reasons_of, row_of
 from fganalysis.monitoring.schedule import Schedule, is_due
@@ -66,6 +67,9 @@ class Monitor:
         layers: the numbers of each layer too, not of all weights together alone.
         predictions: whether closed forms are evaluated. For guesses at the activations of large networks they take more
             time than the guesses.
+        examples: the guesses are made on the first so many examples of the batch, and compared with the gradient of
+            these, which has another variance; the whole batch by default. The time of guesses at the activations is
+            proportional to it. The noise scale and ``.grad`` stay those of the whole batch.
         scaler: the GradScaler whose scale ``.grad`` has, until it has unscaled it.
         seed: of the guesses, which also depend on the step and the estimator.
         clock: gives the time in seconds.
@@ -86,6 +90,7 @@ class Monitor:
         at_most: float | None = None,
         layers: bool = False,
         predictions: bool = True,
+        examples: int | None = None,
         scaler: Any = None,
         seed: int = 0,
         clock: Clock = time.perf_counter,
@@ -100,36 +105,47 @@ class Monitor:
             check_number("at_most", at_most, above=0)
         check_flag("layers", layers)
         check_flag("predictions", predictions)
-        if scaler is not None and not callable(getattr(scaler, "get_scale", None)):
-            raise ValueError(f"scaler must be a torch.amp.GradScaler, got {described(scaler)}")
+        if examples is not None:
+            check_whole("examples", examples)
+        _check_scaler(scaler)
         check_seed("seed", seed)
         check_callable("clock", clock, "a function without arguments that gives seconds", 0)
         none = isinstance(estimators, list | tuple) and not estimators
         by_label = {} if none else estimators_by_label(estimators)
         self._measurement = Measurement(
-            uncompiled(network), loss_fn, by_label, layers, predictions, scaler, int(seed), clock
+            uncompiled(network),
+            loss_fn,
+            by_label,
+            layers=layers,
+            predictions=predictions,
+            examples=None if examples is None else int(examples),
+            seed=int(seed),
+            clock=clock,
         )
         self._due, self._guesses, self._at_most = is_due(every, schedule), int(guesses), at_most
+        self._scaler = scaler
         self._budget = Budget(None if at_most is None else float(at_most), clock)
         self._rows: list[Row] = []
         self._step = self._skipped = 0
         self._facts: dict[str, Any] = {}
         self._warned = False
 
-    def step(self, inputs: Any, targets: Any, *, compare: bool = True) -> bool:
+    def step(self, inputs: Any, targets: Any, *, compare: bool = True, scaler: Any = None) -> bool:
         """Counts a training step, and measures where one is due; whether it did.
 
         Args:
             inputs: what the network is called with: a tensor (example, …), a tuple of arguments or a dict of keyword
                 arguments. targets: a tensor or any structure of tensors.
             compare: False where ``.grad`` is not the gradient of this batch, as when several batches accumulate.
+            scaler: in the place of that of the constructor, for trainers that make theirs later.
 
         Raises:
-            ValueError: inputs or targets of another kind.
+            ValueError: inputs, targets or a scaler of another kind.
         """
         check_batch(inputs, targets)
         check_flag("compare", compare)
-        return self._arrived(lambda: (inputs, targets), "" if compare else "it was not to be compared")
+        _check_scaler(scaler)
+        return self._arrived(lambda: (inputs, targets), "" if compare else "it was not to be compared", scaler)
 
     def attach(self, optimizer: torch.optim.Optimizer, batch: Batch) -> RemovableHandle:
         """Takes a step of the monitor before each step of the optimiser, by `register_step_pre_hook`.
@@ -176,11 +192,17 @@ class Monitor:
             "left_out_skipped": self._skipped,
             "spent_share": self._budget.share,
             schema.BY_LAW: json.dumps(by_law),
+            **({} if self._measurement.examples is None else {"examples": self._measurement.examples}),
             **({} if self._at_most is None else {"at_most": float(self._at_most)}),
             **self._facts,
             **({schema.NOT_MEASURED: reasons} if reasons else {}),
         }
         return dataset
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the estimators, as in the dataset."""
+        return list(self._measurement.estimators)
 
     def latest(self) -> dict[str, float]:
         """The known numbers of the last row by name, such as "activity/weight/cosine", and its "step", for any logger.
@@ -220,7 +242,7 @@ class Monitor:
             ) from error
         self._rows, self._step, self._skipped, self._warned, self._facts = rows, step, skipped, warned, facts
 
-    def _arrived(self, batch: Callable[[], tuple[Any, Any]], no_comparison: str) -> bool:
+    def _arrived(self, batch: Callable[[], tuple[Any, Any]], no_comparison: str, scaler: Any = None) -> bool:
         """A training step: counts, and measures where it is due and there is time for it."""
         self._budget.arrive()
         try:
@@ -231,12 +253,13 @@ class Monitor:
             if not n_guesses:
                 self._skipped += 1
                 return False
-            self._measured(step, batch, n_guesses, no_comparison)
+            given = GivenGradient(no_comparison, self._scaler if scaler is None else scaler)
+            self._measured(step, batch, n_guesses, given)
             return True
         finally:
             self._budget.leave()
 
-    def _measured(self, step: int, batch: Callable[[], tuple[Any, Any]], n_guesses: int, no_comparison: str) -> None:
+    def _measured(self, step: int, batch: Callable[[], tuple[Any, Any]], n_guesses: int, given: GivenGradient) -> None:
         """Adds a row. Whatever fails, and is no wrong argument, becomes its reason."""
         row, network = Row(step), self._measurement.network
         device = refusals.device_of(network)
@@ -251,7 +274,7 @@ class Monitor:
                 # What is said of a network in evaluation mode is not of the training.
                 warnings.simplefilter("ignore")
                 self._facts |= left_out_of(network)
-                self._measurement.fill(row, inputs, targets, n_guesses, no_comparison, times)
+                self._measurement.fill(row, inputs, targets, n_guesses, given, times)
             if versions(network) != before:
                 row.reasons[BATCH] = "the forward pass in evaluation mode writes to the weights: measured, it trains"
         except WrongBatch:
@@ -281,3 +304,8 @@ class Monitor:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+
+def _check_scaler(scaler: object) -> None:
+    if scaler is not None and not callable(getattr(scaler, "get_scale", None)):
+        raise ValueError(f"scaler must be a torch.amp.GradScaler, got {described(scaler)}")

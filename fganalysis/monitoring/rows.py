@@ -21,7 +21,7 @@ OF_ESTIMATOR = (
 )
 NOISE = "gradient_noise_scale"
 OF_LAYER = (NOISE, "example_variance", "squared_mean_gradient", "grad_cosine", "grad_relative_error")
-OF_STEP = ("loss", "n_examples", "measuring_seconds", "training_seconds", "skipped")
+OF_STEP = ("loss", "n_examples", "n_examples_of_guesses", "measuring_seconds", "training_seconds", "skipped")
 Numbers = list[Any]  # Nested lists of floats.
 
 

@@ -47,6 +47,9 @@ def evaluated_view(network: nn.Module) -> nn.Module:
         ) from error
     for module in view.modules():
         module._compiled_call_impl = None
+        # Where accelerate trains in mixed precision it puts autocast around forward, and keeps here what it was.
+        if (forward := vars(module).pop("_original_forward", None)) is not None:
+            module.forward = forward
         # Not by eval(): some packages' layers merge their adapters into the weights there, which are the network's.
         module.training = False
     return view

@@ -239,6 +239,7 @@ MONITORED = {
     "grad_relative_error": Variable("norm of the error of .grad over that of the exact gradient", "1", (LAYER,)),
     "n_guesses": Variable("guesses of the measurement", "1", ()),
     "n_examples": Variable("examples in the batch", "1", ()),
+    "n_examples_of_guesses": Variable("examples of the batch that the guesses were made on", "1", ()),
     "measuring_seconds": Variable("wall time of the measurement", "s", ()),
     "training_seconds": Variable("wall time of the training before it, without measurements", "s", ()),
     "skipped": Variable("measurements left out since the last one, as the budget did not allow them", "1", ()),

@@ -59,8 +59,8 @@ def test_in_transformers_trainer(tmp_path: Path) -> None:
     callback = fga.monitoring.transformers_callback(monitor, logged.append)
     assert isinstance(callback, transformers.TrainerCallback)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    args = SimpleNamespace(gradient_accumulation_steps=1, output_dir=str(tmp_path), resume_from_checkpoint=None)
-    state, control = SimpleNamespace(global_step=0), transformers.TrainerControl()
+    args = SimpleNamespace(gradient_accumulation_steps=1)
+    state, control = transformers.TrainerState(stateful_callbacks=[callback]), transformers.TrainerControl()
     callback.on_train_begin(args, state, control, model=model)
     for step in range(3):
         tokens = torch.randint(11, (4, 6), generator=torch.Generator().manual_seed(step))
@@ -73,8 +73,9 @@ def test_in_transformers_trainer(tmp_path: Path) -> None:
         with torch.no_grad():
             model(input_ids=tokens[:1])  # an evaluation is no batch of the training
         model.train()
-    (tmp_path / "checkpoint-3").mkdir()
-    callback.on_save(args, state, control)
+    state.stateful_callbacks = [callback]
+    state.__post_init__()  # as where the trainer makes it
+    state.save_to_json(str(tmp_path / "state.json"))
     callback.on_train_end(args, state, control)
     assert not model._forward_pre_hooks
     dataset = monitor.dataset
@@ -84,7 +85,7 @@ def test_in_transformers_trainer(tmp_path: Path) -> None:
     assert "hooks_left_out" not in dataset.attrs
     resumed = fga.Monitor(model, loss_fn, "weight", every=2, guesses=32)
     other = fga.monitoring.transformers_callback(resumed)
-    args.resume_from_checkpoint = str(tmp_path / "checkpoint-3")
+    state = transformers.TrainerState.load_from_json(str(tmp_path / "state.json"))
     other.on_train_begin(args, state, control, model=model)
     other.on_train_end(args, state, control)
     assert resumed.dataset.identical(dataset)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fganalysis as fga
@@ -76,6 +79,44 @@ def test_a_measurement_that_takes_longer_than_thought_is_paid_before_the_next() 
     budget.arrive()
     assert budget.guesses(64) == 32  # 8 s allowed, 7 s spent, 0.5 s fixed and 0.5 s for 32 guesses
     assert Budget(None, clock).guesses(7) == 7
+
+
+def test_it_is_kept_for_guesses_that_take_a_training_step_each() -> None:
+    """As those of activity perturbation do, on the whole batch: steps, guesses and passes of a second each."""
+    clock = Clock()
+
+    class Passing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = plain_network()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            clock.seconds += 1.0
+            return self.inner(inputs)  # type: ignore[no-any-return]
+
+    @dataclass(frozen=True)
+    class Timed(fga.estimators.ActivityPerturbation):
+        def __call__(self, snapshot: Any, n_guesses: int, generator: torch.Generator) -> Any:
+            clock.seconds += 1.0 * n_guesses
+            return super().__call__(snapshot, n_guesses, generator)
+
+    pair = batch(0)
+    for every, n_steps in ((20, 5000), (2000, 4001)):
+        monitor = fga.Monitor(
+            Passing(), cross_entropy, Timed(), every=every, at_most=0.05, predictions=False, clock=clock
+        )
+        for _ in range(n_steps):
+            monitor.step(*pair)
+            clock.seconds += 1.0
+        dataset = monitor.dataset
+        spent, training = dataset["measuring_seconds"].cumsum().values, dataset["training_seconds"].values
+        assert (spent[1:] <= 0.05 * training[1:] + 1e-9).all() and dataset.attrs["spent_share"] <= 0.05
+        guesses = dataset["n_guesses"].values[:, 0]
+        if every == 20:  # The first takes 32 s and its checks; 2000 s of training pay for two.
+            assert 4 <= len(guesses) <= 6 and set(guesses) == {LEAST}
+            assert training[-1] > 4000
+        else:
+            assert list(guesses) == [LEAST, LEAST, 64]
 
 
 def test_the_monitor_keeps_it_and_says_so() -> None:

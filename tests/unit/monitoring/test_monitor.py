@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import fganalysis as fga
 from fganalysis.capturing.batch import called
 from fganalysis.monitoring.noise_scale import Noise, some_examples
-from fganalysis.monitoring.rows import KEPT_QUANTITIES
+from fganalysis.monitoring.rows import KEPT_QUANTITIES, OF_LAYER
 from fganalysis.results import schema, store
 from tests.networks.zoo import ZOO
 from tests.unit.monitoring.watched import batch, noisy_network, plain_network, trained
@@ -53,6 +53,42 @@ def test_its_numbers_are_those_of_a_captured_copy_in_evaluation_mode() -> None:
             np.testing.assert_allclose(there[name + schema.PREDICTED], expected, rtol=1e-5, atol=1e-7)
     assert json.loads(monitor.dataset.attrs["by_law"]) == ["weight"]
     schema.validate(monitor.dataset)
+
+
+def test_guesses_on_a_part_of_the_batch_are_those_on_its_first_examples() -> None:
+    network, (inputs, targets) = noisy_network(), batch(5)
+    whole = fga.Monitor(network, cross_entropy, ["weight", "activity"], guesses=32, examples=99)
+    part = fga.Monitor(network, cross_entropy, ["weight", "activity"], guesses=32, examples=4)
+    backward(network, inputs, targets)
+    for monitor in (whole, part):
+        monitor.step(inputs, targets)
+    of_whole, of_part = whole.dataset.isel(step=0), part.dataset.isel(step=0)
+    assert (of_whole["n_examples_of_guesses"], of_part["n_examples_of_guesses"]) == (len(inputs), 4)
+    assert of_part["n_examples"] == len(inputs) and part.dataset.attrs["examples"] == 4
+    for name in ("loss", *OF_LAYER):  # of the whole batch
+        np.testing.assert_array_equal(of_part[name], of_whole[name])
+    snapshot = fga.capture(copy.deepcopy(network).eval(), cross_entropy, inputs[:4], targets[:4])
+    measured, predicted = fga.sample(snapshot, "activity", 32), fga.predict(snapshot, "activity")
+    there = of_part.sel(estimator="activity", layer="all")
+    for name in KEPT_QUANTITIES:
+        np.testing.assert_allclose(there[name], measured[name].sel(layer="all"), rtol=1e-5, atol=1e-7)
+        expected = predicted[name].sel(layer="all")
+        np.testing.assert_allclose(there[name + schema.PREDICTED], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_that_takes_whole_batches_alone_has_no_guesses_on_a_part() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = plain_network()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.inner(inputs).view(len(batch(0)[0]), -1)  # type: ignore[no-any-return]
+
+    monitor = fga.Monitor(Fixed(), cross_entropy, "weight", guesses=32, examples=5)
+    with pytest.warns(RuntimeWarning, match="measured nothing of weight at step 0 and goes on: on a part of the batch"):
+        monitor.step(*batch(0))
+    assert np.isfinite(monitor.dataset["loss"]).all() and monitor.dataset["n_examples_of_guesses"].isnull().all()
 
 
 def test_a_strangers_gradient_is_compared_as_it_is() -> None:
@@ -242,6 +278,7 @@ def test_the_latest_numbers_for_any_logger() -> None:
         ({"at_most": 0}, "at_most must be"),
         ({"layers": "no"}, "layers must be"),
         ({"predictions": 1}, "predictions must be"),
+        ({"examples": 0}, "examples must be"),
         ({"scaler": 2.0}, "scaler must be"),
         ({"seed": -1}, "seed must be"),
         ({"clock": 1.0}, "clock must be"),
