@@ -24,6 +24,7 @@ from studies.kit.machine import machine
 from studies.throughput import by_law, figures, monitor, scaling, steps
 from studies.throughput import page as throughput_page
 from studies.throughput.cells import (
+    timed_budgets,
     timed_by_law,
     timed_directions,
     timed_guesses,
@@ -144,7 +145,7 @@ def _scaling(settings: Settings, results: Results) -> xr.Dataset:
 
 def _monitor(settings: Settings, results: Results) -> xr.Dataset:
     """The time of a monitor's measurement, which has a page of its own."""
-    dataset = results.dataset(_name("monitor"))
+    dataset = results.dataset(_name("monitor")).merge(results.dataset(_name("monitor_budgets")).drop_attrs())
     words = {name: value for name, value in dataset.attrs.items() if str(name).startswith("words_")}
     dataset.attrs = words | {
         "device": _device_name(settings.device),
@@ -174,8 +175,12 @@ def cells(settings: Settings) -> list[Cell]:
         of = {"n_workers": settings.scaling_workers, "seconds": settings.scaling_seconds}
         return [Cell(_name("scaling"), timed_scaling, on | of, threads=None)]
     if settings.monitor:
-        of = command_line.depends_on(settings, "device", "rounds", "small")
-        return [Cell(_name("monitor"), timed_monitor, on | of, threads=None)]
+        of = on | command_line.depends_on(settings, "device", "small")
+        rounds = {"rounds": settings.rounds}
+        return [
+            Cell(_name("monitor"), timed_monitor, of | rounds, threads=None),
+            Cell(_name("monitor_budgets"), timed_budgets, of, threads=None),
+        ]
     here = on | command_line.depends_on(settings, "device", "memory", "rounds", "batch")
     own = command_line.depends_on(settings, "network", "small", "blocks") | {"width": settings.svd_width}
     found = [Cell(_name(settings.network), timed_steps, here | own, threads=None)]

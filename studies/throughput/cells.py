@@ -16,7 +16,7 @@ from fganalysis.estimators import Estimator, WeightPerturbation
 from fganalysis.measuring.blocks import calling_thread_single
 from fganalysis.measuring.direct import default_block_size
 from studies.kit.devices import finished
-from studies.throughput import by_law, monitor, scaling, steps
+from studies.throughput import by_law, monitor, monitor_budget, scaling, steps
 
 CONTENDERS = ("sample", "draw", "jvp_loop", "vmap_jvp")
 K = 10  # Directions of W̃⊥.
@@ -197,3 +197,9 @@ def timed_monitor(device: str, rounds: int, small: bool, threads: int, machine: 
     """What `monitor.measure` times, on the CPU by one thread of torch's."""
     with calling_thread_single():
         return monitor.measure(device, rounds, small).assign_attrs(threads=threads, machine=machine)
+
+
+def timed_budgets(device: str, small: bool, threads: int, machine: str) -> xr.Dataset:
+    """What `monitor_budget.measure` times, on the CPU by one thread of torch's."""
+    with calling_thread_single():
+        return monitor_budget.measure(device, small).assign_attrs(threads=threads, machine=machine)

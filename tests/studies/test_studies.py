@@ -216,9 +216,10 @@ def test_throughput_times_a_monitor(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "throughput_monitor.md").read_text(encoding="utf-8") in shown
     assert (dataset[["step_seconds", "measurement_seconds"]] > 0).all().to_array().all()
     in_steps = float((dataset["measurement_seconds"] / dataset["step_seconds"]).sel(network="gpt", watched="weight")[0])
-    assert f"takes {in_steps:.1f} % of the training time on a GPT" in shown  # every 100 steps
-    due = dataset["budget_rows"] + dataset["budget_skipped"]
-    assert (due == 4).all() and (dataset["budget_rows"] >= 1).all()
+    assert f"{in_steps:.1f} % of the training time on a GPT" in shown  # every 100 steps
+    due = dataset["budget_made"] + dataset["budget_skipped"]
+    assert (due == 2).all() and (dataset["budget_made"] >= 1).all()
+    assert (dataset["budget_fewest_guesses"] >= 32).all() and (dataset["budget_most_guesses"] <= 64).all()
 
 
 def test_facts_writes_its_parts_once_and_prints_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
