@@ -1,7 +1,4 @@
-"""`python tests/oldest.py` prints constraints: the oldest versions that pyproject.toml allows, and the pinned rest.
-
-torch stays at its pin, as older builds for the processor alone are not on every index.
-"""
+"""`python tests/oldest.py` prints constraints: the oldest versions that pyproject.toml allows, and the pinned rest."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ def constraints() -> list[str]:
     lines = []
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         name = canonicalize_name(line.partition("==")[0])
-        if line.startswith("#") or name not in asked or name == "torch":
+        if line.startswith("#") or name not in asked:
             lines.append(line)
         else:
             (bound,) = asked[name].specifier
