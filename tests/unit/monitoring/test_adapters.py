@@ -91,6 +91,36 @@ def test_in_transformers_trainer(tmp_path: Path) -> None:
     assert resumed.dataset.identical(dataset)
 
 
+def test_the_scaler_of_transformers_optimiser_is_taken_into_account() -> None:
+    """A Trainer in float16, which takes a GPU, makes its scaler after the monitor."""
+    transformers = pytest.importorskip("transformers")
+    network = plain_network()
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
+            return self.network(inputs)  # type: ignore[no-any-return]
+
+    model, (inputs, labels) = Model(), batch(0)
+    monitor = fga.Monitor(model, cross_entropy, every=1)
+    callback = fga.monitoring.transformers_callback(monitor)
+    control, state = transformers.TrainerControl(), transformers.TrainerState()
+    args = SimpleNamespace(gradient_accumulation_steps=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    callback.on_train_begin(args, state, control, model=model)
+    for unscaled in (False, True):
+        optimizer.zero_grad()
+        scaler.scale(cross_entropy(model(inputs=inputs, labels=labels), labels)).backward()
+        if unscaled:
+            scaler.unscale_(optimizer)
+        callback.on_pre_optimizer_step(args, state, control, optimizer=SimpleNamespace(scaler=scaler))
+    assert float(monitor.dataset["grad_relative_error"].max()) < 1e-5
+
+
 class StubCallback:
     """What Lightning's Callback has of it."""
 

@@ -295,6 +295,8 @@ def test_wrong_batches_and_optimisers() -> None:
     for inputs, targets, message in (([1], batch(0)[1], "inputs must be"), (batch(0)[0], 3, "targets must be")):
         with pytest.raises(ValueError, match=message):
             monitor.step(inputs, targets)
+    with pytest.raises(ValueError, match="scaler must be"):
+        monitor.step(*batch(0), scaler=2.0)
     with pytest.raises(ValueError, match="compare must be"):
         monitor.step(*batch(0), compare="no")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="optimizer must be"):

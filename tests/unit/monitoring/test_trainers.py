@@ -1,4 +1,8 @@
-"""The callbacks in the real trainers of transformers and Lightning, and a real writer of TensorBoard."""
+"""The callbacks in the real trainers of transformers and Lightning, and a real writer of TensorBoard.
+
+Lightning and TensorBoard are not among the packages of the tests, as they bring a dozen others each: to run their tests
+beside that of transformers, `pip install lightning tensorboard`.
+"""
 
 from __future__ import annotations
 
