@@ -47,7 +47,7 @@ STYLES: dict[str, Style] = {
     "gradient_projection": Style("#ddaa33", "H"),
 }
 # What a figure calls an estimator, where that is not its key with spaces.
-WORDS = {
+SHOWN_AS = {
     "weight": "weight perturbation",
     "activity": "activity perturbation",
     "newton_schulz": "Newton–Schulz",
@@ -94,11 +94,11 @@ def words(label: str) -> str:
     A name that a user gave stays as it is.
     """
     key = key_of(label)
-    if key not in STYLES and key not in WORDS:
+    if key not in STYLES and key not in SHOWN_AS:
         return label
     settings = label[len(key) :].removeprefix("(").removesuffix(")").removeprefix(", ")
     changed = settings.replace("_", " ").replace(" = ", "=").replace("=", " = ")
-    name = WORDS.get(key, key.replace("_", " "))
+    name = SHOWN_AS.get(key, key.replace("_", " "))
     return f"{name}, {changed}" if changed else name
 
 

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Points. A figure of WIDEST inches that a page shows 800 pixels wide has letters of ten pixels and more.
-SMALL, NORMAL = 8.0, 9.0
-WIDEST = 9.0
-SHEET: dict[str, Any] = {
+# Points. A figure of PAGE_WIDTH inches that a page shows 800 pixels wide has letters of ten pixels and more.
+SMALL_LETTERS, LETTERS = 8.0, 9.0
+PAGE_WIDTH = 9.0
+SHEET: Any = {  # Any: matplotlib's types list the names one by one.
     # matplotlib brings it along, and it has the letters of the formulas: W̃, ⊥, ᵀ, ‖, ⟨, η. Others may lack some.
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": NORMAL,
-    "axes.titlesize": NORMAL,
-    "axes.labelsize": NORMAL,
-    "figure.titlesize": NORMAL,
-    "figure.labelsize": NORMAL,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "legend.fontsize": SMALL,
-    "legend.title_fontsize": SMALL,
+    "font.size": LETTERS,
+    "axes.titlesize": LETTERS,
+    "axes.labelsize": LETTERS,
+    "figure.titlesize": LETTERS,
+    "figure.labelsize": LETTERS,
+    "xtick.labelsize": SMALL_LETTERS,
+    "ytick.labelsize": SMALL_LETTERS,
+    "legend.fontsize": SMALL_LETTERS,
+    "legend.title_fontsize": SMALL_LETTERS,
     "legend.frameon": False,
 }
 

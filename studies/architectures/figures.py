@@ -9,7 +9,7 @@ import xarray as xr
 
 from fganalysis.results import schema
 from studies.kit.figures import (
-    WIDEST,
+    PAGE_WIDTH,
     Style,
     key,
     legend,
@@ -48,7 +48,7 @@ def _efficiency(dataset: xr.Dataset) -> Figure:
     own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
     architectures, moments = own["architecture"].values, own["trained"].values
     figure, grid = panels(
-        len(moments), len(architectures), (WIDEST, 2.1 * len(moments) + 1.0), sharey=True, sharex=True
+        len(moments), len(architectures), (PAGE_WIDTH, 2.1 * len(moments) + 1.0), sharey=True, sharex=True
     )
     chosen = styles([str(name) for name in own["guess_kind"].values])
     places = np.arange(own.sizes["size"])
@@ -77,7 +77,7 @@ def _layers(own: xr.Dataset) -> Figure:
     """Every quantity over the layers of the deep networks, in weight space: medians over seeds."""
     own = own.sel(space="weight", size="deep").drop_sel(layer=schema.ALL_LAYERS)
     architectures = own["architecture"].values
-    figure, grid = panels(len(ROWS), len(architectures), (WIDEST, 7.6), sharey="row", sharex="col")
+    figure, grid = panels(len(ROWS), len(architectures), (PAGE_WIDTH, 7.6), sharey="row", sharex="col")
     chosen = styles([str(name) for name in own["guess_kind"].values])
     for row, (quantity, label) in zip(grid, ROWS.items(), strict=True):
         for axes, architecture in zip(row, architectures, strict=True):

@@ -11,7 +11,7 @@ from fganalysis.estimators import label
 from fganalysis.results import schema
 from studies.averaging.kinds import GUESSES, family_of
 from studies.kit.figures import (
-    WIDEST,
+    PAGE_WIDTH,
     Style,
     geometric,
     key,
@@ -46,7 +46,7 @@ def _panels(own: xr.Dataset, name: str) -> Figure:
     for kind in own["guess_kind"].values:
         families.setdefault(family_of(str(kind)), []).append(str(kind))
     columns = [(trained, width) for trained in own["trained"].values for width in own["width"].values]
-    size = (WIDEST, 1.35 * len(families) + 0.9)
+    size = (PAGE_WIDTH, 1.35 * len(families) + 0.9)
     figure, grid = panels(len(families), len(columns), size, sharex=True, sharey=True)
     for row, (family, kinds) in zip(grid, families.items(), strict=True):
         labels = [label(GUESSES[kind]) for kind in kinds]

@@ -10,7 +10,19 @@ import xarray as xr
 
 from fganalysis.results import plotting, schema
 from studies.kit.direct_labels import label_points
-from studies.kit.figures import SMALL, WIDEST, colour, decades, key, legend, panels, shades, sheet, styles, words
+from studies.kit.figures import (
+    PAGE_WIDTH,
+    SMALL_LETTERS,
+    colour,
+    decades,
+    key,
+    legend,
+    panels,
+    shades,
+    sheet,
+    styles,
+    words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +48,7 @@ def overview(tree: xr.DataTree) -> Figure:
     where = {schema.SPACE: "weight", schema.LAYER: schema.ALL_LAYERS}
     measured, predicted = (tree[part].to_dataset().sel(where) for part in ("measured", "predicted"))
     steps = measured[schema.STEP].values
-    figure, grid = panels(1, len(steps), (WIDEST, 4.0), sharex=True, sharey=True)
+    figure, grid = panels(1, len(steps), (PAGE_WIDTH, 4.0), sharex=True, sharey=True)
     names = [str(name) for name in measured[schema.ESTIMATOR].values]
     placed = []
     for axes, step in zip(grid[0], steps, strict=True):
@@ -102,6 +114,6 @@ def _show_the_better(axes: Axes) -> None:
         (0.02, 0),
         xycoords=("axes fraction", "data"),
         color=pink,
-        fontsize=SMALL,
+        fontsize=SMALL_LETTERS,
         va="center",
     )

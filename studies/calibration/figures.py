@@ -12,7 +12,7 @@ from studies.calibration.cells import COUNTED
 from studies.calibration.counting import LEVELS
 from studies.calibration.estimators import HEAVY
 from studies.calibration.page import WANTED, cells, of_usual, promised, shown, usual, z_shown
-from studies.kit.figures import CATEGORIES, WIDEST, band, decades, legend, panels, quantity, sheet
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, band, decades, legend, panels, quantity, sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
 def _coverage_figure(found: xr.Dataset) -> Figure:
     quantities = [name for name in COUNTED if name in found["quantity"].values]
     guesses = sorted(set(found["guesses"].values.tolist()))
-    figure, grid = panels(1, len(guesses), (WIDEST, 4.4), sharex=True, sharey=True)
+    figure, grid = panels(1, len(guesses), (PAGE_WIDTH, 4.4), sharex=True, sharey=True)
     rng = np.random.default_rng(0)
     for axes, n in zip(grid[0], guesses, strict=True):
         axes.axvspan(100 * WANTED[0], 100 * WANTED[1], color="0.85", zorder=0)
@@ -55,7 +55,7 @@ def _coverage_figure(found: xr.Dataset) -> Figure:
 
 def _z_figure(tree: xr.DataTree) -> Figure:
     names = z_shown(tree)
-    figure, grid = panels(1, len(names), (WIDEST, 4.2), sharex=True, sharey=True)
+    figure, grid = panels(1, len(names), (PAGE_WIDTH, 4.2), sharex=True, sharey=True)
     expected = stats.norm.ppf(LEVELS)
     quantities = shown(tree)
     for axes, name in zip(grid[0], names, strict=True):

@@ -11,7 +11,7 @@ from fganalysis.measuring.difference_errors import FAR
 from studies.calibration.kinks import KINKED, SMOOTH
 from studies.calibration.page import WANTED
 from studies.calibration.progress_page import GROUPS, SETTLED, cells, quantities, usual
-from studies.kit.figures import CATEGORIES, WIDEST, band, legend, panels, quantity, sheet
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, band, legend, panels, quantity, sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def _coverage_figure(found: xr.Dataset) -> Figure:
     known = set(found["quantity"].values.tolist())
     names = [name for name in quantities() if name in known]
     guesses = sorted(set(found["guesses"].values.tolist()))
-    figure, grid = panels(1, len(guesses), (WIDEST, 8.8), sharex=True, sharey=True)
+    figure, grid = panels(1, len(guesses), (PAGE_WIDTH, 8.8), sharex=True, sharey=True)
     rng = np.random.default_rng(0)
     for axes, n in zip(grid[0], guesses, strict=True):
         axes.axvspan(100 * WANTED[0], 100 * WANTED[1], color="0.85", zorder=0)
@@ -53,7 +53,7 @@ def _coverage_figure(found: xr.Dataset) -> Figure:
 def _kinks_figure(kinks: xr.Dataset) -> Figure:
     names = [*SMOOTH, *KINKED]
     schemes = kinks["scheme"].values.tolist()
-    figure, grid = panels(1, len(schemes), (WIDEST, 4.0), sharex=True, sharey=True)
+    figure, grid = panels(1, len(schemes), (PAGE_WIDTH, 4.0), sharex=True, sharey=True)
     rng = np.random.default_rng(0)
     for axes, scheme in zip(grid[0], schemes, strict=True):
         for colour, precision in zip(CATEGORIES, kinks["precision"].values, strict=False):

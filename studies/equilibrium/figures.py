@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from studies.equilibrium.page import FIRST, LARGE, LOOSEST, POWERS, least_errors
-from studies.kit.figures import CATEGORIES, WIDEST, geometric, key, legend, panels, points, scale, sheet
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, geometric, key, legend, panels, points, scale, sheet
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -46,7 +46,7 @@ def _plural(hidden: int) -> str:
 def _bias(dataset: xr.Dataset) -> Figure:
     """Relative bias over β, of the first layer, by depth and tolerance, beside the leading terms."""
     depths, states = dataset["hidden"].values, dataset["state"].values
-    drawn, grid = panels(len(states), len(depths), (WIDEST, 2.4 * len(states) + 0.9), sharex=True, sharey=True)
+    drawn, grid = panels(len(states), len(depths), (PAGE_WIDTH, 2.4 * len(states) + 0.9), sharex=True, sharey=True)
     relaxations = dataset["relaxation"].values
     faint = np.linspace(0.35, 1.0, len(relaxations))
     for row, state in enumerate(states):

@@ -12,7 +12,7 @@ from fganalysis.estimators import label
 from fganalysis.statistics.intervals import Z95
 from studies.facts.cells import SAME_LAW
 from studies.facts.page import EXPECTED
-from studies.kit.figures import WIDEST, colour, key, legend, panels, shades, sheet, styles
+from studies.kit.figures import PAGE_WIDTH, colour, key, legend, panels, shades, sheet, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ INPUTS = {"gaussian": "Gaussian", "mnist1d": "MNIST-1D"}
 @sheet()
 def figure(tree: xr.DataTree) -> Figure:
     """The facts above, the tables below."""
-    drawn, grid = panels(2, 2, (WIDEST, 8.4))
+    drawn, grid = panels(2, 2, (PAGE_WIDTH, 8.4))
     _draw_same_law(grid[0, 0], tree["same_law"].to_dataset())
     _draw_joint_pass(grid[0, 1], tree["joint_pass"].to_dataset())
     _draw_tables(grid[1, 0], tree, "variance", "(loss per unit of activation)²")

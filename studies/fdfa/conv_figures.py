@@ -46,7 +46,7 @@ def _looks(dataset: xr.Dataset) -> dict[str, tuple[str, str]]:
 def _layers(dataset: xr.Dataset) -> Figure:
     """Variance, squared bias and efficiency by layer in weight space: a row a term, a column a stage."""
     guesses = of_guesses(dataset).sel(space="weight")
-    figure, grid = kit.panels(len(ROWS), len(STAGES), (kit.WIDEST, 7.2), sharex=True, sharey="row")
+    figure, grid = kit.panels(len(ROWS), len(STAGES), (kit.PAGE_WIDTH, 7.2), sharex=True, sharey="row")
     places, looks = np.arange(guesses.sizes["layer"]), _looks(dataset)
     for row, (term, label) in zip(grid, ROWS.items(), strict=True):
         for axes, stage in zip(row, STAGES, strict=True):
@@ -70,7 +70,7 @@ def _layers(dataset: xr.Dataset) -> Figure:
 def _history(dataset: xr.Dataset) -> Figure:
     """Efficiency of FDFA over α·step, all hidden layers in weight space, beside the other guesses as lines."""
     own = dataset.sel(space="weight", layer=HIDDEN)
-    figure, grid = kit.panels(1, len(STAGES), (kit.WIDEST, 3.4), sharey=True)
+    figure, grid = kit.panels(1, len(STAGES), (kit.PAGE_WIDTH, 3.4), sharey=True)
     looks = list(_looks(dataset).items())
     n_rates = dataset.sizes["rate"]
     for axes, stage in zip(grid[0], STAGES, strict=True):

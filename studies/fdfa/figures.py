@@ -57,7 +57,7 @@ def _gradients(names: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _ratio(variance: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (kit.WIDEST, 3.4), sharey=True)
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.4), sharey=True)
     widths = variance["width"].values
     stationary = variance["ratio"].notnull().any(["width", "stage", "space", "layer"])
     rates = variance["rate"].values[stationary.values]
@@ -88,7 +88,7 @@ def _keys(entries: list[tuple[str, Any, str, str]]) -> list[Artist]:
 def _terms(variance: xr.Dataset) -> Figure:
     own = variance.sel(width=variance.attrs["width"], stage="initial", space="weight")
     rates, layers = _spaced(own["rate"].values, 4), own["layer"].values[:-1]
-    figure, grid = kit.panels(len(layers), len(rates), (kit.WIDEST, 5.2), sharey=True, sharex="col")
+    figure, grid = kit.panels(len(layers), len(rates), (kit.PAGE_WIDTH, 5.2), sharey=True, sharex="col")
     colours = dict(zip(TERMS, kit.CATEGORIES, strict=False))
     for row, layer in enumerate(layers):
         for axes, rate in zip(grid[row], rates, strict=True):
@@ -129,7 +129,7 @@ def _predicted(point: xr.Dataset, steps: Array) -> dict[str, Array]:
 
 
 def _efficiency(variance: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (kit.WIDEST, 3.6), sharey=True)
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.6), sharey=True)
     rates = variance["rate"].values
     for axes, stage in zip(grid[0], variance["stage"].values, strict=True):
         own = variance.sel(SHOWN | {"width": variance.attrs["width"], "stage": stage})
@@ -164,7 +164,7 @@ def _predicted_efficiency(point: xr.Dataset, steps: Array) -> Array:
 
 
 def _width(variance: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (kit.WIDEST, 3.6), sharey=True)
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.6), sharey=True)
     rates, widths = swept(variance), variance["width"].values
     learned = [(f"FDFA, α = {rate:g}", colour, marker) for rate, colour, marker in _learned(rates)]
     marks = [(f"{name} perturbation", colour, marker) for name, colour, marker in _others()]
@@ -192,7 +192,7 @@ def _curve(axes: Axes, x: Array, curve: list[xr.DataArray], colour: Any, marker:
 
 
 def _training(training: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (kit.WIDEST, 3.6))
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.6))
     names = [str(name) for name in training["gradient"].values]
     marks, steps = _gradients(names), training["step"].values
     spacing = max(1, len(steps) // 3)

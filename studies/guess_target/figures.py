@@ -9,7 +9,7 @@ import xarray as xr
 
 from studies.guess_target.cells import GUESSES, HIDDEN, PROJECTIONS, TARGETS
 from studies.guess_target.page import NAMES
-from studies.kit.figures import CATEGORIES, WIDEST, legend, panels, sheet
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, legend, panels, sheet
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _heat_map(found: xr.Dataset) -> Figure:
     import seaborn
 
     steps = found["step"].values
-    drawn, grid = panels(1, len(steps), (WIDEST, 3.8), sharey=True)
+    drawn, grid = panels(1, len(steps), (PAGE_WIDTH, 3.8), sharey=True)
     columns = [f"{target},\n{projection}" for target in TARGETS for projection in PROJECTIONS]
     for axes, step in zip(grid[0], steps, strict=True):
         own = found["cosine"].sel(space="weight", layer=HIDDEN, step=step).mean("seed")

@@ -9,7 +9,7 @@ import xarray as xr
 
 from studies.guess_target.resnet import AT_OUTPUTS, AT_TAPS, BLOCKS, MOMENTS, QUANTITIES
 from studies.guess_target.resnet_page import NAMES
-from studies.kit.figures import CATEGORIES, WIDEST, colour, legend, panels, sheet
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, colour, legend, panels, sheet
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _looks() -> dict[str, tuple[str, str, str]]:
 def _blocks(dataset: xr.Dataset) -> Figure:
     """Cosine and efficiency of every guess by block, in weight space: a row a quantity, a column a moment."""
     own = dataset.sel(space="weight", target="global", projection="activation", block=list(BLOCKS))
-    figure, grid = panels(len(QUANTITIES), len(MOMENTS), (WIDEST, 5.8), sharex=True, sharey="row")
+    figure, grid = panels(len(QUANTITIES), len(MOMENTS), (PAGE_WIDTH, 5.8), sharex=True, sharey="row")
     places, looks = np.arange(len(BLOCKS)), _looks()
     for row, quantity in zip(grid, QUANTITIES, strict=True):
         for axes, moment in zip(row, MOMENTS, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from studies.kit.figures import SMALL, shades
+from studies.kit.figures import SMALL_LETTERS, shades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def label_points(axes: Axes, places: Mapping[str, tuple[float, float]], colours:
     sides += [(distance, *side) for distance in DISTANCES[1:] for side in DIRECTIONS if side[1] != 0]
     for (name, place), colour in zip(places.items(), colours, strict=True):
         # The light colours of marks are too light for letters.
-        look: dict[str, Any] = {"color": shades(colour, 2)[0], "fontsize": SMALL, "zorder": 5}
+        look: dict[str, Any] = {"color": shades(colour, 2)[0], "fontsize": SMALL_LETTERS, "zorder": 5}
         for distance, right, up, horizontal, vertical in sides:
             text = axes.annotate(
                 name,

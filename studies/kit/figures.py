@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fganalysis.results.palette import CATEGORIES, Style, colour, marker, ramp, shades, styles, words
-from fganalysis.results.style import NORMAL, SMALL, WIDEST, sheet
+from fganalysis.results.style import LETTERS, PAGE_WIDTH, SMALL_LETTERS, sheet
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATEGORIES",
-    "NORMAL",
-    "SMALL",
-    "WIDEST",
+    "LETTERS",
+    "PAGE_WIDTH",
+    "SMALL_LETTERS",
     "Style",
     "band",
     "colour",
@@ -52,7 +52,11 @@ QUANTITIES = {
     "wang2025_variance": "variance of Wang et al. (2025)",
     "best_epsilon": "best ε",
 }
-PLACES: dict[str, Any] = {"right": "outside right upper", "above": "outside upper center", "below": "outside lower center"}
+PLACES: dict[str, Any] = {
+    "right": "outside right upper",
+    "above": "outside upper center",
+    "below": "outside lower center",
+}
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, NDArray[Any]]:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from fganalysis.estimators import label
 from fganalysis.statistics.intervals import Z95
-from studies.kit.figures import WIDEST, key, legend, measured_and_predicted, panels, sheet, styles
+from studies.kit.figures import PAGE_WIDTH, key, legend, measured_and_predicted, panels, sheet, styles
 from studies.ren_variance.cells import GUESSES
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ WORDS = {
 @sheet()
 def figure(dataset: xr.Dataset) -> Figure:
     """Measured variances with intervals over the formulas' lines, a panel a sweep."""
-    drawn, grid = panels(1, len(SWEEPS), (WIDEST, 3.8), sharey=True)
+    drawn, grid = panels(1, len(SWEEPS), (PAGE_WIDTH, 3.8), sharey=True)
     chosen = styles([label(estimator) for estimator in GUESSES.values()])
     for axes, (sweep, axis) in zip(grid[0], SWEEPS.items(), strict=True):
         part = dataset.isel(point=np.flatnonzero(dataset["sweep"].values == sweep))

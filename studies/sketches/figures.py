@@ -9,7 +9,7 @@ import xarray as xr
 
 from studies.kit.figures import (
     CATEGORIES,
-    WIDEST,
+    PAGE_WIDTH,
     geometric,
     key,
     legend,
@@ -39,7 +39,7 @@ def figures(dataset: xr.Dataset) -> dict[str, Figure]:
 def _noise(dataset: xr.Dataset) -> Figure:
     """Noise over memory: a row a stage, a column a network, a line a sketch."""
     networks, stages = dataset["network"].values, dataset["stage"].values
-    size = (WIDEST, 2.5 * len(stages) + 1.1)
+    size = (PAGE_WIDTH, 2.5 * len(stages) + 1.1)
     figure, grid = panels(len(stages), len(networks), size, sharey=True, sharex=True)
     sketches = [str(name) for name in dataset["sketch"].values]
     colours = dict(zip(sketches, CATEGORIES, strict=False))
@@ -74,7 +74,7 @@ def _noise(dataset: xr.Dataset) -> Figure:
 def _age(dataset: xr.Dataset) -> Figure:
     """What an older gradient leaves outside over its age: a row a start, a column a network, a line a rank."""
     networks, starts, ranks = dataset["network"].values, dataset["start"].values, dataset["rank"].values
-    size = (WIDEST, 2.3 * len(starts) + 1.0)
+    size = (PAGE_WIDTH, 2.3 * len(starts) + 1.0)
     figure, grid = panels(len(starts), len(networks), size, sharey=True, sharex=True)
     colours = dict(zip(ranks.tolist(), ramp(len(ranks)), strict=True))
     places = np.arange(dataset.sizes["age"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Z95
-from studies.kit.figures import CATEGORIES, WIDEST, key, legend, marker, panels, ramp, sheet
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, key, legend, marker, panels, ramp, sheet
 from studies.kit.figures import colour as colour_of
 from studies.kit.seeds import half_widths
 from studies.subspaces.cells import METHODS
@@ -350,5 +350,5 @@ def _scale_steps(axes: Axes, steps: NDArray[np.int64]) -> None:
 
 
 def _grid(rows: int, columns: int, width: float, height: float, share: bool = True) -> tuple[Figure, NDArray[Any]]:
-    size = (min(width * columns + 0.8, WIDEST), height * rows + 1.0)
+    size = (min(width * columns + 0.8, PAGE_WIDTH), height * rows + 1.0)
     return panels(rows, columns, size, sharex=share, sharey=share)

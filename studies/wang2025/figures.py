@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from studies.kit.figures import WIDEST, band, colour, key, legend, marker, panels, sheet
+from studies.kit.figures import PAGE_WIDTH, band, colour, key, legend, marker, panels, sheet
 from studies.kit.seeds import over_seeds
 from studies.wang2025.collected import final
 from studies.wang2025.paper import NAMES, TABLE_3, WIDTHS
@@ -26,7 +26,7 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
 
 
 def _accuracy_figure(tree: xr.DataTree) -> Figure:
-    figure, grid = panels(1, 2, (WIDEST, 4.0))
+    figure, grid = panels(1, 2, (PAGE_WIDTH, 4.0))
     left, right = grid[0]
     training = tree["training"].to_dataset()
     shown = 128
@@ -62,7 +62,7 @@ def _accuracy_figure(tree: xr.DataTree) -> Figure:
 def _overlap_figure(tree: xr.DataTree) -> Figure:
     jacobian = tree["jacobian"].to_dataset()
     methods = [m for m in ("backpropagation", "upstream", "orthogonal, k = 10") if m in jacobian["trained_by"].values]
-    figure, (grid,) = panels(1, 2, (WIDEST, 3.8), sharey=True)
+    figure, (grid,) = panels(1, 2, (PAGE_WIDTH, 3.8), sharey=True)
     widths = [int(width) for width in jacobian["width"].values]
     for axes, layer in zip(grid, (1, 2), strict=True):
         for index, method in enumerate(methods):
