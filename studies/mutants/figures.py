@@ -26,7 +26,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     import seaborn
 
     shares = dataset["share"].to_pandas()
-    shown, grid = panels(1, 1, (7.0, 1.3 + 0.17 * len(shares)))
+    shown, grid = panels(1, 1, (7.0, max(1.3 + 0.17 * len(shares), 4.0)))
     axes = grid[0, 0]
     axes.set_facecolor("lightgrey")
     axes.grid(False)
