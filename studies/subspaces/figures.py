@@ -34,6 +34,7 @@ NAMES = {
     "upstream": "trained by upstream (W̃ᵀ)",
 }
 UNTRAINED = ("0.4", "o")  # The colour and the marker of networks before training.
+LEAST_WIDTH = 7.6  # Inches: the legends need them.
 BRANCH_NAMES = {
     "whole": "gradient",
     "dominant": "Hessian's leading directions",
@@ -350,5 +351,5 @@ def _scale_steps(axes: Axes, steps: NDArray[np.int64]) -> None:
 
 
 def _grid(rows: int, columns: int, width: float, height: float, share: bool = True) -> tuple[Figure, NDArray[Any]]:
-    size = (min(width * columns + 0.8, PAGE_WIDTH), height * rows + 1.0)
+    size = (float(np.clip(width * columns + 0.8, LEAST_WIDTH, PAGE_WIDTH)), height * rows + 1.0)
     return panels(rows, columns, size, sharex=share, sharey=share)
