@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fganalysis.results import palette, schema
+from fganalysis.results.style import sheet
 from fganalysis.statistics.intervals import Z95
 
 if TYPE_CHECKING:
@@ -16,17 +17,16 @@ if TYPE_CHECKING:
 FARTHEST = 8.0  # Larger z stand at the edge.
 
 
+@sheet()
 def deviations(scores: xr.Dataset) -> Figure:
     """A point a comparison, in the colour of its estimator; a band holds 95 % of them if the theory is right."""
     import matplotlib.pyplot as plt
-    import seaborn
     from matplotlib.lines import Line2D
 
     quantities = [str(name) for name in scores.data_vars]
     names = [str(name) for name in scores[schema.ESTIMATOR].values] if schema.ESTIMATOR in scores.coords else [""]
     styles = palette.styles(names)
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, axes = plt.subplots(figsize=(7.0, 0.34 * len(quantities) + 1.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.0, 0.34 * len(quantities) + 1.2), layout="constrained")
     axes.axvspan(-Z95, Z95, color="0.5", alpha=0.15, lw=0)
     drawn = []
     for number, name in enumerate(names):
@@ -42,11 +42,12 @@ def deviations(scores: xr.Dataset) -> Figure:
     axes.set_yticks(range(len(quantities)), [name.replace("_", " ") for name in quantities])
     axes.set_ylim(len(quantities) - 0.5, -0.5)
     axes.set_xlim(-FARTHEST - 0.3, FARTHEST + 0.3)
-    axes.set_xlabel("z = (measured − predicted)/error; grey: where 95 % lie", fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.set_xlabel("z = (measured − predicted)/error; grey: where 95 % lie")
     handles = [
-        Line2D([], [], ls="", mfc="none", label=name, color=styles[name].colour, marker=styles[name].marker)
+        Line2D(
+            [], [], ls="", mfc="none", label=palette.words(name), color=styles[name].colour, marker=styles[name].marker
+        )
         for name in drawn
     ]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(handles=handles, loc="outside right upper")
     return figure

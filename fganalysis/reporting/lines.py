@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis.results import palette, schema
+from fganalysis.results.style import sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ SIDE_BY_SIDE = 12  # Names that stand side by side in a panel of this size.
 WIDEST = 2.5  # How much wider a panel is for more names.
 
 
+@sheet()
 def over(
     measured: xr.Dataset,
     predicted: xr.Dataset,
@@ -41,21 +43,19 @@ def over(
         reference: a value with a line through every panel.
     """
     import matplotlib.pyplot as plt
-    import seaborn
 
     x, ticks = _places(measured[dim].values)
     width = SIZE[0] * min(max(1.0, len(ticks) / SIDE_BY_SIDE), WIDEST)
     columns: Mapping[str, Mapping[str, object]] = panels or {"": {}}
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(
-            len(quantities),
-            len(columns),
-            figsize=(width * len(columns) + 2.0, SIZE[1] * len(quantities)),
-            sharex=True,
-            sharey="row",
-            squeeze=False,
-            layout="constrained",
-        )
+    figure, grid = plt.subplots(
+        len(quantities),
+        len(columns),
+        figsize=(width * len(columns) + 2.0, SIZE[1] * len(quantities)),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
     names = [str(name) for name in measured[schema.ESTIMATOR].values]
     styles = palette.styles(names)
     drawn: set[str] = set()
@@ -85,14 +85,14 @@ def over(
             if reference is not None:
                 axes.axhline(reference, color="0.4", lw=0.8, ls="--")
             if row == 0 and title:
-                axes.set_title(title, fontsize=9)
+                axes.set_title(title)
             _label_x(axes, ticks, dim)
         _scale(grid[row, 0], np.concatenate(limits) if limits else np.zeros(1), reference)
         bottom, top = grid[row, 0].get_ylim()
         for axes, moved, low, high, colour in bars:  # A bound that is not finite is at the edge.
             axes.vlines(moved, np.clip(low, bottom, top), np.clip(high, bottom, top), color=colour, lw=1.2)
-        grid[row, 0].set_ylabel(quantity.replace("_", " "), fontsize=9)
-    figure.supxlabel(words, fontsize=10)
+        grid[row, 0].set_ylabel(quantity.replace("_", " "))
+    figure.supxlabel(words)
     _legend(figure, styles, [name for name in names if name in drawn], crosses)
     return figure
 
@@ -121,7 +121,6 @@ def _label_x(axes: Axes, ticks: list[str], dim: str) -> None:
     elif dim == schema.AVERAGED:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.tick_params(labelsize=8)
 
 
 def _scale(axes: Axes, numbers: Array, reference: float | None) -> None:
@@ -149,11 +148,11 @@ def _legend(figure: Figure, styles: Mapping[str, palette.Style], names: Sequence
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], ls="", mfc="none", label=name, color=styles[name].colour, marker=styles[name].marker)
+        Line2D(
+            [], [], ls="", mfc="none", label=palette.words(name), color=styles[name].colour, marker=styles[name].marker
+        )
         for name in names
     ]
     if crosses:
         handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
-    figure.legend(
-        handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="measured, 95 % interval"
-    )
+    figure.legend(handles=handles, loc="outside right upper", title="measured, 95 % interval")

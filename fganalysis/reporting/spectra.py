@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from fganalysis.results import schema
+from fganalysis.results import palette, schema
+from fganalysis.results.style import sheet
 from fganalysis.statistics.intervals import Z95
 
 if TYPE_CHECKING:
@@ -25,49 +26,46 @@ MATRICES_IN_WORDS = {
 }
 
 
+@sheet()
 def energy(spaces: xr.Dataset) -> Figure:
     """The share of energy in the leading modes, a panel a matrix, a line a layer; spaces: of one step."""
     import matplotlib.pyplot as plt
-    import seaborn
     from matplotlib.ticker import MaxNLocator
 
     array = spaces["energy"]
     matrices = [name for name in map(str, spaces[schema.MATRIX].values) if _known(array.sel({schema.MATRIX: name}))]
     layers = chosen([name for name in map(str, spaces[schema.LAYER].values) if _known(array.sel({schema.LAYER: name}))])
     rows = (len(matrices) + 1) // 2
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(
-            rows, 2, figsize=(7.0, 2.5 * rows + 0.3), sharex=True, sharey=True, squeeze=False, layout="constrained"
-        )
-    colours = seaborn.color_palette("viridis", len(layers) + 1)[:-1]  # The last is too light to be seen.
+    figure, grid = plt.subplots(
+        rows, 2, figsize=(7.0, 2.5 * rows + 0.3), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    colours = palette.ramp(len(layers))
     modes = spaces[schema.MODE].values
     for axes, matrix in zip(grid.flat, matrices, strict=False):
         for layer, colour in zip(layers, colours, strict=True):
             curve = array.sel({schema.MATRIX: matrix, schema.LAYER: layer}).to_numpy()
             if np.isfinite(curve).any():
                 axes.plot(modes, curve, marker=_marker(modes), ms=4, lw=1, color=colour)
-        axes.set_title(MATRICES_IN_WORDS.get(matrix, matrix), fontsize=9)
+        axes.set_title(MATRICES_IN_WORDS.get(matrix, matrix))
         axes.set_ylim(0, 1.03)
-        axes.tick_params(labelsize=8)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     for axes in list(grid.flat)[len(matrices) :]:
         axes.set_axis_off()
-    figure.supxlabel("leading modes", fontsize=10)
-    figure.supylabel("share of the energy", fontsize=10)
+    figure.supxlabel("leading modes")
+    figure.supylabel("share of the energy")
     _legend(figure, layers, colours, "layer")
     return figure
 
 
+@sheet()
 def overlap(spaces: xr.Dataset) -> Figure:
     """The share of the gradient in the Jacobian's leading modes, a line a layer; that of random subspaces is dotted."""
     import matplotlib.pyplot as plt
-    import seaborn
     from matplotlib.ticker import MaxNLocator
 
     layers = chosen([str(name) for name in spaces[schema.LAYER].values if _known(spaces["overlap"].sel(layer=name))])
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, axes = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
-    colours = seaborn.color_palette("viridis", len(layers) + 1)[:-1]
+    figure, axes = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
+    colours = palette.ramp(len(layers))
     modes = spaces[schema.MODE].values
     for layer, colour in zip(layers, colours, strict=True):
         of_layer = spaces.sel({schema.LAYER: layer})
@@ -78,9 +76,8 @@ def overlap(spaces: xr.Dataset) -> Figure:
         axes.plot(modes, of_layer["random_overlap"].to_numpy(), ":", lw=1, color=colour)
     axes.set_ylim(0, 1.03)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    axes.set_xlabel("leading modes of the upstream Jacobian", fontsize=9)
-    axes.set_ylabel("share of the squared gradient", fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.set_xlabel("leading modes of the upstream Jacobian")
+    axes.set_ylabel("share of the squared gradient")
     _legend(figure, layers, colours, "layer; dotted: random\nsubspace of that size")
     return figure
 
@@ -100,8 +97,8 @@ def _marker(modes: NDArray[np.int64]) -> str:
     return "." if len(modes) <= MOST_MARKERS else ""
 
 
-def _legend(figure: Figure, layers: Sequence[str], colours: Sequence[tuple[float, float, float]], title: str) -> None:
+def _legend(figure: Figure, layers: Sequence[str], colours: Sequence[str], title: str) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, label=layer) for layer, colour in zip(layers, colours, strict=True)]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, title=title)
+    figure.legend(handles=handles, loc="outside right upper", title=title)

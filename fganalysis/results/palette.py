@@ -6,6 +6,9 @@ reader who sees no colour has the marker. Settings of one estimator are shades o
 
 An estimator without a line in `STYLES`, such as a new one or a user's own, has a style that follows from its key alone,
 so it is the same in every figure and in every process.
+
+What is no estimator, such as widths, moments or parts of an error, has none of their colours: `ramp` gives colours of
+what has an order, and `CATEGORIES` those of what has none.
 """
 
 from __future__ import annotations
@@ -43,6 +46,15 @@ STYLES: dict[str, Style] = {
     "guided": Style("#117733", "p"),
     "gradient_projection": Style("#ddaa33", "H"),
 }
+# What a figure calls an estimator, where that is not its key with spaces.
+SHOWN_AS = {
+    "weight": "weight perturbation",
+    "activity": "activity perturbation",
+    "newton_schulz": "Newton–Schulz",
+    "multi_tangent": "multi-tangent",
+}
+# Colours of what is no estimator, far apart in lightness, as they are in grey, and for colour-blind readers.
+CATEGORIES = ("#004488", "#bb5566", "#ddaa33", "#000000", "#6699cc", "#117733", "#882255", "#aaaaaa")
 # Markers of estimators that have no line: none of the table's, so that no style is that of another estimator.
 OTHER_MARKERS = ("<", ">", "p", "*", "H")
 MARKERS = (*dict.fromkeys(style.marker for style in STYLES.values()), *OTHER_MARKERS)
@@ -74,6 +86,28 @@ def colour(label: str) -> str:
 def marker(label: str) -> str:
     """The marker of an estimator, by its key or its label."""
     return style(label).marker
+
+
+def words(label: str) -> str:
+    """A label as figures show it: ``multi_tangent(k=8)`` is "multi-tangent, k = 8", and ``weight, sphere`` likewise.
+
+    A name that a user gave stays as it is.
+    """
+    key = key_of(label)
+    if key not in STYLES and key not in SHOWN_AS:
+        return label
+    settings = label[len(key) :].removeprefix("(").removesuffix(")").removeprefix(", ")
+    changed = settings.replace("_", " ").replace(" = ", "=").replace("=", " = ")
+    name = SHOWN_AS.get(key, key.replace("_", " "))
+    return f"{name}, {changed}" if changed else name
+
+
+def ramp(n_colours: int) -> list[str]:
+    """Colours from dark to light of what has an order, none of them an estimator's and none too light on white."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["viridis"](0.8 * place / max(n_colours - 1, 1))) for place in range(n_colours)]
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:

@@ -11,15 +11,19 @@ import xarray as xr
 
 from fganalysis.arguments import check_choice, check_kind, check_names, check_path
 from fganalysis.results import palette, schema
+from fganalysis.results.style import sheet
 from fganalysis.results.tables import node, not_looked_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
+DPI = 130  # Pixels an inch of a saved figure.
 LEAST_VARIANCE_SHOWN = 1e-4  # Smaller relative variances are rounding errors and are not drawn on the logarithmic axis.
 
 
+@sheet()
 def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str] | None = None) -> Figure:
     """Relative bias against relative total variance, a panel a step and layer; exact estimators are left out.
 
@@ -71,12 +75,15 @@ def bias_variance(tree: xr.DataTree, space: str = "weight", layers: Sequence[str
     return figure
 
 
+@sheet()
 def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
     """The cosine of single guesses with the gradient: mean with interval, 5–95 % range and theory, as in bias_variance.
 
     Raises:
         ValueError: a tree without /measured or its variables, or an unknown space.
     """
+    from matplotlib.lines import Line2D
+
     measured, predicted = _both(tree, space, ("cosine",), quantiles=("cosine_q05", "cosine_q95"))
     figure, panels = _panels(measured)
     drawn = set()
@@ -96,9 +103,10 @@ def cosine(tree: xr.DataTree, space: str = "weight") -> Figure:
         axes.set_xticks([])
     # Most cosines are hundredths: linear below 0.01, logarithmic above, both signs.
     panels[0][0].set_yscale("symlog", linthresh=0.01)
-    panels[0][0].set_yticks([-0.1, -0.01, 0, 0.01, 0.1, 1], ["-0.1", "-0.01", "0", "0.01", "0.1", "1"])
+    panels[0][0].set_yticks([-0.1, -0.01, 0, 0.01, 0.1, 1], ["−0.1", "−0.01", "0", "0.01", "0.1", "1"])
     panels[0][0].set_ylim(top=1.6)
-    _label(figure, "estimator", "cosine of a guess", measured, space, drawn, predicted is not None)
+    ranges = Line2D([], [], color="0.5", alpha=0.3, lw=4, label="5 to 95 % of guesses")
+    _label(figure, "estimator", "cosine of a guess", measured, space, drawn, predicted is not None, [ranges])
     return figure
 
 
@@ -118,7 +126,7 @@ def save(figure: Figure, path: str | Path) -> Path:
         raise ValueError(f"path must end in .png, got {str(path)!r}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130, metadata={"Software": None})
+        figure.savefig(path, dpi=DPI, metadata={"Software": None})
     except OSError as error:
         raise ValueError(f"the figure cannot be written to {str(path)!r}: {error.strerror}") from error
     plt.close(figure)
@@ -161,34 +169,31 @@ def _styled(measured: xr.Dataset) -> list[tuple[dict[str, Any], str]]:
 
 def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, tuple[int, str]]]]:
     import matplotlib.pyplot as plt
-    import seaborn
 
     steps, layers = measured[schema.STEP].values, [str(name) for name in measured[schema.LAYER].values]
     in_a_row = len(layers) == 1
     rows, columns = (1, len(steps)) if in_a_row else (len(steps), len(layers))
-    width, height = (3.0, 2.8) if in_a_row else (2.3, 2.1)
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(
-            rows,
-            columns,
-            figsize=(width * columns + 1.8, height * rows + 0.9),
-            sharex="all" if in_a_row else "col",
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+    width, height = (2.4, 2.8) if in_a_row else (1.9, 2.1)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(width * columns + 1.8, height * rows + 0.9),
+        sharex="all" if in_a_row else "col",
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     panels = []
     for row, step in enumerate(steps):
         for column, layer in enumerate(layers):
             axes = grid[0, row] if in_a_row else grid[row, column]
             name = "all layers" if layer == schema.ALL_LAYERS else f"layer {layer}"
             if in_a_row:
-                axes.set_title(f"step {int(step)}, {name}", fontsize=9)
+                axes.set_title(f"step {int(step)}, {name}")
             elif row == 0:
-                axes.set_title(name, fontsize=9)
+                axes.set_title(name)
             if column == 0 and not in_a_row:
-                axes.set_ylabel(f"step {int(step)}", fontsize=9)
-            axes.tick_params(labelsize=8)
+                axes.set_ylabel(f"step {int(step)}")
             panels.append((axes, (int(step), layer)))
     return figure, panels
 
@@ -210,17 +215,27 @@ def _number(dataset: xr.Dataset, name: str, scale: float = 1.0) -> tuple[float, 
 
 
 def _label(
-    figure: Figure, x: str, y: str, measured: xr.Dataset, space: str, drawn: set[str], with_predictions: bool
+    figure: Figure,
+    x: str,
+    y: str,
+    measured: xr.Dataset,
+    space: str,
+    drawn: set[str],
+    with_predictions: bool,
+    others: Sequence[Line2D] = (),
 ) -> None:
-    """Adds axis labels, the parameters in no layer, and a legend of the estimators drawn."""
+    """Adds axis labels, the parameters in no layer, and a legend of the estimators and of what else is drawn."""
     from matplotlib.lines import Line2D
 
     unseen = not_looked_at(measured)
-    figure.supxlabel(f"{x}\nnot looked at: {unseen}" if unseen else x, fontsize=10)
-    figure.supylabel(f"{y}, {space} space", fontsize=10)
-    handles = [Line2D([], [], mfc="none", label=name, **style) for style, name in _styled(measured) if name in drawn]
+    figure.supxlabel(f"{x}\nnot looked at: {unseen}" if unseen else x)
+    figure.supylabel(f"{y}, {space} space")
+    handles = [
+        Line2D([], [], mfc="none", label=palette.words(name), **style)
+        for style, name in _styled(measured)
+        if name in drawn
+    ]
+    handles += others
     if with_predictions:
         handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
-    figure.legend(
-        handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="measured, 95 % interval"
-    )
+    figure.legend(handles=handles, loc="outside right upper", alignment="left", title="measured, 95 % interval")

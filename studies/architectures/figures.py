@@ -8,22 +8,35 @@ import numpy as np
 import xarray as xr
 
 from fganalysis.results import schema
-from studies.kit.figures import Style, panels, styles
+from studies.kit.figures import (
+    PAGE_WIDTH,
+    Style,
+    key,
+    legend,
+    measured_and_predicted,
+    panels,
+    sheet,
+    styles,
+    words,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ROWS = {
-    "cosine": "cosine [1]",
-    "efficiency": "efficiency [1]",
-    "relative_variance": "variance / ‖g‖² [1]",
-    "relative_squared_bias": "squared bias / ‖g‖² [1]",
+    "cosine": "cosine",
+    "efficiency": "efficiency",
+    "relative_variance": "variance /\nsquared gradient norm",
+    "relative_squared_bias": "squared bias /\nsquared gradient norm",
 }
+NAMES = {"initialisation": "at initialisation", "trained": "after training"}
 LEAST_BIAS = 1e-4  # Drawn; smaller ones make no difference.
 STEP = 0.1  # Between the marks of two guesses at one size.
 
 
+@sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     """Name → figure."""
     layers = {f"layers_{moment}": _layers(dataset.sel(trained=moment)) for moment in dataset["trained"].values}
@@ -35,7 +48,7 @@ def _efficiency(dataset: xr.Dataset) -> Figure:
     own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
     architectures, moments = own["architecture"].values, own["trained"].values
     figure, grid = panels(
-        len(moments), len(architectures), (2.1 * len(architectures) + 1.6, 5.0), sharey=True, sharex=True
+        len(moments), len(architectures), (PAGE_WIDTH, 2.1 * len(moments) + 1.0), sharey=True, sharex=True
     )
     chosen = styles([str(name) for name in own["guess_kind"].values])
     places = np.arange(own.sizes["size"])
@@ -51,10 +64,12 @@ def _efficiency(dataset: xr.Dataset) -> Figure:
                 predicted = _positive(values["efficiency_predicted"].mean("seed", skipna=False))
                 axes.scatter(x, predicted, s=40, marker="_", color="black", linewidths=1.2, zorder=3)
             axes.set(yscale="log", xticks=places, xticklabels=own["size"].values)
-        row[0].set_ylabel(f"{moment}\nefficiency [1]")
+        row[0].set_ylabel(f"{NAMES[str(moment)]}\nefficiency")
     for axes, architecture in zip(grid[0], architectures, strict=True):
-        axes.set_title(str(architecture), fontsize=10)
-    _legend(figure, chosen, "marks: seeds\nblack: predicted")
+        axes.set_title(str(architecture))
+    figure.supxlabel("size of the network")
+    keys = [key("marks: seeds, measured", marker="o"), key("black: predicted, mean over seeds", "black", marker="_")]
+    _legend(figure, chosen, keys)
     return figure
 
 
@@ -62,10 +77,9 @@ def _layers(own: xr.Dataset) -> Figure:
     """Every quantity over the layers of the deep networks, in weight space: medians over seeds."""
     own = own.sel(space="weight", size="deep").drop_sel(layer=schema.ALL_LAYERS)
     architectures = own["architecture"].values
-    size = (2.1 * len(architectures) + 1.6, 7.6)
-    figure, grid = panels(len(ROWS), len(architectures), size, sharey="row", sharex="col")
+    figure, grid = panels(len(ROWS), len(architectures), (PAGE_WIDTH, 7.6), sharey="row", sharex="col")
     chosen = styles([str(name) for name in own["guess_kind"].values])
-    for row, (quantity, words) in zip(grid, ROWS.items(), strict=True):
+    for row, (quantity, label) in zip(grid, ROWS.items(), strict=True):
         for axes, architecture in zip(row, architectures, strict=True):
             for name, style in chosen.items():
                 part = own.sel(architecture=architecture, guess_kind=name).transpose("seed", "layer", ...)
@@ -76,11 +90,11 @@ def _layers(own: xr.Dataset) -> Figure:
                 axes.set_yscale("log")
         if quantity == "relative_squared_bias":
             row[0].set_ylim(bottom=LEAST_BIAS)
-        row[0].set_ylabel(words)
+        row[0].set_ylabel(label)
     for axes, architecture in zip(grid[0], architectures, strict=True):
-        axes.set_title(f"{architecture}, deep", fontsize=10)
-    figure.supxlabel("layer, in the order of the forward pass [1]", fontsize=10)
-    _legend(figure, chosen, "marks: measured\nlines: predicted")
+        axes.set_title(f"{architecture}, deep")
+    figure.supxlabel("number of the layer, in the order of the forward pass")
+    _legend(figure, chosen, measured_and_predicted("marks: measured, median of seeds"))
     return figure
 
 
@@ -102,11 +116,6 @@ def _positive(values: xr.DataArray | np.ndarray) -> np.ndarray:
     return np.where(numbers > 1e-12, numbers, np.nan)
 
 
-def _legend(figure: Figure, chosen: dict[str, Style], title: str) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=style.colour, ls="", marker=style.marker, mfc="none", label=name)
-        for name, style in chosen.items()
-    ]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, title=title, alignment="left")
+def _legend(figure: Figure, chosen: dict[str, Style], others: list[Artist]) -> None:
+    keys = [key(words(name), style.colour, style.marker) for name, style in chosen.items()]
+    legend(figure, [*keys, *others], "above", columns=3)

@@ -10,7 +10,18 @@ import xarray as xr
 from fganalysis.estimators import label
 from fganalysis.results import schema
 from studies.averaging.kinds import GUESSES, family_of
-from studies.kit.figures import Style, geometric, panels, points, styles
+from studies.kit.figures import (
+    PAGE_WIDTH,
+    Style,
+    geometric,
+    key,
+    legend,
+    measured_and_predicted,
+    panels,
+    points,
+    sheet,
+    styles,
+)
 from studies.kit.seeds import half_widths
 from studies.kit.signed import signed_root
 
@@ -23,6 +34,7 @@ MOST = 1e6  # Guesses to which the predicted cosines are drawn.
 LEAST = 1e-12  # A squared error below is zero, which has no place on a logarithmic axis.
 
 
+@sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     """Name → figure."""
     own = dataset.sel(space="weight", layer=schema.ALL_LAYERS)
@@ -34,7 +46,7 @@ def _panels(own: xr.Dataset, name: str) -> Figure:
     for kind in own["guess_kind"].values:
         families.setdefault(family_of(str(kind)), []).append(str(kind))
     columns = [(trained, width) for trained in own["trained"].values for width in own["width"].values]
-    size = (1.25 * len(columns) + 2.4, 1.35 * len(families) + 0.6)
+    size = (PAGE_WIDTH, 1.35 * len(families) + 0.9)
     figure, grid = panels(len(families), len(columns), size, sharex=True, sharey=True)
     for row, (family, kinds) in zip(grid, families.items(), strict=True):
         labels = [label(GUESSES[kind]) for kind in kinds]
@@ -47,16 +59,16 @@ def _panels(own: xr.Dataset, name: str) -> Figure:
         known = own["relative_error_predicted"].notnull().any(["width", "trained", "seed", "averaged"])
         _legend(row[-1], marks, family, {kind: bool(known.sel(guess_kind=kind)) for kind in kinds})
     for axes, (trained, width) in zip(grid[0], columns, strict=True):
-        axes.set_title(f"{trained},\nwidth {width}", fontsize=8)
-    figure.supxlabel("m, guesses averaged [1]     (marks: measured, lines: predicted)", fontsize=10)
-    quantity = "squared error / ‖G‖²" if name == "relative_error" else "cosine"
-    figure.supylabel(f"{quantity}, weight space [1]", fontsize=10)
+        axes.set_title(f"{trained},\nwidth {width}")
+    figure.supxlabel("guesses averaged")
+    quantity = "squared error / squared gradient norm" if name == "relative_error" else "cosine with the gradient"
+    figure.supylabel(f"{quantity}, weight space")
+    legend(figure, measured_and_predicted(), "above", columns=2)
     return figure
 
 
 def _scaled(axes: Axes, own: xr.Dataset, name: str) -> None:
     axes.set_xscale("log")
-    axes.tick_params(labelsize=8)
     if name == "relative_error":
         axes.set_yscale("log")
         return
@@ -67,25 +79,9 @@ def _scaled(axes: Axes, own: xr.Dataset, name: str) -> None:
 
 def _legend(axes: Axes, marks: list[tuple[str, Style, float]], family: str, predicted: dict[str, bool]) -> None:
     """Beside a row of panels, titled with the family; kinds without a prediction have no line."""
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=style.colour,
-            ls="-" if predicted[kind] else "",
-            marker=style.marker,
-            ms=size,
-            mfc="none",
-            label=kind,
-        )
-        for kind, style, size in marks
-    ]
-    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False}
-    found = axes.legend(
-        handles=handles, title=family, fontsize=8, title_fontsize=9, alignment="left", borderaxespad=0, **place
-    )
+    keys = [key(kind, style.colour, style.marker, "-" if predicted[kind] else "") for kind, style, _ in marks]
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "borderaxespad": 0}
+    found = axes.legend(handles=keys, title=family, alignment="left", handlelength=1.5, **place)
     found.get_title().set_fontweight("bold")
 
 

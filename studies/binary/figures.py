@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 
 from studies.binary.page import NAMES, after, error_of_mean, logarithms, parts, words
-from studies.kit.figures import panels
+from studies.kit.figures import CATEGORIES, band, key, legend, measured_and_predicted, panels, sheet
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -18,6 +19,7 @@ LEAST_BIAS = 0.01  # Below it the axis is linear, as many biases are zero.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
+@sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     return {"error": _error(dataset), "cosine": _cosine(dataset), "parts": _parts(dataset)}
 
@@ -32,7 +34,7 @@ def _error(dataset: xr.Dataset) -> Figure:
         axes.plot(dense, np.exp(law.sel(at).values), color=colour, lw=1)
         axes.plot(dataset["averaged"], np.exp(measured.sel(at).values), marker, ms=3, mfc="none", mew=0.8, color=colour)
 
-    figure = _grid(dataset, draw, "root mean square error of the mean / ‖g‖ [1]")
+    figure = _grid(dataset, draw, measured_and_predicted(), "root mean square error of the mean / gradient norm")
     for axes in figure.axes:
         axes.set_yscale("log")
     return figure
@@ -47,10 +49,11 @@ def _cosine(dataset: xr.Dataset) -> Figure:
         axes.fill_between(m, own["cosine_low"], own["cosine_high"], color=colour, alpha=0.12, lw=0)
         axes.plot(m, cosine.sel(at), marker, ls="-", lw=1, ms=3, mfc="none", mew=0.8, color=colour)
 
-    return _grid(dataset, draw, "cosine of the mean and the gradient [1]")
+    others = [band("bands: 15 to 85 % of means, first network")]
+    return _grid(dataset, draw, others, "cosine of the mean with the gradient")
 
 
-def _grid(dataset: xr.Dataset, draw: Any, label: str) -> Figure:
+def _grid(dataset: xr.Dataset, draw: Any, others: list[Artist], label: str) -> Figure:
     """A panel for each hidden layer and epoch."""
     layers = [str(layer) for layer in dataset["layer"].values if str(layer).startswith("hidden")]
     epochs = dataset["epochs"].values
@@ -62,11 +65,10 @@ def _grid(dataset: xr.Dataset, draw: Any, label: str) -> Figure:
             for name, colour, marker in _styles(dataset):
                 draw(axes, {"estimator": name, "layer": layer, "epochs": number}, colour, marker)
             axes.set_xscale("log")
-            axes.tick_params(labelsize=8)
-            axes.set_title(f"{words(layer)}, {after(int(number))}", fontsize=9)
-    figure.supxlabel("M, averaged draws [1]", fontsize=10)
-    figure.supylabel(label, fontsize=10)
-    _legend(figure, dataset)
+            axes.set_title(f"{words(layer)}, {after(int(number))}")
+    figure.supxlabel("draws averaged")
+    figure.supylabel(label)
+    _legend(figure, dataset, others)
     return figure
 
 
@@ -74,7 +76,7 @@ def _parts(dataset: xr.Dataset) -> Figure:
     """Bias over standard deviation of a draw in the first hidden layer, with the intervals of each network."""
     layer = str(dataset["layer"].values[0])
     epochs = dataset["epochs"].values
-    figure, grid = panels(1, len(epochs), (2.6 * len(epochs) + 0.6, 3.8), sharey=True)
+    figure, grid = panels(1, len(epochs), (2.6 * len(epochs) + 0.6, 4.2), sharey=True)
     _, variance = parts(dataset)
     for axes, number in zip(grid[0], epochs, strict=True):
         for name, colour, marker in _styles(dataset):
@@ -86,31 +88,19 @@ def _parts(dataset: xr.Dataset) -> Figure:
         axes.set_xscale("log")
         axes.set_yscale("symlog", linthresh=LEAST_BIAS)
         axes.set_ylim(-LEAST_BIAS / 10, 1.3 * float(dataset["relative_bias_high"].sel(layer=layer).max()))
-        axes.tick_params(labelsize=8)
-        axes.set_title(after(int(number)), fontsize=9)
-    figure.supxlabel("standard deviation of a draw / ‖g‖ [1]", fontsize=10)
-    figure.supylabel(f"bias / ‖g‖ [1], {words(layer)}", fontsize=10)
-    _legend(figure, dataset)
+        axes.set_title(after(int(number)))
+    figure.supxlabel("standard deviation of a draw / gradient norm")
+    figure.supylabel(f"bias / gradient norm, {words(layer)}")
+    _legend(figure, dataset, [key("bars: 95 % intervals, one network each", line="-")])
     return figure
 
 
-def _styles(dataset: xr.Dataset) -> list[tuple[str, Any, str]]:
-    import seaborn
-
+def _styles(dataset: xr.Dataset) -> list[tuple[str, str, str]]:
     names = [str(name) for name in dataset["estimator"].values]
-    return [
-        (name, colour, MARKERS[list(NAMES).index(name)])
-        for name, colour in zip(NAMES, seaborn.color_palette("colorblind", len(NAMES)), strict=True)
-        if name in names
-    ]
+    looks = zip(NAMES, CATEGORIES, MARKERS, strict=True)
+    return [(name, colour, marker) for name, colour, marker in looks if name in names]
 
 
-def _legend(figure: Figure, dataset: xr.Dataset) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=colour, marker=marker, mfc="none", ms=4, lw=1, label=NAMES[name])
-        for name, colour, marker in _styles(dataset)
-    ]
-    columns = min(3, dataset.sizes["epochs"])
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+def _legend(figure: Figure, dataset: xr.Dataset, others: list[Artist]) -> None:
+    keys = [key(NAMES[name], colour, marker, "-") for name, colour, marker in _styles(dataset)]
+    legend(figure, [*keys, *others], "above", columns=min(3, dataset.sizes["epochs"]))

@@ -8,24 +8,28 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from studies.equilibrium.page import FIRST, LARGE, LOOSEST, POWERS, least_errors, power
-from studies.kit.figures import geometric, panels, points
-from studies.kit.markdown import capital
+from studies.equilibrium.page import FIRST, LARGE, LOOSEST, POWERS, least_errors
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, geometric, key, legend, panels, points, scale, sheet
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
+STATES = {"initial": "initial weights", "trained": "after training"}
 MARKERS = {"one-sided": "o", "symmetric": "s"}
 
 
+@sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     return {"bias": _bias(dataset), "floor": _floor(dataset), "layers": _layers(dataset)}
 
 
 def _styles() -> dict[str, tuple[str, str]]:
-    import seaborn
+    return dict(zip(MARKERS, zip(CATEGORIES, MARKERS.values(), strict=False), strict=True))
 
-    return dict(zip(MARKERS, zip(seaborn.color_palette("colorblind"), MARKERS.values(), strict=False), strict=True))
+
+def _keys(line: str = "") -> list[Artist]:
+    return [key(f"{scheme} nudge", colour, marker, line) for scheme, (colour, marker) in _styles().items()]
 
 
 def _middle(array: xr.DataArray) -> NDArray[np.float64]:
@@ -41,12 +45,8 @@ def _plural(hidden: int) -> str:
 
 def _bias(dataset: xr.Dataset) -> Figure:
     """Relative bias over β, of the first layer, by depth and tolerance, beside the leading terms."""
-    from matplotlib.lines import Line2D
-
     depths, states = dataset["hidden"].values, dataset["state"].values
-    drawn, grid = panels(
-        len(states), len(depths), (2.3 * len(depths) + 1.6, 2.5 * len(states) + 0.4), sharex=True, sharey=True
-    )
+    drawn, grid = panels(len(states), len(depths), (PAGE_WIDTH, 2.4 * len(states) + 0.9), sharex=True, sharey=True)
     relaxations = dataset["relaxation"].values
     faint = np.linspace(0.35, 1.0, len(relaxations))
     for row, state in enumerate(states):
@@ -62,27 +62,19 @@ def _bias(dataset: xr.Dataset) -> Figure:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.set_ylim(1e-9, 30)
-            axes.set_title(f"{_plural(int(hidden))}, {state}", fontsize=9)
-    drawn.supxlabel("β, strength of the nudge [1]", fontsize=10)
-    drawn.supylabel("relative bias of the first layer [1]", fontsize=10)
-    handles = [
-        Line2D([], [], color=colour, marker=marker, mfc="none", lw=0.9, label=capital(scheme))
-        for scheme, (colour, marker) in _styles().items()
+            axes.set_title(f"{_plural(int(hidden))}, {STATES[str(state)]}")
+    drawn.supxlabel("β, strength of the nudge")
+    drawn.supylabel("relative bias of the first layer")
+    tolerances = [
+        key(f"marks: measured, relaxed to {scale(value)}", marker="o", line=":", alpha=alpha)
+        for value, alpha in zip(relaxations, faint, strict=True)
     ]
-    handles += [
-        Line2D([], [], color="0.2", marker="o", mfc="none", ls=":", alpha=alpha, label=f"relaxed to {relaxation:g}")
-        for relaxation, alpha in zip(relaxations, faint, strict=True)
-    ]
-    drawn.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="lines: leading\nterm of theory"
-    )
+    legend(drawn, [*_keys(), key("lines: leading term of the theory", line="-"), *tolerances], "above", columns=3)
     return drawn
 
 
 def _floor(dataset: xr.Dataset) -> Figure:
     """The least error over β by depth, for each tolerance."""
-    from matplotlib.lines import Line2D
-
     least, states = least_errors(dataset), dataset["state"].values
     drawn, grid = panels(1, len(states), (3.0 * len(states) + 1.8, 2.9), sharey=True)
     lines = ("-", "--", ":", "-.")
@@ -96,45 +88,37 @@ def _floor(dataset: xr.Dataset) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(least["hidden"].values, [str(h) for h in least["hidden"].values])
         axes.set_yscale("log")
-        axes.set_title(str(state), fontsize=9)
-        axes.set_xlabel("hidden layers [1]")
-    grid[0, 0].set_ylabel("least relative bias over β,\nfirst layer [1]")
-    handles = [
-        Line2D([], [], color=c, marker=m, mfc="none", ls="", label=capital(s)) for s, (c, m) in _styles().items()
+        axes.set_title(STATES[str(state)])
+        axes.set_xlabel("hidden layers")
+    grid[0, 0].set_ylabel("least relative bias of\nthe first layer over all β")
+    tolerances = [
+        key(f"relaxed to {scale(value)}", line=lines[place % len(lines)])
+        for place, value in enumerate(least["relaxation"].values)
     ]
-    handles += [
-        Line2D([], [], color="0.3", ls=lines[i % len(lines)], label=f"relaxed to {value:g}")
-        for i, value in enumerate(least["relaxation"].values)
-    ]
-    drawn.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    legend(drawn, [*_keys(), *tolerances])
     return drawn
 
 
 def _layers(dataset: xr.Dataset) -> Figure:
     """Cosine and wrong signs of every layer of the deepest networks, at the loosest tolerance."""
-    from matplotlib.lines import Line2D
-
     states = dataset["state"].values
     deepest = dataset.isel(hidden=-1, relaxation=LOOSEST).sel(beta=LARGE, method="nearest")
     layers = [name for name in dataset["layer"].values if str(name) != "all"]
     numbers = [int(str(name).removeprefix("layer_")) for name in layers]
-    names = {"cosine": "cosine of guess\nand gradient [1]", "wrong_signs": "weights with the\nwrong sign [%]"}
+    names = {"cosine": "cosine of guess\nwith the gradient", "wrong_signs": "weights with the\nwrong sign (%)"}
     drawn, grid = panels(len(names), len(states), (2.9 * len(states) + 1.4, 4.4), sharex=True, sharey="row")
     for row, (name, label) in enumerate(names.items()):
         for axes, state in zip(grid[row], states, strict=True):
             for scheme, (colour, marker) in _styles().items():
                 own = deepest[name].sel(state=state, scheme=scheme, layer=layers).transpose("layer", "seed").values
-                scale = 100 if name == "wrong_signs" else 1
-                axes.plot(numbers, scale * np.nanmean(own, axis=1), color=colour, lw=1, label=capital(scheme))
+                unit = 100 if name == "wrong_signs" else 1
+                axes.plot(numbers, unit * np.nanmean(own, axis=1), color=colour, lw=1)
                 for seed in range(own.shape[1]):
-                    axes.plot(numbers, scale * own[:, seed], ls="", marker=marker, ms=3.5, mfc="none", color=colour)
+                    axes.plot(numbers, unit * own[:, seed], ls="", marker=marker, ms=3.5, mfc="none", color=colour)
             axes.set_xticks(numbers)
             if row == 0:
-                axes.set_title(f"{_plural(int(deepest['hidden']))}, {state}, β = {power(LARGE)}", fontsize=9)
+                axes.set_title(f"{STATES[str(state)]}, β = {scale(LARGE, 2)}")
         grid[row, 0].set_ylabel(label)
-    drawn.supxlabel("layer, counted from the inputs [1]", fontsize=10)
-    handles = [Line2D([], [], color=c, marker=m, mfc="none", lw=1, label=capital(s)) for s, (c, m) in _styles().items()]
-    drawn.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="marks: seeds\nlines: means"
-    )
+    drawn.supxlabel(f"layer, counted from the inputs, of networks with {_plural(int(deepest['hidden']))}")
+    legend(drawn, [*_keys(), key("marks: seeds", marker="o"), key("lines: means over seeds", line="-")])
     return drawn

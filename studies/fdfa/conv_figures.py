@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-ROWS = {"variance": "variance / ‖G‖² [1]", "squared_bias": "squared bias / ‖G‖² [1]", "efficiency": "efficiency [1]"}
+ROWS = {
+    "variance": "variance /\nsquared gradient norm",
+    "squared_bias": "squared bias /\nsquared gradient norm",
+    "efficiency": "efficiency",
+}
 STEP = 0.11  # Between the marks of two guesses at one layer.
 
 
+@kit.sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     """Name → figure."""
     return {"layers": _layers(dataset), "history": _history(dataset)}
@@ -41,7 +46,7 @@ def _looks(dataset: xr.Dataset) -> dict[str, tuple[str, str]]:
 def _layers(dataset: xr.Dataset) -> Figure:
     """Variance, squared bias and efficiency by layer in weight space: a row a term, a column a stage."""
     guesses = of_guesses(dataset).sel(space="weight")
-    figure, grid = kit.panels(len(ROWS), len(STAGES), (9.2, 7.2), sharex=True, sharey="row")
+    figure, grid = kit.panels(len(ROWS), len(STAGES), (kit.PAGE_WIDTH, 7.2), sharex=True, sharey="row")
     places, looks = np.arange(guesses.sizes["layer"]), _looks(dataset)
     for row, (term, label) in zip(grid, ROWS.items(), strict=True):
         for axes, stage in zip(row, STAGES, strict=True):
@@ -57,15 +62,15 @@ def _layers(dataset: xr.Dataset) -> Figure:
         row[0].set_ylabel(label)
     for axes, stage in zip(grid[0], STAGES, strict=True):
         accuracy = float(dataset["accuracy"].sel(stage=stage).mean())
-        axes.set_title(f"{stage} weights, training accuracy {accuracy:.2f}", fontsize=9)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        axes.set_title(f"{stage} weights, training accuracy {accuracy:.2f}")
+    kit.legend(figure, grid[0, 0].get_legend_handles_labels()[0])
     return figure
 
 
 def _history(dataset: xr.Dataset) -> Figure:
     """Efficiency of FDFA over α·step, all hidden layers in weight space, beside the other guesses as lines."""
     own = dataset.sel(space="weight", layer=HIDDEN)
-    figure, grid = kit.panels(1, len(STAGES), (8.6, 3.4), sharey=True)
+    figure, grid = kit.panels(1, len(STAGES), (kit.PAGE_WIDTH, 3.4), sharey=True)
     looks = list(_looks(dataset).items())
     n_rates = dataset.sizes["rate"]
     for axes, stage in zip(grid[0], STAGES, strict=True):
@@ -77,9 +82,9 @@ def _history(dataset: xr.Dataset) -> Figure:
         for other, (name, (colour, _)) in zip(dataset["other"].values, looks[n_rates:], strict=True):
             mean = float(own["other_efficiency"].sel(stage=stage, other=other).mean())
             axes.axhline(mean if mean > 0 else np.nan, color=colour, ls="--", lw=1, label=name)
-        axes.set(xscale="log", yscale="log", xlabel="α · step [1]", title=f"{stage} weights")
-    grid[0, 0].set_ylabel("efficiency [1]")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        axes.set(xscale="log", yscale="log", xlabel="rate α × steps of the moving average", title=f"{stage} weights")
+    grid[0, 0].set_ylabel("efficiency")
+    kit.legend(figure, grid[0, 0].get_legend_handles_labels()[0])
     return figure
 
 

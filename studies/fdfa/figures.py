@@ -16,6 +16,7 @@ from studies.kit import figures as kit
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -24,6 +25,7 @@ TERMS = {"variance": "variance", "lag": "squared lag", "spread": "squared spread
 MARKERS = ("D", "P", "X", "h", "d", "8", "<", ">", "p")  # None of those of the estimators beside FDFA.
 
 
+@kit.sheet()
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """Name → figure."""
     variance = tree["variance"].to_dataset()
@@ -55,7 +57,7 @@ def _gradients(names: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _ratio(variance: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (8.4, 3.4), sharey=True)
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.4), sharey=True)
     widths = variance["width"].values
     stationary = variance["ratio"].notnull().any(["width", "stage", "space", "layer"])
     rates = variance["rate"].values[stationary.values]
@@ -71,27 +73,23 @@ def _ratio(variance: xr.Dataset) -> Figure:
                 axes.errorbar(offsets[known], points[row][known], yerr=3 * errors[row][known], **style)
         axes.axhline(1, color="black", lw=0.8)
         axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-        axes.set(xlabel="α, rate of the moving average [1]", title=f"{space} space")
-    grid[0, 0].set_ylabel("stationary variance /\n(α/(2−α) · pooled variance) [1]")
-    _legend(figure, [(f"width {width}", colour, marker, "") for width, colour, marker in _learned(widths)])
+        axes.set(xlabel="rate α of the moving average", title=f"{space} space")
+    grid[0, 0].set_ylabel("measured variance / predicted variance\nof the stationary average")
+    widths_keys = _keys([(f"width {width}", colour, marker, "") for width, colour, marker in _learned(widths)])
+    kit.legend(figure, [*widths_keys, kit.key("as predicted: 1", "black", line="-")])
     return figure
 
 
-def _legend(figure: Figure, entries: list[tuple[str, Any, str, str]], title: str = "") -> None:
-    """A legend beside the panels, from (label, colour, marker, line)."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=c, marker=m, ls=line, ms=4, label=label) for label, c, m, line in entries]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, title=title or None, fontsize=8)
+def _keys(entries: list[tuple[str, Any, str, str]]) -> list[Artist]:
+    """From (label, colour, marker, line)."""
+    return [kit.key(*entry) for entry in entries]
 
 
 def _terms(variance: xr.Dataset) -> Figure:
-    import seaborn
-
     own = variance.sel(width=variance.attrs["width"], stage="initial", space="weight")
     rates, layers = _spaced(own["rate"].values, 4), own["layer"].values[:-1]
-    figure, grid = kit.panels(len(layers), len(rates), (9.6, 4.8), sharey=True, sharex="col")
-    colours = dict(zip(TERMS, [*seaborn.color_palette("colorblind", 3), "black"], strict=True))
+    figure, grid = kit.panels(len(layers), len(rates), (kit.PAGE_WIDTH, 5.2), sharey=True, sharex="col")
+    colours = dict(zip(TERMS, kit.CATEGORIES, strict=False))
     for row, layer in enumerate(layers):
         for axes, rate in zip(grid[row], rates, strict=True):
             point = own.sel(layer=layer, rate=rate)
@@ -105,12 +103,12 @@ def _terms(variance: xr.Dataset) -> Figure:
                 style = {"fmt": MARKERS[list(TERMS).index(name)], "ms": 3.5, "color": colours[name], "lw": 0.9}
                 axes.errorbar(steps[shown], measured[shown] / scale, yerr=Z95 * error[shown] / scale, **style)
             axes.set(xscale="log", yscale="log")
-            axes.set_title(f"layer {layer}, α = {rate:g}", fontsize=9)
+            axes.set_title(f"layer {layer}, α = {rate:g}")
     grid[0, 0].set_ylim(bottom=1e-4)
-    figure.supxlabel("step of the history", fontsize=10)
-    figure.supylabel("term / squared gradient norm [1], weight space", fontsize=10)
+    figure.supxlabel("steps of the moving average")
+    figure.supylabel("term / squared gradient norm, weight space")
     entries = [(words, colours[name], MARKERS[i], "-") for i, (name, words) in enumerate(TERMS.items())]
-    _legend(figure, entries, "line: predicted\npoint: measured")
+    kit.legend(figure, [*_keys(entries), *kit.measured_and_predicted()], "above", columns=3)
     return figure
 
 
@@ -131,7 +129,7 @@ def _predicted(point: xr.Dataset, steps: Array) -> dict[str, Array]:
 
 
 def _efficiency(variance: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (8.6, 3.6), sharey=True)
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.6), sharey=True)
     rates = variance["rate"].values
     for axes, stage in zip(grid[0], variance["stage"].values, strict=True):
         own = variance.sel(SHOWN | {"width": variance.attrs["width"], "stage": stage})
@@ -146,12 +144,12 @@ def _efficiency(variance: xr.Dataset) -> Figure:
             axes.errorbar(point["step"].values[known], measured, yerr=Z95 * error, **style)
         for (name, colour, _), line in zip(_others(), ("--", ":"), strict=True):
             axes.axhline(square / (square + float(own[f"{name}_variance_predicted"])), color=colour, ls=line, lw=1.4)
-        axes.set(xscale="log", yscale="log", xlabel="step of the history", title=f"{stage} weights")
-    grid[0, 0].set_ylabel("efficiency [1]\n(weight space, hidden layers)")
+        axes.set(xscale="log", yscale="log", xlabel="steps of the moving average", title=f"{stage} weights")
+    grid[0, 0].set_ylabel("efficiency, weight space,\nhidden layers")
     entries = [(f"FDFA, α = {rate:g}", colour, marker, "-") for rate, colour, marker in _learned(rates)]
     lines = zip(_others(), ("--", ":"), strict=True)
     entries += [(f"{name} perturbation", colour, "", line) for (name, colour, _), line in lines]
-    _legend(figure, entries, "line: predicted\npoint: measured")
+    kit.legend(figure, [*_keys(entries), *kit.measured_and_predicted()])
     return figure
 
 
@@ -166,7 +164,7 @@ def _predicted_efficiency(point: xr.Dataset, steps: Array) -> Array:
 
 
 def _width(variance: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (8.6, 3.6), sharey=True)
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.6), sharey=True)
     rates, widths = swept(variance), variance["width"].values
     learned = [(f"FDFA, α = {rate:g}", colour, marker) for rate, colour, marker in _learned(rates)]
     marks = [(f"{name} perturbation", colour, marker) for name, colour, marker in _others()]
@@ -181,9 +179,9 @@ def _width(variance: xr.Dataset) -> Figure:
         for terms, (_, colour, marker) in zip(curves, marks, strict=True):
             _curve(axes, widths, [term / own["squared_gradient"] for term in terms], colour, marker)
         axes.set_xscale("log", base=2)
-        axes.set(yscale="log", xlabel="width of the hidden layers [units]", title=f"{stage} weights")
-    grid[0, 0].set_ylabel("term / squared gradient norm [1]\n(weight space, hidden layers)")
-    _legend(figure, [(*mark, "-") for mark in marks], "variance of a guess,\nline: predicted")
+        axes.set(yscale="log", xlabel="width of the hidden layers (units)", title=f"{stage} weights")
+    grid[0, 0].set_ylabel("variance / squared gradient norm,\nweight space, hidden layers")
+    kit.legend(figure, [*_keys([(*mark, "-") for mark in marks]), *kit.measured_and_predicted()])
     return figure
 
 
@@ -194,12 +192,12 @@ def _curve(axes: Axes, x: Array, curve: list[xr.DataArray], colour: Any, marker:
 
 
 def _training(training: xr.Dataset) -> Figure:
-    figure, grid = kit.panels(1, 2, (9.2, 3.8))
+    figure, grid = kit.panels(1, 2, (kit.PAGE_WIDTH, 3.6))
     names = [str(name) for name in training["gradient"].values]
     marks, steps = _gradients(names), training["step"].values
     spacing = max(1, len(steps) // 3)
     for axes, (quantity, label) in zip(
-        grid[0], {"loss": "training loss [loss]", "test_accuracy": "test accuracy [1]"}.items(), strict=True
+        grid[0], {"loss": "training loss (nats)", "test_accuracy": "test accuracy"}.items(), strict=True
     ):
         for index, (name, colour, marker) in enumerate(marks):
             values = training[quantity].sel(gradient=name).transpose("seed", "step").values
@@ -212,5 +210,6 @@ def _training(training: xr.Dataset) -> Figure:
             axes.errorbar(steps[shown], mean[shown], yerr=[below, half[shown]], **style)
         axes.set(xlabel="training step", ylabel=label)
     grid[0, 0].set_yscale("log")
-    _legend(figure, [(*mark, "-") for mark in marks], "mean, 95 % interval")
+    bars = kit.key("bars: 95 % intervals over seeds", line="-")
+    kit.legend(figure, [*_keys([(*mark, "-") for mark in marks]), bars])
     return figure

@@ -9,12 +9,14 @@ import xarray as xr
 
 from studies.guess_target.cells import GUESSES, HIDDEN, PROJECTIONS, TARGETS
 from studies.guess_target.page import NAMES
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, legend, panels, sheet
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@sheet()
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """By the end of their names."""
     return {
@@ -24,14 +26,11 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
 
 
 def _heat_map(found: xr.Dataset) -> Figure:
-    import matplotlib.pyplot as plt
     import seaborn
 
     steps = found["step"].values
-    drawn, grid = plt.subplots(
-        1, len(steps), figsize=(2.6 * len(steps) + 2.4, 3.6), sharey=True, squeeze=False, layout="constrained"
-    )
-    columns = [f"{target}\n{projection}" for target in TARGETS for projection in PROJECTIONS]
+    drawn, grid = panels(1, len(steps), (PAGE_WIDTH, 3.8), sharey=True)
+    columns = [f"{target},\n{projection}" for target in TARGETS for projection in PROJECTIONS]
     for axes, step in zip(grid[0], steps, strict=True):
         own = found["cosine"].sel(space="weight", layer=HIDDEN, step=step).mean("seed")
         values = own.transpose("guess", "target", "projection").to_numpy().reshape(len(GUESSES), -1)
@@ -48,27 +47,23 @@ def _heat_map(found: xr.Dataset) -> Figure:
             xticklabels=columns,
             yticklabels=[NAMES[guess] for guess in GUESSES],
             cbar=last,
-            cbar_kws={"label": "mean cosine [1]"} if last else None,
+            cbar_kws={"label": "cosine with the gradient, mean over seeds"} if last else None,
         )
         accuracy = float(found["accuracy"].sel(step=step).mean())
-        axes.set_title(f"step {step}, accuracy {accuracy:.2f}", fontsize=9)
-        axes.tick_params(axis="x", labelsize=7, rotation=0)
-        axes.tick_params(axis="y", labelsize=8, rotation=0)
-    drawn.supxlabel("target and space of the projection", fontsize=9)
-    drawn.supylabel("guess", fontsize=9)
+        axes.set_title(f"step {step}, accuracy {accuracy:.2f}")
+        axes.tick_params(axis="x", labelsize=7, rotation=45)
+        axes.tick_params(axis="y", rotation=0)
+    drawn.supxlabel("target and space of the projection")
+    drawn.supylabel("guess")
     return drawn
 
 
 def _training(trained: xr.Dataset) -> Figure:
-    import matplotlib.pyplot as plt
-    import seaborn
-
     ways = [str(way) for way in trained["way"].values]
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        drawn, axes = plt.subplots(figsize=(6.5, 0.3 * len(ways) + 1.1), layout="constrained")
+    drawn, grid = panels(1, 1, (7.0, 0.3 * len(ways) + 1.1))
+    axes = grid[0, 0]
     places = np.arange(len(ways))[::-1]
-    colours = seaborn.color_palette("colorblind")
-    for part, colour, marker, shift in (("train", colours[0], "o", 0.12), ("test", colours[1], "s", -0.12)):
+    for part, colour, marker, shift in (("train", CATEGORIES[0], "o", 0.12), ("test", CATEGORIES[1], "s", -0.12)):
         values: Any = trained[f"{part}_accuracy"].isel(step=-1).transpose("seed", "way").to_numpy()
         axes.errorbar(
             values.mean(0),
@@ -80,8 +75,8 @@ def _training(trained: xr.Dataset) -> Figure:
             color=colour,
             label=f"{'training' if part == 'train' else 'test'} set",
         )
-    axes.set_yticks(places, ways)
-    axes.set_xlabel(f"accuracy after {trained.attrs['epochs']} epochs [1]")
-    axes.set_ylabel("target, guess, space")
-    drawn.legend(loc="outside right upper", frameon=False)
+    axes.set_yticks(places, [way.replace("mlp", "MLP").replace("cnn", "CNN") for way in ways])
+    axes.set_xlabel(f"accuracy after {trained.attrs['epochs']} epochs")
+    axes.set_ylabel("target, guess, space of the guess")
+    legend(drawn, axes.get_legend_handles_labels()[0], title="mean over seeds, 95 % interval")
     return drawn

@@ -9,7 +9,7 @@ import xarray as xr
 
 from studies.guess_target.resnet import AT_OUTPUTS, AT_TAPS, BLOCKS, MOMENTS, QUANTITIES
 from studies.guess_target.resnet_page import NAMES
-from studies.kit.figures import colour, panels
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, colour, legend, panels, sheet
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ MARKS = {"linear": "o", "mlp": "s", "cnn": "^"}
 APART = 0.09  # Between the marks of two guesses at one block.
 
 
+@sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     """By the end of their names."""
     return {"blocks": _blocks(dataset)}
@@ -26,11 +27,8 @@ def figures(dataset: xr.Dataset) -> dict[str, Figure]:
 
 def _looks() -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line of every guess: full for trained heads, dashed for frozen ones, dotted for noise."""
-    import seaborn
-
-    palette = seaborn.color_palette("colorblind").as_hex()
     looks: dict[str, tuple[str, str, str]] = {}
-    for shade, (kind, marker) in zip((palette[0], palette[2], palette[4]), MARKS.items(), strict=True):
+    for shade, (kind, marker) in zip((CATEGORIES[0], CATEGORIES[1], CATEGORIES[5]), MARKS.items(), strict=True):
         looks |= {f"{kind} head": (shade, marker, "-"), f"{kind} frozen": (shade, marker, "--")}
     return looks | {AT_OUTPUTS: ("black", "x", ":"), AT_TAPS: (colour("activity"), "+", ":")}
 
@@ -38,7 +36,7 @@ def _looks() -> dict[str, tuple[str, str, str]]:
 def _blocks(dataset: xr.Dataset) -> Figure:
     """Cosine and efficiency of every guess by block, in weight space: a row a quantity, a column a moment."""
     own = dataset.sel(space="weight", target="global", projection="activation", block=list(BLOCKS))
-    figure, grid = panels(len(QUANTITIES), len(MOMENTS), (8.6, 5.6), sharex=True, sharey="row")
+    figure, grid = panels(len(QUANTITIES), len(MOMENTS), (PAGE_WIDTH, 5.8), sharex=True, sharey="row")
     places, looks = np.arange(len(BLOCKS)), _looks()
     for row, quantity in zip(grid, QUANTITIES, strict=True):
         for axes, moment in zip(row, MOMENTS, strict=True):
@@ -58,12 +56,12 @@ def _blocks(dataset: xr.Dataset) -> Figure:
                 )
             if quantity == "efficiency":
                 axes.set_yscale("log")
-                axes.set(xlabel="block", xticks=places, ylim=(max(1e-5, _least(own) / 2), 1.3))
-        row[0].set_ylabel(f"{quantity} [1]")
+                axes.set(xlabel="residual block", xticks=places, ylim=(max(1e-5, _least(own) / 2), 1.3))
+        row[0].set_ylabel(f"{quantity}, weight space")
     for axes, moment in zip(grid[0], MOMENTS, strict=True):
         accuracy = float(dataset["accuracy"].sel(trained=moment).mean())
-        axes.set_title(f"{moment}, training accuracy {accuracy:.2f}", fontsize=9)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+        axes.set_title(f"{moment}, training accuracy {accuracy:.2f}")
+    legend(figure, grid[0, 0].get_legend_handles_labels()[0], "above", columns=4)
     return figure
 
 

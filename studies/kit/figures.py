@@ -1,41 +1,117 @@
-"""The style of the figures that studies draw; colours and markers of estimators are those of the whole package."""
+"""The style of the figures that studies draw; the style sheet, colours and markers are those of the whole package."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fganalysis.results.palette import Style, colour, marker, shades, styles
+from fganalysis.results.palette import CATEGORIES, Style, colour, marker, ramp, shades, styles, words
+from fganalysis.results.style import LETTERS, PAGE_WIDTH, SMALL_LETTERS, sheet
 from studies.kit.seeds import half_widths
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["Style", "colour", "geometric", "marker", "panels", "points", "shades", "style", "styles"]
+__all__ = [
+    "CATEGORIES",
+    "LETTERS",
+    "PAGE_WIDTH",
+    "SMALL_LETTERS",
+    "Style",
+    "band",
+    "colour",
+    "decades",
+    "geometric",
+    "key",
+    "legend",
+    "marker",
+    "measured_and_predicted",
+    "panels",
+    "points",
+    "quantity",
+    "ramp",
+    "scale",
+    "shades",
+    "sheet",
+    "styles",
+    "words",
+]
 
 Array = NDArray[np.float64]
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The grid and the sizes of letters and lines of every study's figures."""
-    import seaborn
-
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        yield
+GREY = "0.3"  # Of keys that explain a mark or a line whatever its colour.
+# What figures call a quantity, where that is not its name with spaces.
+QUANTITIES = {
+    "mse": "mean squared error",
+    "wang2025_bias": "bias of Wang et al. (2025)",
+    "wang2025_variance": "variance of Wang et al. (2025)",
+    "best_epsilon": "best ε",
+}
+PLACES: dict[str, Any] = {
+    "right": "outside right upper",
+    "above": "outside upper center",
+    "below": "outside lower center",
+}
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, NDArray[Any]]:
     """A figure of so many inches and its axes, (row, column)."""
     import matplotlib.pyplot as plt
 
-    with style():
+    with sheet():
         return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
+
+
+def key(label: str, colour: Any = GREY, marker: str = "", line: str = "", **look: Any) -> Artist:
+    """An entry of a legend: a mark, a line, or both."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, marker=marker, ls=line, mfc="none", ms=5, lw=1.2, label=label, **look)
+
+
+def band(label: str, colour: Any = GREY, alpha: float = 0.2) -> Artist:
+    """An entry of a legend: a coloured band."""
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, alpha=alpha, lw=0, label=label)
+
+
+def measured_and_predicted(measured: str = "marks: measured", predicted: str = "lines: predicted") -> list[Artist]:
+    """The entries of a legend that say: marks are measured, lines are predicted."""
+    return [key(measured, marker="o"), key(predicted, line="-")]
+
+
+def legend(figure: Figure, keys: Sequence[Artist], place: str = "right", columns: int = 1, title: str = "") -> None:
+    """The legend of a figure, outside its panels: at the "right", "above" or "below"."""
+    figure.legend(
+        handles=list(keys), loc=PLACES[place], ncols=columns, title=title or None, alignment="left", borderaxespad=0.3
+    )
+
+
+def quantity(name: str) -> str:
+    """A quantity, or a quantity and what follows after a comma, as figures show it."""
+    first, comma, rest = name.partition(",")
+    return QUANTITIES.get(first, first.replace("_", " ")) + comma + rest
+
+
+def scale(value: float, base: int = 10) -> str:
+    """A power of the base with a raised exponent: 10⁻⁸."""
+    exponent = round(float(np.log(value) / np.log(base)))
+    if not np.isclose(float(base) ** exponent, value):
+        return f"{value:g}"
+    return f"{base}{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def decades(axis: Axis) -> None:
+    """Labels powers of ten alone: labels between them overlap each other."""
+    from matplotlib.ticker import NullFormatter
+
+    axis.set_minor_formatter(NullFormatter())
 
 
 def geometric(logs: Array) -> tuple[Array, Array, Array]:

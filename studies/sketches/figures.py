@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from studies.kit.figures import geometric, panels, points
+from studies.kit.figures import (
+    CATEGORIES,
+    PAGE_WIDTH,
+    geometric,
+    key,
+    legend,
+    measured_and_predicted,
+    panels,
+    points,
+    ramp,
+    sheet,
+)
 from studies.kit.markdown import capital
 from studies.kit.seeds import half_widths
 from studies.sketches.cells import NEGLIGIBLE
@@ -15,9 +26,11 @@ from studies.sketches.cells import NEGLIGIBLE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+STAGES = {"initialisation": "at initialisation", "trained": "after training"}
 MARKERS = ("o", "s", "^", "D", "v", "X")
 
 
+@sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     """Name → figure."""
     return {"noise": _noise(dataset), "age": _age(dataset)}
@@ -25,14 +38,11 @@ def figures(dataset: xr.Dataset) -> dict[str, Figure]:
 
 def _noise(dataset: xr.Dataset) -> Figure:
     """Noise over memory: a row a stage, a column a network, a line a sketch."""
-    import seaborn
-    from matplotlib.lines import Line2D
-
     networks, stages = dataset["network"].values, dataset["stage"].values
-    size = (2.6 * len(networks) + 2.2, 2.5 * len(stages) + 0.6)
+    size = (PAGE_WIDTH, 2.5 * len(stages) + 1.1)
     figure, grid = panels(len(stages), len(networks), size, sharey=True, sharex=True)
     sketches = [str(name) for name in dataset["sketch"].values]
-    colours = dict(zip(sketches, seaborn.color_palette("colorblind"), strict=False))
+    colours = dict(zip(sketches, CATEGORIES, strict=False))
     for row, stage in zip(grid, stages, strict=True):
         for axes, network in zip(row, networks, strict=True):
             for name, marker in zip(sketches, MARKERS, strict=True):
@@ -48,33 +58,25 @@ def _noise(dataset: xr.Dataset) -> Figure:
             axes.axhline(1, color="black", lw=1, ls="--")
             axes.axvline(1, color="0.6", lw=1, ls=":")
             axes.set(xscale="log", yscale="log")
-        row[0].set_ylabel(f"{capital(str(stage))}\nnoise / minibatch's noise [1]")
+        row[0].set_ylabel(f"{STAGES.get(str(stage), str(stage))}\nnoise / minibatch's noise")
     for axes, network in zip(grid[0], networks, strict=True):
-        axes.set_title(str(network), fontsize=10)
-    figure.supxlabel("numbers kept of the inputs / all of them [1]", fontsize=10)
-    handles = [
-        Line2D([], [], color=colours[name], marker=marker, mfc="none", label=capital(name))
-        for name, marker in zip(sketches, MARKERS, strict=True)
+        axes.set_title(str(network))
+    figure.supxlabel("memory: numbers kept / numbers of the inputs")
+    keys = [key(capital(name), colours[name], marker) for name, marker in zip(sketches, MARKERS, strict=True)]
+    others = [
+        key("as noisy as the minibatch", "black", line="--"),
+        key("as many numbers as the inputs", "0.6", line=":"),
     ]
-    handles += [
-        Line2D([], [], color="black", ls="--", label="As noisy as the minibatch"),
-        Line2D([], [], color="0.6", ls=":", label="As many numbers as the inputs"),
-    ]
-    figure.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="marks: measured\nlines: predicted"
-    )
+    legend(figure, [*keys, *others, *measured_and_predicted()], "above", columns=4)
     return figure
 
 
 def _age(dataset: xr.Dataset) -> Figure:
     """What an older gradient leaves outside over its age: a row a start, a column a network, a line a rank."""
-    import seaborn
-    from matplotlib.lines import Line2D
-
     networks, starts, ranks = dataset["network"].values, dataset["start"].values, dataset["rank"].values
-    size = (2.6 * len(networks) + 1.6, 2.3 * len(starts) + 0.6)
+    size = (PAGE_WIDTH, 2.3 * len(starts) + 1.0)
     figure, grid = panels(len(starts), len(networks), size, sharey=True, sharex=True)
-    colours = dict(zip(ranks.tolist(), seaborn.color_palette("colorblind"), strict=False))
+    colours = dict(zip(ranks.tolist(), ramp(len(ranks)), strict=True))
     places = np.arange(dataset.sizes["age"])
     for row, start in zip(grid, starts, strict=True):
         for axes, network in zip(row, networks, strict=True):
@@ -85,18 +87,13 @@ def _age(dataset: xr.Dataset) -> Figure:
                 axes.plot(places, own["outside_random"].values.mean(0), color=colour, lw=1, ls="--")
                 axes.plot(places, own["outside_own"].values.mean(0), color=colour, lw=1, ls=":")
             axes.set(xticks=places, xticklabels=[str(age) for age in dataset["age"].values], ylim=(-0.03, 1.03))
-        row[0].set_ylabel(f"From step {start}\nenergy outside / energy [1]")
+        row[0].set_ylabel(f"gradients from step {start}\nshare of energy left outside")
     for axes, network in zip(grid[0], networks, strict=True):
-        axes.set_title(str(network), fontsize=10)
-    figure.supxlabel("age of the older gradient [steps]", fontsize=10)
-    handles = [Line2D([], [], color=colour, marker="o", mfc="none", label=f"k = {k}") for k, colour in colours.items()]
-    handles += [
-        Line2D([], [], color="0.3", ls="--", label="Random directions"),
-        Line2D([], [], color="0.3", ls=":", label="Its own directions"),
-    ]
-    figure.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="marks: measured\nlines: predicted"
-    )
+        axes.set_title(str(network))
+    figure.supxlabel("age of the older gradient (steps)")
+    keys = [key(f"k = {k} directions of the older gradient", colour, "o") for k, colour in colours.items()]
+    others = [key("k random directions", line="--"), key("the k best directions of the gradient itself", line=":")]
+    legend(figure, [*keys, *measured_and_predicted(), *others], "above", columns=3)
     return figure
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fganalysis.results import schema
 from fganalysis.statistics.intervals import Z95
+from studies.kit.figures import CATEGORIES, PAGE_WIDTH, key, legend, marker, panels, ramp, sheet
 from studies.kit.figures import colour as colour_of
-from studies.kit.figures import marker, panels
 from studies.kit.seeds import half_widths
 from studies.subspaces.cells import METHODS
 from studies.subspaces.collection import Key
@@ -30,21 +30,23 @@ if TYPE_CHECKING:
 NAMES = {
     "initialisation": "at initialisation",
     "backpropagation": "trained by backpropagation",
-    "orthogonal": "trained by W̃⊥",
-    "upstream": "trained by W̃ᵀ",
+    "orthogonal": "trained by orthogonal (W̃⊥)",
+    "upstream": "trained by upstream (W̃ᵀ)",
 }
 UNTRAINED = ("0.4", "o")  # The colour and the marker of networks before training.
+LEAST_WIDTH = 7.6  # Inches: the legends need them.
 BRANCH_NAMES = {
     "whole": "gradient",
     "dominant": "Hessian's leading directions",
-    "bulk": "the rest of those",
+    "bulk": "all but the Hessian's leading directions",
     "hidden": "gradient of the hidden layers",
     "top": "Jacobians' leading directions",
-    "other": "random directions of their row spaces",
-    "rest": "what the leading ones leave",
+    "other": "random directions of the Jacobians' rows",
+    "rest": "all but the Jacobians' leading directions",
 }
 
 
+@sheet()
 def figures(trainings: Mapping[Key, xr.DataTree], collected: xr.Dataset, k: int) -> dict[str, Figure]:
     """Every figure by name; curves are those of the widest network whose every k is sampled."""
     widths = [width for width, method, _ in trainings if trainings[width, method, _]["measured"].sizes["k"] > 1]
@@ -63,8 +65,8 @@ def figures(trainings: Mapping[Key, xr.DataTree], collected: xr.Dataset, k: int)
 def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
     """Per hidden layer and state, over k: the overlap, random subspaces', and efficiency, predicted and sampled."""
     layers = _hidden(trainings, width)
-    figure, grid = _grid(len(layers), len(METHODS), 1.75, 1.35)
-    blue, of_guess = _palette(1)[0], colour_of("orthogonal")
+    figure, grid = _grid(len(layers), len(METHODS), 2.05, 1.45)
+    of_gradient, of_guess = CATEGORIES[0], colour_of("orthogonal")
     for column, method in enumerate(METHODS):
         spaces = _over_seeds(trainings, width, method, "subspace").isel(step=-1).sel(space="activation")
         measured = _over_seeds(trainings, width, method, "measured").isel(step=-1).sel(space="activation")
@@ -72,10 +74,10 @@ def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
             axes, own = grid[row, column], spaces.sel(layer=layer)
             ks = own["mode"].values[:width]
             curves = (
-                ("overlap", "overlap o² of the gradient", blue, "-"),
-                ("random_overlap_in_range", "o² of a random subspace of J's row space", blue, "--"),
-                ("random_overlap", "o² of a random subspace", blue, ":"),
-                ("orthogonal_efficiency", "efficiency of W̃⊥, predicted", of_guess, "-"),
+                ("overlap", "gradient's energy in k modes", of_gradient, "-"),
+                ("random_overlap_in_range", "the same, random in the Jacobian's rows", of_gradient, "--"),
+                ("random_overlap", "the same, random subspace", of_gradient, ":"),
+                ("orthogonal_efficiency", "orthogonal's efficiency, predicted", of_guess, "-"),
             )
             for name, label, colour, style in curves:
                 rows = own[name].transpose("seed", "mode").values[:, : len(ks)]
@@ -95,19 +97,19 @@ def energy_curves(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
                 mfc="none",
                 color="black",
                 lw=1,
-                label="efficiency of W̃⊥, sampled (95 %)",
+                label="the same, measured, 95 % interval",
             )
             axes.set(xscale="log", yscale="log")
             _tick_decades(axes, len(ks))
             if row == 0:
-                axes.set_title(NAMES[method], fontsize=9)
+                axes.set_title(NAMES[method])
             if method == METHODS[-1]:
                 axes.yaxis.set_label_position("right")
-                axes.set_ylabel(f"layer {layer}", fontsize=9)
-    figure.supxlabel(f"k (modes of the upstream Jacobian; width {width})", fontsize=10)
-    figure.supylabel("share of the squared gradient, or of the exact step's progress", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+                axes.set_ylabel(f"layer {layer}")
+    figure.supxlabel(f"k, modes of the upstream Jacobian that are kept (width {width})")
+    figure.supylabel("share of the squared gradient, and efficiency")
+    handles, _ = grid[0, 0].get_legend_handles_labels()
+    legend(figure, handles, "above", columns=3)
     return figure
 
 
@@ -124,13 +126,13 @@ def principal_angles(trainings: Mapping[Key, xr.DataTree], widths: Sequence[int]
             angle = turning["angle"].sel(matrix=matrix).mean("seed").transpose("step", "other_step").values
             image = axes.imshow(angle, origin="lower", cmap="viridis", vmin=0, vmax=90)
             below = matrix == TURNING[-1]  # The steps are a width's own.
-            axes.set_xticks(range(len(steps)), steps if below else [""] * len(steps), fontsize=6, rotation=60)
-            axes.set_yticks(range(len(steps)), [""] * len(steps) if column else steps, fontsize=6)
+            axes.set_xticks(range(len(steps)), steps if below else [""] * len(steps), fontsize=7, rotation=60)
+            axes.set_yticks(range(len(steps)), [""] * len(steps) if column else steps, fontsize=7)
             axes.grid(False)
             if row == 0:
-                axes.set_title(NAMES[method], fontsize=9)
+                axes.set_title(NAMES[method])
             if column == 0:
-                axes.set_ylabel(f"{matrix.replace('_j', ' J').replace('_', ' ')}s\nwidth {width}", fontsize=8)
+                axes.set_ylabel(f"{matrix.replace('_j', ' J').replace('_', ' ')}s\nwidth {width}")
             random[width] = float(turning["random_angle"].mean())
             layer = turning["layer"].item()
     assert image is not None
@@ -138,25 +140,23 @@ def principal_angles(trainings: Mapping[Key, xr.DataTree], widths: Sequence[int]
     place = bar.ax.get_yaxis_transform()
     for width, one in random.items():
         bar.ax.axhline(one, color="white", lw=1.5)
-        bar.ax.text(-0.15, one, f"random, {width}", ha="right", va="center", fontsize=7, transform=place)
-    figure.supxlabel(f"training step (layer {layer})", fontsize=10)
-    figure.supylabel("training step", fontsize=10)
+        bar.ax.text(-0.15, one, f"random,\nwidth {width}", ha="right", va="center", fontsize=7, transform=place)
+    figure.supxlabel(f"training step (layer {layer})")
+    figure.supylabel("training step")
     return figure
 
 
 def energy_by_width(trainings: Mapping[Key, xr.DataTree], k: int) -> Figure:
     """Over the modes, a line a width at the step that all widths have, first layer: energy curves and the overlap."""
-    import seaborn
-
     layer = _hidden(trainings, min(width for width, _, _ in trainings))[0]
     widths = sorted({width for width, _, _ in trainings})
-    colours = seaborn.color_palette("viridis", len(widths) + 1)[:-1]  # The last one is too light on white.
+    colours = ramp(len(widths))
     curves = {
         "energy of the\nactivation gradients": ("energy", {"matrix": "activation_gradient"}),
         "energy of the\nupstream Jacobians": ("energy", {"matrix": "upstream_jacobian"}),
         "overlap o² of gradient\nand Jacobian": ("overlap", {}),
     }
-    figure, grid = _grid(len(curves), len(METHODS), 1.75, 1.6)
+    figure, grid = _grid(len(curves), len(METHODS), 2.05, 1.6)
     for column, method in enumerate(METHODS):
         for colour, width in zip(colours, widths, strict=True):
             spaces = _over_seeds(trainings, width, method, "subspace").isel(step=0).sel(layer=layer)
@@ -169,16 +169,16 @@ def energy_by_width(trainings: Mapping[Key, xr.DataTree], k: int) -> Figure:
                     random = spaces["random_overlap_in_range"].mean("seed").values[:width]
                     axes.plot(ks, random, "--", color=colour, lw=0.9)
                 if column == 0:
-                    axes.set_ylabel(label, fontsize=9)
-        grid[0, column].set_title(NAMES[method], fontsize=9)
+                    axes.set_ylabel(label)
+        grid[0, column].set_title(NAMES[method])
         for axes in grid[:, column]:
             axes.axvline(k, color="0.6", lw=0.8)
             axes.set(xscale="log", ylim=(0, 1.03))
-    figure.supxlabel(f"modes (layer {layer}, common step; the grey line is k = {k})", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    dashed = grid[2, 0].get_lines()[1]
-    handles, labels = [*handles, dashed], [*labels, "dashed: random subspace of J's row space"]
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.supxlabel(f"leading modes (layer {layer}, at the step that all widths have)")
+    handles, _ = grid[0, 0].get_legend_handles_labels()
+    dashed = key("random subspace of the Jacobian's rows", line="--")
+    handles = [*handles, dashed, key(f"k = {k}", "0.6", line="-")]
+    legend(figure, handles, "above", columns=3)
     return figure
 
 
@@ -206,14 +206,14 @@ def overlap_by_width(collected: xr.Dataset, k: int) -> Figure:
         start = common.sel(trained_by="initialisation")
         axes.plot(start["width"], start["random_overlap"].mean("seed"), ":", color="black", label="random subspace")
         in_range = start["random_overlap_in_range"].mean("seed")
-        axes.plot(start["width"], in_range, "--", color="black", label="random in J's row space (initialisation)")
+        axes.plot(start["width"], in_range, "--", color="black", label="random in the Jacobian's rows (initialisation)")
         axes.set(xscale="log", yscale="log", title=f"layer {layer}")
         axes.set_xticks(start["width"].values, start["width"].values)
         axes.minorticks_off()
-    grid[0, 0].set_ylabel(f"overlap o² at k = {k}, common step")
-    figure.supxlabel("width", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    grid[0, 0].set_ylabel(f"share of the gradient's energy\nin {k} modes (overlap o²)")
+    figure.supxlabel("width of the hidden layers (units)")
+    handles, _ = grid[0, 0].get_legend_handles_labels()
+    legend(figure, handles, "above", columns=3)
     return figure
 
 
@@ -237,9 +237,9 @@ def weights(trainings: Mapping[Key, xr.DataTree], width: int) -> Figure:
         axes.set(xscale="log", title=f"layer {layer}", ylim=(0, 1.05))
         _tick_decades(axes, len(ks))
     grid[0, 0].set_ylabel("singular value / the largest")
-    figure.supxlabel(f"mode of the weight matrix (width {width})", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.supxlabel(f"mode of the weight matrix (width {width})")
+    handles, _ = grid[0, 0].get_legend_handles_labels()
+    legend(figure, handles, "above", columns=4)
     return figure
 
 
@@ -262,17 +262,17 @@ def sranks(trainings: Mapping[Key, xr.DataTree]) -> Figure:
                 axes.errorbar(
                     ranks["step"], values.mean(0), bars, color=colour, marker=sign, ms=3, lw=1.2, label=NAMES[method]
                 )
-            axes.set_xscale("symlog", linthresh=int(ranks["step"][1]))
+            _scale_steps(axes, ranks["step"].values)
             axes.set_ylim(0, 1.1)
             if row == 0:
-                axes.set_title(f"width {width}", fontsize=9)
+                axes.set_title(f"width {width}")
             if column == 0:
-                axes.set_ylabel(names[matrix], fontsize=8)
+                axes.set_ylabel(names[matrix])
             axes.tick_params(labelbottom=row == len(OF_TRAINING) - 1, labelleft=column == 0)
-    figure.supxlabel("step", fontsize=10)
-    figure.supylabel("srank / that of a random matrix [1]", fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.supxlabel("training step")
+    figure.supylabel("effective rank (srank) / that of a random matrix")
+    handles, _ = grid[0, 0].get_legend_handles_labels()
+    legend(figure, handles, "above", columns=3)
     return figure
 
 
@@ -283,7 +283,7 @@ def descent(collected: xr.Dataset) -> Figure:
     progress = progress_of(loss)
     share = collected["descent_share"].transpose("branch", "seed").values
     markers = ("o", "v", "^", "s", "P", "D", "X")
-    for index, (colour, branch) in enumerate(zip(_palette(len(BRANCHES)), BRANCHES, strict=True)):
+    for index, (colour, branch) in enumerate(zip(CATEGORIES, BRANCHES, strict=False)):
         own = loss.sel(branch=branch).values
         steps = collected["descent_step"].values
         style = "-" if REFERENCE[branch] == "whole" else "--"
@@ -301,14 +301,12 @@ def descent(collected: xr.Dataset) -> Figure:
             capsize=2,
             label=BRANCH_NAMES[branch],
         )
-    grid[0, 0].set(xlabel="step", ylabel="change of the loss")
-    grid[0, 1].plot([0, 1], [0, 1], color="0.6", lw=1, zorder=0)
+    grid[0, 0].set(xlabel="step of descent", ylabel="change of the loss (nats)")
+    grid[0, 1].plot([0, 1], [0, 1], color="0.6", lw=1, zorder=0, label="fall in proportion to the share")
     grid[0, 1].axhline(0, color="0.8", lw=0.8, zorder=0)
-    grid[0, 1].set(
-        xlabel="share of the squared gradient followed", ylabel="fall of the loss over that along the gradient"
-    )
-    handles, labels = grid[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    grid[0, 1].set(xlabel="share of the squared gradient followed", ylabel="fall of the loss / that along the gradient")
+    handles, _ = grid[0, 1].get_legend_handles_labels()
+    legend(figure, handles, "above", columns=3)
     return figure
 
 
@@ -343,16 +341,15 @@ def _style(method: str) -> tuple[str, str]:
     return UNTRAINED if method == "initialisation" else (colour_of(method), marker(method))
 
 
-def _palette(n_colours: int) -> list[Any]:
-    import seaborn
-
-    return list(seaborn.color_palette("colorblind", n_colours))
+def _scale_steps(axes: Axes, steps: NDArray[np.int64]) -> None:
+    """Logarithmic from the first step after zero on, with zero at the left; labels that leave each other room."""
+    first, last = int(steps[1]), int(steps[-1])
+    axes.set_xscale("symlog", linthresh=first)
+    decades = [10**power for power in range(len(str(last))) if first <= 10**power <= last]
+    axes.set_xticks([0, *decades], ["0", *map(str, decades)])
+    axes.minorticks_off()
 
 
 def _grid(rows: int, columns: int, width: float, height: float, share: bool = True) -> tuple[Figure, NDArray[Any]]:
-    size = (width * columns + 0.8, height * rows + 1.0)
-    figure, grid = panels(rows, columns, size, sharex=share, sharey=share)
-    axes: Axes
-    for axes in grid.flat:
-        axes.tick_params(labelsize=8)
-    return figure, grid
+    size = (float(np.clip(width * columns + 0.8, LEAST_WIDTH, PAGE_WIDTH)), height * rows + 1.0)
+    return panels(rows, columns, size, sharex=share, sharey=share)

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy import special
 
+from studies.kit.figures import CATEGORIES, key, legend, panels, ramp, sheet
 from studies.tangents.cells import QUANTITIES, Z95
 from studies.tangents.page import STRIDE
 
@@ -16,22 +17,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LABELS = {
+    "cosine": "cosine with\nthe gradient",
+    "norm_ratio": "norm /\ngradient norm",
+    "squared_error": "squared error /\nsquared gradient norm",
+}
+COMBINED = {"mean": "mean of the tangents", "orthogonal": "projection on their span"}
+ROUTES = {"direct": "measured", "rotated": "measured in rotated coordinates"}
 MARKERS = {"direct": "o", "rotated": "+"}
 
 
+@sheet()
 def figures(dataset: xr.Dataset) -> dict[str, Figure]:
     return {"quality": _quality(dataset), "agreement": _quantiles(dataset)}
 
 
 def _quality(dataset: xr.Dataset) -> Figure:
-    import matplotlib.pyplot as plt
-    import seaborn
-    from matplotlib.lines import Line2D
-
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, grid = plt.subplots(len(QUANTITIES), 2, figsize=(5.5, 4.3), sharex=True, layout="constrained")
+    figure, grid = panels(len(QUANTITIES), 2, (7.5, 5.4), sharex=True)
     ks = [int(k) for k in dataset["k"].values[::STRIDE]]
-    colours = dict(zip(ks, seaborn.color_palette("colorblind", len(ks)), strict=True))
+    colours = dict(zip(ks, ramp(len(ks)), strict=True))
     for row, name in enumerate(QUANTITIES):
         for axes, combine in zip(grid[row], dataset["combine"].values, strict=True):
             for k in ks:
@@ -42,12 +46,12 @@ def _quality(dataset: xr.Dataset) -> Figure:
             else:
                 axes.set_ylim(-0.03, 1.05)
             if row == 0:
-                axes.set_title(f"combined by: {combine}", fontsize=10)
-        grid[row, 0].set_ylabel(f"{name.replace('_', ' ')} [1]")
-    figure.supxlabel("n, number of weights [1]", fontsize=10)
-    handles = [Line2D([], [], color=colours[k], label=f"k = {k}") for k in ks]
-    handles += [Line2D([], [], color="0.3", ls="", marker=m, mfc="none", label=route) for route, m in MARKERS.items()]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, title="line: predicted")
+                axes.set_title(COMBINED.get(str(combine), str(combine)))
+        grid[row, 0].set_ylabel(LABELS[name])
+    figure.supxlabel("number of weights")
+    keys = [key(f"{k} tangent{'s' * (k > 1)}", colours[k], line="-") for k in ks]
+    routes = [key(f"marks: {ROUTES[route]}", marker=marker) for route, marker in MARKERS.items()]
+    legend(figure, [*keys, key("lines: predicted", line="-"), *routes])
     return figure
 
 
@@ -63,20 +67,18 @@ def _curve(axes: Axes, own: xr.Dataset, name: str, colour: Any) -> None:
 
 
 def _quantiles(dataset: xr.Dataset) -> Figure:
-    import matplotlib.pyplot as plt
-    import seaborn
-
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("paper"):
-        figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+    figure, grid = panels(1, 1, (6.4, 4.4))
+    axes = grid[0, 0]
     markers: Sequence[str] = ("o", "s", "^")
-    colours = seaborn.color_palette("colorblind", len(QUANTITIES))
-    for name, marker, colour in zip(QUANTITIES, markers, colours, strict=True):
+    for name, marker, colour in zip(QUANTITIES, markers, CATEGORIES, strict=False):
         z = dataset[f"{name}_z"].values
         z = np.sort(z[np.isfinite(z) & (z != 0)])
         expected = special.ndtri((np.arange(len(z)) + 0.5) / len(z))
-        axes.plot(expected, z, marker, ms=3, mfc="none", color=colour, label=name.replace("_", " "))
+        axes.plot(expected, z, marker, ms=3, mfc="none", color=colour, label=LABELS[name].replace("\n", " "))
     ends = np.array([-3.2, 3.2])
-    axes.plot(ends, ends, color="black", lw=1, label="as by chance")
-    axes.set(xlabel="normal quantile [1]", ylabel="(measured − predicted) / standard error [1]")
-    axes.legend(frameon=False, loc="upper left")
+    axes.plot(ends, ends, color="black", lw=1, label="deviations by chance alone")
+    axes.set(
+        xlabel="quantile of a standard normal number", ylabel="quantile of z = (measured − predicted) / standard error"
+    )
+    legend(figure, axes.get_legend_handles_labels()[0])
     return figure

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from studies.kit.figures import panels
+from studies.kit.figures import CATEGORIES, key, legend, panels, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEASURED, PREDICTED = "#0173b2", "black"
+MEASURED, PREDICTED = CATEGORIES[0], "black"
 REFERENCE = "unstructured"
 
 
+@sheet()
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
     return {
         "efficiency": _efficiencies(tree["directions"].to_dataset()),
@@ -25,9 +26,9 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
 
 
 def _efficiencies(dataset: xr.Dataset) -> Figure:
-    quantities = {"efficiency": "efficiency [1]", "curved_efficiency": "curved efficiency [1]"}
+    quantities = {"efficiency": "efficiency", "curved_efficiency": "efficiency, with the loss's curvature"}
     moments = dataset["steps"].values
-    figure, grid = panels(len(moments), 2, (7.2, 0.6 + 3.1 * len(moments)), sharey=True)
+    figure, grid = panels(len(moments), 2, (8.0, 0.9 + 3.1 * len(moments)), sharey=True)
     names = [str(name) for name in dataset["estimator"].values]
     places = np.arange(len(names))[::-1]
     for row, steps in zip(grid, moments, strict=True):
@@ -35,14 +36,14 @@ def _efficiencies(dataset: xr.Dataset) -> Figure:
             own = dataset.sel(steps=steps)
             _points(axes, places, own, quantity)
             predicted = own[f"{quantity}_predicted"].values
-            axes.plot(predicted, places, "x", color=PREDICTED, ms=5, label="closed form")
+            axes.plot(predicted, places, "x", color=PREDICTED, ms=5, label="predicted")
             axes.axvline(float(own[f"{quantity}_predicted"].sel(estimator=REFERENCE)), color="0.6", lw=0.8, zorder=0)
             axes.set_xscale("log")
             axes.set_yticks(places, names)
-            axes.set_title(f"after {steps} steps", fontsize=9)
+            axes.set_title(f"after {steps} steps of training")
             axes.set_xlabel(words)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    handles, _ = grid[0, 0].get_legend_handles_labels()
+    legend(figure, [*handles, key(f"efficiency of {REFERENCE} directions", "0.6", line="-")], "above", columns=3)
     return figure
 
 
@@ -62,20 +63,20 @@ def _points(axes: Axes, places: np.ndarray, dataset: xr.Dataset, quantity: str) 
         mfc="none",
         color=MEASURED,
         lw=1,
-        label="measured, 95 %",
+        label="measured, 95 % interval",
     )
 
 
 def _slips(dataset: xr.Dataset) -> Figure:
-    figure, grid = panels(1, 2, (7.2, 2.6), sharey=True)
+    figure, grid = panels(1, 2, (8.0, 2.8), sharey=True)
     places = np.arange(dataset.sizes["slip"])[::-1]
-    words = {"shrinkage": "⟨mean, gradient⟩ / ‖gradient‖² [1]", "relative_bias": "relative bias [1]"}
+    words = {"shrinkage": "mean along the gradient / gradient norm", "relative_bias": "relative bias"}
     for axes, (quantity, label) in zip(grid[0], words.items(), strict=True):
         _points(axes, places, dataset, quantity)
-        axes.plot(dataset[f"{quantity}_exact"].values, places, "x", color=PREDICTED, ms=5, label="exact")
+        axes.plot(dataset[f"{quantity}_exact"].values, places, "x", color=PREDICTED, ms=5, label="predicted, exact")
         axes.axvline(1.0 if quantity == "shrinkage" else 0.0, color="0.6", lw=0.8, zorder=0)
         axes.set_yticks(places, [str(name) for name in dataset["slip"].values])
         axes.set_xlabel(label)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    handles, _ = grid[0, 0].get_legend_handles_labels()
+    legend(figure, [*handles, key("a guess without bias", "0.6", line="-")], "above", columns=3)
     return figure

@@ -59,6 +59,37 @@ def test_the_estimators_of_the_main_study_are_told_apart_without_full_colour_vis
     assert all(np.linalg.norm(white - lab(style.colour, sight)) > 30 for style in palette.STYLES.values())
 
 
+@pytest.mark.parametrize("sight", SIGHT)
+def test_what_is_no_estimator_is_told_apart_and_looks_like_none_of_the_main_study(sight: str) -> None:
+    categories = [lab(colour, sight) for colour in palette.CATEGORIES]
+    distances = [float(np.linalg.norm(one - other)) for one, other in itertools.combinations(categories, 2)]
+    assert min(distances) > 5 * JUST_NOTICEABLE
+    main = {palette.colour(key) for key in bias_variance.ESTIMATORS}
+    assert not main & {*palette.CATEGORIES, *palette.ramp(6)}
+
+
+def test_a_ramp_goes_from_dark_to_light_in_grey_too() -> None:
+    lightness = [lab(colour, "normal")[0] for colour in palette.ramp(6)]
+    assert lightness == sorted(lightness) and np.diff(lightness).min() > 5
+    assert palette.ramp(0) == [] and len(palette.ramp(1)) == 1
+
+
+def test_labels_are_shown_in_words_and_users_names_as_they_are() -> None:
+    shown = {
+        "weight": "weight perturbation",
+        "newton_schulz": "Newton–Schulz",
+        "Newton-Schulz, k = 10": "Newton–Schulz, k = 10",
+        "multi_tangent(k=8)": "multi-tangent, k = 8",
+        "activity(layers=separate, active_only=True)": "activity perturbation, layers = separate, active only = True",
+        "orthogonal, k = 10": "orthogonal, k = 10",
+        "my_own(step_size=1)": "my_own(step_size=1)",
+        "": "",
+    }
+    assert {label: palette.words(label) for label in shown} == shown
+    words = [palette.words(key) for key in ESTIMATORS if key in palette.STYLES]
+    assert len(set(words)) == len(words) and not any("_" in word for word in words)
+
+
 def test_settings_change_no_colour() -> None:
     for name in ("orthogonal, k = 10", "orthogonal(k=2)", label(fga.estimators.OrthogonalUpstream(k=3))):
         assert palette.style(name) == palette.STYLES["orthogonal"]

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 import fganalysis as fga
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import OrthogonalUpstream
-from fganalysis.results import plotting, schema
+from fganalysis.results import palette, plotting, schema
 
 Draw = Callable[..., Figure]
 FIGURES: dict[str, Draw] = {"bias_variance": plotting.bias_variance, "cosine": plotting.cosine}
@@ -156,11 +156,14 @@ def test_everything_drawn_is_named(draw: Draw, space: str) -> None:
     if draw is plotting.bias_variance:
         # Without variance there is no place on a logarithmic axis.
         shown.remove("backpropagation")
-    assert names == [*shown, "predicted"]
+    ranges = ["5 to 95 % of guesses"] if draw is plotting.cosine else []
+    assert names == [*map(palette.words, shown), *ranges, "predicted"]
+    assert "orthogonal, k = 2" in names
     assert legend.get_title().get_text() == "measured, 95 % interval"
     handles = [handle for handle in legend.legend_handles if isinstance(handle, Line2D)]
     styles = {text: handle.get_color() for text, handle in zip(names, handles, strict=True)}
     assert len(set(map(str, styles.values()))) == len(names)
+    styles = {name: styles[palette.words(name)] for name in shown}
     for axes in figure.axes:
         for bar, name in zip(axes.containers, shown, strict=True):
             assert bar[0].get_color() == styles[name]
