@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def test_the_committed_page_is_that_of_its_dataset() -> None:
     assert (RESULTS / "architectures.md").read_text(encoding="utf-8") == architectures_page.page(dataset)
     assert (RESULTS / "architectures.nc").stat().st_size < 10**6
     assert dataset["architecture"].values.tolist() == list(ARCHITECTURES)
+
+
+def test_the_text_is_never_edited() -> None:
+    """The numbers of every committed GPT are of this text."""
+    assert hashlib.sha256(DEFAULT_TEXT.read_bytes()).hexdigest() == (
+        "e08eb4f910418d8578a8e5db9e90493b6de7a868de9ed6072b589153dbb2ba06"
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
