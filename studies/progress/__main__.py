@@ -54,7 +54,7 @@ class Settings(command_line.OnDevice):
     """Examples in the batch that losses and gradients are those of."""
     text: Path = DEFAULT_TEXT
     """The file whose bytes the GPT predicts."""
-    training_networks: tuple[str, ...] = ("MLP", "tanh MLP")
+    training_networks: tuple[str, ...] = NETWORKS
     """Which networks are trained along every estimator."""
     batches: tuple[str, ...] = BATCHES
     """One batch for a whole training, or a new one for every step."""

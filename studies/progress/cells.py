@@ -2,6 +2,13 @@
 
 `fganalysis.progress` predicts from one set of guesses. The losses are those of other guesses, so that a step size is
 not judged by the guesses that it was chosen from.
+
+The error of the quadratic model is measured along these other guesses too, where no noise of guesses hides it:
+
+    R(η) = L(θ) − L(θ − ηĝ) − (η gᵀĝ − η²/2 ĝᵀHĝ)
+
+Its odd part [R(η) − R(−η)]/2 is that of the third derivative and of other odd ones, without the curvature. The even
+part holds the fourth derivative, kinks, and the difference of the two curvatures.
 """
 
 from __future__ import annotations
@@ -38,6 +45,9 @@ ESTIMATORS: dict[str, Estimator] = {
 CURVATURES: tuple[Matrix, ...] = get_args(Matrix)
 FACTORS = tuple(2.0**power for power in range(-5, 5))  # Of the advised step: a sweep of ten step sizes.
 BLOCK = 64
+# The model by the guesses of `fganalysis.progress`, actual decreases along other guesses, the model along these, its
+# error along these, and the odd part of the error.
+OVER_FACTORS = ("predicted", "actual", "model", "model_error", "odd_error")
 OTHER_SEED = 10_000  # Added to the seed for the guesses whose losses are evaluated.
 OF_NETWORK = ("effective_rank", "gradient_curvature", "gradient_step", "loss", "has_kinks")
 LEVEL_Z = 1.96
@@ -70,7 +80,7 @@ def _of_curvature(snapshot: Snapshot, curvature: Matrix, guesses: int, losses: i
     measured = measured.isel(step=0, drop=True)
     single = measured.sel(averaged=1)
     shape = (len(ESTIMATORS), len(FACTORS))
-    found = {name: np.full(shape, np.nan) for name in ("predicted", "predicted_se", "actual", "actual_se")}
+    found = {name + end: np.full(shape, np.nan) for name in OVER_FACTORS for end in ("", "_se")}
     low, high, best = (np.full(len(ESTIMATORS), np.nan) for _ in range(3))
     for place, estimator in enumerate(ESTIMATORS.values()):
         row = single.isel({schema.ESTIMATOR: place})
@@ -79,9 +89,11 @@ def _of_curvature(snapshot: Snapshot, curvature: Matrix, guesses: int, losses: i
             continue
         steps = advised * np.array(FACTORS)
         models = steps[:, None] * row["guess_slope"].values - steps[:, None] ** 2 / 2 * row["guess_curvature"].values
-        found["predicted"][place], found["predicted_se"][place] = _means(models)
-        decreases = _decreases(snapshot, estimator, curvature, steps, losses, seed)
-        found["actual"][place], found["actual_se"][place] = _means(decreases)
+        decreases, models_there, odd = _decreases(snapshot, estimator, curvature, steps, losses, seed)
+        for name, values in zip(
+            OVER_FACTORS, (models, decreases, models_there, decreases - models_there, odd), strict=True
+        ):
+            found[name][place], found[name + "_se"][place] = _means(values)
         low[place], best[place], high[place] = best_factors(decreases)
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     variables |= {name: (("estimator", "factor"), values) for name, values in found.items()}
@@ -108,16 +120,27 @@ def _means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _decreases(
     snapshot: Snapshot, estimator: Estimator, curvature: Matrix, steps: np.ndarray, n_guesses: int, seed: int
-) -> np.ndarray:
-    """L(θ) − L(θ − η ĝ), (step size, guess): every guess is used at every step size."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """L(θ) − L(θ − η ĝ), what the model says of it along the same guess, and the odd part of the model's error.
+
+    Each is (step size, guess): every guess is used at every step size.
+    """
     generator = torch.Generator(snapshot.device).manual_seed(seed + OTHER_SEED)
     at_weights = Curvature(snapshot, curvature)
-    blocks = []
+    gradient = torch.cat([part.flatten() for part in snapshot.weight_gradients])
+    slopes, forms, forward, backward = [], [], [], []
     for start in range(0, n_guesses, BLOCK):
         with torch.no_grad():
             vectors = estimator(snapshot, min(BLOCK, n_guesses - start), generator).dense(snapshot)[1]
-        blocks.append(np.stack([-at_weights.changes(vectors, float(step))[0].cpu().numpy() for step in steps]))
-    return np.concatenate(blocks, axis=1)
+        slopes.append((vectors.double() @ gradient.double()).cpu().numpy())
+        forms.append(at_weights.forms(vectors).cpu().numpy())
+        changes = np.stack([at_weights.changes(vectors, float(step)).cpu().numpy() for step in steps], axis=1)
+        forward.append(-changes[0])
+        backward.append(-changes[1])
+    decreases, increases = (np.concatenate(blocks, axis=1) for blocks in (forward, backward))
+    linear = steps[:, None] * np.concatenate(slopes)
+    models = linear - steps[:, None] ** 2 / 2 * np.concatenate(forms)
+    return decreases, models, (decreases - increases) / 2 - linear
 
 
 def best_factors(decreases: np.ndarray) -> tuple[float, float, float]:

@@ -9,6 +9,9 @@ STEP = "(unit of weight)² per loss"
 OF_STEPS = {
     "predicted": ("decrease of the loss that the quadratic model predicts", "loss"),
     "actual": ("mean decrease of the loss after a step", "loss"),
+    "model": ("the same along the guesses whose losses are evaluated", "loss"),
+    "model_error": ("decrease of the loss less the quadratic model of it along the same guesses", "loss"),
+    "odd_error": ("part of the error of the model that changes sign with the step", "loss"),
     "best": ("best step size of the sweep over the advised one", "1"),
     "best_step": ("advised step size", STEP),
     "curved_efficiency": EFFICIENCY,

@@ -60,6 +60,8 @@ MOMENTS = (0, 10, 30)  # Steps before which the step size is measured.
 LOGGED_EVERY = 2
 DIVERGED = 10.0  # Times the loss at the start: a training whose batch has a larger loss ends there.
 STREAM = 1  # Of the order of examples, beside the seed.
+# With new batches the loss of the training set is taken before every step; of more targets than these, of a part alone.
+SHOWN_TARGETS = 8192
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ class Protocol:
         return inputs[rows], targets[rows]
 
     def loss(self, trained: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-        """That of the one batch, or of the training set where batches are new."""
+        """That of the one batch, or of the training set where batches are new: of every nth example if it is large."""
         if self.batches == "new":
-            inputs, targets = self.data.train_inputs, self.data.train_targets
+            every = -(-self.data.train_targets.numel() // SHOWN_TARGETS)
+            inputs, targets = self.data.train_inputs[::every], self.data.train_targets[::every]
         with torch.no_grad():
             return float(self.loss_fn(trained(inputs), targets))
 
