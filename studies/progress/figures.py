@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from studies.kit.figures import panels, styles
-from studies.progress import training_figures
+from studies.progress import decreases, training_figures
+from studies.progress.best_steps import FACTOR
 from studies.progress.cells import LEVEL_Z, WORDS_OF_CURVATURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWN = "gauss_newton"  # The curvature of the figure of decreases: positive, so that every guess has a step.
+WITH_ERROR = "hessian"  # The curvature of the figure of errors: that of the quadratic model itself.
 LOWEST, HIGHEST = -2.0, 1.5  # Of the decreases that are drawn, over the decrease that is predicted at the best step.
-FACTOR = 2.0
+LINES = ("-", "--", ":")  # Of the moments, in the figure of errors.
+LIFTS = (0.001, 0.1, 10.0)  # At the advised step, of the lines that rise with the step squared.
+SHOWN_ERRORS = (1e-7, 100.0)
 
 
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
@@ -24,6 +29,7 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
     steps, training = tree["steps"].to_dataset(), tree["training"].to_dataset()
     return {
         "decrease": _decrease(steps.sel(curvature=DRAWN)),
+        "error": _error(steps.sel(curvature=WITH_ERROR)),
         "best": _best(steps),
         "ranks": training_figures.ranks(training),
         "training": training_figures.trainings(training),
@@ -65,6 +71,31 @@ def _decrease(own: xr.Dataset) -> Figure:
     return figure
 
 
+def _error(own: xr.Dataset) -> Figure:
+    """Size of the model's relative error over the step size up to the advised one: a panel a network."""
+    networks = own["network"].values
+    figure, grid = panels(1, len(networks), (2.5 * len(networks) + 1.8, 3.2), sharex=True, sharey=True)
+    own = own.sel(factor=own["factor"] <= 1)
+    errors, chosen = np.abs(decreases.relative_errors(own)), styles([str(name) for name in own["estimator"].values])
+    x = own["factor"].values
+    for axes, network in zip(grid[0], networks, strict=True):
+        for name, style in chosen.items():
+            for place, steps in enumerate(own["steps"].values):
+                y = errors.sel(network=network, steps=steps, estimator=name).values
+                look = {"color": style.colour, "marker": style.marker, "ms": 4, "mfc": "none", "lw": 0.9}
+                axes.plot(x, y, ls=LINES[place % len(LINES)], **look)
+        for lift in LIFTS:
+            axes.plot(x, lift * x**2, color="black", lw=0.7)
+        axes.set(xscale="log", yscale="log", xlabel="step / advised step [1]", ylim=SHOWN_ERRORS)
+        axes.set_title(str(network), fontsize=10)
+        axes.set_xticks([1 / 32, 1 / 8, 1 / 2], ["1/32", "1/8", "1/2"])
+        axes.minorticks_off()
+    grid[0, 0].set_ylabel("error of the model / its decrease [1]")
+    lines = [(LINES[place % len(LINES)], _title(int(steps))) for place, steps in enumerate(own["steps"].values)]
+    _legend(figure, own, "black: error ∝ step²", lines)
+    return figure
+
+
 def _best(dataset: xr.Dataset) -> Figure:
     """The best step of the sweep over the advised one: a row a curvature, a group of marks a network and moment."""
     curvatures, networks, moments = (dataset[name].values for name in ("curvature", "network", "steps"))
@@ -91,7 +122,7 @@ def _best(dataset: xr.Dataset) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, dataset: xr.Dataset, words: str) -> None:
+def _legend(figure: Figure, dataset: xr.Dataset, words: str, lines: Sequence[tuple[str, str]] = ()) -> None:
     from matplotlib.lines import Line2D
 
     chosen = styles([str(name) for name in dataset["estimator"].values])
@@ -99,4 +130,5 @@ def _legend(figure: Figure, dataset: xr.Dataset, words: str) -> None:
         Line2D([], [], color=style.colour, marker=style.marker, mfc="none", ls="", label=name)
         for name, style in chosen.items()
     ]
+    handles += [Line2D([], [], color="0.3", ls=look, label=label) for look, label in lines]
     figure.legend(handles=handles, loc="outside right upper", title=words, fontsize=8, title_fontsize=8)

@@ -1,4 +1,4 @@
-"""Do the numbers measured before a training rank estimators by the loss after it? Correlations of ranks, and pairs.
+"""Do the numbers measured before a training rank estimators by the loss after it? Correlations of ranks.
 
 Spearman's correlation is taken seed by seed over all estimators but backpropagation, which would be first in any case.
 Its interval is Student's over seeds: estimators are those chosen, not a sample of any. A correlation of 1 says that the
@@ -8,9 +8,8 @@ estimator with the better number always has the lower loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import permutations
 from typing import TypeVar
 
 import numpy as np
@@ -18,13 +17,16 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from studies.kit.seeds import Interval, over_seeds
-from studies.progress.training import DIVERGED, LOGGED_EVERY, TRAINED_BY
+from studies.kit.markdown import listed
+from studies.kit.seeds import over_seeds
 
 FIRST = "backpropagation"
 EQUAL = 1e-9  # Half-width of an interval that is rounding alone.
 DETERMINISTIC = 1e-6  # Variance over ‖g‖² that is rounding alone.
 BY_STEPS, BY_COST = "curved efficiency", "progress per pass"
+ALONG = "curved efficiency, mean over its own training"
+TAME = "curved efficiency, where none diverges"
+WORDS_OF_BATCHES = {"one": "one batch", "new": "new batches"}
 Array = NDArray[np.float64]
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 
@@ -37,7 +39,7 @@ class Setting:
     batches: str
 
     def __str__(self) -> str:
-        return f"{self.network}, {'one batch' if self.batches == 'one' else 'new batches'}"
+        return f"{self.network}, {WORDS_OF_BATCHES[self.batches]}"
 
 
 def settings_of(dataset: xr.Dataset) -> list[Setting]:
@@ -89,7 +91,7 @@ def numbers_for_steps(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
         "efficiency": dataset["efficiency"],
         "cosine": dataset["cosine"],
         "small variance": -spread,
-        "curved efficiency, mean over its own training": logs.copy(data=np.exp(logs.values)),
+        ALONG: logs.copy(data=np.exp(logs.values)),
     }
 
 
@@ -122,52 +124,40 @@ def by_chance(n_estimators: int) -> float:
     return t / math.sqrt(n_estimators - 2 + t**2)
 
 
+Table = Mapping[str, Mapping[Setting, Array]]
+
+
 def values(dataset: xr.Dataset) -> dict[str, object]:
-    """What the template training.md.j2 names."""
-    settings = settings_of(dataset)
-    others = ranked(dataset)
-    by_steps = _table(others, settings, numbers_for_steps(others), after_steps(others))
-    cost_numbers = {
-        name: number.sel(estimator=others["estimator"]) for name, number in numbers_for_cost(dataset).items()
-    }
-    by_cost = _table(others, settings, cost_numbers, after_cost(dataset).sel(estimator=others["estimator"]))
-    pairs = {
-        "steps": _pairs(others, settings, BY_STEPS, numbers_for_steps(others)[BY_STEPS], after_steps(others)),
-        "cost": _pairs(
-            others, settings, BY_COST, cost_numbers[BY_COST], after_cost(dataset).sel(estimator=others["estimator"])
-        ),
-    }
+    """What the template training.md.j2 names of the ranks."""
+    settings, others = settings_of(dataset), ranked(dataset)
+    by_steps = _table(settings, numbers_for_steps(others), after_steps(others))
+    by_cost = _table(settings, ranked_numbers_for_cost(dataset), ranked(after_cost(dataset)))
     return {
         "n_ranked": others.sizes["estimator"],
         "n_seeds": dataset.sizes["seed"],
         "by_chance": by_chance(others.sizes["estimator"]),
-        "settings_trained": [str(setting) for setting in settings],
-        "by_steps": [[name, *(str(within_one(row[s])) for s in settings)] for name, row in by_steps.items()],
-        "by_cost": [[name, *(str(within_one(row[s])) for s in settings)] for name, row in by_cost.items()],
-        "lead_steps": [_lead(by_steps, BY_STEPS, setting, others) for setting in settings],
-        "lead_cost": [_lead(by_cost, BY_COST, setting, others) for setting in settings],
+        "names_of_steps": [*by_steps, TAME],
+        "names_of_cost": list(by_cost),
+        "by_steps": [
+            [str(s), *(within_one(rows[s]) for rows in by_steps.values()), _where_none_diverges(others, s)]
+            for s in settings
+        ],
+        "by_cost": [[str(s), *(within_one(rows[s]) for rows in by_cost.values())] for s in settings],
+        "summaries_of_steps": [_summary(by_steps[BY_STEPS], str(b)) for b in dataset["batches"].values],
+        "summaries_of_cost": [_summary(by_cost[BY_COST], str(b)) for b in dataset["batches"].values],
+        "compared_by_steps": [words for s in settings if (words := _compared(by_steps, BY_STEPS, s))],
+        "compared_by_cost": [words for s in settings if (words := _compared(by_cost, BY_COST, s))],
         "gradients": [_gradient(dataset, setting) for setting in settings],
-        "counts": {name: [pair.row() for pair in found] for name, found in pairs.items()},
-        "wrong": {name: [sentence for pair in found for sentence in pair.wrong] for name, found in pairs.items()},
-        "wrong_diverging": {
-            name: sum("diverge" in sentence for pair in found for sentence in pair.wrong)
-            for name, found in pairs.items()
-        },
         "passes_spent": budget(dataset),
-        "diverged_factor": DIVERGED,
-        "moments_measured": dataset["moment"].values.tolist(),
-        "without_step": _without_step(dataset),
-        "estimators_table": [row for setting in settings for row in _rows(dataset, setting)],
-        "trained_by": list(TRAINED_BY),
     }
 
 
-Table = Mapping[str, Mapping[Setting, Array]]
+def ranked_numbers_for_cost(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """`numbers_for_cost` without backpropagation, in whose passes they are counted."""
+    return {name: ranked(number) for name, number in numbers_for_cost(dataset).items()}
 
 
-def _table(
-    dataset: xr.Dataset, settings: list[Setting], numbers: Mapping[str, xr.DataArray], loss: xr.DataArray
-) -> Table:
+def _table(settings: list[Setting], numbers: Mapping[str, xr.DataArray], loss: xr.DataArray) -> Table:
     """Correlations, a seed, by number and setting."""
 
     def of(array: xr.DataArray, setting: Setting) -> xr.DataArray:
@@ -187,112 +177,40 @@ def within_one(of_seeds: Array) -> str:
     return f"{interval.mean:.2f} ({max(interval.low, -1):.2f} to {min(interval.high, 1):.2f})"
 
 
-def _lead(table: Table, name: str, setting: Setting, dataset: xr.Dataset) -> dict[str, object]:
-    """How well a number ranks, and by which numbers it is beaten or which it beats, seed by seed."""
-    losses = of_setting(dataset, setting)
+def _where_none_diverges(others: xr.Dataset, setting: Setting) -> str:
+    """The correlation of the curved efficiency among estimators of which no training diverges, and their number."""
+    losses = of_setting(others, setting)
     tame = losses.sel(estimator=losses["diverged_at"].isnull().all("seed"))
-    number, loss = numbers_for_steps(tame)[BY_STEPS], after_steps(tame)
-    own = table[name][setting]
-    interval = over_seeds(own)
+    n_tame = tame.sizes["estimator"]
+    found = within_one(correlations(tame["curved_efficiency"], after_steps(tame))) if n_tame > 2 else "–"
+    return f"{found}, of {n_tame}"
+
+
+def _summary(rows: Mapping[Setting, Array], batches: str) -> dict[str, object]:
+    """On how many networks a number ranks significantly, and its correlations."""
+    own = {setting.network: of_seeds for setting, of_seeds in rows.items() if setting.batches == batches}
+    return {
+        "batches": WORDS_OF_BATCHES[batches],
+        "ranks": sum(over_seeds(of_seeds).low > 0 for of_seeds in own.values()),
+        "networks": len(own),
+        "correlations": [f"{within_one(of_seeds)} on the {network}" for network, of_seeds in own.items()],
+    }
+
+
+def _compared(table: Table, name: str, setting: Setting) -> str:
+    """By which numbers a number is beaten in a setting and which it beats, seed by seed; empty where by and of none."""
     better, worse = [], []
     for other, rows in table.items():
-        if other == name or "own training" in other:
+        if other in (name, ALONG):
             continue
-        difference = over_seeds(own - rows[setting])
+        difference = over_seeds(table[name][setting] - rows[setting])
         words = f"{other} ({difference.mean:+.2f} ± {difference.half:.2f})".replace("-", "−")
         if difference.low > 0:
             better.append(words)
         elif difference.high < 0:
             worse.append(words)
-    return {
-        "setting": str(setting),
-        "value": within_one(own),
-        "ranks": interval.low > 0,
-        "diverging": [
-            f"{name} ({int(count)} of {losses.sizes['seed']})"
-            for name, count in zip(
-                losses["estimator"].values, losses["diverged_at"].notnull().sum("seed").values, strict=True
-            )
-            if count
-        ],
-        "tame": tame.sizes["estimator"],
-        "of_tame": within_one(correlations(number, loss)),
-        "better": better,
-        "worse": worse,
-    }
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of estimators of a setting: how many are told apart by both, and the sentences on those ranked wrongly."""
-
-    setting: Setting
-    right: int
-    total: int
-    wrong: tuple[str, ...]
-
-    def row(self) -> list[str]:
-        apart = self.right + len(self.wrong)
-        return [str(self.setting), str(self.right), str(len(self.wrong)), str(self.total - apart)]
-
-
-def _pairs(
-    dataset: xr.Dataset, settings: list[Setting], name: str, number: xr.DataArray, loss: xr.DataArray
-) -> list[Pairs]:
-    found = []
-    for setting in settings:
-        x, y = (part.sel(network=setting.network, batches=setting.batches) for part in (number, loss))
-        estimators = [str(estimator) for estimator in dataset["estimator"].values]
-        right, wrong = 0, []
-        for better, worse, ratio, difference in _told_apart(x, y, estimators):
-            if difference.high < 0:
-                right += 1
-            else:
-                wrong.append(_sentence(of_setting(dataset, setting), setting, name, better, worse, ratio, difference))
-        found.append(Pairs(setting, right, len(estimators) * (len(estimators) - 1) // 2, tuple(wrong)))
-    return found
-
-
-def _told_apart(
-    number: xr.DataArray, loss: xr.DataArray, estimators: list[str]
-) -> Iterator[tuple[str, str, Interval, Interval]]:
-    """Pairs whose numbers and whose losses differ beyond noise over seeds, the one with the larger number first."""
-    for one, other in permutations(estimators, 2):
-        logs = [
-            np.log(number.sel(estimator=name).where(number.sel(estimator=name) > 0).values) for name in (one, other)
-        ]
-        ratio = over_seeds(logs[0] - logs[1])
-        if not ratio.low > 0:
-            continue
-        difference = over_seeds(loss.sel(estimator=one).values - loss.sel(estimator=other).values)
-        if difference.low > 0 or difference.high < 0:
-            yield one, other, ratio, difference
-
-
-def _sentence(
-    own: xr.Dataset, setting: Setting, name: str, better: str, worse: str, ratio: Interval, difference: Interval
-) -> str:
-    low, middle, high = (math.exp(end) for end in (ratio.low, ratio.mean, ratio.high))
-    diverged = int(np.isfinite(own["diverged_at"].sel(estimator=better)).sum())
-    words = f"; {diverged} of its {own.sizes['seed']} trainings diverge" if diverged else ""
-    return (
-        f"{setting}: {better} has {middle:.2g} ({low:.2g} to {high:.2g}) times the {name} of {worse}, but its loss is "
-        f"higher by {difference}{words}."
-    )
-
-
-def _without_step(dataset: xr.Dataset) -> list[list[str]]:
-    """Settings and estimators with moments at which there was no advised step, and how many."""
-    rows = []
-    for setting in settings_of(dataset):
-        own = of_setting(dataset, setting)
-        for estimator in own["estimator"].values:
-            steps, ended = own["advised_step"].sel(estimator=estimator), own["diverged_at"].sel(estimator=estimator)
-            reached = ~(steps["moment"] >= ended)  # True where nothing diverged: the comparison with NaN is False.
-            missing = int((reached & ~np.isfinite(steps)).sum())
-            if missing:
-                rows.append([str(setting), str(estimator), f"{missing} of {int(reached.sum())}"])
-    return rows
+    parts = [f"{verb} than {listed(words)}" for verb, words in (("better", better), ("worse", worse)) if words]
+    return f"{setting}: {', and '.join(parts)}" if parts else ""
 
 
 def _gradient(dataset: xr.Dataset, setting: Setting) -> str:
@@ -300,37 +218,3 @@ def _gradient(dataset: xr.Dataset, setting: Setting) -> str:
     losses = of_setting(dataset, setting)["loss"].sel(estimator=FIRST)
     first, last = (over_seeds(losses.isel(training_step=end)) for end in (0, -1))
     return f"{setting}, from {first} to {last}"
-
-
-def _rows(dataset: xr.Dataset, setting: Setting) -> Iterator[list[str]]:
-    own, cost = of_setting(dataset, setting), after_cost(dataset)
-    cost = cost.sel(network=setting.network, batches=setting.batches)
-    for estimator in own["estimator"].values:
-        part = own.sel(estimator=estimator)
-        ended = np.isfinite(part["diverged_at"].values)
-        spent = LOGGED_EVERY * np.ceil(budget(dataset) / part["passes"].values / LOGGED_EVERY)
-        by_then = ended & (spent >= np.where(ended, part["diverged_at"].values, np.inf))
-        losses = [
-            _loss(after_steps(part), bool(ended.any())),
-            _loss(cost.sel(estimator=estimator), bool(by_then.any())),
-        ]
-        yield [
-            str(setting),
-            str(estimator),
-            _plain(over_seeds(part["curved_efficiency"])),
-            f"{float(part['efficiency'].mean()):.2g}",
-            f"{float(part['cosine'].mean()):.2g}",
-            f"{float(part['passes'].mean()):.3g}",
-            *losses,
-            f"{int(ended.sum())} of {own.sizes['seed']}",
-        ]
-
-
-def _loss(losses: xr.DataArray, diverges: bool) -> str:
-    """Mean over the seeds; none where a training that diverged counts as a multiple of the loss at its start."""
-    return "diverges" if diverges else str(over_seeds(losses))
-
-
-def _plain(interval: Interval) -> str:
-    """Without an interval that is rounding alone."""
-    return str(interval) if interval.half > 1e-4 * abs(interval.mean) else f"{interval.mean:.3g}"

@@ -23,62 +23,80 @@ RANK_MARKERS = ("o", "s", "^", "D", "v")
 
 
 def ranks(dataset: xr.Dataset) -> Figure:
-    """Losses after equal steps, above, and after equal cost, below, over the number that is to rank them."""
-    settings, chosen = rank.settings_of(dataset), _styles(dataset)
-    figure, grid = panels(2, len(settings), (WIDTH * len(settings) + 2.0, 5.6), sharex="row", sharey="row")
-    rows = (
-        (rank.numbers_for_steps(dataset)[rank.BY_STEPS], rank.after_steps(dataset), rank.BY_STEPS),
-        (rank.numbers_for_cost(dataset)[rank.BY_COST], rank.after_cost(dataset), rank.BY_COST),
-    )
-    words = (f"after {int(dataset['training_step'][-1])} steps", f"after {rank.budget(dataset):g} passes")
-    for row, (number, loss, label), when in zip(grid, rows, words, strict=True):
-        for axes, setting in zip(row, settings, strict=True):
+    """Losses after equal steps and after equal cost over the number that is to rank them: a row a network."""
+    chosen, columns = _styles(dataset), _columns(dataset)
+    rows = dataset["network"].values
+    figure, grid = panels(len(rows), len(columns), (WIDTH * len(columns) + 2.0, 2.5 * len(rows)), sharex="col")
+    of_steps = rank.numbers_for_steps(dataset)[rank.BY_STEPS], rank.after_steps(dataset)
+    of_cost = rank.numbers_for_cost(dataset)[rank.BY_COST], rank.after_cost(dataset)
+    for row, network in zip(grid, rows, strict=True):
+        for axes, (batches, by_cost) in zip(row, columns, strict=True):
+            number, loss = (array.sel(network=network, batches=batches) for array in (of_cost if by_cost else of_steps))
             for name, style in chosen.items():
-                here = {"network": setting.network, "batches": setting.batches, "estimator": name}
-                x, y = (_geometric(array.sel(here)) for array in (number, loss))
+                x, y = (_geometric(array.sel(estimator=name)) for array in (number, loss))
                 bars = [[x[1] - x[0]], [x[2] - x[1]]]
                 axes.errorbar(x[1], y[1], xerr=bars, color=style.colour, lw=1)
                 points(axes, [x[1]], (y[0][None], y[1][None], y[2][None]), style.colour, style.marker, 6)
-            axes.set(xscale="log", yscale="log", xlabel=f"{label} [1]")
-            others = (
-                rank.ranked(array.sel(network=setting.network, batches=setting.batches)) for array in (number, loss)
-            )
-            correlation = rank.within_one(rank.correlations(*others))
-            axes.set_title(f"{setting}\nSpearman {correlation}".replace("-", "−"), fontsize=9)
-        row[0].set_ylabel(f"loss {when} [loss]")
+            axes.set(xscale="log", yscale="log")
+            correlation = rank.within_one(rank.correlations(rank.ranked(number), rank.ranked(loss)))
+            axes.set_title(f"Spearman {correlation}".replace("-", "−"), fontsize=9)
+            _few_ticks(axes)
+        row[0].set_ylabel(f"{network}\nloss [loss]")
+    when = f"after {int(dataset['training_step'][-1])} steps", f"after {rank.budget(dataset):g} passes"
+    for top, bottom, (batches, by_cost) in zip(grid[0], grid[-1], columns, strict=True):
+        top.set_title(f"{rank.WORDS_OF_BATCHES[batches]}, {when[by_cost]}\n{top.get_title()}", fontsize=9)
+        bottom.set_xlabel(f"{rank.BY_COST if by_cost else rank.BY_STEPS} [1]")
     _legend(figure, chosen, "guess", lines=False)
     return figure
 
 
 def trainings(dataset: xr.Dataset) -> Figure:
-    """Losses over steps, above, and over passes, below."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    settings, chosen = rank.settings_of(dataset), _styles(dataset)
-    figure, grid = panels(2, len(settings), (WIDTH * len(settings) + 2.0, 5.6), sharey="col", sharex="row")
+    """Losses over steps and over passes: a row a network."""
+    chosen, columns = _styles(dataset), _columns(dataset)
+    rows = dataset["network"].values
+    figure, grid = panels(len(rows), len(columns), (WIDTH * len(columns) + 2.0, 2.3 * len(rows)), sharex="col")
     steps, allowed = dataset["training_step"].values.astype(float), rank.budget(dataset)
-    for column, setting in zip(grid.T, settings, strict=True):
-        own = rank.of_setting(dataset, setting)
-        for name, style in chosen.items():
-            part = own.sel(estimator=name)
-            middle = np.exp(np.log(part["loss"].values).mean(0))
-            passes = float(part["passes"].mean())
-            look: dict[str, Any] = {"color": style.colour, "lw": 1.2, "marker": style.marker, "ms": 4, "mfc": "none"}
-            column[0].plot(steps, middle, markevery=max(1, len(steps) // 6), **look)
-            shown = steps * passes <= max(allowed, passes * steps[1])
-            column[1].plot(steps[shown] * passes, middle[shown], markevery=max(1, int(shown.sum()) // 6), **look)
-        start = float(own["loss"].isel(training_step=0).mean())
-        lowest = float(np.exp(np.log(own["loss"].values).mean(0)).min())
-        column[0].set(yscale="log", title=str(setting), xlabel="steps [1]", ylim=(0.9 * lowest, 2 * start))
-        column[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        column[0].yaxis.set_major_formatter("{x:g}")
-        column[0].yaxis.set_minor_formatter(NullFormatter())
-        column[0].title.set_fontsize(10)
-        column[1].set(xlabel="forward passes [1]")
-    for row in grid:
-        row[0].set_ylabel("loss [loss]")
+    for row, network in zip(grid, rows, strict=True):
+        for axes, (batches, by_cost) in zip(row, columns, strict=True):
+            own = rank.of_setting(dataset, rank.Setting(str(network), batches))
+            for name, style in chosen.items():
+                part = own.sel(estimator=name)
+                middle, passes = np.exp(np.log(part["loss"].values).mean(0)), float(part["passes"].mean())
+                shown = steps * passes <= max(allowed, passes * steps[1]) if by_cost else steps >= 0
+                x = steps[shown] * (passes if by_cost else 1.0)
+                look: dict[str, Any] = {
+                    "color": style.colour,
+                    "lw": 1.2,
+                    "marker": style.marker,
+                    "ms": 4,
+                    "mfc": "none",
+                }
+                axes.plot(x, middle[shown], markevery=max(1, int(shown.sum()) // 6), **look)
+            start = float(own["loss"].isel(training_step=0).mean())
+            lowest = float(np.exp(np.log(own["loss"].values).mean(0)).min())
+            axes.set(yscale="log", ylim=(0.9 * lowest, 2 * start))
+            _few_ticks(axes)
+        row[0].set_ylabel(f"{network}\nloss [loss]")
+    for top, bottom, (batches, by_cost) in zip(grid[0], grid[-1], columns, strict=True):
+        top.set_title(rank.WORDS_OF_BATCHES[batches], fontsize=10)
+        bottom.set_xlabel("forward passes [1]" if by_cost else "steps [1]")
     _legend(figure, chosen, "guess", lines=True)
     return figure
+
+
+def _columns(dataset: xr.Dataset) -> list[tuple[str, bool]]:
+    """Batches, and whether after equal cost instead of after equal steps."""
+    return [(str(batches), by_cost) for batches in dataset["batches"].values for by_cost in (False, True)]
+
+
+def _few_ticks(axes: Axes) -> None:
+    """Labels 1, 2, 5, 10 of a loss's logarithmic axis, or powers of ten where it spans more than three of them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def widths(dataset: xr.Dataset) -> Figure:

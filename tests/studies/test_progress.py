@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from fganalysis.results import store
 from studies.progress import __main__ as progress
-from studies.progress import page, rank, width_fit
+from studies.progress import decreases, losses, page, pairs, rank, width_fit
 from studies.progress.cells import ESTIMATORS, FACTORS, best_factors
-from studies.progress.training import DIVERGED, TRAINED_BY
+from studies.progress.training import DIVERGED, SHOWN_TARGETS, TRAINED_BY, Protocol
 
 TRAINED = ("backpropagation", "weight", "finite difference", "upstream, mean of 4", "direct feedback")
 
@@ -53,9 +55,12 @@ def test_a_tiny_run_predicts_small_steps_and_writes_its_page(finished: tuple[Pat
     assert (
         np.isfinite(z).any() and float(abs(z).max()) < 5
     )  # The same guesses serve both curvatures and all estimators.
+    # Along the same guesses the model has no noise: what is left at small steps is the third derivative's, of step³.
+    error = tree["steps"].to_dataset().sel(curvature="hessian")["model_error"].isel(factor=[0, 1])
+    assert float(np.log2(abs(error.isel(factor=1) / error.isel(factor=0))).median()) == pytest.approx(3, abs=0.3)
     text = (folder / "page" / "progress.md").read_text(encoding="utf-8")
     assert text == page.page(tree) == page.page(store.read(folder / "page" / "progress.nc"))
-    for figure in ("decrease", "best", "ranks", "training", "width"):
+    for figure in ("decrease", "error", "best", "ranks", "training", "width"):
         assert (folder / "page" / f"progress_{figure}.png").stat().st_size > 5000
 
 
@@ -115,15 +120,20 @@ def made_up(numbers: list[float], losses: list[float], *, passes: list[float] | 
 def test_ranks_of_known_losses() -> None:
     """A perfect order has the correlation 1 and no pair ranked wrongly; its reverse −1 and every pair."""
     numbers = [1.0, 0.1, 0.2, 0.3, 0.4]
-    right = rank.values(made_up(numbers, [0.1, 0.9, 0.8, 0.7, 0.6]))
-    assert right["by_steps"][0] == ["curved efficiency", "1.00"] and right["by_cost"][0][1] == "1.00"
-    assert right["counts"]["steps"] == [["MLP, one batch", "6", "0", "0"]] and not right["wrong"]["steps"]
-    reverse = rank.values(made_up(numbers, [0.1, 0.6, 0.7, 0.8, 0.9]))
-    assert reverse["by_steps"][0][1] == "-1.00" and reverse["counts"]["steps"] == [["MLP, one batch", "0", "6", "0"]]
-    assert "weight, mean of 4 has 2 (2 to 2) times the curved efficiency of weight, but its loss" in "".join(
-        reverse["wrong"]["steps"]
+    in_order, reversed_order = (
+        made_up(numbers, ends) for ends in ([0.1, 0.9, 0.8, 0.7, 0.6], [0.1, 0.6, 0.7, 0.8, 0.9])
     )
-    assert not reverse["lead_steps"][0]["ranks"]
+    right, reverse = rank.values(in_order), rank.values(reversed_order)
+    assert right["by_steps"][0][:2] == ["MLP, one batch", "1.00"] and right["by_cost"][0][1] == "1.00"
+    assert right["by_steps"][0][-1] == "1.00, of 4"
+    assert reverse["by_steps"][0][1] == "-1.00"
+    assert [found["summaries_of_steps"][0]["ranks"] for found in (right, reverse)] == [1, 0]
+    of_right, of_reverse = (pairs.values(dataset)["pairs"]["steps"] for dataset in (in_order, reversed_order))
+    assert of_right["counts"] == [["MLP, one batch", "6", "0", "0"]] and not of_right["wrong"]
+    assert of_reverse["counts"] == [["MLP, one batch", "0", "6", "0"]] and not of_reverse["of_diverging"]
+    assert "weight, mean of 4 has 2 (2 to 2) times the curved efficiency of weight, but its loss" in "".join(
+        of_reverse["of_others"]
+    )
 
 
 def test_equal_cost_is_that_of_the_cheapest_estimator() -> None:
@@ -138,10 +148,50 @@ def test_a_training_that_diverges_is_last_and_has_no_mean_loss() -> None:
     dataset = made_up([1.0, 0.3, 0.2, 0.1], [0.1, 0.4, 0.5, 0.6])
     dataset["loss"][..., 1, -1] = 2.0 * DIVERGED
     dataset["diverged_at"][..., 1] = 2.0
-    found = rank.values(dataset)
-    assert found["by_steps"][0][1] == "-0.50"
-    assert found["estimators_table"][1][6] == "diverges" and found["estimators_table"][1][-1] == "3 of 3"
-    assert "3 of its 3 trainings diverge" in found["wrong"]["steps"][0]
+    row = rank.values(dataset)["by_steps"][0]
+    assert row[1] == "-0.50" and row[-1] == "–, of 2"
+    assert losses.values(dataset)["losses_of_steps"][1] == ["weight", "3 of 3 diverge"]
+    (sentence,) = pairs.values(dataset)["pairs"]["steps"]["of_diverging"]
+    assert sentence == (
+        "MLP, one batch: weight, of which 3 of 3 trainings diverge, is ranked above weight, mean of 4 (1.5 times); "
+        "weight, mean of 16 (3 times)."
+    )
+
+
+def test_the_loss_of_a_large_training_set_is_that_of_a_part() -> None:
+    class Data:
+        def __init__(self, examples: int, positions: int) -> None:
+            self.train_inputs = self.train_targets = torch.arange(examples * positions).view(examples, positions)
+
+    def counted(examples: int, positions: int) -> int:
+        data: Any = Data(examples, positions)
+        protocol = Protocol(torch.nn.Identity(), data, lambda outputs, targets: targets.numel(), 0, "new", 1, 1, 1, 1)  # type: ignore[arg-type,return-value]
+        return int(protocol.loss(torch.nn.Identity(), data.train_inputs, data.train_targets))
+
+    assert counted(SHOWN_TARGETS, 1) == SHOWN_TARGETS
+    assert counted(SHOWN_TARGETS, 2) == SHOWN_TARGETS and counted(1001, 8) == 8008
+    assert SHOWN_TARGETS / 2 < counted(SHOWN_TARGETS + 1, 1) <= SHOWN_TARGETS
+
+
+@pytest.mark.parametrize("power", [2, 3])
+def test_errors_of_a_known_power_of_the_step(power: int) -> None:
+    """An odd power is odd in the step; relative to the decrease the error is that of the coefficient."""
+    factors = np.array(FACTORS)
+    model, error = factors * (2 - factors), 0.1 * factors**power
+    dims = ("curvature", "network", "steps", "estimator", "factor")
+    found = {"model": model, "actual": model + error, "predicted": model, "model_error": error}
+    found |= {"odd_error": error * (power % 2), "actual_se": error / 1.5, "predicted_se": 0 * error}
+    dataset = xr.Dataset(
+        {name: (dims, values[None, None, None, None]) for name, values in found.items()},
+        coords={"curvature": ["hessian"], "network": ["tanh MLP"], "steps": [0], "estimator": ["weight"]}
+        | {"factor": factors},
+    )
+    dataset["has_kinks"] = (dims[:3], np.zeros((1, 1, 1)))
+    for end in ("", "_low", "_high"):
+        dataset["best" + end] = (dims[:4], np.ones((1, 1, 1, 1)))
+    (smooth,) = decreases.values(dataset)["smooth"]
+    assert (smooth["agreeing"], smooth["total"]) == (6, 6) and smooth["power"] == pytest.approx(power)
+    assert smooth["medians"][-1] == "10 % at η\\*" and (smooth["odd"], smooth["of_odd"]) == (power % 2, 1)
 
 
 @pytest.mark.parametrize(("power", "verdict"), [(0.0, "flat"), (0.5, "rises"), (-0.5, "falls")])

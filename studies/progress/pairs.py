@@ -1,0 +1,124 @@
+"""Which pairs of estimators are ranked wrongly, beyond noise over seeds?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import xarray as xr
+
+from studies.kit.seeds import Interval, over_seeds
+from studies.progress.rank import (
+    BY_COST,
+    BY_STEPS,
+    Setting,
+    after_cost,
+    after_steps,
+    numbers_for_steps,
+    of_setting,
+    ranked,
+    ranked_numbers_for_cost,
+    settings_of,
+)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """An estimator with a larger number than another one whose loss is lower, beyond noise."""
+
+    setting: Setting
+    better: str
+    worse: str
+    ratio: Interval
+    difference: Interval
+
+    @property
+    def times(self) -> str:
+        """Ratio of the numbers with its interval."""
+        low, middle, high = (math.exp(end) for end in (self.ratio.low, self.ratio.mean, self.ratio.high))
+        return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of estimators of a setting: how many are ranked right beyond noise, which wrongly, and their number."""
+
+    setting: Setting
+    right: int
+    total: int
+    wrong: tuple[Wrong, ...]
+
+    def row(self) -> list[str]:
+        apart = self.right + len(self.wrong)
+        return [str(self.setting), str(self.right), str(len(self.wrong)), str(self.total - apart)]
+
+
+def values(dataset: xr.Dataset) -> dict[str, object]:
+    """What the template training.md.j2 names of the pairs, after equal steps and after equal cost."""
+    others = ranked(dataset)
+    of_steps = _pairs(others, numbers_for_steps(others)[BY_STEPS], after_steps(others))
+    of_cost = _pairs(others, ranked_numbers_for_cost(dataset)[BY_COST], ranked(after_cost(dataset)))
+    return {"pairs": {"steps": _shown(others, of_steps, BY_STEPS), "cost": _shown(others, of_cost, BY_COST)}}
+
+
+def _shown(dataset: xr.Dataset, found: list[Pairs], name: str) -> dict[str, object]:
+    """Counts, and sentences: one for each estimator that diverges, and one for each other pair."""
+    wrong = [pair for pairs in found for pair in pairs.wrong]
+    diverging = [pair for pair in wrong if _diverged(dataset, pair)]
+    groups: dict[tuple[Setting, str], list[Wrong]] = {}
+    for pair in diverging:
+        groups.setdefault((pair.setting, pair.better), []).append(pair)
+    return {
+        "counts": [pairs.row() for pairs in found],
+        "wrong": len(wrong),
+        "diverging": len(diverging),
+        "of_diverging": [_of_diverging(dataset, setting, better, of) for (setting, better), of in groups.items()],
+        "of_others": [_of_other(pair, name) for pair in wrong if pair not in diverging],
+    }
+
+
+def _diverged(dataset: xr.Dataset, pair: Wrong) -> int:
+    return int(np.isfinite(of_setting(dataset, pair.setting)["diverged_at"].sel(estimator=pair.better)).sum())
+
+
+def _of_diverging(dataset: xr.Dataset, setting: Setting, better: str, pairs: list[Wrong]) -> str:
+    seeds = dataset.sizes["seed"]
+    above = "; ".join(f"{pair.worse} ({math.exp(pair.ratio.mean):.2g} times)" for pair in pairs)
+    diverged = _diverged(dataset, pairs[0])
+    return f"{setting}: {better}, of which {diverged} of {seeds} trainings diverge, is ranked above {above}."
+
+
+def _of_other(pair: Wrong, name: str) -> str:
+    return (
+        f"{pair.setting}: {pair.better} has {pair.times} times the {name} of {pair.worse}, but its loss is higher by "
+        f"{pair.difference}."
+    )
+
+
+def _pairs(dataset: xr.Dataset, number: xr.DataArray, loss: xr.DataArray) -> list[Pairs]:
+    found = []
+    estimators = [str(estimator) for estimator in dataset["estimator"].values]
+    for setting in settings_of(dataset):
+        x, y = (part.sel(network=setting.network, batches=setting.batches) for part in (number, loss))
+        apart = list(_told_apart(setting, x, y, estimators))
+        wrong = tuple(pair for pair in apart if not pair.difference.high < 0)
+        found.append(Pairs(setting, len(apart) - len(wrong), math.comb(len(estimators), 2), wrong))
+    return found
+
+
+def _told_apart(setting: Setting, number: xr.DataArray, loss: xr.DataArray, estimators: list[str]) -> Iterator[Wrong]:
+    """Pairs whose numbers and whose losses differ beyond noise over seeds, the one with the larger number first.
+
+    Those whose difference of losses is negative are ranked right.
+    """
+    logs = {name: np.log(number.sel(estimator=name).where(number.sel(estimator=name) > 0)) for name in estimators}
+    for one, other in permutations(estimators, 2):
+        ratio = over_seeds(logs[one].values - logs[other].values)
+        if not ratio.low > 0:
+            continue
+        difference = over_seeds(loss.sel(estimator=one).values - loss.sel(estimator=other).values)
+        if difference.low > 0 or difference.high < 0:
+            yield Wrong(setting, one, other, ratio, difference)
