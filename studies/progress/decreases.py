@@ -101,26 +101,27 @@ def _smooth(dataset: xr.Dataset) -> list[dict[str, object]]:
     return found
 
 
-def _finite(array: xr.DataArray) -> Array:
-    numbers: Array = array.values[np.isfinite(array.values)]
+def _finite(array: Array) -> Array:
+    numbers: Array = array[np.isfinite(array)]
     return numbers
 
 
 def _sizes(dataset: xr.Dataset, factor: float) -> Array:
     """|error of the model| over the decrease that it predicts, of every cell at a step."""
-    return _finite(np.abs(relative_errors(dataset.sel(factor=factor))))
+    return _finite(np.abs(relative_errors(dataset.sel(factor=factor)).values))
 
 
 def _noise(dataset: xr.Dataset) -> Array:
     """Standard errors of the difference of actual and predicted decrease, over the predicted one, at the small step."""
     small = dataset.sel(factor=SMALL)
-    return _finite(np.hypot(small["actual_se"], small["predicted_se"]) / abs(small["predicted"]))
+    errors = np.hypot(small["actual_se"].values, small["predicted_se"].values)
+    return _finite(errors / np.abs(small["predicted"].values))
 
 
 def _powers(dataset: xr.Dataset) -> Array:
     """The power of the step with which the size of the model's error grows, of every cell: 3 for a third derivative."""
-    ratio = np.abs(dataset["model_error"].sel(factor=LAST, drop=True) / dataset["model_error"].sel(factor=FIRST))
-    return _finite(np.log(ratio) / np.log(LAST / FIRST))
+    last, first = (dataset["model_error"].sel(factor=factor).values for factor in (LAST, FIRST))
+    return _finite(np.log(np.abs(last / first)) / np.log(LAST / FIRST))
 
 
 def _odd(dataset: xr.Dataset) -> NDArray[np.bool_]:

@@ -76,7 +76,7 @@ def _error(own: xr.Dataset) -> Figure:
     networks = own["network"].values
     figure, grid = panels(1, len(networks), (2.5 * len(networks) + 1.8, 3.2), sharex=True, sharey=True)
     own = own.sel(factor=own["factor"] <= 1)
-    errors, chosen = np.abs(decreases.relative_errors(own)), styles([str(name) for name in own["estimator"].values])
+    errors, chosen = abs(decreases.relative_errors(own)), styles([str(name) for name in own["estimator"].values])
     x = own["factor"].values
     for axes, network in zip(grid[0], networks, strict=True):
         for name, style in chosen.items():

@@ -114,9 +114,10 @@ def _told_apart(setting: Setting, number: xr.DataArray, loss: xr.DataArray, esti
 
     Those whose difference of losses is negative are ranked right.
     """
-    logs = {name: np.log(number.sel(estimator=name).where(number.sel(estimator=name) > 0)) for name in estimators}
+    positive = number.where(number > 0)
+    logs = {name: np.log(positive.sel(estimator=name).values) for name in estimators}
     for one, other in permutations(estimators, 2):
-        ratio = over_seeds(logs[one].values - logs[other].values)
+        ratio = over_seeds(logs[one] - logs[other])
         if not ratio.low > 0:
             continue
         difference = over_seeds(loss.sel(estimator=one).values - loss.sel(estimator=other).values)
