@@ -93,6 +93,8 @@ def _smooth(dataset: xr.Dataset) -> list[dict[str, object]]:
                 "of_small": of_small,
                 "medians": [f"{_percent(_sizes(own, factor))} at {words}" for factor, words in SHOWN.items()],
                 "noise": _percent(_noise(own)),
+                "at_noise": _percent(_sizes(own, SMALL)),
+                "trained": _percent(_sizes(own.sel(steps=own["steps"] > 0), 1.0)),
                 "power": float(np.median(_powers(own))),
                 "odd": int(_odd(own).sum()),
                 "of_odd": len(_odd(own)),
@@ -147,8 +149,8 @@ def _model_errors(dataset: xr.Dataset) -> list[list[str]]:
 
 
 def _percent(sizes: Array | float) -> str:
-    """Their median, with two digits."""
-    share = 100 * float(np.median(sizes))
+    """Their median, with two digits; NaN of none."""
+    share = 100 * float(np.median(sizes)) if np.size(sizes) else np.nan
     return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
 
 

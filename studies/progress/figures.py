@@ -21,7 +21,7 @@ WITH_ERROR = "hessian"  # The curvature of the figure of errors: that of the qua
 LOWEST, HIGHEST = -2.0, 1.5  # Of the decreases that are drawn, over the decrease that is predicted at the best step.
 LINES = ("-", "--", ":")  # Of the moments, in the figure of errors.
 LIFTS = (0.001, 0.1, 10.0)  # At the advised step, of the lines that rise with the step squared.
-SHOWN_ERRORS = (1e-7, 100.0)
+SHOWN_ERRORS = (1e-6, 100.0)
 
 
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
@@ -88,9 +88,9 @@ def _error(own: xr.Dataset) -> Figure:
             axes.plot(x, lift * x**2, color="black", lw=0.7)
         axes.set(xscale="log", yscale="log", xlabel="step / advised step [1]", ylim=SHOWN_ERRORS)
         axes.set_title(str(network), fontsize=10)
-        axes.set_xticks([1 / 32, 1 / 8, 1 / 2], ["1/32", "1/8", "1/2"])
+        axes.set_xticks([1 / 32, 1 / 8, 1 / 2, 1], ["1/32", "1/8", "1/2", "1"])
         axes.minorticks_off()
-    grid[0, 0].set_ylabel("error of the model / its decrease [1]")
+    grid[0, 0].set_ylabel("error / predicted decrease [1]")
     lines = [(LINES[place % len(LINES)], _title(int(steps))) for place, steps in enumerate(own["steps"].values)]
     _legend(figure, own, "black: error ∝ step²", lines)
     return figure
