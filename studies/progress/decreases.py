@@ -19,6 +19,7 @@ EXPECTED = 0.95  # The share of comparisons that agree if the model is exact.
 SHOWN = {0.125: "η\\*/8", 0.25: "η\\*/4", 0.5: "η\\*/2", 1.0: "η\\*"}  # Steps of the tables.
 SMALL = 0.125
 FIRST, LAST = 0.0625, 0.25  # Between these the power is taken, with which the error grows.
+ROUNDING = 2.0**-22  # Of the loss in single precision: a smaller error of the model may be that of the rounding.
 Array = NDArray[np.float64]
 
 
@@ -95,9 +96,10 @@ def _smooth(dataset: xr.Dataset) -> list[dict[str, object]]:
                 "noise": _percent(_noise(own)),
                 "at_noise": _percent(_sizes(own, SMALL)),
                 "trained": _percent(_sizes(own.sel(steps=own["steps"] > 0), 1.0)),
-                "power": float(np.median(_powers(own))),
+                "power": float(np.median(_powers(own))) if len(_powers(own)) else np.nan,
                 "odd": int(_odd(own).sum()),
                 "of_odd": len(_odd(own)),
+                "of_cells": len(_sizes(own, FIRST)),
             }
         )
     return found
@@ -120,17 +122,25 @@ def _noise(dataset: xr.Dataset) -> Array:
     return _finite(errors / np.abs(small["predicted"].values))
 
 
+def _beyond_rounding(dataset: xr.Dataset) -> NDArray[np.bool_]:
+    """Whether the error at the first step is beyond the rounding of the loss, of every cell."""
+    error = dataset["model_error"].sel(factor=FIRST)
+    beyond: NDArray[np.bool_] = (abs(error) > ROUNDING * dataset["loss"]).transpose(*error.dims).values
+    return beyond
+
+
 def _powers(dataset: xr.Dataset) -> Array:
-    """The power of the step with which the size of the model's error grows, of every cell: 3 for a third derivative."""
+    """The power of the step with which the model's error grows: 3 for a third derivative. Of cells beyond rounding."""
     last, first = (dataset["model_error"].sel(factor=factor).values for factor in (LAST, FIRST))
-    return _finite(np.log(np.abs(last / first)) / np.log(LAST / FIRST))
+    powers: Array = np.log(np.abs(last / first)) / np.log(LAST / FIRST)
+    return powers[_beyond_rounding(dataset)]
 
 
 def _odd(dataset: xr.Dataset) -> NDArray[np.bool_]:
-    """Whether more than half of the error at the last step is odd in the step, of every cell."""
+    """Whether more than half of the error at the last step is odd in the step. Of cells beyond rounding."""
     there = dataset.sel(factor=LAST)
     odd, error = there["odd_error"].values, there["model_error"].values
-    larger: NDArray[np.bool_] = (np.abs(odd) > np.abs(error - odd))[np.isfinite(error)]
+    larger: NDArray[np.bool_] = (np.abs(odd) > np.abs(error - odd))[_beyond_rounding(dataset)]
     return larger
 
 
@@ -144,7 +154,8 @@ def _model_errors(dataset: xr.Dataset) -> list[list[str]]:
             for factor in SHOWN:
                 sizes = _sizes(own, factor)
                 row.append(f"{_percent(sizes)} (to {_percent(sizes.max())})" if len(sizes) else "–")
-            rows.append([*row, f"{np.median(_powers(own)):.1f}", f"{int(_odd(own).sum())} of {len(_odd(own))}"])
+            power = f"{np.median(_powers(own)):.1f}" if len(_powers(own)) else "–"
+            rows.append([*row, power, f"{int(_odd(own).sum())} of {len(_odd(own))}"])
     return rows
 
 

@@ -186,7 +186,7 @@ def test_errors_of_a_known_power_of_the_step(power: int) -> None:
         coords={"curvature": ["hessian"], "network": ["tanh MLP"], "steps": [0], "estimator": ["weight"]}
         | {"factor": factors},
     )
-    dataset["has_kinks"] = (dims[:3], np.zeros((1, 1, 1)))
+    dataset["has_kinks"] = dataset["loss"] = (dims[:3], np.zeros((1, 1, 1)))
     for end in ("", "_low", "_high"):
         dataset["best" + end] = (dims[:4], np.ones((1, 1, 1, 1)))
     (smooth,) = decreases.values(dataset)["smooth"]
