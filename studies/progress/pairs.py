@@ -38,8 +38,8 @@ class Wrong:
     @property
     def times(self) -> str:
         """Ratio of the numbers with its interval."""
-        low, middle, high = (math.exp(end) for end in (self.ratio.low, self.ratio.mean, self.ratio.high))
-        return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+        low, middle, high = (_times(end) for end in (self.ratio.low, self.ratio.mean, self.ratio.high))
+        return f"{middle} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,18 @@ def _shown(dataset: xr.Dataset, found: list[Pairs], name: str) -> dict[str, obje
     }
 
 
+def _times(log: float) -> str:
+    ratio = math.exp(log)
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+
+
 def _diverged(dataset: xr.Dataset, pair: Wrong) -> int:
     return int(np.isfinite(of_setting(dataset, pair.setting)["diverged_at"].sel(estimator=pair.better)).sum())
 
 
 def _of_diverging(dataset: xr.Dataset, setting: Setting, better: str, pairs: list[Wrong]) -> str:
     seeds = dataset.sizes["seed"]
-    above = "; ".join(f"{pair.worse} ({math.exp(pair.ratio.mean):.2g} times)" for pair in pairs)
+    above = "; ".join(f"{pair.worse} ({_times(pair.ratio.mean)} times)" for pair in pairs)
     diverged = _diverged(dataset, pairs[0])
     return f"{setting}: {better}, of which {diverged} of {seeds} trainings diverge, is ranked above {above}."
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from studies.kit.markdown import listed
-from studies.kit.seeds import over_seeds
+from studies.kit.seeds import Interval, over_seeds
 
 FIRST = "backpropagation"
 EQUAL = 1e-9  # Half-width of an interval that is rounding alone.
@@ -148,6 +148,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "compared_by_steps": [words for s in settings if (words := _compared(by_steps, BY_STEPS, s))],
         "compared_by_cost": [words for s in settings if (words := _compared(by_cost, BY_COST, s))],
         "gradients": [_gradient(dataset, setting) for setting in settings],
+        "overshooting": _overshooting(dataset),
         "passes_spent": budget(dataset),
     }
 
@@ -215,6 +216,19 @@ def _compared(table: Table, name: str, setting: Setting) -> str:
 
 def _gradient(dataset: xr.Dataset, setting: Setting) -> str:
     """What backpropagation makes of the loss."""
-    losses = of_setting(dataset, setting)["loss"].sel(estimator=FIRST)
-    first, last = (over_seeds(losses.isel(training_step=end)) for end in (0, -1))
+    own = of_setting(dataset, setting).sel(estimator=FIRST)
+    first, last = (over_seeds(own["loss"].isel(training_step=end)) for end in (0, -1))
+    diverged = int(own["diverged_at"].notnull().sum())
+    if diverged:
+        return f"{setting}, from {first}, and diverges in {diverged} of {own.sizes['seed']} trainings"
     return f"{setting}, from {first} to {last}"
+
+
+def _overshooting(dataset: xr.Dataset) -> list[tuple[str, Interval]]:
+    """Networks on which backpropagation diverges, with the unseen curvature along it at the start."""
+    own = dataset.sel(estimator=FIRST)
+    diverges = own["diverged_at"].notnull().any(("batches", "seed"))
+    return [
+        (str(name), over_seeds(own["unseen_curvature"].sel(network=name).isel(batches=0)))
+        for name in own["network"].values[diverges.values]
+    ]

@@ -109,7 +109,7 @@ def made_up(numbers: list[float], losses: list[float], *, passes: list[float] | 
     efficiency = np.array(numbers) * noise
     loss = np.stack([np.full(shape, 2.0), np.sqrt(2 * np.array(losses)) * np.ones(shape), losses * noise], -1)
     per_step = np.ones(shape) * (passes or [2.0] * n)
-    found = {name: (dims, efficiency) for name in ("curved_efficiency", "efficiency", "cosine")}
+    found = {name: (dims, efficiency) for name in ("curved_efficiency", "efficiency", "cosine", "unseen_curvature")}
     found |= {"variance": (dims, 1 / efficiency), "passes": (dims, per_step), "diverged_at": (dims, 0 * noise * np.nan)}
     found |= {"loss": ((*dims, "training_step"), loss), "advised_step": ((*dims, "moment"), noise[..., None])}
     found["curved_efficiency_along"] = ((*dims, "moment"), efficiency[..., None])
@@ -156,6 +156,15 @@ def test_a_training_that_diverges_is_last_and_has_no_mean_loss() -> None:
         "MLP, one batch: weight, of which 3 of 3 trainings diverge, is ranked above weight, mean of 4 (1.5 times); "
         "weight, mean of 16 (3 times)."
     )
+
+
+def test_backpropagation_that_diverges_is_said() -> None:
+    dataset = made_up([1.0, 0.3, 0.2, 0.1], [0.1, 0.4, 0.5, 0.6])
+    assert not rank.values(dataset)["overshooting"]
+    dataset["diverged_at"][0, 0, 1, 0] = 1.0
+    found = rank.values(dataset)
+    assert [network for network, _ in found["overshooting"]] == ["MLP"]
+    assert "diverges in 1 of 3 trainings" in found["gradients"][0]
 
 
 def test_the_loss_of_a_large_training_set_is_that_of_a_part() -> None:
