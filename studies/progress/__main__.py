@@ -27,6 +27,7 @@ from studies.kit.long_names import described
 from studies.progress import figures, quantities, training, widths
 from studies.progress import page as progress_page
 from studies.progress.cells import cell
+from studies.progress.losses import LATE
 from studies.progress.networks import NETWORKS, data_of
 
 WIDENED = "MLP"
@@ -62,6 +63,10 @@ class Settings(command_line.OnDevice):
     """Of these trainings: of weights, examples and noise."""
     training_start: int = 100
     """Steps of training by backpropagation before these trainings start, rounded as `steps`."""
+    late_networks: tuple[str, ...] = ("GPT",)
+    """Which networks are trained along every estimator from a later start, too."""
+    late_start: int = 1000
+    """Steps of training by backpropagation before these later trainings start."""
     training_steps: int = 100
     """Steps of these trainings."""
     training_batch: int = 32
@@ -85,9 +90,12 @@ class Settings(command_line.OnDevice):
 
     def __post_init__(self) -> None:
         least = {"steps": 0, "guesses": 16, "losses": 16, "training_guesses": 16, "start_guesses": 16}
-        command_line.check(self, least=least | {"training_start": 0, "width_steps": 0})
+        starts_at_zero = {"training_start": 0, "late_start": 0, "width_steps": 0}
+        command_line.check(self, least=least | starts_at_zero, optional=("late_networks",))
         check_names("networks", self.networks, NETWORKS)
         check_names("training_networks", self.training_networks, NETWORKS)
+        if self.late_networks:
+            check_names("late_networks", self.late_networks, NETWORKS)
         check_names("batches", self.batches, BATCHES)
 
 
@@ -118,7 +126,7 @@ def _steps(settings: Settings, results: Results) -> xr.Dataset:
 
 def _training(settings: Settings, results: Results) -> xr.Dataset:
     dims = {
-        "network": settings.training_networks,
+        "network": [shown for shown, _, _ in starts(settings)],
         "batches": settings.batches,
         "seed": settings.training_seeds,
     }
@@ -157,7 +165,6 @@ def training_cells(settings: Settings) -> list[Cell]:
     """Every network with one batch and with new ones, for every seed."""
     chosen = {
         "width": settings.width,
-        "start": settings.training_start,
         "batch": settings.training_batch,
         "steps": settings.training_steps,
         "guesses": settings.training_guesses,
@@ -167,15 +174,22 @@ def training_cells(settings: Settings) -> list[Cell]:
     return [
         _cell(
             settings,
-            _training_name(name, batches, seed),
+            _training_name(shown, batches, seed),
             training.cell,
             name,
-            {"batches": batches, "seed": seed} | chosen,
+            {"batches": batches, "seed": seed, "start": start} | chosen,
         )
-        for seed, name, batches in itertools.product(
-            settings.training_seeds, settings.training_networks, settings.batches
+        for seed, (shown, name, start), batches in itertools.product(
+            settings.training_seeds, starts(settings), settings.batches
         )
     ]
+
+
+def starts(settings: Settings) -> list[tuple[str, str, int]]:
+    """The name on the page, the network, and the steps by backpropagation before, of every network that is trained."""
+    usual = [(name, name, settings.training_start) for name in settings.training_networks]
+    late = [(f"{name}{LATE}{settings.late_start}", name, settings.late_start) for name in settings.late_networks]
+    return usual + late
 
 
 def width_cells(settings: Settings) -> list[Cell]:

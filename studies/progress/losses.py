@@ -9,6 +9,8 @@ from studies.kit.seeds import Interval, over_seeds
 from studies.progress.rank import Setting, after_cost, after_steps, budget, of_setting, settings_of
 from studies.progress.training import DIVERGED, LOGGED_EVERY, SHOWN_TARGETS
 
+LATE = " from "  # In the name of a network that is trained from a later start.
+
 
 def values(dataset: xr.Dataset) -> dict[str, object]:
     """What the template training.md.j2 names of losses, and of what was measured before."""
@@ -21,6 +23,7 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
         "before": [_before(dataset, networks, name) for name in estimators],
         "losses_of_steps": [[name, *(_of_steps(dataset, s, name) for s in settings)] for name in estimators],
         "losses_of_cost": [[name, *(_of_cost(dataset, s, name) for s in settings)] for name in estimators],
+        "late": [name for name in networks if LATE in name],
         "moments_measured": dataset["moment"].values.tolist(),
         "diverged_factor": DIVERGED,
         "shown_targets": SHOWN_TARGETS,

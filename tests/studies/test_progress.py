@@ -30,6 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.DataTre
         losses=64,
         batch=8,
         training_networks=("tanh MLP",),
+        late_networks=(),
         batches=("one",),
         training_seeds=(0, 1),
         training_steps=12,
