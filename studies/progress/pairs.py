@@ -61,22 +61,22 @@ def values(dataset: xr.Dataset) -> dict[str, object]:
     others = ranked(dataset)
     of_steps = _pairs(others, numbers_for_steps(others)[BY_STEPS], after_steps(others))
     of_cost = _pairs(others, ranked_numbers_for_cost(dataset)[BY_COST], ranked(after_cost(dataset)))
-    return {"pairs": {"steps": _shown(others, of_steps, BY_STEPS), "cost": _shown(others, of_cost, BY_COST)}}
+    return {"pairs": {"steps": _shown(others, of_steps), "cost": _shown(others, of_cost)}}
 
 
-def _shown(dataset: xr.Dataset, found: list[Pairs], name: str) -> dict[str, object]:
-    """Counts, and sentences: one for each estimator that diverges, and one for each other pair."""
+def _shown(dataset: xr.Dataset, found: list[Pairs]) -> dict[str, object]:
+    """Counts, and a sentence for each estimator of a setting: first those that diverge."""
     wrong = [pair for pairs in found for pair in pairs.wrong]
     diverging = [pair for pair in wrong if _diverged(dataset, pair)]
     groups: dict[tuple[Setting, str], list[Wrong]] = {}
-    for pair in diverging:
+    for pair in wrong:
         groups.setdefault((pair.setting, pair.better), []).append(pair)
     return {
         "counts": [pairs.row() for pairs in found],
         "wrong": len(wrong),
         "diverging": len(diverging),
-        "of_diverging": [_of_diverging(dataset, setting, better, of) for (setting, better), of in groups.items()],
-        "of_others": [_of_other(pair, name) for pair in wrong if pair not in diverging],
+        "of_diverging": [_of_diverging(dataset, of) for of in groups.values() if of[0] in diverging],
+        "of_others": [_of_others(of) for of in groups.values() if of[0] not in diverging],
     }
 
 
@@ -89,18 +89,17 @@ def _diverged(dataset: xr.Dataset, pair: Wrong) -> int:
     return int(np.isfinite(of_setting(dataset, pair.setting)["diverged_at"].sel(estimator=pair.better)).sum())
 
 
-def _of_diverging(dataset: xr.Dataset, setting: Setting, better: str, pairs: list[Wrong]) -> str:
-    seeds = dataset.sizes["seed"]
+def _of_diverging(dataset: xr.Dataset, pairs: list[Wrong]) -> str:
+    """Of pairs that share their setting and the estimator that is ranked above the others."""
+    diverged, seeds = _diverged(dataset, pairs[0]), dataset.sizes["seed"]
     above = "; ".join(f"{pair.worse} ({_times(pair.ratio.mean)} times)" for pair in pairs)
-    diverged = _diverged(dataset, pairs[0])
-    return f"{setting}: {better}, of which {diverged} of {seeds} trainings diverge, is ranked above {above}."
+    start = f"{pairs[0].setting}: {pairs[0].better}, of which {diverged} of {seeds} trainings diverge"
+    return f"{start}, is ranked above {above}."
 
 
-def _of_other(pair: Wrong, name: str) -> str:
-    return (
-        f"{pair.setting}: {pair.better} has {pair.times} times the {name} of {pair.worse}, but its loss is higher by "
-        f"{pair.difference}."
-    )
+def _of_others(pairs: list[Wrong]) -> str:
+    above = "; ".join(f"{pair.worse} ({pair.times} times, loss higher by {pair.difference})" for pair in pairs)
+    return f"{pairs[0].setting}: {pairs[0].better} is ranked above {above}."
 
 
 def _pairs(dataset: xr.Dataset, number: xr.DataArray, loss: xr.DataArray) -> list[Pairs]:

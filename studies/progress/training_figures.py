@@ -73,8 +73,8 @@ def trainings(dataset: xr.Dataset) -> Figure:
                 }
                 axes.plot(x, middle[shown], markevery=max(1, int(shown.sum()) // 6), **look)
             start = float(own["loss"].isel(training_step=0).mean())
-            lowest = float(np.exp(np.log(own["loss"].values).mean(0)).min())
-            axes.set(yscale="log", ylim=(0.9 * lowest, 2 * start))
+            middles = np.exp(np.log(own["loss"].values).mean(0))
+            axes.set(yscale="log", ylim=(0.95 * float(middles.min()), min(2 * start, 1.05 * float(middles.max()))))
             _few_ticks(axes)
         row[0].set_ylabel(f"{network}\nloss [loss]")
     for top, bottom, (batches, by_cost) in zip(grid[0], grid[-1], columns, strict=True):

@@ -132,7 +132,7 @@ def test_ranks_of_known_losses() -> None:
     of_right, of_reverse = (pairs.values(dataset)["pairs"]["steps"] for dataset in (in_order, reversed_order))
     assert of_right["counts"] == [["MLP, one batch", "6", "0", "0"]] and not of_right["wrong"]
     assert of_reverse["counts"] == [["MLP, one batch", "0", "6", "0"]] and not of_reverse["of_diverging"]
-    assert "weight, mean of 4 has 2 (2 to 2) times the curved efficiency of weight, but its loss" in "".join(
+    assert "weight, mean of 4 is ranked above weight (2 (2 to 2) times, loss higher by 0.100" in "".join(
         of_reverse["of_others"]
     )
 
