@@ -85,7 +85,7 @@ def numbers_for_steps(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
     """What may rank estimators after equal steps; the better, the larger."""
     spread = dataset["variance"].where(dataset["variance"] > DETERMINISTIC, 0.0)
     along = dataset["curved_efficiency_along"]
-    logs = along.copy(data=np.log(along.values)).mean("moment")
+    logs = along.copy(data=np.log(along.where(along > 0).values)).mean("moment")
     return {
         BY_STEPS: dataset["curved_efficiency"],
         "efficiency": dataset["efficiency"],
@@ -225,10 +225,9 @@ def _gradient(dataset: xr.Dataset, setting: Setting) -> str:
 
 
 def _overshooting(dataset: xr.Dataset) -> list[tuple[str, Interval]]:
-    """Networks on which backpropagation diverges, with the unseen curvature along it at the start."""
+    """Networks on which backpropagation diverges, with the unseen curvature along it at the start in these seeds."""
     own = dataset.sel(estimator=FIRST)
-    diverges = own["diverged_at"].notnull().any(("batches", "seed"))
-    return [
-        (str(name), over_seeds(own["unseen_curvature"].sel(network=name).isel(batches=0)))
-        for name in own["network"].values[diverges.values]
-    ]
+    diverges = own["diverged_at"].notnull().any("batches")
+    unseen = own["unseen_curvature"].isel(batches=0).where(diverges)
+    names = own["network"].values[diverges.any("seed").values]
+    return [(str(name), over_seeds(unseen.sel(network=name))) for name in names]
