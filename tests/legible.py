@@ -20,7 +20,6 @@ from matplotlib.transforms import Bbox
 from fganalysis.results import plotting
 
 LEAST_LETTERS = 7.0  # Points; 8.6 pixels where a page shows a figure of 9 inches, `style.PAGE_WIDTH`, 800 pixels wide.
-NOT_YET = ("progress_",)  # Beginnings of names of figures that are to be mended, and then held.
 TOUCHING = 1.0  # Pixels that boxes of letters may share.
 INTERNAL = re.compile(r"[A-Za-z0-9]_[A-Za-z0-9]|\w+\(\w+=|\[1\]")  # snake_case, an estimator's call, a unit of 1.
 MATHEMATICS = re.compile(r"\$[^$]*\$")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from studies.kit.figures import panels, styles
+from studies.kit.figures import PAGE_WIDTH, band, key, legend, panels, sheet, styles, words
 from studies.progress import decreases, training_figures
 from studies.progress.best_steps import FACTOR
 from studies.progress.cells import LEVEL_Z, WORDS_OF_CURVATURES
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 DRAWN = "gauss_newton"  # The curvature of the figure of decreases: positive, so that every guess has a step.
@@ -22,8 +24,10 @@ LOWEST, HIGHEST = -2.0, 1.5  # Of the decreases that are drawn, over the decreas
 LINES = ("-", "--", ":")  # Of the moments, in the figure of errors.
 LIFTS = (0.001, 0.1, 10.0)  # At the advised step, of the lines that rise with the step squared.
 SHOWN_ERRORS = (1e-6, 100.0)
+TICKS = (1 / 16, 1 / 4, 1, 4, 16)
 
 
+@sheet()
 def figures(tree: xr.DataTree) -> dict[str, Figure]:
     """Name → figure."""
     steps, training = tree["steps"].to_dataset(), tree["training"].to_dataset()
@@ -38,14 +42,14 @@ def figures(tree: xr.DataTree) -> dict[str, Figure]:
 
 
 def _title(steps: int) -> str:
-    return "initialisation" if steps == 0 else f"{steps} steps"
+    return "before training" if steps == 0 else f"after {steps} steps of training"
 
 
 def _decrease(own: xr.Dataset) -> Figure:
     """Actual decreases over the step size: a row a network, a column a moment; black is the quadratic model."""
     networks, moments = own["network"].values, own["steps"].values
     figure, grid = panels(
-        len(networks), len(moments), (2.7 * len(moments) + 1.8, 2.1 * len(networks) + 0.4), sharex=True, sharey=True
+        len(networks), len(moments), (PAGE_WIDTH, 1.9 * len(networks) + 1.2), sharex=True, sharey=True
     )
     chosen = styles([str(name) for name in own["estimator"].values])
     x = own["factor"].values
@@ -59,22 +63,22 @@ def _decrease(own: xr.Dataset) -> Figure:
                 y, bars = part["actual"].values / scale, LEVEL_Z * part["actual_se"].values / scale
                 look = {"color": style.colour, "marker": style.marker, "ms": 4, "mfc": "none", "lw": 0.8}
                 axes.errorbar(x, y, yerr=bars, **look)
-            axes.axvline(1, color="0.5", lw=0.6)
-            axes.axhline(0, color="0.5", lw=0.6)
+            axes.axvline(1, color="0.5", lw=0.8)
+            axes.axhline(0, color="0.5", lw=0.8)
             axes.set(xscale="log", ylim=(LOWEST, HIGHEST))
-        row[0].set_ylabel(f"{network}\ndecrease / Δ* [1]")
+        row[0].set_ylabel(str(network))
     for axes, steps in zip(grid[0], moments, strict=True):
-        axes.set_title(_title(int(steps)), fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("step / advised step [1]")
-    _legend(figure, own, "black: predicted")
+        axes.set_title(_title(int(steps)))
+    figure.supxlabel("step / advised step")
+    figure.supylabel("decrease of the loss / largest decrease that is predicted")
+    _legend(figure, own, [key("predicted", "black", line="-")])
     return figure
 
 
 def _error(own: xr.Dataset) -> Figure:
     """Size of the model's relative error over the step size up to the advised one: a panel a network."""
     networks = own["network"].values
-    figure, grid = panels(1, len(networks), (2.5 * len(networks) + 1.8, 3.2), sharex=True, sharey=True)
+    figure, grid = panels(1, len(networks), (PAGE_WIDTH, 3.6), sharex=True, sharey=True)
     own = own.sel(factor=own["factor"] <= 1)
     errors, chosen = abs(decreases.relative_errors(own)), styles([str(name) for name in own["estimator"].values])
     x = own["factor"].values
@@ -86,20 +90,21 @@ def _error(own: xr.Dataset) -> Figure:
                 axes.plot(x, y, ls=LINES[place % len(LINES)], **look)
         for lift in LIFTS:
             axes.plot(x, lift * x**2, color="black", lw=0.7)
-        axes.set(xscale="log", yscale="log", xlabel="step / advised step [1]", ylim=SHOWN_ERRORS)
-        axes.set_title(str(network), fontsize=10)
+        axes.set(xscale="log", yscale="log", ylim=SHOWN_ERRORS)
+        axes.set_title(str(network))
         axes.set_xticks([1 / 32, 1 / 8, 1 / 2, 1], ["1/32", "1/8", "1/2", "1"])
         axes.minorticks_off()
-    grid[0, 0].set_ylabel("error / predicted decrease [1]")
-    lines = [(LINES[place % len(LINES)], _title(int(steps))) for place, steps in enumerate(own["steps"].values)]
-    _legend(figure, own, "black: error ∝ step²", lines)
+    grid[0, 0].set_ylabel("error / predicted decrease")
+    figure.supxlabel("step / advised step")
+    lines = [key(_title(int(steps)), line=LINES[place % len(LINES)]) for place, steps in enumerate(own["steps"].values)]
+    _legend(figure, own, [*lines, key("rises with the step squared", "black", line="-")])
     return figure
 
 
 def _best(dataset: xr.Dataset) -> Figure:
     """The best step of the sweep over the advised one: a row a curvature, a group of marks a network and moment."""
     curvatures, networks, moments = (dataset[name].values for name in ("curvature", "network", "steps"))
-    figure, grid = panels(len(curvatures), len(networks), (2.3 * len(networks) + 1.8, 5.2), sharex=True, sharey=True)
+    figure, grid = panels(len(curvatures), len(networks), (PAGE_WIDTH, 5.4), sharex=True, sharey=True)
     chosen = styles([str(name) for name in dataset["estimator"].values])
     for row, curvature in zip(grid, curvatures, strict=True):
         for axes, network in zip(row, networks, strict=True):
@@ -112,23 +117,20 @@ def _best(dataset: xr.Dataset) -> Figure:
                 look = {"color": style.colour, "marker": style.marker, "ms": 5, "mfc": "none", "ls": ""}
                 axes.errorbar(x, best, yerr=bars, **look)
             axes.set_xticks(np.arange(len(moments)), [str(steps) for steps in moments])
+            axes.axhline(1, color="0.5", lw=0.8)
             axes.set_yscale("log", base=2)
-        row[0].set_ylabel(f"{WORDS_OF_CURVATURES[curvature]}\nbest / advised step [1]")
+            axes.set_yticks(TICKS, [str(Fraction(tick)) for tick in TICKS])
+            axes.minorticks_off()
+        row[0].set_ylabel(f"by the {WORDS_OF_CURVATURES[curvature]}")
     for axes, network in zip(grid[0], networks, strict=True):
-        axes.set_title(str(network), fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("steps of training")
-    _legend(figure, dataset, "grey: within a factor of 2")
+        axes.set_title(str(network))
+    figure.supxlabel("measured after so many steps of training")
+    figure.supylabel("best step of the sweep / advised step")
+    _legend(figure, dataset, [band(f"within a factor of {FACTOR:g}", "0.9", 1.0)])
     return figure
 
 
-def _legend(figure: Figure, dataset: xr.Dataset, words: str, lines: Sequence[tuple[str, str]] = ()) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(figure: Figure, dataset: xr.Dataset, others: Sequence[Artist]) -> None:
     chosen = styles([str(name) for name in dataset["estimator"].values])
-    handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, mfc="none", ls="", label=name)
-        for name, style in chosen.items()
-    ]
-    handles += [Line2D([], [], color="0.3", ls=look, label=label) for look, label in lines]
-    figure.legend(handles=handles, loc="outside right upper", title=words, fontsize=8, title_fontsize=8)
+    guesses = [key(words(name), style.colour, style.marker) for name, style in chosen.items()]
+    legend(figure, [*guesses, *others], "above", columns=4)

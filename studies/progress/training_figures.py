@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from studies.kit.figures import geometric, panels, points, styles
+from studies.kit.figures import PAGE_WIDTH, geometric, key, legend, panels, points, ramp, styles, words
 from studies.progress import rank
 from studies.progress.width_fit import moment, slopes
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-WIDTH = 2.6  # Inches of a panel.
-RANK_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc")
 RANK_MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -26,7 +24,7 @@ def ranks(dataset: xr.Dataset) -> Figure:
     """Losses after equal steps and after equal cost over the number that is to rank them: a row a network."""
     chosen, columns = _styles(dataset), _columns(dataset)
     rows = dataset["network"].values
-    figure, grid = panels(len(rows), len(columns), (WIDTH * len(columns) + 2.0, 2.5 * len(rows)), sharex="col")
+    figure, grid = panels(len(rows), len(columns), (PAGE_WIDTH, 2.1 * len(rows) + 1.2), sharex="col")
     of_steps = rank.numbers_for_steps(dataset)[rank.BY_STEPS], rank.after_steps(dataset)
     of_cost = rank.numbers_for_cost(dataset)[rank.BY_COST], rank.after_cost(dataset)
     for row, network in zip(grid, rows, strict=True):
@@ -39,14 +37,15 @@ def ranks(dataset: xr.Dataset) -> Figure:
                 points(axes, [x[1]], (y[0][None], y[1][None], y[2][None]), style.colour, style.marker, 6)
             axes.set(xscale="log", yscale="log")
             correlation = rank.within_one(rank.correlations(rank.ranked(number), rank.ranked(loss)))
-            axes.set_title(f"Spearman {correlation}".replace("-", "−"), fontsize=9)
+            axes.set_title(str(correlation).replace("-", "−"))
             _few_ticks(axes)
-        row[0].set_ylabel(f"{network}\nloss [loss]")
+        row[0].set_ylabel(str(network))
     when = f"after {int(dataset['training_step'][-1])} steps", f"after {rank.budget(dataset):g} passes"
     for top, bottom, (batches, by_cost) in zip(grid[0], grid[-1], columns, strict=True):
-        top.set_title(f"{rank.WORDS_OF_BATCHES[batches]}, {when[by_cost]}\n{top.get_title()}", fontsize=9)
-        bottom.set_xlabel(f"{rank.BY_COST if by_cost else rank.BY_STEPS} [1]")
-    _legend(figure, chosen, "guess", lines=False)
+        top.set_title(f"{rank.WORDS_OF_BATCHES[batches]},\n{when[by_cost]}\n{top.get_title()}")
+        bottom.set_xlabel(rank.BY_COST if by_cost else rank.BY_STEPS)
+    figure.supylabel("training loss (lower is better)")
+    _legend(figure, chosen, lines=False)
     return figure
 
 
@@ -54,7 +53,7 @@ def trainings(dataset: xr.Dataset) -> Figure:
     """Losses over steps and over passes: a row a network."""
     chosen, columns = _styles(dataset), _columns(dataset)
     rows = dataset["network"].values
-    figure, grid = panels(len(rows), len(columns), (WIDTH * len(columns) + 2.0, 2.3 * len(rows)), sharex="col")
+    figure, grid = panels(len(rows), len(columns), (PAGE_WIDTH, 1.9 * len(rows) + 1.2), sharex="col")
     steps, allowed = dataset["training_step"].values.astype(float), rank.budget(dataset)
     for row, network in zip(grid, rows, strict=True):
         for axes, (batches, by_cost) in zip(row, columns, strict=True):
@@ -76,11 +75,12 @@ def trainings(dataset: xr.Dataset) -> Figure:
             middles = np.exp(np.log(own["loss"].values).mean(0))
             axes.set(yscale="log", ylim=(0.95 * float(middles.min()), min(2 * start, 1.05 * float(middles.max()))))
             _few_ticks(axes)
-        row[0].set_ylabel(f"{network}\nloss [loss]")
+        row[0].set_ylabel(str(network))
     for top, bottom, (batches, by_cost) in zip(grid[0], grid[-1], columns, strict=True):
-        top.set_title(rank.WORDS_OF_BATCHES[batches], fontsize=10)
-        bottom.set_xlabel("forward passes [1]" if by_cost else "steps [1]")
-    _legend(figure, chosen, "guess", lines=True)
+        top.set_title(rank.WORDS_OF_BATCHES[batches])
+        bottom.set_xlabel("forward passes" if by_cost else "steps")
+    figure.supylabel("training loss (lower is better)")
+    _legend(figure, chosen, lines=True)
     return figure
 
 
@@ -101,14 +101,15 @@ def _few_ticks(axes: Axes) -> None:
 
 def widths(dataset: xr.Dataset) -> Figure:
     """The effective rank at every moment, with its line, and the number of weights, over the width."""
-    figure, grid = panels(1, 1, (5.8, 4.0))
+    figure, grid = panels(1, 1, (6.6, 4.8))
     axes: Axes = grid[0, 0]
     x = dataset["width"].values.astype(float)
     weights = dataset["parameters"].isel(seed=0, steps=0).values
     axes.plot(x, weights, color="0.4", ls="--", lw=1.5, label="number of weights")
+    shades = ramp(dataset.sizes["steps"])
     for place, steps in enumerate(dataset["steps"].values):
         own = dataset["effective_rank"].sel(steps=steps)
-        colour, marker = RANK_COLOURS[place % len(RANK_COLOURS)], RANK_MARKERS[place % len(RANK_MARKERS)]
+        colour, marker = shades[place], RANK_MARKERS[place % len(RANK_MARKERS)]
         interval = geometric(np.log(own.transpose("seed", "width").values))
         slope = slopes(own)
         points(axes, x, interval, colour, marker, 6)
@@ -116,10 +117,11 @@ def widths(dataset: xr.Dataset) -> Figure:
         label = f"effective rank {moment(int(steps))}: width to the power {slope}"
         axes.plot(x, np.exp(np.polyval(line, np.log(x))), color=colour, lw=0.9)
         axes.plot([], [], color=colour, lw=0.9, marker=marker, mfc="none", label=label.replace("-", "−"))
-    axes.set(xscale="log", yscale="log", xlabel="width [1]", ylabel="effective rank, number of weights [1]")
+    axes.set(xscale="log", yscale="log", xlabel="width of the hidden layers (units)")
+    axes.set_ylabel("effective rank, or number of weights")
     axes.set_xticks(x, [f"{int(width)}" for width in x])
     axes.minorticks_off()
-    figure.legend(loc="outside lower center", fontsize=8)
+    legend(figure, axes.get_legend_handles_labels()[0], "above")
     return figure
 
 
@@ -136,11 +138,6 @@ def _geometric(values: xr.DataArray) -> tuple[Array, Array, Array]:
     return geometric(np.log(numbers))
 
 
-def _legend(figure: Figure, chosen: dict[str, Any], title: str, lines: bool) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, mfc="none", ls="-" if lines else "", label=name)
-        for name, style in chosen.items()
-    ]
-    figure.legend(handles=handles, loc="outside right upper", title=title, fontsize=8, title_fontsize=8)
+def _legend(figure: Figure, chosen: dict[str, Any], lines: bool) -> None:
+    keys = [key(words(name), style.colour, style.marker, "-" if lines else "") for name, style in chosen.items()]
+    legend(figure, keys, "above", columns=4)
