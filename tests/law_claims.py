@@ -116,7 +116,7 @@ def says_unbiased(key: str) -> bool:
 def by_default(key: str) -> Row:
     """The row of an estimator that has none: its default settings, and what the README says of them."""
     estimator = ESTIMATORS[key]()
-    predicted = () if closed_form_of(estimator) is UNKNOWN else (PREDICTED,)
+    predicted = () if closed_form_of(estimator).guess is UNKNOWN.guess else (PREDICTED,)
     return Row(estimator, (*(UNBIASED if says_unbiased(key) else BIASED), *predicted))
 
 

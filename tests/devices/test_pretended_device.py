@@ -47,9 +47,10 @@ def test_the_host_waits_once_in_a_block_of_guesses(key: str, lines: dict[str, An
     # those of feedback that is not learnt yet, are made again in double precision.
     asked = {"finite_difference": {"item": 1, "copy to the CPU": 1}}
     asked["forward_direct_feedback"] = {"item": 1, "nonzero": 1, "copy to the CPU": 1}
-    # Sketches make no guess whose size is asked. The older gradients are decomposed, and the default scales are norms.
-    asked |= {key: {} for key in ("row_sampling", "row_sketch", "input_sketch", "random_projection")}
-    asked |= {"gradient_projection": {"item": 4, "svd": 4}, "scaled": {"item": 3}}
+    # Of products of thin matrices no size is asked. The default scales are norms.
+    factored = ("row_sampling", "row_sketch", "input_sketch", "random_projection", "gradient_projection")
+    asked |= {key: {} for key in (*factored, "low_rank", "random_subspace")}
+    asked["scaled"] = {"item": 3}
     waits = {kind: count for kind, count in lines[f"block {key}"]["waits"].items() if count}
     assert waits == asked.get(key, {"item": 1})
 

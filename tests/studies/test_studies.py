@@ -154,7 +154,7 @@ def test_a_study_names_the_device_that_auto_means(n_gpus: int, monkeypatch: pyte
 
 def test_ren_formulas_hold(tmp_path: Path) -> None:
     dataset = ren_variance.main(
-        ren_variance.Settings(batch_sizes=(1, 16), fans=(4,), draws=2000, population=256, out=tmp_path)
+        ren_variance.Settings(batch_sizes=(1, 16), fans=(1, 4), draws=2000, population=256, out=tmp_path)
     )
     assert (tmp_path / "ren_variance.png").exists() and (tmp_path / "ren_variance.nc").exists()
     assert abs(dataset["z"]).max() < 4.5

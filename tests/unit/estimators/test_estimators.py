@@ -101,7 +101,7 @@ def test_a_class_of_the_table_is_public_and_claims_what_its_line_in_the_readme_s
         assert vars(estimators)[kind.__name__] is kind
     for key, claims in (("weight", law_claims.UNBIASED), ("upstream", law_claims.BIASED)):
         assert law_claims.by_default(key) == law_claims.Row(ESTIMATORS[key](), (*claims, law_claims.PREDICTED))
-    assert law_claims.by_default("finite_difference").claims == law_claims.BIASED, "nobody knows its closed form"
+    assert law_claims.by_default("finite_difference").claims == law_claims.BIASED, "its moments are not known"
     with pytest.raises(AssertionError, match="must say in the column mean whether 'guesswork' is biased or unbiased"):
         law_claims.says_unbiased("guesswork")
 
