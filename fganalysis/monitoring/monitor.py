@@ -236,8 +236,9 @@ class Monitor:
             rows = [row_of(row) for row in state["rows"]]
             step, skipped, warned = int(state["step"]), int(state["skipped"]), bool(state["warned"])
             facts = dict(state["facts"])
+            dataset_of(rows, self.labels)  # Fails on numbers of other names or shapes.
             self._budget.restore(state["budget"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"the state of the monitor lacks a part or has a wrong one: {in_a_sentence(error)}"
             ) from error

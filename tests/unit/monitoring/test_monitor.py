@@ -280,6 +280,25 @@ def test_it_goes_on_from_its_state_with_the_same_rows(tmp_path: Path) -> None:
             second.load_state_dict(wrong)  # type: ignore[arg-type]
 
 
+def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
+    monitor = fga.Monitor(plain_network(), cross_entropy, every=1)
+    monitor.step(*batch(0))
+    state = json.loads(json.dumps(monitor.state_dict()))
+    row = state["rows"][0]
+    wrong = [
+        {"step": "x"},
+        {"facts": "abc"},
+        {"budget": {"training": "x", "spent": 0, "fixed": None, "each": 0}},
+        {"budget": {"training": 1, "spent": 1, "fixed": None}},
+        {"rows": [row | {"of_layer": {"another": [1.0]}}]},
+        {"rows": [row | {"of_layer": {"grad_cosine": [1.0, 2.0]}}]},
+    ]
+    for part in wrong:
+        with pytest.raises(ValueError, match="lacks a part or has a wrong one"):
+            monitor.load_state_dict(state | part)
+    assert monitor.state_dict() == state
+
+
 def test_the_latest_numbers_for_any_logger() -> None:
     monitor = fga.Monitor(plain_network(), cross_entropy, "activity", every=1, guesses=32, layers=True)
     assert monitor.latest() == {}
