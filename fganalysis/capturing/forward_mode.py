@@ -16,6 +16,7 @@ from torch import Tensor
 from fganalysis.capturing.attention import unfused_attention
 from fganalysis.capturing.batch import along_examples, called, differentiable, functionally_called, replaced
 from fganalysis.capturing.calls import Calls
+from fganalysis.capturing.errors import CannotMeasure
 from fganalysis.capturing.tap import Layer, Layers, Loss, Tap
 
 EXAMPLES_IN_A_PASS = 64  # Whose slopes are taken in one pass through a loss that is no mean over examples.
@@ -76,7 +77,11 @@ def tap_modules(snapshot: Frozen) -> list[tuple[str, torch.nn.Module]]:
 
 
 def weight_slopes(snapshot: Frozen, directions: Sequence[Tensor], layers: Layers) -> Tensor:
-    """Slopes of the batch's loss, (guess, 1 or layer), along (guess, unit, input) directions a layer."""
+    """Slopes of the batch's loss, (guess, 1 or layer), along (guess, unit, input) directions a layer.
+
+    Raises:
+        CannotMeasure: weights that go through an operation without forward mode, such as a parametrization's.
+    """
     parameters = {name: value.detach() for name, value in snapshot.network.named_parameters()}
     buffers = dict(snapshot.network.named_buffers())
 
@@ -89,7 +94,13 @@ def weight_slopes(snapshot: Frozen, directions: Sequence[Tensor], layers: Layers
         return functionally_called(snapshot.network, (moved, fresh), snapshot.inputs)
 
     origin = tuple(layer.weight for layer in snapshot.weights)
-    return _slopes(snapshot, outputs, origin, tuple(directions), layers, False).squeeze(-1)
+    try:
+        return _slopes(snapshot, outputs, origin, tuple(directions), layers, False).squeeze(-1)
+    except NotImplementedError as error:
+        raise CannotMeasure(
+            "forward mode (torch.func.jvp) has no rule for an operation on the weights of this network, such as that "
+            "of a parametrization: use autodiff='reverse', which needs none"
+        ) from error
 
 
 def _slopes(

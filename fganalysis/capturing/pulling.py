@@ -38,7 +38,7 @@ class Pull:
             )
         lead = cotangents.shape[: cotangents.ndim - self._output.ndim]
         return [
-            tensor.new_zeros(*lead, *tensor.shape) if part is None else part
+            tensor.new_zeros((*lead, *tensor.shape)) if part is None else part
             for part, tensor in zip(parts, self._inputs, strict=True)
         ]
 

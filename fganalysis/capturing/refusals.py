@@ -263,6 +263,11 @@ def refuse_useless_gradient(snapshot: Snapshot, by_name: Mapping[str, Tensor | N
                 f"the gradient at {where} is NaN or infinite, though the loss is finite: look for the root or "
                 "the logarithm of a zero in the network or the loss"
             )
+    refuse_zero_gradient(snapshot)
+
+
+def refuse_zero_gradient(snapshot: Snapshot) -> None:
+    """Refuses a batch to whose gradient nothing can be relative, such as one that a huge step has saturated."""
     if not any(bool(gradient.any()) for gradient in snapshot.gradients):
         _refuse_quantised_modules(snapshot.network)
         raise CannotMeasure(

@@ -143,7 +143,7 @@ class Layer:
         lead = matrix.shape[:-2]
         for part in self.packing.parts:
             if part.name not in by_name:
-                by_name[part.name] = matrix.new_zeros(*lead, *part.shape)
+                by_name[part.name] = matrix.new_zeros((*lead, *part.shape))
         return self.packing.packed(by_name)
 
     def to_tap(self, tap: Tap, matrix: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def averaged_over_probes(values: Array, exact: bool) -> Estimate:
     """The mean over the last axis, of random directions; without an error where it is exact."""
     if exact:
         value = values[..., 0]
-        return Estimate(value, 0 * value, value, value)
+        return Estimate(value, np.zeros_like(value), value, value)
     return mean(values).of_few(values.shape[-1])
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from fganalysis.capturing.snapshot import Snapshot
 from fganalysis.estimators import Estimator, label
 from fganalysis.measuring.curved_guesses import CurvedGuesses
+from fganalysis.measuring.joining import in_a_sentence
 from fganalysis.measuring.network_curvature import OfNetwork, averaged_over_probes
 from fganalysis.predictions.arrays import NoClosedForm
 from fganalysis.predictions.progress import (
@@ -114,6 +115,10 @@ def _predicted(
         values, errors = _known(predict_progress(snapshot, estimator, network.curvature), network, numbers)
     except NoClosedForm as reason:
         values, errors, why = missing, missing, str(reason)
+    except Warning:
+        raise
+    except Exception as error:  # Closed forms may be the user's and raise anything: what was measured must stay.
+        values, errors, why = missing, missing, in_a_sentence(error)
     parts = {schema.PREDICTED: values, schema.PREDICTED + schema.SE: errors}
     found: Variables = {
         name + suffix: (schema.PROGRESS[name].dims, array)

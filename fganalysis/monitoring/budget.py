@@ -68,6 +68,6 @@ class Budget:
         return {"training": self.training, "spent": self.spent, "fixed": self._fixed, "each": self._each}
 
     def restore(self, state: dict[str, float | None]) -> None:
-        self.training, self.spent = float(state["training"] or 0.0), float(state["spent"] or 0.0)
-        self._fixed, self._each = state["fixed"], float(state["each"] or 0.0)
-        self._left = None
+        fixed = None if state["fixed"] is None else float(state["fixed"])
+        training, spent, each = (float(state[name] or 0.0) for name in ("training", "spent", "each"))
+        self.training, self.spent, self._fixed, self._each, self._left = training, spent, fixed, each, None

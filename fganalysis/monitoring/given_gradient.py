@@ -61,7 +61,9 @@ def compared(
     if not np.isfinite(own[0]):
         return Comparison.missing(len(groups), ".grad has NaN or infinite numbers")
     with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = np.where(own * true_squares > 0, inner / np.sqrt(own * true_squares), np.nan)
+        # Roots first: a product of squares may be beyond double precision.
+        lengths = np.sqrt(own) * np.sqrt(true_squares)
+        cosine = np.where(lengths > 0, inner / lengths, np.nan)
         error = np.where(true_squares > 0, np.sqrt(errors / true_squares), np.nan)
         longer = np.sqrt(own[0] / true_squares[0])
     if scaler is None and longer > SCALED_FROM and cosine[0] > ALONG:
@@ -69,7 +71,7 @@ def compared(
             f".grad is {longer:.4g} times as long as the gradient and along it, as a GradScaler makes it: give scaler="
         )
         return Comparison(np.clip(cosine, -1, 1), np.full(len(groups), np.nan), reason)
-    return Comparison(np.clip(cosine, -1, 1), error)
+    return Comparison(np.clip(cosine, -1, 1), error, "" if own[0] > 0 else ".grad is zero, which has no direction")
 
 
 def scale_of(scaler: Any) -> float:

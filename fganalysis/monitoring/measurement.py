@@ -68,6 +68,7 @@ class Measurement:
         view = evaluated_view(self.network)
         snapshot = self._frozen(view, inputs, targets, row.step, times)
         row.of_step |= {"loss": float(snapshot.loss), "n_examples": float(snapshot.n_examples)}
+        refusals.refuse_zero_gradient(snapshot)
         exact, layers = _by_parameter(snapshot), [layer.parameter_names for layer in snapshot.weights]
         names = list(snapshot.layers) if self.layers else []
         row.layers = [schema.ALL_LAYERS, *names]
@@ -105,7 +106,9 @@ class Measurement:
         if self.examples is None or self.examples >= whole.n_examples:
             return whole
         inputs, targets = (some_examples(part, whole.n_examples, 0, self.examples) for part in batch)
-        return self._frozen(view, inputs, targets, whole.step, times)
+        part = self._frozen(view, inputs, targets, whole.step, times)
+        refusals.refuse_zero_gradient(part)
+        return part
 
     def _add_comparison(
         self, row: Row, exact: Mapping[str, torch.Tensor], layers: Sequence[Sequence[str]], given: GivenGradient

@@ -59,8 +59,9 @@ class Monitor:
         loss_fn: ``loss_fn(outputs, targets)`` → one number, the mean over examples, as in `fganalysis.capture`.
         estimators: a key or an instance, or a list of these, which may be empty.
         every: steps from one measurement to the next, from the first step on; 100 by default.
-        guesses: of each estimator at a measurement. Fewer than 32 have no interval. Guesses at the weights whose law is
-            known are drawn by it (``by_law`` of `fganalysis.sample`), at next to no cost.
+        guesses: of each estimator at a measurement. Fewer than 32 have no interval. Bias and variance take four groups
+            of up to 16 guesses, so that with fewer than 49 they may be NaN. Guesses at the weights whose law is known
+            are drawn by it (``by_law`` of `fganalysis.sample`), at next to no cost.
         schedule: in the place of ``every``: a function of the step that says whether to measure, or the steps.
         at_most: the time spent on measuring over that of training. Measurements for which there is no time left have
             fewer guesses or are left out. The first, whose time nobody knows, is made with 32 guesses.
@@ -235,8 +236,9 @@ class Monitor:
             rows = [row_of(row) for row in state["rows"]]
             step, skipped, warned = int(state["step"]), int(state["skipped"]), bool(state["warned"])
             facts = dict(state["facts"])
+            dataset_of(rows, self.labels)  # Fails on numbers of other names or shapes.
             self._budget.restore(state["budget"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"the state of the monitor lacks a part or has a wrong one: {in_a_sentence(error)}"
             ) from error

@@ -61,8 +61,8 @@ Blocks = Callable[[Snapshot, Any], list[Block]]
 
 def _place(snapshot: Snapshot, layer: int, name: str, shape: tuple[int, ...], array: Array) -> Array:
     of_layer, lead = snapshot.weights[layer], array.shape[:-2]
-    by_name = {part.name: torch.zeros(*lead, *part.shape, dtype=torch.float64) for part in parameters_of(of_layer)}
-    by_name[name] = torch.from_numpy(np.ascontiguousarray(array)).reshape(*lead, *shape)
+    by_name = {part.name: torch.zeros((*lead, *part.shape), dtype=torch.float64) for part in parameters_of(of_layer)}
+    by_name[name] = torch.from_numpy(np.ascontiguousarray(array)).reshape((*lead, *shape))
     placed: Array = of_layer.columns(by_name).numpy()
     return placed
 

@@ -70,6 +70,17 @@ def test_forward_mode_slopes_equal_inner_products(seed: int, bias: bool, layers:
     torch.testing.assert_close(forward.weight_slopes(weights, layers), reverse.weight_slopes(weights, layers))
 
 
+@pytest.mark.parametrize("estimator", ["weight", "low_rank"])
+def test_weights_without_forward_mode_are_refused_in_one_sentence(estimator: str) -> None:
+    """Guesses at the activations need none; torch has no rule for the tangent of a normalised weight."""
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2))
+    inputs, targets = torch.randn(4, 3), torch.randint(2, (4,))
+    snapshot = fga.capture(network, cross_entropy, inputs, targets, autodiff="forward")
+    fga.sample(snapshot, "activity", 2)
+    with pytest.raises(ValueError, match="no rule for an operation on the weights"):
+        fga.sample(snapshot, estimator, 2)
+
+
 def test_forward_mode_agrees_in_single_precision() -> None:
     inputs, targets = batch(16)
     network = fga.networks.mlp([3, 32, 32, 2], seed=0)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import Tensor
 
 import fganalysis as fga
@@ -194,6 +195,20 @@ def test_what_is_not_predicted_says_why() -> None:
     assert schema.NOT_PREDICTED not in fga.progress(snapshot, "activity", 8).attrs
 
 
+def test_a_prediction_that_fails_leaves_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a closed form of the user's may."""
+
+    def fails(*_: Any) -> None:
+        raise KeyError("no such layer")
+
+    expected = fga.progress(SNAPSHOTS["bias"], "activity", 8)
+    monkeypatch.setattr("fganalysis.measuring.progress_dataset.predict_progress", fails)
+    found = fga.progress(SNAPSHOTS["bias"], "activity", 8)
+    assert found["best_step_predicted"].isnull().all()
+    xr.testing.assert_equal(found["curvature_along"], expected["curvature_along"])
+    assert "no such layer" in json.loads(found.attrs[schema.NOT_PREDICTED])["activity"]
+
+
 def test_guesses_are_those_of_sample(sampled: Any) -> None:
     snapshot = tiny_snapshot((4, 6, 5, 3), n_examples=6)
     for name in ("weight", "activity"):
@@ -239,6 +254,7 @@ def test_negative_curvature_is_said() -> None:
         assert bool((dataset[name + "_predicted"] == np.inf).all())
     assert bool(dataset["curved_efficiency"].isnull().all())
     assert bool((dataset["step_known"] == 0).all())
+    assert not np.signbit(dataset["curvature_along_predicted_se"]).any()
     said = json.loads(dataset.attrs["cautions"])
     assert "along the gradient is not positive" in said["network"][0]
     assert "the quadratic model has no best step" in said["weight"][0]

@@ -208,6 +208,36 @@ def test_what_is_refused_becomes_a_row_with_its_reason_and_one_warning() -> None
     assert "(steps 0, 1)" in reasons and "forward pass fails on inputs of shape (4, 5)" in reasons
 
 
+@pytest.mark.parametrize("unit", [1e-100, 1e100])
+def test_gradients_of_any_unit_are_compared(unit: float) -> None:
+    network, (inputs, targets) = plain_network().double(), batch(0)
+    monitor = fga.Monitor(network, lambda outputs, targets: unit * cross_entropy(outputs, targets), every=1)
+    (unit * cross_entropy(network(inputs.double()), targets)).backward()
+    monitor.step(inputs.double(), targets)
+    np.testing.assert_allclose(monitor.dataset["grad_cosine"], 1)
+
+
+def test_gradients_of_zero_have_a_reason() -> None:
+    """As after a step so large that the loss is flat."""
+    network, (inputs, targets) = plain_network(), batch(0)
+    monitor = fga.Monitor(network, lambda outputs, _: outputs.square().mean(), "weight", every=1, guesses=32)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    monitor.step(inputs, targets)
+    with torch.no_grad():
+        for parameter in network[2].parameters():
+            parameter.zero_()
+    with pytest.warns(RuntimeWarning, match="the gradient is zero at every tap"):
+        monitor.step(inputs, targets)
+    dataset = monitor.dataset
+    assert list(dataset["grad_cosine"].isnull().values[:, 0]) == [True, True]
+    assert list(dataset["loss"].values > 0) == [True, False] and not dataset["loss"].isnull().any()
+    assert float(dataset["grad_relative_error"][0, 0]) == 1
+    reasons = json.loads(dataset.attrs["not_measured"])
+    assert reasons[".grad"] == ".grad is zero, which has no direction (step 0)"
+    assert "(step 1)" in reasons["batch"]
+
+
 def test_an_estimator_that_fails_leaves_the_others() -> None:
     def failing(network: Any, loss_fn: Any, inputs: Any, targets: Any, generator: Any) -> Any:
         raise RuntimeError("of mine")
@@ -248,6 +278,25 @@ def test_it_goes_on_from_its_state_with_the_same_rows(tmp_path: Path) -> None:
     for wrong in ({}, {"format": 1}, {**state, "rows": [{}]}, None):
         with pytest.raises(ValueError, match="state"):
             second.load_state_dict(wrong)  # type: ignore[arg-type]
+
+
+def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
+    monitor = fga.Monitor(plain_network(), cross_entropy, every=1)
+    monitor.step(*batch(0))
+    state = json.loads(json.dumps(monitor.state_dict()))
+    row = state["rows"][0]
+    wrong = [
+        {"step": "x"},
+        {"facts": "abc"},
+        {"budget": {"training": "x", "spent": 0, "fixed": None, "each": 0}},
+        {"budget": {"training": 1, "spent": 1, "fixed": None}},
+        {"rows": [row | {"of_layer": {"another": [1.0]}}]},
+        {"rows": [row | {"of_layer": {"grad_cosine": [1.0, 2.0]}}]},
+    ]
+    for part in wrong:
+        with pytest.raises(ValueError, match="lacks a part or has a wrong one"):
+            monitor.load_state_dict(state | part)
+    assert monitor.state_dict() == state
 
 
 def test_the_latest_numbers_for_any_logger() -> None:

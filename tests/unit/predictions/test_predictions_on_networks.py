@@ -24,12 +24,14 @@ from fganalysis.estimators import (
     Averaged,
     Backpropagation,
     DirectFeedback,
+    LowRankPerturbation,
     Minibatch,
     MultiTangent,
     NewtonSchulzUpstream,
     OrthogonalUpstream,
     PreconditionedUpstream,
     Subsampled,
+    SubspacePerturbation,
     Upstream,
     WeightPerturbation,
     label,
@@ -232,6 +234,18 @@ def test_parameters_of_no_tap() -> None:
     unknown = fga.predict(snapshot, Subsampled(WeightPerturbation(), 1))
     assert unknown["variance"].isnull().all()
     assert "parameters of no tap" in unknown.attrs[schema.NOT_PREDICTED]
+
+
+def test_parameters_without_axes() -> None:
+    """Numbers, one of them unused and one of no tap: with no matrix there is no structure."""
+    snapshot = tiny_networks.scalars()
+    assert snapshot.layers == ("inner", "scale", "untapped")
+    assert_quadratic(snapshot, ActivityPerturbation(noise=Rademacher()))
+    unstructured = fga.predict(snapshot, WeightPerturbation())
+    for estimator in (LowRankPerturbation(), SubspacePerturbation()):
+        predicted = fga.predict(snapshot, estimator)
+        for name in ("squared_bias", "variance"):
+            np.testing.assert_allclose(predicted[name], unstructured[name], atol=1e-15)
 
 
 @dataclass

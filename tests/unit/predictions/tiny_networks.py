@@ -161,3 +161,33 @@ class Shifted(nn.Module):
 
 def untapped() -> Snapshot:
     return _snapshot(Shifted, normal(2, 2), torch.tensor([0, 1]))
+
+
+class Scale(nn.Module):
+    """A number, and one that is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(1.5))
+        self.unused = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.factor * inputs
+
+
+class OfScalars(nn.Module):
+    """Parameters that are numbers or vectors, one of them of no module that is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 1)
+        self.scale = Scale()
+        self.shift = nn.Parameter(torch.tensor(0.25))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        read = torch.tanh(self.scale(torch.tanh(self.inner(inputs))))
+        return torch.cat([read, self.shift - read], dim=1)
+
+
+def scalars() -> Snapshot:
+    return _snapshot(OfScalars, normal(2, 2), torch.tensor([0, 1]))
