@@ -16,8 +16,6 @@ from studies.kit.seeds import Interval
 from tests import legible
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs"
-# From before the style sheet: they are drawn anew with the next runs of their studies, which take hours.
-NOT_MADE_ANEW = ("guess_target_cosine",)
 
 
 @pytest.fixture
@@ -64,7 +62,7 @@ def test_committed_figures_are_no_wider_than_a_page_shows_legibly() -> None:
     assert len(paths) > 40
     widths = {path.name: int.from_bytes(path.read_bytes()[16:20], "big") for path in paths}
     too_wide = {name: width for name, width in widths.items() if width > plotting.DPI * figures.PAGE_WIDTH}
-    assert not {name for name in too_wide if not name.startswith(NOT_MADE_ANEW)}, too_wide
+    assert not too_wide
 
 
 def faulty(fault: str) -> Figure:
