@@ -34,6 +34,7 @@ from fganalysis.predictions import predict
 from fganalysis.results import schema
 from fganalysis.training.estimated_gradients import EXAMPLES_CHECKED
 
+ENOUGH_FOR_GROUPS = 49  # Three groups of 16 guesses, and one more.
 GRADIENT = ".grad"  # Beside the labels of estimators in `not_measured`.
 
 
@@ -158,6 +159,11 @@ class Measurement:
             measured = sample(snapshot, estimator, n_guesses, self.seed, by_law=has_a_law(estimator))
             found |= {name: measured.variables[name].values for name in OF_ESTIMATOR if name in measured.variables}
             row.n_guesses[name] = n_guesses
+            if n_guesses < ENOUGH_FOR_GROUPS and np.isnan(found["variance"]).all():
+                row.reasons[f"{name}, bias and variance"] = (
+                    f"{n_guesses} guesses make too few groups, of which bias and variance take four: "
+                    f"{ENOUGH_FOR_GROUPS} are enough"
+                )
         except Exception as error:
             row.reasons[name] = in_a_sentence(error)
         wait_for(snapshot.device)

@@ -217,6 +217,16 @@ def test_gradients_of_any_unit_are_compared(unit: float) -> None:
     np.testing.assert_allclose(monitor.dataset["grad_cosine"], 1)
 
 
+@pytest.mark.parametrize(("guesses", "known"), [(32, False), (48, False), (49, True)])
+def test_too_few_guesses_for_bias_and_variance_are_a_reason(guesses: int, known: bool) -> None:
+    monitor = fga.Monitor(plain_network(), cross_entropy, "activity", every=1, guesses=guesses)
+    monitor.step(*batch(0))
+    dataset = monitor.dataset
+    assert bool(dataset["variance"].notnull().any()) == known and bool(dataset["cosine"].notnull().any())
+    reasons = json.loads(dataset.attrs.get(schema.NOT_MEASURED, "{}"))
+    assert ("activity, bias and variance" in reasons) == (not known)
+
+
 def test_gradients_of_zero_have_a_reason() -> None:
     """As after a step so large that the loss is flat."""
     network, (inputs, targets) = plain_network(), batch(0)
