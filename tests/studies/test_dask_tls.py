@@ -63,7 +63,7 @@ def test_cells_are_computed_over_tls_by_those_who_have_the_certificate(
             processes=False,
             protocol="tls",
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # With None it is the port 8787, which another run may have.
             security=Security(),
         )
         with cluster:
