@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fganalysis.results import palette, schema
+from fganalysis.results.legends import key, legend
 from fganalysis.results.style import sheet
 from fganalysis.statistics.intervals import Z95
 
@@ -21,7 +22,6 @@ FARTHEST = 8.0  # Larger z stand at the edge.
 def deviations(scores: xr.Dataset) -> Figure:
     """A point a comparison, in the colour of its estimator; a band holds 95 % of them if the theory is right."""
     import matplotlib.pyplot as plt
-    from matplotlib.lines import Line2D
 
     quantities = [str(name) for name in scores.data_vars]
     names = [str(name) for name in scores[schema.ESTIMATOR].values] if schema.ESTIMATOR in scores.coords else [""]
@@ -43,11 +43,5 @@ def deviations(scores: xr.Dataset) -> Figure:
     axes.set_ylim(len(quantities) - 0.5, -0.5)
     axes.set_xlim(-FARTHEST - 0.3, FARTHEST + 0.3)
     axes.set_xlabel("z = (measured − predicted)/error; grey: where 95 % lie")
-    handles = [
-        Line2D(
-            [], [], ls="", mfc="none", label=palette.words(name), color=styles[name].colour, marker=styles[name].marker
-        )
-        for name in drawn
-    ]
-    figure.legend(handles=handles, loc="outside right upper")
+    legend(figure, [key(palette.words(name), styles[name].colour, styles[name].marker) for name in drawn])
     return figure

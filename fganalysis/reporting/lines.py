@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis.results import palette, schema
+from fganalysis.results.legends import key, legend
 from fganalysis.results.style import sheet
 
 if TYPE_CHECKING:
@@ -145,14 +146,7 @@ def _scale(axes: Axes, numbers: Array, reference: float | None) -> None:
 
 
 def _legend(figure: Figure, styles: Mapping[str, palette.Style], names: Sequence[str], crosses: bool) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D(
-            [], [], ls="", mfc="none", label=palette.words(name), color=styles[name].colour, marker=styles[name].marker
-        )
-        for name in names
-    ]
+    keys = [key(palette.words(name), styles[name].colour, styles[name].marker) for name in names]
     if crosses:
-        handles.append(Line2D([], [], marker="x", ls="", color="black", label="predicted"))
-    figure.legend(handles=handles, loc="outside right upper", title="measured, 95 % interval")
+        keys.append(key("predicted", "black", "x"))
+    legend(figure, keys, title="measured, 95 % interval")

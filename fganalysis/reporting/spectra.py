@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from fganalysis.results import palette, schema
+from fganalysis.results.legends import key, legend
 from fganalysis.results.style import sheet
 from fganalysis.statistics.intervals import Z95
 
@@ -98,7 +99,5 @@ def _marker(modes: NDArray[np.int64]) -> str:
 
 
 def _legend(figure: Figure, layers: Sequence[str], colours: Sequence[str], title: str) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=colour, label=layer) for layer, colour in zip(layers, colours, strict=True)]
-    figure.legend(handles=handles, loc="outside right upper", title=title)
+    keys = [key(layer, colour, line="-") for layer, colour in zip(layers, colours, strict=True)]
+    legend(figure, keys, title=title)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fganalysis.results.legends import GREY, key, legend
 from fganalysis.results.palette import CATEGORIES, Style, colour, marker, ramp, shades, styles, words
 from fganalysis.results.style import LETTERS, PAGE_WIDTH, SMALL_LETTERS, sheet
 from studies.kit.seeds import half_widths
@@ -44,18 +44,12 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-GREY = "0.3"  # Of keys that explain a mark or a line whatever its colour.
 # What figures call a quantity, where that is not its name with spaces.
 QUANTITIES = {
     "mse": "mean squared error",
     "wang2025_bias": "bias of Wang et al. (2025)",
     "wang2025_variance": "variance of Wang et al. (2025)",
     "best_epsilon": "best ε",
-}
-PLACES: dict[str, Any] = {
-    "right": "outside right upper",
-    "above": "outside upper center",
-    "below": "outside lower center",
 }
 
 
@@ -65,13 +59,6 @@ def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) ->
 
     with sheet():
         return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
-
-
-def key(label: str, colour: Any = GREY, marker: str = "", line: str = "", **look: Any) -> Artist:
-    """An entry of a legend: a mark, a line, or both."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=colour, marker=marker, ls=line, mfc="none", ms=5, lw=1.2, label=label, **look)
 
 
 def band(label: str, colour: Any = GREY, alpha: float = 0.2) -> Artist:
@@ -84,13 +71,6 @@ def band(label: str, colour: Any = GREY, alpha: float = 0.2) -> Artist:
 def measured_and_predicted(measured: str = "marks: measured", predicted: str = "lines: predicted") -> list[Artist]:
     """The entries of a legend that say: marks are measured, lines are predicted."""
     return [key(measured, marker="o"), key(predicted, line="-")]
-
-
-def legend(figure: Figure, keys: Sequence[Artist], place: str = "right", columns: int = 1, title: str = "") -> None:
-    """The legend of a figure, outside its panels: at the "right", "above" or "below"."""
-    figure.legend(
-        handles=list(keys), loc=PLACES[place], ncols=columns, title=title or None, alignment="left", borderaxespad=0.3
-    )
 
 
 def quantity(name: str) -> str:
