@@ -27,5 +27,10 @@ def key(label: str, colour: Any = GREY, marker: str = "", line: str = "", **look
 def legend(figure: Figure, keys: Sequence[Artist], place: str = "right", columns: int = 1, title: str = "") -> None:
     """The legend of a figure, outside its panels: at the "right", "above" or "below"."""
     figure.legend(
-        handles=list(keys), loc=LEGEND_PLACES[place], ncols=columns, title=title or None, alignment="left", borderaxespad=0.3
+        handles=list(keys),
+        loc=LEGEND_PLACES[place],
+        ncols=columns,
+        title=title or None,
+        alignment="left",
+        borderaxespad=0.3,
     )
